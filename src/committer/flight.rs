@@ -1,0 +1,88 @@
+//! The blocks between sealing and completion, in the order of the stream.
+
+use std::collections::VecDeque;
+
+use super::{OperationId, Sealed};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Writing { operation: OperationId, sync: bool },
+    /// `covered` if the write was synchronous.
+    Completed { covered: bool },
+}
+
+/// A block whose write completed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub block: Sealed,
+    pub covered: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    blocks: VecDeque<(Sealed, State)>,
+    /// Of `blocks`, how many from the front have been handed to the device.
+    started: usize,
+    writes_in_flight: u32,
+    bytes_in_flight: u64,
+}
+
+impl Flight {
+    pub(super) fn push(&mut self, block: Sealed) {
+        if let Some((last, _)) = self.blocks.back() {
+            assert!(block.sequence == last.sequence + 1, "blocks are sealed in order");
+            assert!(block.end > last.end);
+        }
+        self.blocks.push_back((block, State::Waiting));
+    }
+
+    /// Starts the first write that waits; `sync` says whether it is synchronous.
+    pub(super) fn start_write(
+        &mut self,
+        operation: OperationId,
+        sync: impl FnOnce(&Sealed) -> bool,
+    ) -> Option<(u64, bool)> {
+        let (block, state) = self.blocks.get_mut(self.started)?;
+        debug_assert_eq!(*state, State::Waiting);
+        let sync = sync(block);
+        *state = State::Writing { operation, sync };
+        self.started += 1;
+        self.writes_in_flight += 1;
+        self.bytes_in_flight += u64::from(block.bytes);
+        Some((block.sequence, sync))
+    }
+
+    /// Notes that a write came back, well or not; `None` if the operation is no write of ours.
+    pub(super) fn write_completed(&mut self, operation: OperationId) -> Option<bool> {
+        let (block, state) = self.blocks.iter_mut().take(self.started).find(
+            |(_, state)| matches!(state, State::Writing { operation: own, .. } if *own == operation),
+        )?;
+        let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
+        *state = State::Completed { covered: sync };
+        self.writes_in_flight -= 1;
+        self.bytes_in_flight -= u64::from(block.bytes);
+        Some(sync)
+    }
+
+    /// Takes the first block out if its write completed.
+    pub(super) fn pop_completed(&mut self) -> Option<Entry> {
+        let (block, State::Completed { covered }) = *self.blocks.front()? else { return None };
+        self.blocks.pop_front();
+        self.started -= 1;
+        Some(Entry { block, covered })
+    }
+
+    pub(super) fn writes_in_flight(&self) -> u32 {
+        self.writes_in_flight
+    }
+
+    pub(super) fn bytes_in_flight(&self) -> u64 {
+        self.bytes_in_flight
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}

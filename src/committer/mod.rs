@@ -1,0 +1,302 @@
+//! The committer decides: which block to seal, which writes and syncs to issue, what is durable.
+//!
+//! It is a state machine and nothing else: it performs no I/O, reads no clock, takes no lock,
+//! starts no thread, and allocates nothing once its queues have their size. Time and outcomes are
+//! arguments. Its methods are of three kinds, used in this order by whoever turns the shard:
+//!
+//! - what happened: [`sealed`](Committer::sealed), [`complete`](Committer::complete),
+//!   [`request_sync`](Committer::request_sync), [`tick`](Committer::tick);
+//! - what to do next: [`wants_seal`](Committer::wants_seal), [`wants_marker`](Committer::wants_marker),
+//!   [`next_action`](Committer::next_action), [`deadline`](Committer::deadline);
+//! - what is so: [`watermarks`](Committer::watermarks), [`failed`](Committer::failed).
+//!
+//! The rules are those of `docs/crash-safety.md`: a block is covered when its own synchronous write
+//! completed, or when a sync of its file completed that was submitted after the block's write was
+//! reaped; the covered LSN is the end of the longest covered prefix; a failed write or sync is final.
+
+mod flight;
+mod watermark;
+
+use flight::{Entry, Flight};
+pub(crate) use watermark::Watermarks;
+use watermark::Prefix;
+
+use crate::pool::{Group, Pending, Urgency};
+use crate::position::Lsn;
+
+/// How a block is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncMethod {
+    /// The write itself is synchronous (`RWF_DSYNC`) and covers its own bytes alone.
+    WriteThrough,
+    /// A plain write, then a sync of the file.
+    Flush,
+}
+
+/// What the committer is set to; times in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitterConfig {
+    pub method: SyncMethod,
+    /// Writes in flight at once.
+    pub depth: u32,
+    /// Accepted records that nobody waits for are written, and what is written is synced, within
+    /// this long.
+    pub background_ns: u64,
+    /// An idle shard closes its window (testifies for its last block) after this long...
+    pub marker_delay_ns: u64,
+    /// ... and at most once in this long.
+    pub marker_interval_ns: u64,
+}
+
+/// A block that was sealed: what the committer needs to know of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sealed {
+    pub sequence: u64,
+    /// End of the block, padding included.
+    pub end: Lsn,
+    pub bytes: u32,
+    /// Which file it goes to.
+    pub file: u32,
+    pub urgency: Urgency,
+    pub records: u32,
+    pub group: Option<Group>,
+}
+
+/// Names an operation until it completes. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct OperationId(pub u64);
+
+/// What the driver must submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Write block `sequence`; `sync` makes the write itself synchronous.
+    Write { operation: OperationId, sequence: u64, sync: bool },
+    /// Sync the data of a file.
+    Sync { operation: OperationId, file: u32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    config: CommitterConfig,
+    flight: Flight,
+    prefix: Prefix,
+    next_operation: u64,
+    syncs_in_flight: u32,
+    /// All blocks up to this sequence are wanted durable.
+    sync_target: u64,
+    /// Last block whose write completed with all before it.
+    completed: u64,
+    /// The open block that has waited, and since when.
+    waiting: Option<(u64, u64)>,
+    /// Since when something is written and not wanted durable by anybody.
+    uncovered_since: Option<u64>,
+    marker: Marker,
+    failed: bool,
+}
+
+/// When the next idle marker is due.
+#[derive(Debug)]
+struct Marker {
+    /// The last block sealed held records, so that a marker would tell something.
+    armed: bool,
+    idle_since: u64,
+    last: Option<u64>,
+}
+
+impl Committer {
+    /// A committer for a stream that is durable up to `start`, which no group leaves open.
+    pub(crate) fn new(config: CommitterConfig, start: Lsn) -> Committer {
+        assert!(config.depth > 0);
+        Committer {
+            config,
+            flight: Flight::default(),
+            prefix: Prefix::new(start),
+            next_operation: 1,
+            syncs_in_flight: 0,
+            sync_target: 0,
+            completed: 0,
+            waiting: None,
+            uncovered_since: None,
+            marker: Marker { armed: false, idle_since: 0, last: None },
+            failed: false,
+        }
+    }
+
+    // What happened.
+
+    /// A block was sealed; blocks come in the order of their sequence.
+    pub(crate) fn sealed(&mut self, block: Sealed, now: u64) {
+        if block.urgency == Urgency::Synced {
+            self.sync_target = self.sync_target.max(block.sequence);
+        }
+        self.marker.armed = block.records > 0;
+        if block.records == 0 {
+            self.marker.last = Some(now);
+        }
+        self.flight.push(block);
+    }
+
+    /// All blocks up to `sequence`, sealed or not, are wanted durable.
+    pub(crate) fn request_sync(&mut self, sequence: u64) {
+        self.sync_target = self.sync_target.max(sequence);
+    }
+
+    /// An operation completed. Any error stops the shard for good.
+    pub(crate) fn complete(&mut self, operation: OperationId, ok: bool, now: u64) {
+        if let Some(sync) = self.flight.write_completed(operation) {
+            if ok {
+                self.written(sync, now);
+            } else {
+                self.failed = true;
+            }
+        } else {
+            assert!(self.syncs_in_flight > 0, "completion of an operation that was not submitted");
+            self.syncs_in_flight -= 1;
+            if ok && !self.failed {
+                self.prefix.sync_completed(operation);
+            } else {
+                self.failed = true;
+            }
+        }
+        self.marker.idle_since = now;
+        self.prefix.check();
+    }
+
+    fn written(&mut self, _sync: bool, now: u64) {
+        if self.failed {
+            // A write that lands after the failure proves nothing: what lies below may be lost.
+            return;
+        }
+        while let Some(entry) = self.flight.pop_completed() {
+            self.completed = entry.block.sequence;
+            self.prefix.push(&entry);
+        }
+        if self.prefix.uncovered_above(self.sync_target) {
+            self.uncovered_since.get_or_insert(now);
+        }
+    }
+
+    /// Time passed.
+    pub(crate) fn tick(&mut self, now: u64) {
+        if self.uncovered_since.is_some_and(|since| now >= since.saturating_add(self.config.background_ns)) {
+            self.uncovered_since = None;
+            self.sync_target = self.sync_target.max(self.completed);
+        }
+    }
+
+    // What to do next.
+
+    /// Whether to seal the open block now.
+    ///
+    /// With nothing in flight at once; otherwise when at least half a mean block in flight waits.
+    /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
+    /// free comes within 0.1 % of the best timer).
+    pub(crate) fn wants_seal(&mut self, pending: Pending, now: u64) -> bool {
+        if self.failed || pending.bytes == 0 {
+            self.waiting = None;
+            return false;
+        }
+        let since = match self.waiting {
+            Some((sequence, since)) if sequence == pending.sequence => since,
+            _ => now,
+        };
+        self.waiting = Some((pending.sequence, since));
+        if pending.urgency == Urgency::Background && pending.sequence > self.sync_target {
+            return now >= since.saturating_add(self.config.background_ns);
+        }
+        if self.is_idle() {
+            return true;
+        }
+        let writes = self.flight.writes_in_flight();
+        writes < self.config.depth
+            && u64::from(pending.bytes) * 2 * u64::from(writes) >= self.flight.bytes_in_flight()
+    }
+
+    /// Whether to write a block without records, which testifies that the last one was covered.
+    pub(crate) fn wants_marker(&self, now: u64) -> bool {
+        self.marker_due().is_some_and(|due| now >= due)
+    }
+
+    fn marker_due(&self) -> Option<u64> {
+        let quiet = self.is_idle() && self.flight.is_empty() && self.prefix.is_covered();
+        if self.failed || !self.marker.armed || !quiet {
+            return None;
+        }
+        let after_idle = self.marker.idle_since.saturating_add(self.config.marker_delay_ns);
+        let after_last = self.marker.last.map_or(0, |last| last.saturating_add(self.config.marker_interval_ns));
+        Some(after_idle.max(after_last))
+    }
+
+    /// The next operation to submit, which is then in flight.
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        if self.failed {
+            return None;
+        }
+        if self.flight.writes_in_flight() < self.config.depth {
+            let write_through = self.config.method == SyncMethod::WriteThrough;
+            let target = self.sync_target;
+            let operation = OperationId(self.next_operation);
+            if let Some((sequence, sync)) = self.flight.start_write(operation, |block| {
+                write_through && (block.urgency == Urgency::Synced || block.sequence <= target)
+            }) {
+                self.next_operation += 1;
+                return Some(Action::Write { operation, sequence, sync });
+            }
+        }
+        let operation = OperationId(self.next_operation);
+        let file = self.prefix.start_sync(operation, self.sync_target)?;
+        self.next_operation += 1;
+        self.syncs_in_flight += 1;
+        if !self.prefix.uncovered_above(self.sync_target) {
+            self.uncovered_since = None;
+        }
+        Some(Action::Sync { operation, file })
+    }
+
+    /// When to look again if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        if self.failed {
+            return None;
+        }
+        let background = self.config.background_ns;
+        let waiting = self.waiting.map(|(_, since)| since.saturating_add(background));
+        let uncovered = self.uncovered_since.map(|since| since.saturating_add(background));
+        [waiting, uncovered, self.marker_due()].into_iter().flatten().min()
+    }
+
+    // What is so.
+
+    /// The LSNs below which something holds. They never fall.
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        self.prefix.watermarks()
+    }
+
+    /// The last block whose write completed with all before it: its memory can be used again.
+    pub(crate) fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    /// No operation is in flight. Blocks may still wait to be written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flight.writes_in_flight() == 0 && self.syncs_in_flight == 0
+    }
+
+    /// Everything that was sealed is written, and what was wanted durable is.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_idle() && self.flight.is_empty() && !self.prefix.wants_sync(self.sync_target)
+    }
+
+    /// A write or sync failed: nothing is acknowledged any more.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Something outside failed (a panic, a device shared with another shard).
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests;

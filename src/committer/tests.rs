@@ -1,0 +1,248 @@
+//! Histories by seed against an oracle that knows only which sectors a device would still hold.
+
+use super::*;
+
+const CONFIG: CommitterConfig = CommitterConfig {
+    method: SyncMethod::WriteThrough,
+    depth: 4,
+    background_ns: 1_000,
+    marker_delay_ns: 100,
+    marker_interval_ns: 10_000,
+};
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+fn block(sequence: u64, urgency: Urgency) -> Sealed {
+    Sealed { sequence, end: Lsn(sequence * 4096), bytes: 4096, file: 1, urgency, records: 1, group: None }
+}
+
+fn write(action: Option<Action>) -> (OperationId, u64, bool) {
+    match action {
+        Some(Action::Write { operation, sequence, sync }) => (operation, sequence, sync),
+        other => panic!("expected a write, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_synchronous_write_covers_its_own_bytes_only() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    committer.sealed(block(1, Urgency::Written), 0);
+    committer.sealed(block(2, Urgency::Synced), 0);
+    let (plain, _, sync) = write(committer.next_action());
+    assert!(!sync, "nobody waits for the first block to be durable when it is written");
+    let (through, _, sync) = write(committer.next_action());
+    assert!(sync);
+    committer.complete(plain, true, 1);
+    committer.complete(through, true, 2);
+    assert_eq!(committer.watermarks().written, Lsn(8192));
+    assert_eq!(committer.watermarks().durable, Lsn(0), "the plain write below is not covered");
+    let Some(Action::Sync { operation, file: 1 }) = committer.next_action() else { panic!("a sync is due") };
+    committer.complete(operation, true, 3);
+    assert_eq!(committer.watermarks().durable, Lsn(8192));
+}
+
+#[test]
+fn nothing_is_durable_out_of_order() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    for sequence in 1..=2 {
+        committer.sealed(block(sequence, Urgency::Synced), 0);
+    }
+    let (first, ..) = write(committer.next_action());
+    let (second, ..) = write(committer.next_action());
+    committer.complete(second, true, 1);
+    assert_eq!(committer.watermarks().written, Lsn(0));
+    committer.complete(first, true, 1);
+    assert_eq!(committer.watermarks().durable, Lsn(8192));
+}
+
+#[test]
+fn a_failure_is_final() {
+    for failed_sync in [false, true] {
+        let mut committer = Committer::new(CommitterConfig { method: SyncMethod::Flush, ..CONFIG }, Lsn(0));
+        committer.sealed(block(1, Urgency::Synced), 0);
+        committer.sealed(block(2, Urgency::Synced), 0);
+        let (first, ..) = write(committer.next_action());
+        let (second, ..) = write(committer.next_action());
+        committer.complete(first, true, 1);
+        let Some(Action::Sync { operation, .. }) = committer.next_action() else { panic!("a sync is due") };
+        let (bad, good) = if failed_sync { (operation, second) } else { (second, operation) };
+        committer.complete(bad, false, 2);
+        committer.complete(good, true, 3);
+        assert!(committer.failed());
+        assert_eq!(committer.watermarks().durable, Lsn(0));
+        assert_eq!(committer.next_action(), None);
+        assert!(!committer.wants_seal(Pending { sequence: 3, bytes: 8, urgency: Urgency::Synced }, 9));
+    }
+}
+
+#[test]
+fn the_durable_lsn_stops_at_an_open_group() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let group = Group { start: Lsn(4096 + 88), before: Lsn(4096) };
+    committer.sealed(block(1, Urgency::Synced), 0);
+    committer.sealed(Sealed { group: Some(group), ..block(2, Urgency::Synced) }, 0);
+    committer.sealed(block(3, Urgency::Synced), 0);
+    for _ in 0..2 {
+        let (operation, ..) = write(committer.next_action());
+        committer.complete(operation, true, 1);
+    }
+    let marks = committer.watermarks();
+    assert_eq!((marks.covered, marks.durable, marks.checkpoint), (Lsn(8192), group.start, Lsn(4096)));
+    let (operation, ..) = write(committer.next_action());
+    committer.complete(operation, true, 1);
+    assert_eq!(committer.watermarks().durable, Lsn(3 * 4096));
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_and_synced_in_the_background() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let pending = Pending { sequence: 1, bytes: 64, urgency: Urgency::Background };
+    assert!(!committer.wants_seal(pending, 500));
+    assert_eq!(committer.deadline(), Some(1_500));
+    assert!(committer.wants_seal(pending, 1_500));
+    committer.sealed(block(1, Urgency::Background), 1_500);
+    let (operation, _, sync) = write(committer.next_action());
+    assert!(!sync);
+    committer.complete(operation, true, 2_000);
+    committer.wants_seal(Pending { sequence: 1, bytes: 0, ..pending }, 2_000);
+    assert_eq!(committer.next_action(), None);
+    assert_eq!(committer.deadline(), Some(3_000));
+    committer.tick(3_000);
+    let Some(Action::Sync { operation, .. }) = committer.next_action() else { panic!("a sync is due") };
+    committer.complete(operation, true, 3_100);
+    assert_eq!(committer.watermarks().durable, Lsn(4096));
+    assert!(committer.is_settled());
+}
+
+#[test]
+fn markers_are_armed_by_data_alone_and_limited_in_rate() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    assert_eq!(committer.deadline(), None, "an empty shard needs no marker");
+    committer.sealed(block(1, Urgency::Synced), 0);
+    assert!(!committer.wants_marker(1_000), "not while something is in flight");
+    let (operation, ..) = write(committer.next_action());
+    committer.complete(operation, true, 1_000);
+    assert_eq!(committer.deadline(), Some(1_100));
+    assert!(committer.wants_marker(1_100));
+    committer.sealed(Sealed { records: 0, ..block(2, Urgency::Synced) }, 1_100);
+    let (operation, ..) = write(committer.next_action());
+    committer.complete(operation, true, 1_200);
+    assert_eq!(committer.deadline(), None, "a marker arms no marker");
+    committer.sealed(block(3, Urgency::Synced), 1_300);
+    let (operation, ..) = write(committer.next_action());
+    committer.complete(operation, true, 1_400);
+    assert_eq!(committer.deadline(), Some(11_100), "one in an interval");
+}
+
+/// Adaptive sealing: at once when idle; else half a mean block must wait.
+#[test]
+fn sealing_adapts_to_what_is_in_flight() {
+    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let pending = |bytes| Pending { sequence: 2, bytes, urgency: Urgency::Synced };
+    assert!(committer.wants_seal(pending(8), 0));
+    committer.sealed(block(1, Urgency::Synced), 0);
+    write(committer.next_action());
+    assert!(!committer.wants_seal(pending(2047), 0));
+    assert!(committer.wants_seal(pending(2048), 0));
+}
+
+/// What a device holds for certain: the oracle of the history test, by the rule alone.
+#[derive(Default)]
+struct Oracle {
+    /// Per block: reaped, and covered.
+    blocks: Vec<(bool, bool)>,
+    /// Per sync in flight: what it covers when it completes.
+    syncs: Vec<(OperationId, Vec<usize>)>,
+}
+
+impl Oracle {
+    fn covered_prefix(&self) -> usize {
+        self.blocks.iter().take_while(|(_, covered)| *covered).count()
+    }
+}
+
+#[test]
+fn histories_never_acknowledge_what_is_not_covered() {
+    for seed in 0..3_000u64 {
+        history(seed);
+    }
+}
+
+fn history(seed: u64) {
+    let random = &mut Random(seed);
+    let method = if random.below(2) == 0 { SyncMethod::WriteThrough } else { SyncMethod::Flush };
+    let depth = 1 + random.below(6) as u32;
+    let mut committer = Committer::new(CommitterConfig { method, depth, ..CONFIG }, Lsn(0));
+    let mut oracle = Oracle::default();
+    let mut files = Vec::new();
+    let mut in_flight: Vec<Action> = Vec::new();
+    let (mut now, mut last) = (0, committer.watermarks());
+    for _ in 0..120 {
+        now += random.below(400);
+        match random.below(4) {
+            0 => {
+                let sequence = oracle.blocks.len() as u64 + 1;
+                let urgency = [Urgency::Background, Urgency::Written, Urgency::Synced][random.below(3) as usize];
+                let file = sequence as u32 / 7;
+                committer.sealed(Sealed { file, ..block(sequence, urgency) }, now);
+                oracle.blocks.push((false, false));
+                files.push(file);
+            }
+            1 => committer.tick(now),
+            _ if !in_flight.is_empty() => {
+                let action = in_flight.swap_remove(random.below(in_flight.len() as u64) as usize);
+                match action {
+                    Action::Write { operation, sequence, sync } => {
+                        oracle.blocks[sequence as usize - 1] = (true, sync);
+                        committer.complete(operation, true, now);
+                    }
+                    Action::Sync { operation, .. } => {
+                        let at = oracle.syncs.iter().position(|(own, _)| *own == operation).unwrap();
+                        for block in oracle.syncs.swap_remove(at).1 {
+                            oracle.blocks[block].1 = true;
+                        }
+                        committer.complete(operation, true, now);
+                    }
+                }
+            }
+            _ => {}
+        }
+        while let Some(action) = committer.next_action() {
+            if let Action::Sync { operation, file } = action {
+                let reaped = |&block: &usize| oracle.blocks[block].0 && files[block] == file;
+                oracle.syncs.push((operation, (0..oracle.blocks.len()).filter(reaped).collect()));
+            }
+            in_flight.push(action);
+        }
+        let marks = committer.watermarks();
+        let limit = Lsn(oracle.covered_prefix() as u64 * 4096);
+        assert!(marks.covered <= limit, "seed {seed}: {marks:?} above {limit}");
+        assert!(marks.written >= last.written && marks.durable >= last.durable, "seed {seed}: a mark fell");
+        last = marks;
+    }
+    // Left alone, everything settles and becomes durable.
+    while !in_flight.is_empty() || committer.deadline().is_some_and(|_| !committer.prefix.is_covered()) {
+        now += 2_000;
+        committer.tick(now);
+        for action in std::mem::take(&mut in_flight) {
+            let (Action::Write { operation, .. } | Action::Sync { operation, .. }) = action;
+            committer.complete(operation, true, now);
+        }
+        while let Some(action) = committer.next_action() {
+            in_flight.push(action);
+        }
+    }
+    assert!(committer.is_settled(), "seed {seed}");
+    assert_eq!(committer.watermarks().durable, Lsn(oracle.blocks.len() as u64 * 4096), "seed {seed}");
+}

@@ -1,0 +1,143 @@
+//! The completed prefix of the stream, and how much of it is covered.
+
+use std::collections::VecDeque;
+
+use super::{Entry, OperationId};
+use crate::pool::Group;
+use crate::position::Lsn;
+
+/// The LSNs below which something holds, each the end of something written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watermarks {
+    /// All below is written: a killed process does not lose it.
+    pub written: Lsn,
+    /// All below is covered; headers testify this one.
+    pub covered: Lsn,
+    /// The covered LSN, set back to the start of a group that is not whole below it.
+    pub durable: Lsn,
+    /// The end of a block at or below the durable LSN, from which recovery may start.
+    pub checkpoint: Lsn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cover {
+    /// Written only.
+    No,
+    /// By the sync that is in flight.
+    Syncing(OperationId),
+    Yes,
+}
+
+/// Neighbouring blocks of one file in the same state.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    first: u64,
+    last: u64,
+    end: Lsn,
+    file: u32,
+    group: Option<Group>,
+    cover: Cover,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Prefix {
+    marks: Watermarks,
+    /// What is written above the covered LSN. A few entries at most: neighbours are merged, and
+    /// what needs a sync swallows what follows it in its file.
+    stretches: VecDeque<Stretch>,
+}
+
+impl Prefix {
+    pub(super) fn new(start: Lsn) -> Prefix {
+        let marks = Watermarks { written: start, covered: start, durable: start, checkpoint: start };
+        Prefix { marks, stretches: VecDeque::with_capacity(8) }
+    }
+
+    /// The next block of the prefix.
+    pub(super) fn push(&mut self, entry: &Entry) {
+        let block = &entry.block;
+        assert!(block.end > self.marks.written);
+        self.marks.written = block.end;
+        let cover = if entry.covered { Cover::Yes } else { Cover::No };
+        match self.stretches.back_mut() {
+            // Covered blocks behind an uncovered one wait for its sync anyway, which covers them.
+            Some(last) if last.file == block.file && (last.cover == Cover::No || last.cover == cover) => {
+                last.last = block.sequence;
+                last.end = block.end;
+                last.group = block.group;
+            }
+            _ => self.stretches.push_back(Stretch {
+                first: block.sequence,
+                last: block.sequence,
+                end: block.end,
+                file: block.file,
+                group: block.group,
+                cover,
+            }),
+        }
+        self.advance();
+    }
+
+    /// Starts a sync if something at or below `target` needs one; returns the file.
+    ///
+    /// It covers what is written now and nothing that completes later.
+    pub(super) fn start_sync(&mut self, operation: OperationId, target: u64) -> Option<u32> {
+        let file = self.stretches.iter().find(|stretch| {
+            stretch.cover == Cover::No && stretch.first <= target && !self.syncing(stretch.file)
+        })?;
+        let file = file.file;
+        for stretch in self.stretches.iter_mut().filter(|stretch| stretch.file == file) {
+            if stretch.cover == Cover::No {
+                stretch.cover = Cover::Syncing(operation);
+            }
+        }
+        Some(file)
+    }
+
+    fn syncing(&self, file: u32) -> bool {
+        self.stretches.iter().any(|stretch| stretch.file == file && matches!(stretch.cover, Cover::Syncing(_)))
+    }
+
+    pub(super) fn sync_completed(&mut self, operation: OperationId) {
+        for stretch in &mut self.stretches {
+            if stretch.cover == Cover::Syncing(operation) {
+                stretch.cover = Cover::Yes;
+            }
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while let Some(stretch) = self.stretches.front().filter(|stretch| stretch.cover == Cover::Yes) {
+            let marks = &mut self.marks;
+            marks.covered = stretch.end;
+            marks.durable = marks.durable.max(stretch.group.map_or(stretch.end, |group| group.start));
+            marks.checkpoint = marks.checkpoint.max(stretch.group.map_or(stretch.end, |group| group.before));
+            self.stretches.pop_front();
+        }
+    }
+
+    /// Something written above block `target` is not covered and not being synced.
+    pub(super) fn uncovered_above(&self, target: u64) -> bool {
+        self.stretches.iter().any(|stretch| stretch.cover == Cover::No && stretch.last > target)
+    }
+
+    /// Something at or below block `target` is not covered.
+    pub(super) fn wants_sync(&self, target: u64) -> bool {
+        self.stretches.iter().any(|stretch| stretch.cover != Cover::Yes && stretch.first <= target)
+    }
+
+    pub(super) fn is_covered(&self) -> bool {
+        self.stretches.is_empty()
+    }
+
+    pub(super) fn watermarks(&self) -> Watermarks {
+        self.marks
+    }
+
+    pub(super) fn check(&self) {
+        let Watermarks { written, covered, durable, checkpoint } = self.marks;
+        assert!(checkpoint <= durable && durable <= covered && covered <= written);
+    }
+}

@@ -1,0 +1,481 @@
+//! The manifests: what a log is, and what each shard of it has.
+//!
+//! Either is kept in two slots (files) with a sequence number. A slot is a header, a body and
+//! zeros; the body is a Pod followed by rows that are Pods.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Defect, FORMAT_VERSION, Identity, crc};
+use crate::position::Lsn;
+
+const MAGIC: [u8; 8] = *b"sawmillM";
+
+/// Bytes in front of a slot's body.
+pub(crate) const SLOT_HEADER_BYTES: usize = 32;
+
+/// What a slot describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum SlotKind {
+    Log = 1,
+    Shard = 2,
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SlotHeader {
+    pub magic: [u8; 8],
+    pub version: u16,
+    pub kind: u16,
+    /// CRC32C of the header without this field, then of the body.
+    pub crc: u32,
+    /// The higher of two valid slots counts.
+    pub sequence: u64,
+    pub body_bytes: u32,
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<SlotHeader>() == SLOT_HEADER_BYTES);
+
+impl SlotHeader {
+    fn checksum(&self, body: &[u8]) -> u32 {
+        let zeroed = SlotHeader { crc: 0, ..*self };
+        crc32c::crc32c_append(crc(bytemuck::bytes_of(&zeroed)), body)
+    }
+}
+
+/// The bytes of a slot, to be padded with zeros.
+pub(crate) fn encode_slot(kind: SlotKind, sequence: u64, body: &[u8]) -> Vec<u8> {
+    let mut header = SlotHeader {
+        magic: MAGIC,
+        version: FORMAT_VERSION,
+        kind: kind as u16,
+        crc: 0,
+        sequence,
+        body_bytes: u32::try_from(body.len()).expect("a manifest is far below 4 GiB"),
+        reserved: 0,
+    };
+    header.crc = header.checksum(body);
+    [bytemuck::bytes_of(&header), body].concat()
+}
+
+/// Sequence number and body of a slot.
+///
+/// # Errors
+/// The defect. [`Defect::Version`] means that a newer sawmill wrote it, and is only said of a slot
+/// whose checksum is right.
+pub(crate) fn decode_slot(kind: SlotKind, bytes: &[u8]) -> Result<(u64, &[u8]), Defect> {
+    let (head, rest) = bytes.split_at_checked(SLOT_HEADER_BYTES).ok_or(Defect::Short)?;
+    let header: SlotHeader = bytemuck::pod_read_unaligned(head);
+    if header.magic != MAGIC {
+        return Err(Defect::NoHeader);
+    }
+    let body = rest.get(..header.body_bytes as usize).ok_or(Defect::Length)?;
+    if header.crc != header.checksum(body) {
+        return Err(Defect::HeaderChecksum);
+    }
+    if header.version > FORMAT_VERSION {
+        return Err(Defect::Version);
+    }
+    if header.kind != kind as u16 {
+        return Err(Defect::Foreign);
+    }
+    Ok((header.sequence, body))
+}
+
+/// Splits Pods off the front of a body.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Defect> {
+        let (head, rest) = self.0.split_at_checked(count).ok_or(Defect::Length)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn pod<T: Pod>(&mut self) -> Result<T, Defect> {
+        self.bytes(size_of::<T>()).map(bytemuck::pod_read_unaligned)
+    }
+
+    fn pods<T: Pod>(&mut self, count: u32) -> Result<Vec<T>, Defect> {
+        let bytes = (count as usize).checked_mul(size_of::<T>()).ok_or(Defect::Length)?;
+        let bytes = self.bytes(bytes)?;
+        Ok(bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect())
+    }
+
+    fn finish(self) -> Result<(), Defect> {
+        if self.0.is_empty() { Ok(()) } else { Err(Defect::Length) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct LogLayout {
+    pub log_id: [u8; 16],
+    pub shards: u16,
+    pub directories: u16,
+    pub block_bytes: u32,
+    pub segment_bytes: u64,
+    pub slots: u32,
+    pub reserved: u32,
+}
+
+/// What a log is: written when it is made, and when slots move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogManifest {
+    pub log_id: [u8; 16],
+    pub shards: u16,
+    pub block_bytes: u32,
+    pub segment_bytes: u64,
+    /// Slot number to shard number.
+    pub slots: Vec<u16>,
+    /// Where the shards live, if not in the log's own directory: shard `n` in `n % len`.
+    pub directories: Vec<String>,
+}
+
+impl LogManifest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let layout = LogLayout {
+            log_id: self.log_id,
+            shards: self.shards,
+            directories: self.directories.len() as u16,
+            block_bytes: self.block_bytes,
+            segment_bytes: self.segment_bytes,
+            slots: self.slots.len() as u32,
+            reserved: 0,
+        };
+        let mut bytes = bytemuck::bytes_of(&layout).to_vec();
+        bytes.extend_from_slice(bytemuck::cast_slice(&self.slots));
+        for directory in &self.directories {
+            bytes.extend_from_slice(&(directory.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(directory.as_bytes());
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Result<LogManifest, Defect> {
+        let mut reader = Reader(body);
+        let layout: LogLayout = reader.pod()?;
+        let slots: Vec<u16> = reader.pods(layout.slots)?;
+        let mut directories = Vec::new();
+        for _ in 0..layout.directories {
+            let bytes: u32 = reader.pod()?;
+            let name = std::str::from_utf8(reader.bytes(bytes as usize)?).map_err(|_| Defect::Length)?;
+            directories.push(name.to_owned());
+        }
+        reader.finish()?;
+        let sane = layout.shards > 0
+            && !slots.is_empty()
+            && slots.iter().all(|&shard| shard < layout.shards)
+            && layout.block_bytes >= super::GRANULE as u32
+            && u64::from(layout.block_bytes) % super::GRANULE == 0
+            && layout.segment_bytes % super::GRANULE == 0
+            && layout.segment_bytes >= u64::from(layout.block_bytes);
+        if !sane {
+            return Err(Defect::Length);
+        }
+        Ok(LogManifest {
+            log_id: layout.log_id,
+            shards: layout.shards,
+            block_bytes: layout.block_bytes,
+            segment_bytes: layout.segment_bytes,
+            slots,
+            directories,
+        })
+    }
+}
+
+/// A row of the epoch table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct EpochRow {
+    pub epoch: u32,
+    pub reserved: u32,
+    pub nonce: u64,
+    /// Where the epoch's first block stands, or would.
+    pub start: u64,
+    /// Where what went before was cut.
+    pub cut: u64,
+}
+
+/// A segment: a file, and the stretch of the stream that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SegmentRow {
+    pub base: u64,
+    pub bytes: u64,
+    /// Names the file.
+    pub file: u32,
+    pub reserved: u32,
+}
+
+impl SegmentRow {
+    pub(crate) fn end(&self) -> Lsn {
+        Lsn(self.base + self.bytes)
+    }
+}
+
+/// Which epoch owns which LSNs.
+///
+/// An epoch owns the LSNs from its start to the least cut of any later row. Rows are in the order
+/// in which they were made; so are their epochs, and their starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EpochTable {
+    rows: Vec<EpochRow>,
+}
+
+impl EpochTable {
+    /// Adds the row of a new epoch.
+    ///
+    /// A row that starts at or above the cut owns nothing any more and goes, but its cut stays: it
+    /// may lie below the new one, and what it cut off must not come back.
+    pub(crate) fn push(&mut self, mut row: EpochRow) {
+        assert!(row.start >= row.cut, "an epoch starts at or above the cut");
+        if let Some(last) = self.rows.last() {
+            assert!(row.epoch > last.epoch, "an epoch's number is never used twice");
+        }
+        self.rows.retain(|old| {
+            let keep = old.start < row.cut;
+            if !keep {
+                row.cut = row.cut.min(old.cut);
+            }
+            keep
+        });
+        self.rows.push(row);
+    }
+
+    /// Drops the rows that own nothing at or above `horizon`, but never the last one.
+    pub(crate) fn prune(&mut self, horizon: Lsn) {
+        let keep = self.ranges().map(|(_, range)| range.end > horizon).collect::<Vec<_>>();
+        let last = self.rows.len().saturating_sub(1);
+        let mut index = 0;
+        self.rows.retain(|_| {
+            index += 1;
+            index > last || keep[index - 1]
+        });
+    }
+
+    /// The rows with what each owns, in order. A range may be empty.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (&EpochRow, std::ops::Range<Lsn>)> {
+        self.rows.iter().enumerate().map(|(index, row)| {
+            let cuts = self.rows[index + 1..].iter().map(|later| later.cut);
+            let end = cuts.min().unwrap_or(u64::MAX).max(row.start);
+            (row, Lsn(row.start)..Lsn(end))
+        })
+    }
+
+    /// The row that owns `lsn`, and the end of what it owns.
+    pub(crate) fn owner(&self, lsn: Lsn) -> Option<(&EpochRow, Lsn)> {
+        self.ranges().find(|(_, range)| range.contains(&lsn)).map(|(row, range)| (row, range.end))
+    }
+
+    /// The first place at or above `lsn` that a row owns.
+    pub(crate) fn next_owned(&self, lsn: Lsn) -> Option<Lsn> {
+        self.ranges().filter(|(_, range)| range.end > lsn && !range.is_empty()).map(|(_, range)| range.start.max(lsn)).min()
+    }
+
+    pub(crate) fn last(&self) -> Option<&EpochRow> {
+        self.rows.last()
+    }
+
+    pub(crate) fn rows(&self) -> &[EpochRow] {
+        &self.rows
+    }
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct ShardLayout {
+    pub log_id: [u8; 16],
+    pub shard: u16,
+    pub clean: u16,
+    pub next_epoch: u32,
+    pub next_file: u32,
+    pub epochs: u32,
+    pub segments: u32,
+    pub reserved: u32,
+    pub horizon: u64,
+    pub checkpoint: u64,
+    pub covered: u64,
+    pub clean_end: u64,
+    pub timestamp: u64,
+}
+
+/// What a shard has: its epochs, its segments, and from where recovery must look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShardManifest {
+    pub log_id: [u8; 16],
+    pub shard: u16,
+    /// Numbers above every one ever used, so that none is used twice.
+    pub next_epoch: u32,
+    pub next_file: u32,
+    /// Below it everything was truncated away.
+    pub horizon: Lsn,
+    /// P: the end of a block at or below the durable LSN; recovery starts there.
+    pub checkpoint: Lsn,
+    /// V: the covered LSN when this was written; all below must be there.
+    pub covered: Lsn,
+    /// Where a clean close left the chain; `None` while the log is open or was not closed.
+    pub clean_end: Option<Lsn>,
+    /// No record had a time above it when this was written.
+    pub timestamp: u64,
+    pub epochs: EpochTable,
+    /// In the order of the stream.
+    pub segments: Vec<SegmentRow>,
+}
+
+impl ShardManifest {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let layout = ShardLayout {
+            log_id: self.log_id,
+            shard: self.shard,
+            clean: u16::from(self.clean_end.is_some()),
+            next_epoch: self.next_epoch,
+            next_file: self.next_file,
+            epochs: self.epochs.rows().len() as u32,
+            segments: self.segments.len() as u32,
+            reserved: 0,
+            horizon: self.horizon.0,
+            checkpoint: self.checkpoint.0,
+            covered: self.covered.0,
+            clean_end: self.clean_end.unwrap_or_default().0,
+            timestamp: self.timestamp,
+        };
+        let mut bytes = bytemuck::bytes_of(&layout).to_vec();
+        bytes.extend_from_slice(bytemuck::cast_slice(self.epochs.rows()));
+        bytes.extend_from_slice(bytemuck::cast_slice(&self.segments));
+        bytes
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Result<ShardManifest, Defect> {
+        let mut reader = Reader(body);
+        let layout: ShardLayout = reader.pod()?;
+        let rows: Vec<EpochRow> = reader.pods(layout.epochs)?;
+        let segments: Vec<SegmentRow> = reader.pods(layout.segments)?;
+        reader.finish()?;
+        let last = rows.last().ok_or(Defect::Length)?;
+        let sane = rows.is_sorted_by(|a, b| a.epoch < b.epoch && a.start <= b.start)
+            && rows.iter().all(|row| row.cut <= row.start && row.start % super::GRANULE == 0)
+            && last.epoch < layout.next_epoch
+            && segments.iter().all(|s| s.base.checked_add(s.bytes).is_some() && s.bytes > 0)
+            && segments.iter().all(|s| (s.base | s.bytes) % super::GRANULE == 0)
+            && segments.is_sorted_by(|a, b| a.base + a.bytes <= b.base)
+            && segments.iter().all(|s| s.file < layout.next_file)
+            && layout.clean <= 1
+            && layout.checkpoint <= layout.covered
+            && layout.checkpoint % super::GRANULE == 0
+            && layout.checkpoint >= last.start;
+        if !sane {
+            return Err(Defect::Length);
+        }
+        Ok(ShardManifest {
+            log_id: layout.log_id,
+            shard: layout.shard,
+            next_epoch: layout.next_epoch,
+            next_file: layout.next_file,
+            horizon: Lsn(layout.horizon),
+            checkpoint: Lsn(layout.checkpoint),
+            covered: Lsn(layout.covered),
+            clean_end: (layout.clean == 1).then_some(Lsn(layout.clean_end)),
+            timestamp: layout.timestamp,
+            epochs: EpochTable { rows },
+            segments,
+        })
+    }
+
+    /// The identity of the blocks of one epoch.
+    pub(crate) fn identity(&self, row: &EpochRow) -> Identity {
+        Identity { log_id: self.log_id, shard: self.shard, epoch: row.epoch, nonce: row.nonce }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(epoch: u32, start: u64, cut: u64) -> EpochRow {
+        EpochRow { epoch, reserved: 0, nonce: u64::from(epoch), start, cut }
+    }
+
+    fn shard() -> ShardManifest {
+        let mut epochs = EpochTable::default();
+        epochs.push(row(1, 0, 0));
+        epochs.push(row(4, 8192, 5000));
+        ShardManifest {
+            log_id: [7; 16],
+            shard: 2,
+            next_epoch: 5,
+            next_file: 9,
+            horizon: Lsn(17),
+            checkpoint: Lsn(8192),
+            covered: Lsn(8192),
+            clean_end: Some(Lsn(8192)),
+            timestamp: 99,
+            epochs,
+            segments: vec![SegmentRow { base: 0, bytes: 1 << 20, file: 3, reserved: 0 }],
+        }
+    }
+
+    #[test]
+    fn manifests_come_back() {
+        let shard = shard();
+        let slot = encode_slot(SlotKind::Shard, 42, &shard.encode());
+        let (sequence, body) = decode_slot(SlotKind::Shard, &slot).unwrap();
+        assert_eq!((sequence, ShardManifest::decode(body)), (42, Ok(shard)));
+        assert_eq!(decode_slot(SlotKind::Log, &slot), Err(Defect::Foreign));
+
+        let log = LogManifest {
+            log_id: [7; 16],
+            shards: 3,
+            block_bytes: 4096,
+            segment_bytes: 1 << 20,
+            slots: vec![0, 1, 2, 0],
+            directories: vec!["a".into(), "ü".into()],
+        };
+        assert_eq!(LogManifest::decode(&log.encode()), Ok(log));
+    }
+
+    #[test]
+    fn every_bit_of_a_slot_is_covered() {
+        let slot = encode_slot(SlotKind::Shard, 42, &shard().encode());
+        for bit in 0..slot.len() * 8 {
+            let mut slot = slot.clone();
+            slot[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_slot(SlotKind::Shard, &slot).is_err(), "bit {bit} can flip unseen");
+        }
+    }
+
+    #[test]
+    fn truncated_bodies_are_defects() {
+        let body = shard().encode();
+        for length in 0..body.len() {
+            assert!(ShardManifest::decode(&body[..length]).is_err());
+        }
+    }
+
+    /// Row 2 of `research/model.md`: a cut below an epoch that stayed empty must survive it.
+    #[test]
+    fn the_cut_of_a_dropped_row_stays() {
+        let mut table = EpochTable::default();
+        table.push(row(1, 0, 0));
+        table.push(row(2, 8192, 100)); // truncate_after, then nothing was written
+        table.push(row(3, 8192, 8192)); // reopened
+        let owned: Vec<_> = table.ranges().map(|(row, range)| (row.epoch, range)).collect();
+        assert_eq!(owned, [(1, Lsn(0)..Lsn(100)), (3, Lsn(8192)..Lsn(u64::MAX))]);
+        assert_eq!(table.owner(Lsn(5000)), None);
+        assert_eq!(table.next_owned(Lsn(5000)), Some(Lsn(8192)));
+        assert_eq!(table.next_owned(Lsn(99)), Some(Lsn(99)));
+    }
+
+    #[test]
+    fn pruning_keeps_what_owns_something() {
+        let mut table = EpochTable::default();
+        table.push(row(1, 0, 0));
+        table.push(row(2, 4096, 4096));
+        table.push(row(3, 8192, 8192));
+        table.prune(Lsn(5000));
+        assert_eq!(table.rows().iter().map(|row| row.epoch).collect::<Vec<_>>(), [2, 3]);
+        table.prune(Lsn(1 << 30));
+        assert_eq!(table.rows().len(), 1);
+    }
+}

@@ -1,0 +1,70 @@
+//! The bytes on disk: pure functions over slices, which know nobody.
+//!
+//! `docs/format.md` shows the same layouts byte by byte, and a test compares the two. Everything is
+//! little-endian and every structure is covered by a CRC32C. Decoding takes bytes, trusts no length
+//! in them, and names the [`Defect`] that it found.
+
+mod block;
+mod checksum;
+mod manifest;
+mod record;
+
+pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
+pub(crate) use checksum::{EpochSeed, crc};
+pub(crate) use manifest::{
+    EpochRow, EpochTable, LogManifest, SLOT_HEADER_BYTES, SegmentRow, ShardManifest, SlotKind, decode_slot,
+    encode_slot,
+};
+pub(crate) use record::{
+    RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, encode_record, encoded_bytes,
+};
+
+/// The unit of placement: every block starts at a multiple of it and is padded to one.
+///
+/// 4 KiB is the write unit that every NVMe drive and file system in use writes without reading
+/// first. A device that needs more gets blocks padded to its own unit, a multiple of this one.
+pub(crate) const GRANULE: u64 = 4096;
+
+/// The format that this version writes, and the newest that it reads.
+pub(crate) const FORMAT_VERSION: u16 = 1;
+
+/// Rounds up to whole granules.
+pub(crate) fn round_to_granule(bytes: u64) -> u64 {
+    bytes.next_multiple_of(GRANULE)
+}
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Defect {
+    /// The magic bytes are not there: never written, or something else.
+    #[error("no header")]
+    NoHeader,
+    /// Written by a newer version of sawmill.
+    #[error("a newer format version")]
+    Version,
+    /// The checksum of a header does not match its bytes.
+    #[error("the header's checksum does not match")]
+    HeaderChecksum,
+    /// A header of another log, shard or epoch.
+    #[error("a header of another log, shard or epoch")]
+    Foreign,
+    /// A header that says that it belongs somewhere else.
+    #[error("a header that belongs to another place")]
+    Misplaced,
+    /// The header does not continue the block before it.
+    #[error("a block that does not continue the one before it")]
+    Unchained,
+    /// A length that does not fit the structure that holds it.
+    #[error("an impossible length")]
+    Length,
+    /// The checksum of a record does not match its bytes.
+    #[error("a record's checksum does not match")]
+    RecordChecksum,
+    /// The bytes are not there: the file is shorter than it was made.
+    #[error("the file ends early")]
+    Short,
+    /// The device could not read the bytes.
+    #[error("the device reported a read error")]
+    Unreadable,
+}

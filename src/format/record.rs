@@ -1,0 +1,313 @@
+//! A record inside a block: a header of 16 bytes, the key and the payload.
+//!
+//! A record that does not fit into a block is cut into fragments, each a record of its own on disk;
+//! the records of a batch are chained by a flag. Both make a *group*, which is whole or absent.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{BLOCK_HEADER_BYTES, BlockHeader, Defect, EpochSeed};
+use crate::position::Lsn;
+
+/// Bytes of the header in front of a record's key.
+pub(crate) const RECORD_HEADER_BYTES: u32 = 16;
+
+/// The header of a record or of a fragment of one, as it lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RecordHeader {
+    /// CRC32C, seeded with identity and LSN, of the rest of the header and of the body.
+    pub crc: u32,
+    /// Bytes of key and payload that follow this header.
+    pub body_bytes: u32,
+    /// Bytes of key and payload of the whole record; more than `body_bytes` if it is in fragments.
+    pub whole_bytes: u32,
+    /// Of the whole record; the key stands in front of the payload.
+    pub key_bytes: u16,
+    pub flags: RecordFlags,
+}
+
+const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES as usize);
+
+/// How a record continues the one before it and is continued by the one after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub(crate) struct RecordFlags(u16);
+
+impl RecordFlags {
+    /// Nothing special: a record of its own, whole.
+    pub(crate) const WHOLE: RecordFlags = RecordFlags(0);
+    /// The record goes on in the next fragment.
+    pub(crate) const SPLIT: RecordFlags = RecordFlags(1);
+    /// This is not the first fragment of its record.
+    pub(crate) const REST: RecordFlags = RecordFlags(2);
+    /// The batch goes on with the next record.
+    pub(crate) const MORE: RecordFlags = RecordFlags(4);
+    /// The record is not the first of its batch.
+    pub(crate) const JOINED: RecordFlags = RecordFlags(8);
+
+    const KNOWN: u16 = 15;
+
+    pub(crate) fn with(self, other: RecordFlags) -> RecordFlags {
+        RecordFlags(self.0 | other.0)
+    }
+
+    pub(crate) fn has(self, other: RecordFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The group that this belongs to is not complete without what follows.
+    pub(crate) fn leaves_group_open(self) -> bool {
+        self.has(RecordFlags::SPLIT) || self.has(RecordFlags::MORE)
+    }
+
+    /// The group began before this.
+    pub(crate) fn continues_group(self) -> bool {
+        self.has(RecordFlags::REST) || self.has(RecordFlags::JOINED)
+    }
+}
+
+/// Bytes that a record with such a body takes in a block: records stand at multiples of eight.
+pub(crate) fn encoded_bytes(body_bytes: u32) -> u32 {
+    (RECORD_HEADER_BYTES + body_bytes).next_multiple_of(8)
+}
+
+/// Writes a record into `place`, which is exactly [`encoded_bytes`] long and stands at `lsn`.
+///
+/// The body is `key` followed by `payload`; for a fragment, the parts of both that it carries.
+#[inline]
+pub(crate) fn encode_record(
+    place: &mut [u8],
+    seed: EpochSeed,
+    lsn: Lsn,
+    key_bytes: u16,
+    whole_bytes: u32,
+    flags: RecordFlags,
+    body: [&[u8]; 2],
+) {
+    let [first, second] = body;
+    let body_bytes = first.len() + second.len();
+    let used = RECORD_HEADER_BYTES as usize + body_bytes;
+    assert!(place.len() == used.next_multiple_of(8), "the reservation has the record's size");
+    let header = RecordHeader {
+        crc: 0,
+        body_bytes: body_bytes as u32,
+        whole_bytes,
+        key_bytes,
+        flags,
+    };
+    place[..RECORD_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
+    let (head, padding) = place.split_at_mut(used);
+    let head_body = &mut head[RECORD_HEADER_BYTES as usize..];
+    let (to_first, to_second) = head_body.split_at_mut(first.len());
+    to_first.copy_from_slice(first);
+    to_second.copy_from_slice(second);
+    padding.fill(0);
+    let crc = seed.crc_at(lsn.0, &head[size_of::<u32>()..]);
+    head[..size_of::<u32>()].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A record or fragment found in a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawRecord<'a> {
+    pub lsn: Lsn,
+    /// Its number in the block, from 0.
+    pub index: u32,
+    pub header: RecordHeader,
+    /// Key and payload, or the part of both that this fragment carries.
+    pub body: &'a [u8],
+}
+
+/// The records of one block, each checked when it is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Records<'a> {
+    lsn: Lsn,
+    seed: EpochSeed,
+    bytes: &'a [u8],
+    offset: usize,
+    index: u32,
+    count: u32,
+}
+
+impl<'a> Records<'a> {
+    /// Walks the block with this header; `block` are its bytes from the header on.
+    ///
+    /// # Errors
+    /// [`Defect::Short`] if `block` does not hold all of it.
+    pub(crate) fn new(header: &BlockHeader, block: &'a [u8]) -> Result<Records<'a>, Defect> {
+        let bytes = block.get(..header.length as usize).ok_or(Defect::Short)?;
+        Ok(Records {
+            lsn: header.lsn(),
+            seed: header.identity().seed(),
+            bytes,
+            offset: BLOCK_HEADER_BYTES as usize,
+            index: 0,
+            count: header.record_count,
+        })
+    }
+
+    /// The next record without a look at its checksum; its lengths are checked.
+    fn parse(&self) -> Result<RawRecord<'a>, Defect> {
+        let rest = &self.bytes[self.offset..];
+        let header = rest.get(..RECORD_HEADER_BYTES as usize).ok_or(Defect::Length)?;
+        let header: RecordHeader = bytemuck::pod_read_unaligned(header);
+        let end = (RECORD_HEADER_BYTES as usize)
+            .checked_add(header.body_bytes as usize)
+            .filter(|&end| end.next_multiple_of(8) <= rest.len())
+            .ok_or(Defect::Length)?;
+        let body = &rest[RECORD_HEADER_BYTES as usize..end];
+        let lsn = Lsn(self.lsn.0 + self.offset as u64);
+        Ok(RawRecord { lsn, index: self.index, header, body })
+    }
+
+    fn checked(&self) -> Result<RawRecord<'a>, Defect> {
+        let record = self.parse()?;
+        let covered = &self.bytes[self.offset + size_of::<u32>()..]
+            [..RECORD_HEADER_BYTES as usize - size_of::<u32>() + record.body.len()];
+        if self.seed.crc_at(record.lsn.0, covered) != record.header.crc {
+            return Err(Defect::RecordChecksum);
+        }
+        let header = &record.header;
+        let whole = !header.flags.has(RecordFlags::SPLIT) && !header.flags.has(RecordFlags::REST);
+        let sane = header.flags.0 & !RecordFlags::KNOWN == 0
+            && header.body_bytes <= header.whole_bytes
+            && u32::from(header.key_bytes) <= header.whole_bytes
+            && (!whole || header.body_bytes == header.whole_bytes);
+        if sane { Ok(record) } else { Err(Defect::Length) }
+    }
+
+    /// Moves to `lsn` without checking the records before it; false if no record starts there.
+    pub(crate) fn skip_to(&mut self, lsn: Lsn) -> bool {
+        while self.index < self.count && self.lsn.0 + (self.offset as u64) < lsn.0 {
+            let Ok(record) = self.parse() else { return false };
+            self.advance(&record);
+        }
+        self.index < self.count && self.lsn.0 + self.offset as u64 == lsn.0
+    }
+
+    fn advance(&mut self, record: &RawRecord<'_>) {
+        self.offset += encoded_bytes(record.header.body_bytes) as usize;
+        self.index += 1;
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<RawRecord<'a>, Defect>;
+
+    /// The next record, or the defect that ends the walk.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.index == self.count {
+            if self.offset == self.bytes.len() {
+                return None;
+            }
+            // The count and the length disagree: say so once, then end.
+            self.offset = self.bytes.len();
+            return Some(Err(Defect::Length));
+        }
+        let record = self.checked();
+        match &record {
+            Ok(record) => self.advance(record),
+            Err(_) => {
+                self.index = self.count;
+                self.offset = self.bytes.len();
+            }
+        }
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::tests::identity;
+    use super::super::{BlockSeal, round_to_granule};
+    use super::*;
+
+    fn block(records: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let identity = identity();
+        let lsn = Lsn(8192);
+        let mut bytes = vec![0; BLOCK_HEADER_BYTES as usize];
+        for (key, payload) in records {
+            let body = (key.len() + payload.len()) as u32;
+            let at = bytes.len();
+            bytes.resize(at + encoded_bytes(body) as usize, 0xff);
+            let place = Lsn(lsn.0 + at as u64);
+            let flags = RecordFlags::WHOLE;
+            encode_record(&mut bytes[at..], identity.seed(), place, key.len() as u16, body, flags, [key, payload]);
+        }
+        let header = BlockHeader::sealed(
+            &identity,
+            &BlockSeal {
+                lsn,
+                previous_end: Lsn(4096),
+                covered: Lsn(4096),
+                timestamp: 1,
+                record_count: records.len() as u32,
+                length: bytes.len() as u32,
+            },
+        );
+        bytes[..BLOCK_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
+        bytes.resize(round_to_granule(bytes.len() as u64) as usize, 0);
+        bytes
+    }
+
+    fn walk(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Defect> {
+        let header = BlockHeader::decode(bytes)?;
+        Records::new(&header, bytes)?.map(|record| record.map(|record| record.body.to_vec())).collect()
+    }
+
+    const SOME: [(&[u8], &[u8]); 4] = [(b"", b""), (b"key", b"payload"), (b"k", b""), (b"", b"12345678")];
+
+    #[test]
+    fn records_of_any_size_come_back() {
+        let bytes = block(&SOME);
+        assert_eq!(walk(&bytes).unwrap(), [&b""[..], b"keypayload", b"k", b"12345678"]);
+        assert_eq!(walk(&block(&[])).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn every_bit_of_a_record_is_covered() {
+        let bytes = block(&SOME);
+        let mut at = BLOCK_HEADER_BYTES as usize;
+        for (key, payload) in SOME {
+            let used = RECORD_HEADER_BYTES as usize + key.len() + payload.len();
+            for bit in at * 8..(at + used) * 8 {
+                let mut bytes = bytes.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(walk(&bytes).is_err(), "bit {bit} can flip unseen");
+            }
+            at += used.next_multiple_of(8);
+        }
+    }
+
+    #[test]
+    fn a_count_that_disagrees_with_the_length_is_a_defect() {
+        let bytes = block(&SOME);
+        let identity = identity();
+        for record_count in [0, 3, 5] {
+            let mut seal = BlockSeal {
+                lsn: Lsn(8192),
+                previous_end: Lsn(4096),
+                covered: Lsn(4096),
+                timestamp: 1,
+                record_count,
+                length: 0,
+            };
+            seal.length = BlockHeader::decode(&bytes).unwrap().length;
+            let header = BlockHeader::sealed(&identity, &seal);
+            let mut bytes = bytes.clone();
+            bytes[..BLOCK_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
+            assert_eq!(walk(&bytes), Err(Defect::Length));
+        }
+    }
+
+    #[test]
+    fn skip_finds_record_starts_only() {
+        let bytes = block(&SOME);
+        let header = BlockHeader::decode(&bytes).unwrap();
+        let records = Records::new(&header, &bytes).unwrap();
+        let starts: Vec<Lsn> = records.clone().map(|record| record.unwrap().lsn).collect();
+        for lsn in 8192..8192 + 4096 {
+            let found = records.clone().skip_to(Lsn(lsn));
+            assert_eq!(found, starts.contains(&Lsn(lsn)), "at {lsn}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Aligned memory.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::Pool;
+use crate::sys::{self, Advice};
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A mapping of our own: zeroed, aligned to a huge page from 2 MiB up and to 4 KiB below.
+///
+/// Huge pages made bare writes 1.3 to 2.1 times and reads 2 to 2.9 times as fast (a direct write of
+/// 256 KiB is one segment for the block layer instead of 64). They are asked for, not required.
+pub(crate) struct Region {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a region is an address range that it alone owns; who may touch which part of it is
+// decided by `Pool` and `AlignedBuffer`, which hand out disjoint parts.
+unsafe impl Send for Region {}
+// SAFETY: as above; the region itself only ever reads its own two fields.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps at least `bytes`, kept out of forked children and core dumps.
+    pub(crate) fn map(bytes: usize) -> io::Result<Region> {
+        assert!(bytes > 0);
+        let huge = bytes >= HUGE_PAGE;
+        let unit = if huge { HUGE_PAGE } else { 4096 };
+        let bytes = bytes.next_multiple_of(unit);
+        let start = if huge { map_aligned(bytes, HUGE_PAGE)? } else { sys::map_anonymous(bytes)? };
+        let region = Region { start, bytes };
+        if huge {
+            // A kernel without transparent huge pages refuses; ordinary pages do as well.
+            let _ = sys::advise(start, bytes, Advice::HugePage);
+        }
+        // Both are manners, not needs: without the first a fork copies page tables, without the
+        // second a core dump holds the users' data.
+        let _ = sys::advise(start, bytes, Advice::DontFork);
+        let _ = sys::advise(start, bytes, Advice::DontDump);
+        Ok(region)
+    }
+
+    /// Takes the pages now, so that the append path meets no page fault and no lack of memory.
+    pub(crate) fn touch(&self) {
+        let step = 4096;
+        for offset in (0..self.bytes).step_by(step) {
+            // SAFETY: the offset lies inside the mapping; a volatile store of the zero that is
+            // there already, before any part is handed out.
+            unsafe { self.start.as_ptr().add(offset).write_volatile(0) };
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Address and length, for registering with the kernel.
+    pub(crate) fn address(&self) -> (*mut u8, usize) {
+        (self.start.as_ptr(), self.bytes)
+    }
+
+    /// # Safety
+    /// Until the slice is gone nobody else reads or writes these bytes.
+    #[allow(clippy::mut_from_ref)] // The caller's promise, not the borrow, is what excludes others.
+    pub(super) unsafe fn slice_mut(&self, offset: usize, bytes: usize) -> &mut [u8] {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes));
+        // SAFETY: inside the mapping by the assert, initialised by the kernel, exclusive by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(offset), bytes) }
+    }
+
+    /// # Safety
+    /// Until the slice is gone nobody writes these bytes.
+    pub(super) unsafe fn slice(&self, offset: usize, bytes: usize) -> &[u8] {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes));
+        // SAFETY: inside the mapping by the assert, initialised by the kernel, unchanged by contract.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), bytes) }
+    }
+}
+
+/// Maps `bytes` at a multiple of `alignment` by mapping more and giving the ends back.
+fn map_aligned(bytes: usize, alignment: usize) -> io::Result<NonNull<u8>> {
+    let whole = bytes + alignment;
+    let start = sys::map_anonymous(whole)?;
+    let before = start.as_ptr().align_offset(alignment);
+    let after = whole - bytes - before;
+    // SAFETY: `before + bytes + after == whole`, so both ends lie inside the mapping made above,
+    // are page-aligned, and nothing points into them yet.
+    unsafe {
+        let aligned = start.add(before);
+        if before > 0 {
+            sys::unmap(start, before);
+        }
+        if after > 0 {
+            sys::unmap(aligned.add(bytes), after);
+        }
+        Ok(aligned)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours; parts of it are only reachable through types that hold an
+        // `Arc` of it, and operations in flight hold such a type until they are reaped.
+        unsafe { sys::unmap(self.start, self.bytes) };
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Aligned memory with one owner: readers, recovery and manifests use it.
+#[derive(Debug)]
+pub(crate) struct AlignedBuffer {
+    region: Region,
+    length: usize,
+}
+
+impl AlignedBuffer {
+    /// Zeroed bytes.
+    pub(crate) fn zeroed(length: usize) -> io::Result<AlignedBuffer> {
+        Ok(AlignedBuffer { region: Region::map(length.max(1))?, length })
+    }
+}
+
+impl Deref for AlignedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the buffer owns its region; `&self` excludes writers.
+        unsafe { self.region.slice(0, self.length) }
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the buffer owns its region; `&mut self` excludes everybody else.
+        unsafe { self.region.slice_mut(0, self.length) }
+    }
+}
+
+/// A sealed block on its way to the device: it can be read and no longer written.
+///
+/// Whoever holds one keeps the memory mapped, and the pool does not open the block again while it
+/// lives: an operation owns it from submission to completion.
+pub(crate) struct SealedBytes {
+    pool: Arc<Pool>,
+    slot: usize,
+    offset: usize,
+    bytes: usize,
+}
+
+impl SealedBytes {
+    /// # Safety
+    /// Nobody writes these bytes of the pool's region before the value has told the pool by
+    /// [`Pool::unseal`] that it is gone.
+    pub(super) unsafe fn new(pool: Arc<Pool>, slot: usize, offset: usize, bytes: usize) -> SealedBytes {
+        SealedBytes { pool, slot, offset, bytes }
+    }
+
+    /// Where the bytes lie in their region.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+}
+
+impl Drop for SealedBytes {
+    fn drop(&mut self) {
+        self.pool.unseal(self.slot);
+    }
+}
+
+impl Deref for SealedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: nobody writes, by the contract of `new`.
+        unsafe { self.pool.region().slice(self.offset, self.bytes) }
+    }
+}
+
+impl fmt::Debug for SealedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedBytes").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeroed_and_aligned() {
+        for bytes in [1, 4096, 5000, 3 << 20] {
+            let buffer = AlignedBuffer::zeroed(bytes).unwrap();
+            assert_eq!(buffer.len(), bytes);
+            assert!(buffer.iter().all(|&byte| byte == 0));
+            let alignment = if bytes >= HUGE_PAGE { HUGE_PAGE } else { 4096 };
+            assert_eq!(buffer.as_ptr().align_offset(alignment), 0);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Memory of the append path: taken once at open, aligned, shared by producers without a lock.
+//!
+//! [`Region`] is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
+//! [`SealedBytes`] is a block that nobody can change any more.
+
+mod buffer;
+mod reservation;
+
+pub(crate) use buffer::{AlignedBuffer, Region, SealedBytes};
+pub(crate) use reservation::{BlockPlace, Claim, Complete, Group, NO_GROUP, Pending, Pool, Reserved, Urgency};

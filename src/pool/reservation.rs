@@ -1,0 +1,653 @@
+//! Reservation: many producers fill one open block in parallel, without a lock.
+//!
+//! One word says which block is open, how much of it is reserved, and whether it is closed. A
+//! producer reserves by a compare-and-swap on that word, copies and checksums its record in its
+//! own range, and then adds its bytes to the block's `filled` counter. A block that is closed and
+//! whose `filled` has reached its length is complete; only then is it sealed.
+//!
+//! Why compare-and-swap and not the fetch-and-add of most logs: the word can never overflow, the
+//! final length of a closed block stands in the word itself, and a producer that is descheduled
+//! between two instructions leaves nothing half closed (`docs/decisions.md`).
+//!
+//! Blocks are numbered by a sequence that never repeats; block `n` lies in slot `n % slots`. Opening
+//! a block is the only step that needs a lock, and that is the caller's (the shard's opener).
+
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::buffer::{Region, SealedBytes};
+use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
+use crate::position::Lsn;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// How soon a block must go out, by the most demanding record in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub(crate) enum Urgency {
+    /// Within the background bound.
+    #[default]
+    Background = 0,
+    /// Somebody may wait until it is written.
+    Written = 1,
+    /// Somebody may wait until it is durable.
+    Synced = 2,
+}
+
+impl Urgency {
+    fn from_raw(raw: u32) -> Urgency {
+        match raw {
+            0 => Urgency::Background,
+            1 => Urgency::Written,
+            _ => Urgency::Synced,
+        }
+    }
+}
+
+/// The group (batch, split record) that is not complete at the end of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// LSN of the group's first record.
+    pub start: Lsn,
+    /// End of the block before the one in which it starts: a place where no group is open.
+    pub before: Lsn,
+}
+
+/// No group is open at the end of the block.
+pub(crate) const NO_GROUP: Option<Group> = None;
+
+/// Where a block stands in its shard's stream, fixed when it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockPlace {
+    pub lsn: Lsn,
+    pub previous_end: Lsn,
+    /// Bytes that it may have, header included; at most the pool's block size.
+    pub capacity: u32,
+    pub epoch: u32,
+    pub seed: EpochSeed,
+}
+
+/// The word that producers share: closed (1 bit), sequence (39), reserved bytes / 8 (24).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tail(u64);
+
+impl Tail {
+    const CLOSED: u64 = 1 << 63;
+    const OFFSET_BITS: u32 = 24;
+    const SEQUENCE_MASK: u64 = (1 << 39) - 1;
+
+    fn new(sequence: u64, offset: u32, closed: bool) -> Tail {
+        debug_assert!(offset.is_multiple_of(8) && u64::from(offset / 8) < 1 << Tail::OFFSET_BITS);
+        let closed = if closed { Tail::CLOSED } else { 0 };
+        Tail(closed | (sequence & Tail::SEQUENCE_MASK) << Tail::OFFSET_BITS | u64::from(offset / 8))
+    }
+
+    fn closed(self) -> bool {
+        self.0 & Tail::CLOSED != 0
+    }
+
+    fn sequence(self) -> u64 {
+        self.0 >> Tail::OFFSET_BITS & Tail::SEQUENCE_MASK
+    }
+
+    fn offset(self) -> u32 {
+        (self.0 & ((1 << Tail::OFFSET_BITS) - 1)) as u32 * 8
+    }
+}
+
+/// Keeps what different threads write on lines of their own (two, since lines are fetched in pairs).
+#[derive(Debug)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// What is known of the block in a slot. All but `filled` and `urgency` are written by whoever opens
+/// the block, before the tail word is published, and read after it was seen.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slot {
+    lsn: AtomicU64,
+    previous_end: AtomicU64,
+    capacity: AtomicU32,
+    epoch: AtomicU32,
+    seed: AtomicU32,
+    /// Length of a block that is closed and no longer the last one.
+    final_length: AtomicU32,
+    group_start: AtomicU64,
+    group_before: AtomicU64,
+    /// Records in the high half, bytes in the low half, of those that are copied.
+    filled: AtomicU64,
+    urgency: AtomicU32,
+    /// 1 while a [`SealedBytes`] of this slot lives.
+    sealed: AtomicU32,
+}
+
+impl Slot {
+    fn new() -> Slot {
+        Slot {
+            lsn: AtomicU64::new(0),
+            previous_end: AtomicU64::new(0),
+            capacity: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            seed: AtomicU32::new(0),
+            final_length: AtomicU32::new(0),
+            group_start: AtomicU64::new(u64::MAX),
+            group_before: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
+            urgency: AtomicU32::new(0),
+            sealed: AtomicU32::new(0),
+        }
+    }
+}
+
+/// A block that is closed and fully copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Complete {
+    pub lsn: Lsn,
+    pub previous_end: Lsn,
+    pub epoch: u32,
+    /// Header and records.
+    pub length: u32,
+    pub records: u32,
+    pub urgency: Urgency,
+    pub group: Option<Group>,
+}
+
+/// The open block, as somebody who might seal it sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pending {
+    pub sequence: u64,
+    /// Reserved bytes of records, without the header; 0 if nothing waits.
+    pub bytes: u32,
+    pub urgency: Urgency,
+}
+
+/// The answer to an attempt to reserve.
+#[derive(Debug)]
+pub(crate) enum Claim<'a> {
+    /// The range is the caller's, to fill at once.
+    Taken(Reserved<'a>),
+    /// No block is open, or it had no room and has been closed: one must be opened.
+    Closed,
+}
+
+/// The blocks of one shard.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    region: Arc<Region>,
+    block_bytes: u32,
+    tail: Line<AtomicU64>,
+    /// All blocks up to this sequence are given back.
+    released: Line<AtomicU64>,
+    slots: Box<[Slot]>,
+}
+
+impl Pool {
+    /// Takes the memory for `blocks` blocks of `block_bytes`.
+    ///
+    /// # Errors
+    /// Where the memory is not to be had.
+    pub(crate) fn new(block_bytes: u32, blocks: u32) -> std::io::Result<Pool> {
+        assert!(blocks >= 2 && u64::from(block_bytes) % GRANULE == 0);
+        assert!(u64::from(block_bytes) / 8 < 1 << Tail::OFFSET_BITS);
+        let region = Region::map(block_bytes as usize * blocks as usize)?;
+        Ok(Pool {
+            region: Arc::new(region),
+            block_bytes,
+            tail: Line(AtomicU64::new(Tail::new(0, 0, true).0)),
+            released: Line(AtomicU64::new(0)),
+            slots: (0..blocks).map(|_| Slot::new()).collect(),
+        })
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    pub(crate) fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    pub(crate) fn blocks(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    fn slot(&self, sequence: u64) -> &Slot {
+        &self.slots[(sequence % self.slots.len() as u64) as usize]
+    }
+
+    fn load_tail(&self) -> Tail {
+        // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/nudge.rs`).
+        Tail(self.tail.0.load(Ordering::SeqCst))
+    }
+
+    /// Blocks in use: opened and not given back.
+    #[inline]
+    pub(crate) fn in_use(&self) -> u32 {
+        let tail = Tail(self.tail.0.load(Ordering::Relaxed)).sequence();
+        let released = self.released.0.load(Ordering::Relaxed);
+        // The two loads are not one moment: a block given back in between can make it negative.
+        tail.saturating_sub(released) as u32
+    }
+
+    /// Reserves `bytes` (a multiple of eight) in the open block, or closes it if they do not fit.
+    #[inline]
+    pub(crate) fn claim(&self, bytes: u32) -> Claim<'_> {
+        debug_assert!(bytes.is_multiple_of(8));
+        // Acquire: the slot's fields, written before the word was published, are read below.
+        let mut seen = self.tail.0.load(Ordering::Acquire);
+        loop {
+            let tail = Tail(seen);
+            if tail.closed() {
+                return Claim::Closed;
+            }
+            let slot = self.slot(tail.sequence());
+            // If the block is reused under us the word has changed and the exchange fails.
+            let fits = tail.offset() + bytes <= slot.capacity.load(Ordering::Relaxed);
+            let next = if fits {
+                Tail::new(tail.sequence(), tail.offset() + bytes, false)
+            } else {
+                Tail(seen | Tail::CLOSED)
+            };
+            match self.tail.0.compare_exchange_weak(seen, next.0, Ordering::SeqCst, Ordering::Acquire) {
+                Ok(_) if fits => {
+                    return Claim::Taken(Reserved {
+                        pool: self,
+                        sequence: tail.sequence(),
+                        offset: tail.offset(),
+                        bytes,
+                    });
+                }
+                Ok(_) => return Claim::Closed,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Opens the next block. The caller holds the lock under which blocks are opened.
+    ///
+    /// Returns false, and changes nothing, if every block is in use.
+    pub(crate) fn open(&self, place: &BlockPlace) -> bool {
+        self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, false).is_some()
+    }
+
+    /// Opens and closes the next block in one step, for a part of a group: `length` bytes of it are
+    /// the caller's to fill. The caller holds the lock under which blocks are opened.
+    pub(crate) fn open_closed(&self, place: &BlockPlace, length: u32, group: Option<Group>) -> Option<Reserved<'_>> {
+        assert!(length > BLOCK_HEADER_BYTES && length.is_multiple_of(8));
+        let sequence = self.publish(place, length, group, true)?;
+        Some(Reserved { pool: self, sequence, offset: BLOCK_HEADER_BYTES, bytes: length - BLOCK_HEADER_BYTES })
+    }
+
+    fn publish(&self, place: &BlockPlace, length: u32, group: Option<Group>, closed: bool) -> Option<u64> {
+        let tail = self.load_tail();
+        assert!(tail.closed(), "one block is open at a time");
+        assert!(place.capacity <= self.block_bytes && length <= place.capacity);
+        let sequence = tail.sequence() + 1;
+        // Acquire: whoever released the block is done with its memory.
+        if sequence - self.released.0.load(Ordering::Acquire) > self.slots.len() as u64 {
+            return None;
+        }
+        if tail.sequence() > 0 {
+            self.slot(tail.sequence()).final_length.store(tail.offset(), Ordering::Relaxed);
+        }
+        let slot = self.slot(sequence);
+        assert_eq!(slot.sealed.load(Ordering::Acquire), 0, "a block is reused after its completion only");
+        slot.lsn.store(place.lsn.0, Ordering::Relaxed);
+        slot.previous_end.store(place.previous_end.0, Ordering::Relaxed);
+        slot.capacity.store(place.capacity, Ordering::Relaxed);
+        slot.epoch.store(place.epoch, Ordering::Relaxed);
+        slot.seed.store(place.seed.raw(), Ordering::Relaxed);
+        slot.group_start.store(group.map_or(u64::MAX, |group| group.start.0), Ordering::Relaxed);
+        slot.group_before.store(group.map_or(0, |group| group.before.0), Ordering::Relaxed);
+        slot.filled.store(0, Ordering::Relaxed);
+        slot.urgency.store(0, Ordering::Relaxed);
+        // SeqCst, hence release: publishes the fields above.
+        self.tail.0.store(Tail::new(sequence, length, closed).0, Ordering::SeqCst);
+        Some(sequence)
+    }
+
+    /// Closes block `sequence` if it is the open one and holds records.
+    pub(crate) fn close(&self, sequence: u64) -> bool {
+        let mut tail = self.load_tail();
+        while tail.sequence() == sequence && !tail.closed() && tail.offset() > BLOCK_HEADER_BYTES {
+            let closed = tail.0 | Tail::CLOSED;
+            match self.tail.0.compare_exchange_weak(tail.0, closed, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(now) => tail = Tail(now),
+            }
+        }
+        false
+    }
+
+    /// Closes the open block even if it holds no record (for a marker, or to end an epoch).
+    ///
+    /// Returns the sequence of the last block, which is closed now.
+    pub(crate) fn close_any(&self) -> u64 {
+        let before = self.tail.0.fetch_or(Tail::CLOSED, Ordering::SeqCst);
+        Tail(before).sequence()
+    }
+
+    /// Whether no block is open.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.load_tail().closed()
+    }
+
+    /// Place and length so far of the last block opened; `None` before the first.
+    pub(crate) fn last(&self) -> Option<(Lsn, Lsn, u32)> {
+        let tail = self.load_tail();
+        let slot = self.slot(tail.sequence());
+        (tail.sequence() > 0).then(|| {
+            (Lsn(slot.lsn.load(Ordering::Relaxed)), Lsn(slot.previous_end.load(Ordering::Relaxed)), tail.offset())
+        })
+    }
+
+    /// What waits in the open block.
+    pub(crate) fn pending(&self) -> Pending {
+        let tail = self.load_tail();
+        let bytes = if tail.closed() { 0 } else { tail.offset() - BLOCK_HEADER_BYTES };
+        let urgency = self.slot(tail.sequence()).urgency.load(Ordering::Acquire);
+        Pending { sequence: tail.sequence(), bytes, urgency: Urgency::from_raw(urgency) }
+    }
+
+    /// Length of a closed block; `None` while it is open or before it was.
+    fn closed_length(&self, sequence: u64) -> Option<u32> {
+        let tail = self.load_tail();
+        if sequence < tail.sequence() {
+            Some(self.slot(sequence).final_length.load(Ordering::Relaxed))
+        } else {
+            (sequence == tail.sequence() && tail.closed()).then(|| tail.offset())
+        }
+    }
+
+    /// The block, if it is closed and every reserved byte of it is copied.
+    pub(crate) fn complete(&self, sequence: u64) -> Option<Complete> {
+        let length = self.closed_length(sequence)?;
+        let slot = self.slot(sequence);
+        // SeqCst, hence acquire: the producers' copies happened before their additions.
+        let filled = slot.filled.load(Ordering::SeqCst);
+        let bytes = filled as u32;
+        assert!(bytes <= length - BLOCK_HEADER_BYTES, "more copied than reserved");
+        if bytes < length - BLOCK_HEADER_BYTES {
+            return None;
+        }
+        let group_start = slot.group_start.load(Ordering::Relaxed);
+        Some(Complete {
+            lsn: Lsn(slot.lsn.load(Ordering::Relaxed)),
+            previous_end: Lsn(slot.previous_end.load(Ordering::Relaxed)),
+            epoch: slot.epoch.load(Ordering::Relaxed),
+            length,
+            records: (filled >> 32) as u32,
+            urgency: Urgency::from_raw(slot.urgency.load(Ordering::Relaxed)),
+            group: (group_start != u64::MAX).then(|| Group {
+                start: Lsn(group_start),
+                before: Lsn(slot.group_before.load(Ordering::Relaxed)),
+            }),
+        })
+    }
+
+    /// Seals a complete block: writes its header and padding, after which nobody changes it.
+    pub(crate) fn seal(self: &Arc<Pool>, sequence: u64, header: &[u8]) -> SealedBytes {
+        let complete = self.complete(sequence).expect("only a complete block is sealed");
+        assert_eq!(header.len(), BLOCK_HEADER_BYTES as usize);
+        let slot = (sequence % self.slots.len() as u64) as usize;
+        let was = self.slots[slot].sealed.swap(1, Ordering::AcqRel);
+        assert_eq!(was, 0, "a block is sealed once");
+        let padded = round_to_granule(u64::from(complete.length)) as usize;
+        let start = slot * self.block_bytes as usize;
+        // SAFETY: the block is closed, so no range of it can be reserved any more, and complete, so
+        // every range handed out was given up by `Reserved::finish`; `sealed` admits one sealer.
+        let bytes = unsafe { self.region.slice_mut(start, padded) };
+        bytes[..header.len()].copy_from_slice(header);
+        bytes[complete.length as usize..].fill(0);
+        // SAFETY: as above; and the slot is not opened again while `sealed` is 1.
+        unsafe { SealedBytes::new(self.clone(), slot, start, padded) }
+    }
+
+    /// Called when a [`SealedBytes`] ends.
+    pub(super) fn unseal(&self, slot: usize) {
+        // Release: what was read through the value happened before the next owner's writes.
+        self.slots[slot].sealed.store(0, Ordering::Release);
+    }
+
+    /// Gives back all blocks up to `sequence`, whose completions are reaped.
+    pub(crate) fn release(&self, sequence: u64) {
+        let before = self.released.0.swap(sequence, Ordering::AcqRel);
+        assert!(before <= sequence, "blocks are given back in order");
+    }
+}
+
+/// A range of an open block that belongs to one producer until it is finished.
+///
+/// It must be finished: a range that is not stops its shard. Nothing between reservation and finish
+/// may wait or run a user's code.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Reserved<'a> {
+    pool: &'a Pool,
+    sequence: u64,
+    offset: u32,
+    bytes: u32,
+}
+
+impl Reserved<'_> {
+    /// The range to fill.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let slot = (self.sequence % self.pool.slots.len() as u64) as usize;
+        let start = slot * self.pool.block_bytes as usize + self.offset as usize;
+        // SAFETY: the exchange in `claim` (or the opener's lock) gave `offset..offset + bytes` of
+        // this block to this value alone; the block is not sealed before `finish` adds the bytes.
+        unsafe { self.pool.region.slice_mut(start, self.bytes as usize) }
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn slot(&self) -> &Slot {
+        self.pool.slot(self.sequence)
+    }
+
+    pub(crate) fn lsn(&self) -> Lsn {
+        Lsn(self.block_lsn().0 + u64::from(self.offset))
+    }
+
+    pub(crate) fn block_lsn(&self) -> Lsn {
+        Lsn(self.slot().lsn.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.slot().epoch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn seed(&self) -> EpochSeed {
+        EpochSeed::from_raw(self.slot().seed.load(Ordering::Relaxed))
+    }
+
+    /// Says that the range is filled with `records` records; true if that made a closed block
+    /// complete.
+    #[inline]
+    pub(crate) fn finish(self, records: u32, urgency: Urgency) -> bool {
+        let slot = self.slot();
+        let urgency = urgency as u32;
+        if slot.urgency.load(Ordering::Relaxed) < urgency {
+            slot.urgency.fetch_max(urgency, Ordering::Relaxed);
+        }
+        let add = u64::from(records) << 32 | u64::from(self.bytes);
+        // SeqCst, hence release: publishes the copy and the urgency with the count; and orders this
+        // before the look at whether the shard's thread sleeps.
+        let before = slot.filled.fetch_add(add, Ordering::SeqCst);
+        let filled = before as u32 + self.bytes;
+        self.pool.closed_length(self.sequence).is_some_and(|length| filled == length - BLOCK_HEADER_BYTES)
+    }
+}
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use super::*;
+
+    fn place(lsn: u64) -> BlockPlace {
+        BlockPlace { lsn: Lsn(lsn), previous_end: Lsn(lsn), capacity: 4096, epoch: 1, seed: EpochSeed::from_raw(0) }
+    }
+
+    fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
+        match pool.claim(bytes) {
+            Claim::Taken(reserved) => Some(reserved),
+            Claim::Closed => None,
+        }
+    }
+
+    #[test]
+    fn a_block_is_complete_when_closed_and_copied() {
+        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        assert!(take(&pool, 8).is_none(), "no block is open yet");
+        assert!(pool.open(&place(0)));
+        let first = take(&pool, 1000).unwrap();
+        let second = take(&pool, 3000).unwrap();
+        assert!(take(&pool, 16).is_none(), "the block is full and closes");
+        assert!(pool.complete(1).is_none());
+        assert!(!second.finish(1, Urgency::Background));
+        assert!(first.finish(1, Urgency::Synced));
+        let complete = pool.complete(1).unwrap();
+        assert_eq!((complete.length, complete.records, complete.urgency), (88 + 4000, 2, Urgency::Synced));
+    }
+
+    #[test]
+    fn blocks_in_use_are_not_reused() {
+        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        for sequence in 1..=2 {
+            assert!(pool.open(&place(sequence * 4096)));
+            take(&pool, 8).unwrap().finish(1, Urgency::Background);
+            assert!(pool.close(sequence));
+        }
+        assert_eq!(pool.in_use(), 2);
+        assert!(!pool.open(&place(3 * 4096)));
+        let sealed = pool.seal(1, &[7; BLOCK_HEADER_BYTES as usize]);
+        assert_eq!(sealed.len(), 4096);
+        assert_eq!(sealed[4095], 0);
+        drop(sealed);
+        pool.release(1);
+        assert!(pool.open(&place(3 * 4096)));
+    }
+
+    #[test]
+    #[should_panic(expected = "reused after its completion only")]
+    fn reusing_a_block_that_is_still_out_is_caught() {
+        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        for sequence in 1..=2 {
+            assert!(pool.open(&place(sequence * 4096)));
+            take(&pool, 8).unwrap().finish(1, Urgency::Background);
+            assert!(pool.close(sequence));
+        }
+        let _out = pool.seal(1, &[0; BLOCK_HEADER_BYTES as usize]);
+        pool.release(1);
+        pool.open(&place(3 * 4096));
+    }
+
+    #[test]
+    fn threads_never_share_a_range() {
+        let pool = Arc::new(Pool::new(1 << 16, 4).unwrap());
+        let opener = std::sync::Mutex::new(0u64);
+        let total = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for mark in 1..=4u8 {
+                let (pool, opener, total) = (&pool, &opener, &total);
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        loop {
+                            if let Some(mut reserved) = take(pool, 64) {
+                                assert!(reserved.bytes_mut().iter().all(|&byte| byte == 0));
+                                reserved.bytes_mut().fill(mark);
+                                assert!(reserved.bytes_mut().iter().all(|&byte| byte == mark));
+                                reserved.finish(1, Urgency::Background);
+                                total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                break;
+                            }
+                            let mut sealed = opener.lock().unwrap();
+                            if !pool.is_closed() {
+                                continue;
+                            }
+                            // Seal, wipe and give back whatever is complete, then open the next.
+                            while let Some(complete) = pool.complete(*sealed + 1).filter(|_| pool.in_use() > 0) {
+                                assert_eq!(complete.length, 88 + complete.records * 64);
+                                *sealed += 1;
+                                drop(pool.seal(*sealed, &[0; BLOCK_HEADER_BYTES as usize]));
+                                let slot = (*sealed % 4) as usize;
+                                // SAFETY: sealed and not reopened: nobody else touches it.
+                                unsafe { pool.region.slice_mut(slot << 16, 1 << 16) }.fill(0);
+                                pool.release(*sealed);
+                            }
+                            let place = BlockPlace { capacity: 1 << 16, ..place(*sealed << 16) };
+                            if !pool.open(&place) {
+                                std::thread::yield_now();
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 40_000);
+    }
+}
+
+#[cfg(all(test, sawmill_loom))]
+mod loom_tests {
+    use super::*;
+
+    fn place(lsn: u64) -> BlockPlace {
+        BlockPlace { lsn: Lsn(lsn), previous_end: Lsn(lsn), capacity: 4096, epoch: 1, seed: EpochSeed::from_raw(0) }
+    }
+
+    /// Can a block be seen complete while a copy in it is unfinished?
+    #[test]
+    fn loom_no_block_is_complete_before_its_copies() {
+        loom::model(|| {
+            let pool = Arc::new(Pool::new(4096, 2).unwrap());
+            let copied = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+            assert!(pool.open(&place(0)));
+            let producers: Vec<_> = (0..2)
+                .map(|which| {
+                    let (pool, copied) = (pool.clone(), copied.clone());
+                    loom::thread::spawn(move || {
+                        if let Claim::Taken(reserved) = pool.claim(64) {
+                            copied[which].store(1, Ordering::Relaxed);
+                            reserved.finish(1, Urgency::Background);
+                            return 1;
+                        }
+                        0
+                    })
+                })
+                .collect();
+            pool.close(1);
+            if let Some(complete) = pool.complete(1) {
+                let seen: u32 = copied.iter().map(|word| word.load(Ordering::Relaxed)).sum();
+                assert!(seen >= complete.records, "sealed {} with {seen} copied", complete.records);
+                assert_eq!(complete.length, 88 + 64 * complete.records);
+            }
+            let taken: u32 = producers.into_iter().map(|thread| thread.join().unwrap()).sum();
+            pool.close(1);
+            if taken > 0 {
+                assert_eq!(pool.complete(1).unwrap().records, taken);
+            }
+        });
+    }
+
+    /// Does exactly one of those who finish a closed block learn that it is complete?
+    #[test]
+    fn loom_somebody_learns_that_the_block_is_complete() {
+        loom::model(|| {
+            let pool = Arc::new(Pool::new(4096, 2).unwrap());
+            assert!(pool.open(&place(0)));
+            let Claim::Taken(own) = pool.claim(64) else { unreachable!() };
+            let other = {
+                let pool = pool.clone();
+                loom::thread::spawn(move || {
+                    let closed = pool.close(1);
+                    closed && pool.complete(1).is_some()
+                })
+            };
+            let learned_by_producer = own.finish(1, Urgency::Synced);
+            let learned_by_closer = other.join().unwrap();
+            assert!(learned_by_producer || learned_by_closer, "a complete block that nobody knows of");
+        });
+    }
+}

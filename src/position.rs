@@ -1,0 +1,160 @@
+//! The words for places in a log: [`Lsn`], [`ShardId`] and [`Position`].
+
+use std::fmt;
+
+/// A byte position in the stream of one shard.
+///
+/// LSNs rise along a shard, are not dense, and find a record without an index. They are only
+/// comparable within one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The lowest LSN.
+    pub const MIN: Lsn = Lsn(0);
+    /// The highest LSN, which no record ever has.
+    pub const MAX: Lsn = Lsn(u64::MAX);
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a shard: `0..shards`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a record stands: shard, epoch and LSN.
+///
+/// It carries the epoch, so that the position of a record that was cut off by
+/// [`Shard::truncate_after`](crate::Shard::truncate_after) is told from the position of a record
+/// that took its LSN later. Positions order by shard, then by age.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    shard: u16,
+    epoch: u32,
+    lsn: u64,
+    /// Distance from the start of the enclosing block, in units of [`GRANULE`](crate::format::GRANULE),
+    /// so that a lookup reads from the block's header on and no further back.
+    back: u16,
+}
+
+impl Position {
+    pub(crate) fn new(shard: ShardId, epoch: u32, lsn: Lsn, block: Lsn) -> Position {
+        assert!(block <= lsn, "a record lies inside its block");
+        let granules = (lsn.0 - block.0) / crate::format::GRANULE;
+        let back = u16::try_from(granules).expect("a block has fewer than 65,536 granules");
+        Position { shard: shard.0, epoch, lsn: lsn.0, back }
+    }
+
+    /// The shard that holds the record.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        ShardId(self.shard)
+    }
+
+    /// The record's LSN in its shard.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.lsn)
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Start of the enclosing block; `None` if the bytes this came from were not a position.
+    pub(crate) fn block(&self) -> Option<Lsn> {
+        let granule = self.lsn - self.lsn % crate::format::GRANULE;
+        granule.checked_sub(u64::from(self.back) * crate::format::GRANULE).map(Lsn)
+    }
+
+    /// A form to store elsewhere: 16 bytes that sort as the positions do.
+    ///
+    /// ```
+    /// # let log = sawmill::Log::open(sawmill::doc::scratch())?;
+    /// let position = log.append(b"payload").wait()?;
+    /// let stored: [u8; 16] = position.to_bytes();
+    /// assert_eq!(sawmill::Position::from_bytes(stored), position);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[0..2].copy_from_slice(&self.shard.to_be_bytes());
+        bytes[2..6].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[6..14].copy_from_slice(&self.lsn.to_be_bytes());
+        bytes[14..16].copy_from_slice(&self.back.to_be_bytes());
+        bytes
+    }
+
+    /// The inverse of [`to_bytes`](Position::to_bytes).
+    ///
+    /// Any 16 bytes give a position; one that no append returned is answered by
+    /// [`ReadError::NotAPosition`](crate::ReadError::NotAPosition) when it is read.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Position {
+        let field = |range: std::ops::Range<usize>| {
+            bytes[range].iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte))
+        };
+        Position {
+            shard: field(0..2) as u16,
+            epoch: field(2..6) as u32,
+            lsn: field(6..14),
+            back: field(14..16) as u16,
+        }
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Position({self})")
+    }
+}
+
+impl fmt::Display for Position {
+    /// `shard@lsn`, with the epoch behind a dot.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}.{}", self.shard, self.lsn, self.epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_round_trip_and_sort_like_positions() {
+        let mut positions = Vec::new();
+        for shard in [0, 1, 300] {
+            for epoch in [1, 2, 70_000] {
+                for lsn in [88, 4096 + 88, 1 << 40] {
+                    positions.push(Position::new(ShardId(shard), epoch, Lsn(lsn), Lsn(lsn & !4095)));
+                }
+            }
+        }
+        positions.sort();
+        let bytes: Vec<_> = positions.iter().map(Position::to_bytes).collect();
+        assert!(bytes.is_sorted());
+        for (position, bytes) in positions.iter().zip(bytes) {
+            assert_eq!(*position, Position::from_bytes(bytes));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_harmless() {
+        let position = Position::from_bytes([255; 16]);
+        assert!(position.block().is_some() || position.block().is_none());
+        let mut bytes = [0; 16];
+        bytes[15] = 9; // nine granules back from LSN 0
+        assert_eq!(Position::from_bytes(bytes).block(), None);
+    }
+}

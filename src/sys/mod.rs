@@ -1,0 +1,235 @@
+//! System calls that std does not offer, one thin safe function each.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        let result = call();
+        if let Ok(count) = usize::try_from(result) {
+            return Ok(count);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Maps `bytes` of zeroed private memory, which the caller owns and gives back by [`unmap`].
+pub(crate) fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new anonymous mapping at a place of the kernel's choice touches no memory of ours.
+    let pointer = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if pointer == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(pointer.cast()).ok_or_else(|| io::Error::other("mmap returned a null pointer"))
+}
+
+/// Gives a mapping back.
+///
+/// # Safety
+/// The range is a mapping of [`map_anonymous`], or a page-aligned part of one, that the caller owns
+/// and that nothing points into any more, the kernel included.
+pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: see the function's contract.
+    let result = unsafe { libc::munmap(start.as_ptr().cast::<c_void>(), bytes) };
+    debug_assert_eq!(result, 0, "munmap of our own mapping");
+}
+
+/// What the kernel is told about a stretch of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Advice {
+    HugePage,
+    DontFork,
+    DontDump,
+}
+
+/// `madvise(2)`; these three change no contents.
+pub(crate) fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) -> io::Result<()> {
+    let advice = match advice {
+        Advice::HugePage => libc::MADV_HUGEPAGE,
+        Advice::DontFork => libc::MADV_DONTFORK,
+        Advice::DontDump => libc::MADV_DONTDUMP,
+    };
+    // SAFETY: none of the three advices changes what the memory holds; a range that is not mapped
+    // is an error of the call.
+    check(unsafe { libc::madvise(start.as_ptr().cast::<c_void>(), bytes, advice) }).map(drop)
+}
+
+/// `pwritev2(2)` of one buffer, once; `sync` is `RWF_DSYNC` (kernel 4.7).
+pub(crate) fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize> {
+    let vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let flags = if sync { libc::RWF_DSYNC } else { 0 };
+    retry(|| {
+        // SAFETY: the vector names `bytes`, which outlives the call and is only read.
+        unsafe { libc::pwritev2(file.as_raw_fd(), &vector, 1, offset as libc::off_t, flags) }
+    })
+}
+
+/// `fdatasync(2)`. Not retried, not even when interrupted: a failed sync is final.
+pub(crate) fn sync_data(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::fdatasync(file.as_raw_fd()) }).map(drop)
+}
+
+/// `fallocate(2)`, mode 0: room for `bytes` from the start of the file, which grows to it.
+pub(crate) fn allocate(file: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    retry(|| {
+        // SAFETY: no memory is involved.
+        unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as libc::off_t) as isize }
+    })
+    .map(drop)
+}
+
+/// `posix_fadvise(POSIX_FADV_DONTNEED)` on the whole file: clean pages leave the cache.
+pub(crate) fn drop_cache(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let error = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// `flock(2)`, exclusive, without waiting; `false` if another open file has it.
+pub(crate) fn try_lock(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: no memory is involved.
+    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `flock(LOCK_UN)`: gives the lock up now, whoever else still holds the open file.
+pub(crate) fn unlock(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) }).map(drop)
+}
+
+/// The file system's magic number, `statfs(2)`.
+pub(crate) fn file_system(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the pointer is to a `statfs` that outlives the call.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: a zeroed `statfs` is valid, and the call succeeded.
+    Ok(unsafe { stat.assume_init() }.f_type as u64)
+}
+
+/// Memory and offset alignment that `O_DIRECT` needs on this file, `STATX_DIOALIGN` (kernel 6.1).
+///
+/// `None` where the kernel or the file system does not say; `Some((0, 0))` where it has no direct I/O.
+pub(crate) fn direct_alignment(file: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string and the buffer a `statx` that outlives the call.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            stat.as_mut_ptr(),
+        )
+    };
+    check(result).ok()?;
+    // SAFETY: a zeroed `statx` is valid, and the call succeeded.
+    let stat = unsafe { stat.assume_init() };
+    (stat.stx_mask & libc::STATX_DIOALIGN != 0)
+        .then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align))
+}
+
+/// `eventfd(2)`, close-on-exec, blocking reads.
+pub(crate) fn event() -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    let descriptor = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    // SAFETY: the call returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Adds one to an eventfd, which wakes who reads it.
+pub(crate) fn signal(event: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the buffer is eight bytes and outlives the call.
+    let written = unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    debug_assert!(written == 8, "an eventfd far from overflow takes a one");
+}
+
+/// Waits while `word` is `expected`, until woken or for at most `timeout`. May return early.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let timeout: *const libc::timespec = timeout.as_ref().map_or(std::ptr::null(), |timeout| timeout);
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word and the timeout outlive the call; the kernel only reads them.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, expected, timeout) };
+}
+
+/// Wakes up to `count` threads that wait on `word`.
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+    let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    let count = count.min(i32::MAX as u32);
+    // SAFETY: the kernel uses the word's address alone.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, count) };
+}
+
+/// Blocks all signals in this thread: signals belong to the application's threads.
+pub(crate) fn block_signals() {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set outlives both calls, and the first initialises it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Keeps this thread on one CPU.
+pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: a zeroed set is an empty one, the CPU is below its size, and it outlives the calls.
+    check(unsafe {
+        libc::CPU_SET(cpu, &mut *set.as_mut_ptr());
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set.as_ptr())
+    })
+    .map(drop)
+}
+
+/// Physical memory of the machine in bytes; 0 if the kernel does not say.
+pub(crate) fn physical_memory() -> u64 {
+    // SAFETY: no memory is involved.
+    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
+}
+
+/// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
+pub(crate) fn fork_marker() -> &'static AtomicU32 {
+    use std::sync::OnceLock;
+    static MARKER: OnceLock<&'static AtomicU32> = OnceLock::new();
+    static ALWAYS: AtomicU32 = AtomicU32::new(1);
+    MARKER.get_or_init(|| {
+        let Ok(page) = map_anonymous(4096) else { return &ALWAYS };
+        // SAFETY: the page is ours alone, and wiping it in a child is what it is for.
+        let result = unsafe { libc::madvise(page.as_ptr().cast(), 4096, libc::MADV_WIPEONFORK) };
+        if result != 0 {
+            return &ALWAYS;
+        }
+        // SAFETY: the page is mapped for as long as the process lives, aligned, and zeroed.
+        let word = unsafe { page.cast::<AtomicU32>().as_ref() };
+        word.store(1, std::sync::atomic::Ordering::Relaxed);
+        word
+    })
+}
