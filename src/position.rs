@@ -80,7 +80,8 @@ impl Position {
     /// A form to store elsewhere: 16 bytes that sort as the positions do.
     ///
     /// ```
-    /// # let log = sawmill::Log::open(sawmill::doc::scratch())?;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
     /// let position = log.append(b"payload").wait()?;
     /// let stored: [u8; 16] = position.to_bytes();
     /// assert_eq!(sawmill::Position::from_bytes(stored), position);

@@ -3,26 +3,15 @@
 //! Only the files that synchronise threads use this; each has a model beside it. Build with
 //! `RUSTFLAGS="--cfg sawmill_loom"` and run `cargo test --release --lib loom_`.
 
+#[cfg(all(test, sawmill_loom))]
+pub(crate) use loom::sync::Arc as ModelArc;
 #[cfg(sawmill_loom)]
-pub(crate) use loom::sync::{
-    Arc as ModelArc, Mutex as ModelMutex,
-    atomic::{AtomicU32, AtomicU64, Ordering, fence},
-};
-
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(sawmill_loom))]
-pub(crate) use std::sync::{
-    Arc as ModelArc, Mutex as ModelMutex,
-    atomic::{AtomicU32, AtomicU64, Ordering, fence},
-};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Locks, taking over from a thread that panicked: the data behind each of our locks is valid at
 /// every step, and a panic in user code (a waker) must not spread to other callers.
-#[cfg(not(sawmill_loom))]
-pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[cfg(sawmill_loom)]
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

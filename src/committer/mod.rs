@@ -105,8 +105,9 @@ struct Marker {
 }
 
 impl Committer {
-    /// A committer for a stream that is durable up to `start`, which no group leaves open.
-    pub(crate) fn new(config: CommitterConfig, start: Lsn) -> Committer {
+    /// A committer for a stream that is durable up to `start`, which no group leaves open, and whose
+    /// blocks up to sequence `completed` are done with.
+    pub(crate) fn new(config: CommitterConfig, start: Lsn, completed: u64) -> Committer {
         assert!(config.depth > 0);
         Committer {
             config,
@@ -115,7 +116,7 @@ impl Committer {
             next_operation: 1,
             syncs_in_flight: 0,
             sync_target: 0,
-            completed: 0,
+            completed,
             waiting: None,
             uncovered_since: None,
             marker: Marker { armed: false, idle_since: 0, last: None },
@@ -219,8 +220,7 @@ impl Committer {
     }
 
     fn marker_due(&self) -> Option<u64> {
-        let quiet = self.is_idle() && self.flight.is_empty() && self.prefix.is_covered();
-        if self.failed || !self.marker.armed || !quiet {
+        if self.failed || !self.marker.armed || !self.is_covered() {
             return None;
         }
         let after_idle = self.marker.idle_since.saturating_add(self.config.marker_delay_ns);
@@ -277,6 +277,21 @@ impl Committer {
         self.completed
     }
 
+    /// Every block that was sealed is written.
+    pub(crate) fn all_written(&self) -> bool {
+        self.flight.is_empty()
+    }
+
+    /// Another block could be handed to the device now.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.failed && self.flight.writes_in_flight() < self.config.depth
+    }
+
+    /// Background records are gathering until a deadline.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// No operation is in flight. Blocks may still wait to be written.
     pub(crate) fn is_idle(&self) -> bool {
         self.flight.writes_in_flight() == 0 && self.syncs_in_flight == 0
@@ -285,6 +300,11 @@ impl Committer {
     /// Everything that was sealed is written, and what was wanted durable is.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_idle() && self.flight.is_empty() && !self.prefix.wants_sync(self.sync_target)
+    }
+
+    /// Everything that was sealed is durable.
+    pub(crate) fn is_covered(&self) -> bool {
+        self.is_idle() && self.flight.is_empty() && self.prefix.is_covered()
     }
 
     /// A write or sync failed: nothing is acknowledged any more.

@@ -36,11 +36,11 @@ fn write(action: Option<Action>) -> (OperationId, u64, bool) {
 
 #[test]
 fn a_synchronous_write_covers_its_own_bytes_only() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     committer.sealed(block(1, Urgency::Written), 0);
-    committer.sealed(block(2, Urgency::Synced), 0);
     let (plain, _, sync) = write(committer.next_action());
     assert!(!sync, "nobody waits for the first block to be durable when it is written");
+    committer.sealed(block(2, Urgency::Synced), 0);
     let (through, _, sync) = write(committer.next_action());
     assert!(sync);
     committer.complete(plain, true, 1);
@@ -54,7 +54,7 @@ fn a_synchronous_write_covers_its_own_bytes_only() {
 
 #[test]
 fn nothing_is_durable_out_of_order() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     for sequence in 1..=2 {
         committer.sealed(block(sequence, Urgency::Synced), 0);
     }
@@ -69,7 +69,7 @@ fn nothing_is_durable_out_of_order() {
 #[test]
 fn a_failure_is_final() {
     for failed_sync in [false, true] {
-        let mut committer = Committer::new(CommitterConfig { method: SyncMethod::Flush, ..CONFIG }, Lsn(0));
+        let mut committer = Committer::new(CommitterConfig { method: SyncMethod::Flush, ..CONFIG }, Lsn(0), 0);
         committer.sealed(block(1, Urgency::Synced), 0);
         committer.sealed(block(2, Urgency::Synced), 0);
         let (first, ..) = write(committer.next_action());
@@ -88,7 +88,7 @@ fn a_failure_is_final() {
 
 #[test]
 fn the_durable_lsn_stops_at_an_open_group() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let group = Group { start: Lsn(4096 + 88), before: Lsn(4096) };
     committer.sealed(block(1, Urgency::Synced), 0);
     committer.sealed(Sealed { group: Some(group), ..block(2, Urgency::Synced) }, 0);
@@ -106,7 +106,7 @@ fn the_durable_lsn_stops_at_an_open_group() {
 
 #[test]
 fn what_nobody_waits_for_is_written_and_synced_in_the_background() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let pending = Pending { sequence: 1, bytes: 64, urgency: Urgency::Background };
     assert!(!committer.wants_seal(pending, 500));
     assert_eq!(committer.deadline(), Some(1_500));
@@ -127,7 +127,7 @@ fn what_nobody_waits_for_is_written_and_synced_in_the_background() {
 
 #[test]
 fn markers_are_armed_by_data_alone_and_limited_in_rate() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     assert_eq!(committer.deadline(), None, "an empty shard needs no marker");
     committer.sealed(block(1, Urgency::Synced), 0);
     assert!(!committer.wants_marker(1_000), "not while something is in flight");
@@ -148,7 +148,7 @@ fn markers_are_armed_by_data_alone_and_limited_in_rate() {
 /// Adaptive sealing: at once when idle; else half a mean block must wait.
 #[test]
 fn sealing_adapts_to_what_is_in_flight() {
-    let mut committer = Committer::new(CONFIG, Lsn(0));
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let pending = |bytes| Pending { sequence: 2, bytes, urgency: Urgency::Synced };
     assert!(committer.wants_seal(pending(8), 0));
     committer.sealed(block(1, Urgency::Synced), 0);
@@ -183,7 +183,7 @@ fn history(seed: u64) {
     let random = &mut Random(seed);
     let method = if random.below(2) == 0 { SyncMethod::WriteThrough } else { SyncMethod::Flush };
     let depth = 1 + random.below(6) as u32;
-    let mut committer = Committer::new(CommitterConfig { method, depth, ..CONFIG }, Lsn(0));
+    let mut committer = Committer::new(CommitterConfig { method, depth, ..CONFIG }, Lsn(0), 0);
     let mut oracle = Oracle::default();
     let mut files = Vec::new();
     let mut in_flight: Vec<Action> = Vec::new();

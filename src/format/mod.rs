@@ -16,7 +16,7 @@ pub(crate) use manifest::{
     encode_slot,
 };
 pub(crate) use record::{
-    RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, encode_record, encoded_bytes,
+    RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes,
 };
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.

@@ -6,5 +6,5 @@
 mod buffer;
 mod reservation;
 
-pub(crate) use buffer::{AlignedBuffer, Region, SealedBytes};
-pub(crate) use reservation::{BlockPlace, Claim, Complete, Group, NO_GROUP, Pending, Pool, Reserved, Urgency};
+pub(crate) use buffer::{AlignedBuffer, SealedBytes};
+pub(crate) use reservation::{BlockPlace, Claim, Complete, Group, Pending, Pool, Reserved, Urgency};

@@ -114,6 +114,8 @@ struct Slot {
     final_length: AtomicU32,
     group_start: AtomicU64,
     group_before: AtomicU64,
+    /// 1 if the block is written although it holds no record.
+    marker: AtomicU32,
     /// Records in the high half, bytes in the low half, of those that are copied.
     filled: AtomicU64,
     urgency: AtomicU32,
@@ -132,6 +134,7 @@ impl Slot {
             final_length: AtomicU32::new(0),
             group_start: AtomicU64::new(u64::MAX),
             group_before: AtomicU64::new(0),
+            marker: AtomicU32::new(0),
             filled: AtomicU64::new(0),
             urgency: AtomicU32::new(0),
             sealed: AtomicU32::new(0),
@@ -150,6 +153,9 @@ pub(crate) struct Complete {
     pub records: u32,
     pub urgency: Urgency,
     pub group: Option<Group>,
+    /// Written although it holds no record. A block without records that is no marker is void: it
+    /// is not written, and the next block takes its place.
+    pub marker: bool,
 }
 
 /// The open block, as somebody who might seal it sees it.
@@ -159,6 +165,27 @@ pub(crate) struct Pending {
     /// Reserved bytes of records, without the header; 0 if nothing waits.
     pub bytes: u32,
     pub urgency: Urgency,
+}
+
+/// The last block opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last {
+    pub sequence: u64,
+    pub lsn: Lsn,
+    pub previous_end: Lsn,
+    /// Header and what is reserved of its records.
+    pub length: u32,
+    marker: bool,
+}
+
+impl Last {
+    /// Where the stream ends if the block is closed now; a block without records takes no place.
+    pub(crate) fn end(&self) -> Lsn {
+        if self.length == BLOCK_HEADER_BYTES && !self.marker {
+            return self.previous_end;
+        }
+        Lsn(self.lsn.0 + round_to_granule(u64::from(self.length)))
+    }
 }
 
 /// The answer to an attempt to reserve.
@@ -267,18 +294,23 @@ impl Pool {
     ///
     /// Returns false, and changes nothing, if every block is in use.
     pub(crate) fn open(&self, place: &BlockPlace) -> bool {
-        self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, false).is_some()
+        self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, false, false).is_some()
+    }
+
+    /// Opens and closes a block without records, which is written for what its header says.
+    pub(crate) fn open_marker(&self, place: &BlockPlace) -> bool {
+        self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, true, true).is_some()
     }
 
     /// Opens and closes the next block in one step, for a part of a group: `length` bytes of it are
     /// the caller's to fill. The caller holds the lock under which blocks are opened.
     pub(crate) fn open_closed(&self, place: &BlockPlace, length: u32, group: Option<Group>) -> Option<Reserved<'_>> {
         assert!(length > BLOCK_HEADER_BYTES && length.is_multiple_of(8));
-        let sequence = self.publish(place, length, group, true)?;
+        let sequence = self.publish(place, length, group, true, false)?;
         Some(Reserved { pool: self, sequence, offset: BLOCK_HEADER_BYTES, bytes: length - BLOCK_HEADER_BYTES })
     }
 
-    fn publish(&self, place: &BlockPlace, length: u32, group: Option<Group>, closed: bool) -> Option<u64> {
+    fn publish(&self, place: &BlockPlace, length: u32, group: Option<Group>, closed: bool, marker: bool) -> Option<u64> {
         let tail = self.load_tail();
         assert!(tail.closed(), "one block is open at a time");
         assert!(place.capacity <= self.block_bytes && length <= place.capacity);
@@ -299,6 +331,7 @@ impl Pool {
         slot.seed.store(place.seed.raw(), Ordering::Relaxed);
         slot.group_start.store(group.map_or(u64::MAX, |group| group.start.0), Ordering::Relaxed);
         slot.group_before.store(group.map_or(0, |group| group.before.0), Ordering::Relaxed);
+        slot.marker.store(u32::from(marker), Ordering::Relaxed);
         slot.filled.store(0, Ordering::Relaxed);
         slot.urgency.store(0, Ordering::Relaxed);
         // SeqCst, hence release: publishes the fields above.
@@ -319,7 +352,7 @@ impl Pool {
         false
     }
 
-    /// Closes the open block even if it holds no record (for a marker, or to end an epoch).
+    /// Closes the open block even if it holds no record, which makes it void.
     ///
     /// Returns the sequence of the last block, which is closed now.
     pub(crate) fn close_any(&self) -> u64 {
@@ -332,13 +365,23 @@ impl Pool {
         self.load_tail().closed()
     }
 
-    /// Place and length so far of the last block opened; `None` before the first.
-    pub(crate) fn last(&self) -> Option<(Lsn, Lsn, u32)> {
-        let tail = self.load_tail();
-        let slot = self.slot(tail.sequence());
-        (tail.sequence() > 0).then(|| {
-            (Lsn(slot.lsn.load(Ordering::Relaxed)), Lsn(slot.previous_end.load(Ordering::Relaxed)), tail.offset())
-        })
+    /// Sequence, place and length so far of the last block opened. Sequence 0 is none at all.
+    pub(crate) fn last(&self) -> Last {
+        loop {
+            let tail = self.load_tail();
+            let slot = self.slot(tail.sequence());
+            let last = Last {
+                sequence: tail.sequence(),
+                lsn: Lsn(slot.lsn.load(Ordering::SeqCst)),
+                previous_end: Lsn(slot.previous_end.load(Ordering::SeqCst)),
+                length: tail.offset(),
+                marker: slot.marker.load(Ordering::SeqCst) == 1,
+            };
+            // Else the slot may have been given to another block between the loads.
+            if self.load_tail().sequence() == tail.sequence() {
+                return last;
+            }
+        }
     }
 
     /// What waits in the open block.
@@ -382,6 +425,7 @@ impl Pool {
                 start: Lsn(group_start),
                 before: Lsn(slot.group_before.load(Ordering::Relaxed)),
             }),
+            marker: slot.marker.load(Ordering::Relaxed) == 1,
         })
     }
 

@@ -1,0 +1,319 @@
+//! Real files and folders.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::{Capabilities, Device, Directory, Driver, File, Lock, LockError, Queue, QueueSetup, Wake};
+use crate::format::GRANULE;
+use crate::sys;
+
+/// The machine's own file systems.
+#[derive(Debug)]
+pub(crate) struct RealDevice {
+    start: Instant,
+}
+
+impl RealDevice {
+    pub(crate) fn new() -> RealDevice {
+        RealDevice { start: Instant::now() }
+    }
+}
+
+impl Device for RealDevice {
+    fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        make_durably(path)?;
+        let file = fs::File::open(path)?;
+        if !file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let path = path.canonicalize()?;
+        let direct = has_direct(&path)?;
+        let capabilities = Capabilities::of(file.as_fd(), direct);
+        Ok(Arc::new(RealDirectory { path, file, capabilities }))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn wall(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::from)
+    }
+
+    fn threaded(&self) -> bool {
+        true
+    }
+}
+
+/// Makes a folder and those above it, each name durable.
+fn make_durably(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().ok_or(error)?;
+            make_durably(parent)?;
+            fs::create_dir(path)?;
+        }
+        Err(error) => return Err(error),
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Whether files in the folder can be opened for direct I/O at our granule. Tried with a file that
+/// has no name (`O_TMPFILE`), or with one that has where the file system knows no such thing.
+fn has_direct(path: &Path) -> io::Result<bool> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true);
+    let unnamed = options.clone().custom_flags(libc::O_DIRECT | libc::O_TMPFILE).open(path);
+    let file = match unnamed {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+        Err(_) => {
+            let name = path.join("sawmill.probe");
+            let named = options.custom_flags(libc::O_DIRECT).create(true).truncate(false).open(&name);
+            let _ = fs::remove_file(&name);
+            match named {
+                Ok(file) => file,
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    Ok(match sys::direct_alignment(file.as_fd()) {
+        Some((memory, offset)) => memory > 0 && u64::from(memory.max(offset)) <= GRANULE,
+        // Older kernels do not say; a write of one granule does.
+        None => {
+            let granule = crate::pool::AlignedBuffer::zeroed(GRANULE as usize)?;
+            sys::write_at(file.as_fd(), &granule, 0, false).is_ok()
+        }
+    })
+}
+
+#[derive(Debug)]
+struct RealDirectory {
+    path: PathBuf,
+    file: fs::File,
+    capabilities: Capabilities,
+}
+
+impl RealDirectory {
+    fn options(&self) -> fs::OpenOptions {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true);
+        if self.capabilities.direct {
+            options.custom_flags(libc::O_DIRECT);
+        }
+        options
+    }
+}
+
+impl Directory for RealDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = self.options().open(self.path.join(name))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = self.options().create_new(true).mode(0o640).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o640);
+        let mut file = options.open(self.path.join(name)).map_err(LockError::Io)?;
+        if sys::try_lock(file.as_fd()).map_err(LockError::Io)? {
+            // Who holds it, for the message of whoever comes next. Not needed for the lock.
+            let _ = file.set_len(0).and_then(|()| file.write_all(Owner::of_this_process().text().as_bytes()));
+            return Ok(Arc::new(RealLock { file }));
+        }
+        let mut text = String::new();
+        let _ = file.read_to_string(&mut text);
+        match Owner::parse(&text) {
+            Some(owner) if owner.lives() => Err(LockError::Held(format!("process {}", owner.pid))),
+            _ => Err(LockError::Lingering),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
+        match setup.driver {
+            Driver::Uring => super::uring::queue(setup),
+            Driver::Syscall => Ok(super::syscall::queue()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: fs::File,
+}
+
+impl File for RealFile {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.file.read_at(&mut bytes[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    if count as u64 % GRANULE != 0 {
+                        break; // Only at the end of the file; direct I/O cannot go on from there.
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match sys::write_at(self.file.as_fd(), &bytes[done..], offset + done as u64, sync)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => done += count,
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sys::sync_data(self.file.as_fd())
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        sys::drop_cache(self.file.as_fd())
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match sys::allocate(self.file.as_fd(), bytes) {
+            // Network and some overlay file systems: the zeros written next take the space.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.file.set_len(bytes),
+            result => result,
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
+
+#[derive(Debug)]
+struct RealLock {
+    file: fs::File,
+}
+
+impl Lock for RealLock {
+    fn release(&self) {
+        // Explicitly: a ring that knows the file keeps it open for tens of milliseconds after it
+        // was closed, and the next open would meet its own ghost.
+        let _ = sys::unlock(self.file.as_fd());
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
+
+/// A process, told from a later one that got the same number.
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    pid: u32,
+    boot: String,
+    /// Clock ticks from boot to the start of the process.
+    started: u64,
+}
+
+impl Owner {
+    fn of_this_process() -> Owner {
+        let pid = std::process::id();
+        Owner { pid, boot: boot_id(), started: started(pid).unwrap_or(0) }
+    }
+
+    fn text(&self) -> String {
+        format!("{} {} {}\n", self.pid, self.boot, self.started)
+    }
+
+    fn parse(text: &str) -> Option<Owner> {
+        let mut words = text.split_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        let boot = words.next()?.to_owned();
+        let started = words.next()?.parse().ok()?;
+        Some(Owner { pid, boot, started })
+    }
+
+    fn lives(&self) -> bool {
+        self.boot == boot_id() && started(self.pid) == Some(self.started)
+    }
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Field 22 of `/proc/PID/stat`, proc(5); `None` for a process that is gone or a zombie.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in field 2 may hold anything, so count from behind its closing bracket.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_known_by_more_than_its_number() {
+        let own = Owner::of_this_process();
+        assert!(own.lives());
+        assert_eq!(Owner::parse(&own.text()), Some(Owner::of_this_process()));
+        assert!(!Owner { started: own.started + 1, ..Owner::of_this_process() }.lives());
+        assert!(!Owner { boot: "other".into(), ..own }.lives());
+        assert_eq!(Owner::parse("garbage"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! Everything that touches the world: files, folders, locks, the clock, randomness.
+//!
+//! The rest of the crate sees these traits alone, so that the simulator sees every byte that the
+//! engine writes. Blocking calls ([`Directory`], [`File`]) serve open, recovery, readers and the
+//! making of segments; the append path goes through a [`Queue`], where operations are in flight.
+
+mod file;
+pub(crate) mod probe;
+mod queue;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod sim;
+mod syscall;
+mod uring;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use file::RealDevice;
+pub(crate) use probe::memory_limit;
+pub use probe::{Capabilities, FileSystem};
+pub(crate) use syscall::perform;
+pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
+
+/// A place where logs live: the real file system, or the simulated one.
+pub(crate) trait Device: Send + Sync + Debug {
+    /// Opens a folder, and makes it first if it is not there.
+    ///
+    /// A folder that was made, and those above it that were, is durable on return.
+    fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+
+    /// Nanoseconds on a clock that never goes back.
+    fn now(&self) -> u64;
+
+    /// Nanoseconds since the Unix epoch, as the machine believes.
+    fn wall(&self) -> u64;
+
+    /// Fills `bytes` with what nobody can guess.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Whether shards have threads. If not, whoever waits turns them.
+    fn threaded(&self) -> bool;
+}
+
+/// An open folder.
+pub(crate) trait Directory: Send + Sync + Debug {
+    fn path(&self) -> &Path;
+
+    /// Names of the files and folders in it.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Makes a new file; its name is durable after [`sync`](Directory::sync).
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes the names in the folder durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Takes the lock of the folder, kept in a file of this name, if nobody has it.
+    fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError>;
+
+    /// What the folder's file system and device can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// A queue for operations on the folder's files.
+    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)>;
+}
+
+/// An open file. Offsets, lengths and addresses are multiples of a granule where bytes are moved.
+pub(crate) trait File: Send + Sync + Debug {
+    /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes`; `sync` makes them, and nothing else, durable on return.
+    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()>;
+
+    /// Makes what was written durable, and the length. Never retried by anybody.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Makes reads see what the disk has, not what memory remembers. Called after a sync.
+    fn forget_cache(&self) -> io::Result<()>;
+
+    fn bytes(&self) -> io::Result<u64>;
+
+    /// Takes the space for `bytes` and makes the file that long.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// For drivers of this kind of device; `None` for a simulated file.
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+
+    /// For the simulator's queue; 0 for a real file.
+    fn number(&self) -> u64 {
+        0
+    }
+}
+
+/// A folder's lock: held until released or dropped, and as long as anything that a ring which knows
+/// it may still write.
+pub(crate) trait Lock: Send + Sync + Debug {
+    /// Gives the lock up. Every operation on the folder's files has been reaped.
+    fn release(&self);
+
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+}
+
+/// Why a lock was not to be had.
+#[derive(Debug)]
+pub(crate) enum LockError {
+    /// Its owner lives; the text says who.
+    Held(String),
+    /// Its owner is dead, and something of it is still in flight.
+    Lingering,
+    Io(io::Error),
+}
+
+/// Waits for `duration`, for a driver that has nothing to wait on.
+pub(crate) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}

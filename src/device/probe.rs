@@ -1,0 +1,97 @@
+//! What a folder's file system and device can do, as a plain value that tests can make up.
+
+use std::os::fd::BorrowedFd;
+
+use crate::sys;
+
+/// The file systems that differ in something that matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileSystem {
+    /// ext2, ext3 or ext4.
+    Ext,
+    /// XFS.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+    /// F2FS.
+    F2fs,
+    /// tmpfs or ramfs: memory, lost with the machine.
+    Tmpfs,
+    /// An overlay (container images).
+    Overlay,
+    /// A file system in user space.
+    Fuse,
+    /// Something else, by its magic number (`statfs(2)`).
+    Other(u64),
+    /// The simulated disk.
+    Simulated,
+}
+
+impl FileSystem {
+    pub(crate) fn from_magic(magic: u64) -> FileSystem {
+        match magic {
+            0xef53 => FileSystem::Ext,
+            0x5846_5342 => FileSystem::Xfs,
+            0x9123_683e => FileSystem::Btrfs,
+            0xf2f5_2010 => FileSystem::F2fs,
+            0x0102_1994 | 0x8584_58f6 => FileSystem::Tmpfs,
+            0x794c_7630 => FileSystem::Overlay,
+            0x6573_5546 => FileSystem::Fuse,
+            other => FileSystem::Other(other),
+        }
+    }
+
+    /// Whether `RWF_DSYNC` is known to be honoured; elsewhere blocks are made durable by a sync.
+    pub(crate) fn honours_write_through(self) -> bool {
+        matches!(
+            self,
+            FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs | FileSystem::F2fs | FileSystem::Simulated
+        )
+    }
+
+    /// Whether a sync there survives a power cut, as far as the device keeps its word.
+    pub(crate) fn is_durable(self) -> bool {
+        !matches!(self, FileSystem::Tmpfs)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Where the log's files lie.
+    pub file_system: FileSystem,
+    /// Writes go past the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// A synchronous write (`RWF_DSYNC`) covers its bytes; else a sync of the file does.
+    pub write_through: bool,
+    /// What was synced survives a power cut. False on tmpfs.
+    pub durable: bool,
+}
+
+impl Capabilities {
+    pub(crate) fn of(directory: BorrowedFd<'_>, direct: bool) -> Capabilities {
+        let file_system = sys::file_system(directory).map_or(FileSystem::Other(0), FileSystem::from_magic);
+        Capabilities {
+            file_system,
+            direct,
+            write_through: file_system.honours_write_through(),
+            durable: file_system.is_durable(),
+        }
+    }
+}
+
+/// Memory that this process may use, in bytes: the machine's, or less if its control group says so.
+pub(crate) fn memory_limit() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let own = read("/proc/self/cgroup").and_then(|text| {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
+        Some(format!("/sys/fs/cgroup{path}/memory.max"))
+    });
+    let candidates = [own.as_deref(), Some("/sys/fs/cgroup/memory.max"), Some("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
+    let limits = candidates.into_iter().flatten().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
+    // A machine that says nothing is taken to have a gigabyte: the smallest that runs servers.
+    let machine = Some(sys::physical_memory()).filter(|&bytes| bytes > 0).unwrap_or(1 << 30);
+    limits.chain([machine]).min().unwrap_or(machine)
+}

@@ -1,0 +1,237 @@
+//! One simulated file: what reads see, what the platters hold, and what lies between.
+
+use std::collections::BTreeMap;
+
+use super::random::Random;
+
+/// What a power cut keeps or loses as a whole.
+pub(crate) const SECTOR: usize = 512;
+
+/// Which of the sectors that nothing made durable survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Survival {
+    All,
+    None,
+    /// Each by a throw of its own.
+    Any,
+}
+
+impl Survival {
+    pub(crate) fn draw(random: &mut Random) -> Survival {
+        *random.pick(&[Survival::All, Survival::None, Survival::Any, Survival::Any])
+    }
+
+    fn keeps(self, random: &mut Random) -> bool {
+        match self {
+            Survival::All => true,
+            Survival::None => false,
+            Survival::Any => random.below(2) == 0,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SimFile {
+    /// What reads see.
+    current: Vec<u8>,
+    /// What a power cut certainly leaves.
+    durable: Vec<u8>,
+    /// Sectors that differ and that a sync would save, each with the number of its last write.
+    dirty: BTreeMap<usize, u64>,
+    writes: u64,
+    /// A sync failed: the cache may show sectors that the disk lacks and that no sync saves.
+    lies: bool,
+}
+
+/// What a sync saves, fixed when it is submitted.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    sectors: Vec<(usize, u64)>,
+    bytes: usize,
+}
+
+impl SimFile {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.current.len() as u64
+    }
+
+    pub(crate) fn read(&self, into: &mut [u8], offset: u64) -> usize {
+        let Some(rest) = self.current.get(offset as usize..) else { return 0 };
+        let count = rest.len().min(into.len());
+        into[..count].copy_from_slice(&rest[..count]);
+        count
+    }
+
+    pub(crate) fn grow(&mut self, bytes: u64) {
+        if self.current.len() < bytes as usize {
+            self.current.resize(bytes as usize, 0);
+        }
+    }
+
+    /// A write reached the cache.
+    pub(crate) fn write(&mut self, bytes: &[u8], offset: u64) {
+        let start = offset as usize;
+        self.grow((start + bytes.len()) as u64);
+        self.current[start..start + bytes.len()].copy_from_slice(bytes);
+        self.writes += 1;
+        for sector in start / SECTOR..(start + bytes.len()).div_ceil(SECTOR) {
+            self.dirty.insert(sector, self.writes);
+        }
+    }
+
+    /// A write reached the cache in part: each sector by itself, or not.
+    pub(crate) fn write_torn(&mut self, bytes: &[u8], offset: u64, random: &mut Random) {
+        let survival = Survival::draw(random);
+        for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+            let at = offset + (index * SECTOR) as u64;
+            if survival.keeps(random) && at < self.bytes() {
+                self.write(sector, at);
+            }
+        }
+    }
+
+    /// A synchronous write: its own range, and nothing else, is durable.
+    pub(crate) fn write_through(&mut self, bytes: &[u8], offset: u64) {
+        self.write(bytes, offset);
+        let first = offset as usize / SECTOR;
+        for sector in first..first + bytes.len().div_ceil(SECTOR) {
+            self.save(sector);
+        }
+    }
+
+    fn save(&mut self, sector: usize) {
+        self.dirty.remove(&sector);
+        let start = sector * SECTOR;
+        let end = (start + SECTOR).min(self.current.len());
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.current[start..end]);
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let sectors = self.dirty.iter().map(|(&sector, &write)| (sector, write)).collect();
+        Snapshot { sectors, bytes: self.current.len() }
+    }
+
+    /// A sync completed: what it found dirty, and was not written again since, is durable.
+    pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
+        if self.durable.len() < snapshot.bytes {
+            self.durable.resize(snapshot.bytes, 0);
+        }
+        for &(sector, write) in &snapshot.sectors {
+            if self.dirty.get(&sector) == Some(&write) {
+                self.save(sector);
+            }
+        }
+    }
+
+    /// A sync failed: the pages count as clean from now on, and the cache shows what the disk lacks
+    /// (Rebello et al., ATC 2020). Some had reached the disk before it failed.
+    pub(crate) fn fail_sync(&mut self, random: &mut Random) {
+        let survival = Survival::draw(random);
+        for (sector, _) in std::mem::take(&mut self.dirty) {
+            if survival.keeps(random) && sector * SECTOR < self.durable.len() {
+                self.save(sector);
+            }
+        }
+        self.lies = true;
+    }
+
+    pub(crate) fn forget_cache(&mut self) {
+        if !self.lies {
+            return;
+        }
+        self.durable.resize(self.durable.len().max(self.current.len()), 0);
+        let mut shown = self.durable.clone();
+        for &sector in self.dirty.keys() {
+            let range = sector * SECTOR..((sector + 1) * SECTOR).min(shown.len());
+            shown[range.clone()].copy_from_slice(&self.current[range]);
+        }
+        self.current = shown;
+    }
+
+    /// The power fails: of what is not durable each sector is kept or lost.
+    pub(crate) fn power_cut(&mut self, random: &mut Random) {
+        let survival = Survival::draw(random);
+        if self.current.len() > self.durable.len() && survival.keeps(random) {
+            self.durable.resize(self.current.len(), 0);
+        }
+        for (sector, _) in std::mem::take(&mut self.dirty) {
+            if survival.keeps(random) && sector * SECTOR < self.durable.len() {
+                self.save(sector);
+            }
+        }
+        self.current.clone_from(&self.durable);
+        self.lies = false;
+    }
+
+    /// Flips one bit on the platters and in the cache.
+    pub(crate) fn rot(&mut self, byte: u64, bit: u8) {
+        for copy in [&mut self.current, &mut self.durable] {
+            if let Some(byte) = copy.get_mut(byte as usize) {
+                *byte ^= 1 << bit;
+            }
+        }
+    }
+
+    /// Puts back what stood in a range, as if the write to it had been lost.
+    pub(crate) fn overwrite(&mut self, bytes: &[u8], offset: u64) {
+        self.write_through(bytes, offset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after_cut(file: &SimFile, seed: u64) -> Vec<u8> {
+        let mut file = file.clone();
+        file.power_cut(&mut Random::new(seed));
+        file.current
+    }
+
+    #[test]
+    fn write_through_saves_its_own_range_only() {
+        let mut file = SimFile::default();
+        file.write(&[1; 4096], 0);
+        file.write_through(&[2; 4096], 4096);
+        let outcomes: Vec<_> = (0..50).map(|seed| after_cut(&file, seed)).collect();
+        assert!(outcomes.iter().all(|bytes| bytes[4096..] == [2; 4096]));
+        assert!(outcomes.iter().any(|bytes| bytes[..4096] == [0; 4096]));
+        assert!(outcomes.iter().any(|bytes| bytes[..4096] == [1; 4096]));
+        assert!(outcomes.iter().any(|bytes| bytes[..512] != bytes[512..1024]), "torn between sectors");
+    }
+
+    #[test]
+    fn a_sync_saves_what_was_there_when_it_was_submitted() {
+        let mut file = SimFile::default();
+        file.write(&[1; 512], 0);
+        let snapshot = file.snapshot();
+        file.write(&[2; 512], 512);
+        file.sync(&snapshot);
+        let outcomes: Vec<_> = (0..50).map(|seed| after_cut(&file, seed)).collect();
+        assert!(outcomes.iter().all(|bytes| bytes[..512] == [1; 512]));
+        assert!(outcomes.iter().any(|bytes| bytes.get(512..1024) != Some(&[2; 512])));
+    }
+
+    #[test]
+    fn a_failed_sync_leaves_a_cache_that_lies() {
+        let mut file = SimFile::default();
+        file.grow(512);
+        let snapshot = file.snapshot();
+        file.sync(&snapshot);
+        let lost = (0..50).any(|seed| {
+            let mut file = file.clone();
+            file.write(&[1; 512], 0);
+            file.fail_sync(&mut Random::new(seed));
+            assert_eq!(file.current, [1; 512]);
+            let snapshot = file.snapshot();
+            file.sync(&snapshot); // Says that all is well, and saves nothing.
+            file.forget_cache();
+            file.current == [0; 512]
+        });
+        assert!(lost);
+    }
+}

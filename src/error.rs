@@ -1,0 +1,274 @@
+//! What can go wrong, one enum per kind of call.
+//!
+//! A message says what failed, where, what was not lost, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::format::Defect;
+use crate::position::{Lsn, Position, ShardId};
+use crate::recovery::Damage;
+
+/// An I/O error that many callers can hold.
+pub(crate) type SharedIo = Arc<io::Error>;
+
+/// Why a log could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The directory belongs to a log that is open, here or in another process.
+    #[error("{} is open already, in {owner}; close it there first", path.display())]
+    Locked {
+        /// The log's directory.
+        path: PathBuf,
+        /// Who holds it.
+        owner: String,
+    },
+    /// An option has a value that no log can have.
+    #[error("option `{option}`: {reason}")]
+    InvalidOption {
+        /// The method of [`Options`](crate::Options).
+        option: &'static str,
+        /// What is wrong with the value.
+        reason: String,
+    },
+    /// An option contradicts the log that is there. One that is not set never does.
+    #[error("option `{option}`: the log was made with {there}, which {asked} contradicts; leave the option out")]
+    Incompatible {
+        /// The method of [`Options`](crate::Options).
+        option: &'static str,
+        /// What the log has.
+        there: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// What was asked for explicitly is not to be had here.
+    #[error("{what} is not to be had: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it cannot be had.
+        reason: String,
+    },
+    /// The directory holds something that is no log; nothing in it was touched.
+    #[error("{} holds `{found}`, which is no part of a log; give an empty or a new directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The first name that does not belong there.
+        found: String,
+    },
+    /// Something that was acknowledged is not there, or not as it was written. Nothing was changed.
+    #[error("shard {shard} is damaged at LSN {lsn}: {cause}; nothing was changed")]
+    Damaged {
+        /// The shard.
+        shard: ShardId,
+        /// Where the readable part ends.
+        lsn: Lsn,
+        /// What betrays the damage.
+        cause: Damage,
+    },
+    /// A manifest cannot be read in either copy. Nothing was changed.
+    #[error("the manifest in {} is damaged in both copies ({first}; {second}); nothing was changed", path.display())]
+    ManifestDamaged {
+        /// The folder of the manifest.
+        path: PathBuf,
+        /// Defect of the first copy.
+        first: Defect,
+        /// Defect of the second copy.
+        second: Defect,
+    },
+    /// The log was written by a newer version of sawmill; nothing was touched.
+    #[error("{} was written by a newer version of sawmill", path.display())]
+    TooNew {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file or folder could not be used.
+    #[error("{operation} in {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: SharedIo,
+    },
+}
+
+/// Why a record was refused, or its fate is not known.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The shard has no room for a record of this priority now. Nothing was accepted.
+    #[error("shard {shard} has no room; try again in {retry_after:?}")]
+    Overloaded {
+        /// The shard.
+        shard: ShardId,
+        /// How long it will take until there is room, from the rate at which the shard drains.
+        retry_after: Duration,
+    },
+    /// The record, key or batch is larger than this log can take. Nothing was accepted.
+    #[error("{bytes} bytes are more than `{limit}` allows, which is {limit_bytes}")]
+    TooLarge {
+        /// Bytes of key and payload, or of the whole batch.
+        bytes: u64,
+        /// What sets the limit.
+        limit: &'static str,
+        /// The limit in bytes.
+        limit_bytes: u64,
+    },
+    /// A batch of no records. Nothing was accepted.
+    #[error("a batch of no records")]
+    EmptyBatch,
+    /// The disk has no room for another segment. Nothing was accepted; what was is safe. It goes on
+    /// when space is made, for instance by `truncate_before`.
+    #[error("shard {shard} cannot grow: {source}; make space, or truncate the log")]
+    NoSpace {
+        /// The shard.
+        shard: ShardId,
+        /// What the system said.
+        source: SharedIo,
+    },
+    /// The shard stopped after a failed write or sync. Whether this record is kept is *unknown*:
+    /// reopen the log and read.
+    #[error("{0}")]
+    ShardFailed(Arc<Failure>),
+    /// The log has been closed. If this comes from an append, nothing was accepted.
+    #[error("the log is closed")]
+    Closed,
+    /// The shard does not exist.
+    #[error("shard {0} does not exist")]
+    NoSuchShard(ShardId),
+    /// This process is a fork of the one that opened the log, which is not ours to write.
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
+}
+
+/// Why a shard stopped: told alike to everybody who waits.
+#[derive(Debug, thiserror::Error)]
+#[error("shard {shard} stopped: {operation} of {} failed ({source}); records below LSN {durable} are durable, \
+         the outcome of later ones is unknown; reopen to recover", path.display())]
+#[non_exhaustive]
+pub struct Failure {
+    /// The shard.
+    pub shard: ShardId,
+    /// What failed: `write`, `sync`, ...
+    pub operation: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// Records below it are durable.
+    pub durable: Lsn,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Why something could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// What was written there is not there any more, or not as it was written.
+    #[error("shard {shard} is damaged at LSN {lsn}: {cause}")]
+    Damaged {
+        /// The shard.
+        shard: ShardId,
+        /// The damaged place.
+        lsn: Lsn,
+        /// What is wrong with it.
+        cause: Defect,
+    },
+    /// It was truncated away: below the horizon, or cut off by `truncate_after` or a crash.
+    #[error("LSN {lsn} of shard {shard} was truncated; the log begins at {horizon}")]
+    Truncated {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+        /// Where the shard's log begins now.
+        horizon: Lsn,
+    },
+    /// No record was ever acknowledged at this position.
+    #[error("{0} is not the position of a record")]
+    NotAPosition(Position),
+    /// The shard does not exist.
+    #[error("shard {0} does not exist")]
+    NoSuchShard(ShardId),
+    /// The shard stopped before the record was written.
+    #[error("{0}")]
+    ShardFailed(Arc<Failure>),
+    /// The log was closed before the record was written.
+    #[error("the log is closed")]
+    Closed,
+    /// A file could not be read.
+    #[error("reading shard {shard}: {source}")]
+    Io {
+        /// The shard.
+        shard: ShardId,
+        /// What the system said.
+        source: SharedIo,
+    },
+}
+
+/// Why a truncation was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TruncateError {
+    /// No record starts at this LSN. Nothing was cut.
+    #[error("no record of shard {shard} stands at LSN {lsn}; nothing was cut")]
+    NotARecord {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+    },
+    /// The record's batch goes on behind it, and a batch is whole or absent. Nothing was cut.
+    #[error("the record at LSN {lsn} of shard {shard} is not the last of its batch; nothing was cut")]
+    InsideBatch {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+    },
+    /// The record could not be read. Nothing was cut.
+    #[error("{0}")]
+    Read(ReadError),
+    /// The shard has stopped, or stopped meanwhile.
+    #[error("{0}")]
+    ShardFailed(Arc<Failure>),
+    /// The log has been closed.
+    #[error("the log is closed")]
+    Closed,
+    /// The shard does not exist.
+    #[error("shard {0} does not exist")]
+    NoSuchShard(ShardId),
+    /// The manifest could not be written; whether the truncation holds shows at the next open.
+    #[error("writing the manifest of shard {shard}: {source}")]
+    Io {
+        /// The shard.
+        shard: ShardId,
+        /// What the system said.
+        source: SharedIo,
+    },
+}
+
+/// Why a close was not clean. Whatever it is, what was acknowledged as synced is safe.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The log was closed before.
+    #[error("the log is closed already")]
+    Closed,
+    /// A shard had stopped, or stopped at the last writes.
+    #[error("{0}")]
+    ShardFailed(Arc<Failure>),
+    /// The end could not be recorded: the next open recovers as after a crash.
+    #[error("recording the end of shard {shard}: {source}")]
+    Io {
+        /// The shard.
+        shard: ShardId,
+        /// What the system said.
+        source: SharedIo,
+    },
+}

@@ -1,0 +1,405 @@
+//! The front desk: [`Log`] and its [`Shard`]s.
+
+use std::fmt;
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::commit::{Append, AppendBatch, Commit, Sync};
+use crate::committer::CommitterConfig;
+use crate::device::{Device, Lock};
+use crate::error::{AppendError, CloseError, OpenError, ReadError, TruncateError};
+use crate::notice::Notices;
+use crate::open;
+use crate::options::{Config, Options};
+use crate::position::{Lsn, Position, ShardId};
+use crate::read::{self, Follow, Merged, Range, Record};
+use crate::router::Router;
+use crate::shard::Engine;
+use crate::stats::{ShardStats, Stats};
+use crate::sync::lock;
+use crate::write::Write;
+
+/// A log: a directory owned by this process, with one or more shards.
+///
+/// It is cheap to clone, and all clones are the same log. The last one dropped closes it, blocking
+/// until everything that was accepted is durable; [`close`](Log::close) does the same and tells of
+/// errors.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let log = sawmill::Log::open(dir.path())?;
+/// let position = log.append(b"hello").wait()?; // durable when this returns
+/// assert_eq!(log.get(position)?.payload(), b"hello");
+/// log.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub path: PathBuf,
+    pub engines: Vec<Arc<Engine>>,
+    pub router: Router,
+    pub config: Config,
+    pub committer: CommitterConfig,
+    pub backend: &'static str,
+    pub device: Arc<dyn Device>,
+    pub lock: Arc<dyn Lock>,
+    pub notices: Arc<Notices>,
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    pub closed: AtomicBool,
+}
+
+impl Log {
+    /// Opens the log in `path` with the default [`Options`], or makes it.
+    ///
+    /// # Errors
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Log, OpenError> {
+        Options::new().open(path)
+    }
+
+    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Log, OpenError> {
+        open::open(path, options).map(|inner| Log { inner: Arc::new(inner) })
+    }
+
+    fn engine(&self, shard: ShardId) -> Option<&Arc<Engine>> {
+        self.inner.engines.get(usize::from(shard.0))
+    }
+
+    fn engine_for(&self, key: &[u8]) -> &Arc<Engine> {
+        let engines = &self.inner.engines;
+        let shard = if key.is_empty() {
+            self.inner.router.nearest(|shard| {
+                let engine = &engines[usize::from(shard.0)];
+                engine.blocks_in_use() * 8 / engine.memory_blocks()
+            })
+        } else {
+            self.inner.router.route(key)
+        };
+        &engines[usize::from(shard.0)]
+    }
+
+    /// Appends a record to the shard of its key, or to the nearest with room if it has none.
+    ///
+    /// If there is room and nobody waits for it, the record is accepted in this call, whether the
+    /// handle is polled or not; so two appends from one thread to one shard stand in the order of
+    /// the calls. Otherwise the handle waits in line.
+    ///
+    /// Costs a copy and a checksum of the record; nothing is allocated for a record that fits into
+    /// a block.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let position = log.append(b"from a task").await?; // any runtime, or none
+    /// # Ok::<(), sawmill::AppendError>(()) })?;
+    /// let position = log.append(b"from a thread").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
+        let write = write.into();
+        Append::begin(self.engine_for(&write.key).clone(), write, self.inner.config.durability)
+    }
+
+    /// Appends a record if there is room for it now, and never waits for any.
+    ///
+    /// # Errors
+    /// [`AppendError::Overloaded`] says how long to wait before another try; nothing was accepted
+    /// then.
+    pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
+        let write = write.into();
+        Commit::try_begin(self.engine_for(&write.key), &write, self.inner.config.durability)
+    }
+
+    /// Appends several records of one key to one shard: after any crash all of them are there, or
+    /// none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// let positions = log.append_batch(b"order:9", &[&b"debit"[..], b"credit"]).wait()?;
+    /// assert_eq!(positions.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append_batch<'a, P: AsRef<[u8]>>(&self, key: &'a (impl AsRef<[u8]> + ?Sized), payloads: &'a [P]) -> AppendBatch<'a> {
+        let key = key.as_ref();
+        let payloads = payloads.iter().map(AsRef::as_ref).collect();
+        AppendBatch::begin(self.engine_for(key).clone(), key, payloads, self.inner.config.durability)
+    }
+
+    /// Waits until everything that was accepted before this call is durable, whatever durability
+    /// was asked for it.
+    pub fn sync(&self) -> Sync {
+        Sync::begin(&self.inner.engines)
+    }
+
+    /// One shard. One that does not exist is an error of what is asked of it.
+    #[must_use]
+    pub fn shard(&self, shard: ShardId) -> Shard {
+        Shard { log: self.clone(), id: shard }
+    }
+
+    /// How many shards the log has.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.inner.config.shards
+    }
+
+    /// The shard where records of this key go now.
+    #[must_use]
+    pub fn route(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> ShardId {
+        self.inner.router.route(key.as_ref())
+    }
+
+    /// Reads the record at a position that an append returned, at whatever durability.
+    ///
+    /// A record whose block is not written yet is written first.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn get(&self, position: Position) -> Result<Record, ReadError> {
+        let engine = self.engine(position.shard()).ok_or(ReadError::NoSuchShard(position.shard()))?;
+        read::get(engine, position)
+    }
+
+    /// All shards' durable records within a range of times (nanoseconds since the Unix epoch), in
+    /// the order of their times.
+    ///
+    /// # Errors
+    /// Where no memory is to be had for the readers. Errors in reading come from the iterator.
+    pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {
+        Merged::new(&self.inner.engines, &range)
+    }
+
+    /// What the log has done, and how it does.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shards = self.inner.engines.iter().map(|engine| self.shard_stats(engine)).collect();
+        Stats { shards, notices: self.inner.notices.lines() }
+    }
+
+    fn shard_stats(&self, engine: &Engine) -> ShardStats {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &engine.counters;
+        let view = engine.view();
+        ShardStats {
+            shard: engine.id,
+            backend: self.inner.backend,
+            capabilities: engine.capabilities(),
+            durable_lsn: engine.durable(),
+            written_lsn: engine.written(),
+            horizon: view.horizon,
+            records: count(&counters.records),
+            blocks: count(&counters.blocks),
+            block_bytes: count(&counters.record_bytes),
+            device_bytes: count(&counters.device_bytes),
+            syncs: count(&counters.syncs),
+            led: count(&counters.led),
+            refused: count(&counters.refused),
+            memory_blocks_used: engine.blocks_in_use(),
+            memory_blocks: engine.memory_blocks(),
+            drain_rate: engine.drain_rate(),
+            segments: view.segments.len(),
+            failed: engine.failure().is_some(),
+        }
+    }
+
+    /// Where the log lives.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Closes the log, for all clones: what was accepted is written and durable when this returns,
+    /// buffered records too. Handles that wait are told how they ended; later calls are `Closed`.
+    ///
+    /// # Errors
+    /// See [`CloseError`]. Whatever it is, the directory is free and another open recovers.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), CloseError> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Err(CloseError::Closed);
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        close_all(&self.engines, threads, self.lock.as_ref())
+    }
+}
+
+/// Writes out and ends all shards, then gives the lock up.
+fn close_all(engines: &[Arc<Engine>], threads: Vec<JoinHandle<()>>, lock: &dyn Lock) -> Result<(), CloseError> {
+    for engine in engines {
+        engine.begin_close();
+    }
+    for thread in threads {
+        // Its panic was caught and has stopped its shard.
+        let _ = thread.join();
+    }
+    let mut result = Ok(());
+    for engine in engines {
+        if !engine.is_threaded() {
+            engine.turn_until(|| engine.is_settled());
+            engine.give_up_queue();
+        }
+        let closed = engine.finish_close();
+        engine.end();
+        result = result.and(closed);
+    }
+    lock.release();
+    result
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !crate::commit::is_owner() || self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        let own = std::thread::current().id();
+        let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
+        let (notices, path) = (self.notices.clone(), self.path.clone());
+        let close = move |threads| {
+            if let Err(error) = close_all(&engines, threads, held.as_ref()) {
+                notices.error(format!("closing {}: {error}", path.display()));
+            }
+        };
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            // A waker dropped the last handle on a shard's thread, which cannot wait for itself.
+            let leaving = open::Leaving::begin();
+            let _ = std::thread::Builder::new().name("sawmill-close".into()).spawn(move || {
+                close(threads);
+                drop(leaving);
+            });
+        } else {
+            close(threads);
+        }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("path", &self.inner.path).field("shards", &self.shards()).finish_non_exhaustive()
+    }
+}
+
+/// One shard of a log. By [`Log::shard`].
+#[derive(Clone, Debug)]
+pub struct Shard {
+    log: Log,
+    id: ShardId,
+}
+
+impl Shard {
+    fn engine(&self) -> Result<&Arc<Engine>, ShardId> {
+        self.log.engine(self.id).ok_or(self.id)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Appends a record to this shard, whatever its key. As [`Log::append`] otherwise.
+    pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
+        match self.engine() {
+            Ok(engine) => Append::begin(engine.clone(), write.into(), self.log.inner.config.durability),
+            Err(shard) => Append::failed(AppendError::NoSuchShard(shard)),
+        }
+    }
+
+    /// Appends a record to this shard if there is room for it now. As [`Log::try_append`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Log::try_append`].
+    pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
+        let engine = self.engine().map_err(AppendError::NoSuchShard)?;
+        Commit::try_begin(engine, &write.into(), self.log.inner.config.durability)
+    }
+
+    /// Appends several records to this shard, all or none. As [`Log::append_batch`] otherwise.
+    pub fn append_batch<'a, P: AsRef<[u8]>>(&self, key: &'a (impl AsRef<[u8]> + ?Sized), payloads: &'a [P]) -> AppendBatch<'a> {
+        let payloads = payloads.iter().map(AsRef::as_ref).collect();
+        match self.engine() {
+            Ok(engine) => {
+                AppendBatch::begin(engine.clone(), key.as_ref(), payloads, self.log.inner.config.durability)
+            }
+            Err(shard) => AppendBatch::failed(AppendError::NoSuchShard(shard)),
+        }
+    }
+
+    /// All records below it are durable; 0 for a shard that does not exist.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.engine().map_or(Lsn::MIN, |engine| engine.durable())
+    }
+
+    /// The durable records within a range of LSNs, in order. The range need not start at a record;
+    /// beyond the end it is empty.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// # log.append(b"a").wait()?;
+    /// for record in log.shard(sawmill::ShardId(0)).read(..)? {
+    ///     let record = record?;
+    ///     println!("{} {}", record.position(), record.payload().len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A shard that does not exist. Errors in reading come from the iterator, which goes on behind
+    /// them.
+    pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+        Range::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), &range)
+    }
+
+    /// The records from `lsn` on, and then what comes: a blocking iterator and a stream.
+    ///
+    /// # Errors
+    /// As [`read`](Shard::read).
+    pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
+        Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
+    }
+
+    /// Gives up everything below `lsn`: it is unreachable for readers when this returns, durably,
+    /// and its space is freed by segment. Works on a full disk.
+    ///
+    /// An LSN above the durable one gives up what is durable after a sync.
+    ///
+    /// # Errors
+    /// See [`TruncateError`].
+    pub fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        self.engine().map_err(TruncateError::NoSuchShard)?.truncate_before(lsn)
+    }
+
+    /// Cuts off everything behind the record at `lsn`, which is kept; durable when this returns.
+    /// What was cut never comes back, and its LSNs are never given again. Appends to this shard
+    /// wait meanwhile.
+    ///
+    /// # Errors
+    /// [`TruncateError::NotARecord`] if no record stands at `lsn`, [`TruncateError::InsideBatch`] if
+    /// its batch goes on behind it; see [`TruncateError`].
+    pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        let engine = self.engine().map_err(TruncateError::NoSuchShard)?;
+        let mut nonce = [0; 8];
+        self.log
+            .inner
+            .device
+            .random(&mut nonce)
+            .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
+        engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || read::find_cut(engine, lsn))
+    }
+}

@@ -1,0 +1,43 @@
+//! What an operator should know: one line each, logged once and kept for `stats()`.
+
+use std::sync::Mutex;
+
+use crate::sync::lock;
+
+/// Kept lines; more would be a log file of their own.
+const KEPT_MAX: usize = 64;
+
+/// The lines of one log.
+#[derive(Debug, Default)]
+pub(crate) struct Notices(Mutex<Vec<String>>);
+
+impl Notices {
+    fn keep(&self, text: String) {
+        let mut lines = lock(&self.0);
+        if lines.len() < KEPT_MAX {
+            lines.push(text);
+        }
+    }
+
+    pub(crate) fn info(&self, text: String) {
+        #[cfg(feature = "tracing")]
+        tracing::info!(target: "sawmill", "{text}");
+        self.keep(text);
+    }
+
+    pub(crate) fn warn(&self, text: String) {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(target: "sawmill", "{text}");
+        self.keep(text);
+    }
+
+    pub(crate) fn error(&self, text: String) {
+        #[cfg(feature = "tracing")]
+        tracing::error!(target: "sawmill", "{text}");
+        self.keep(text);
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        lock(&self.0).clone()
+    }
+}

@@ -1,0 +1,479 @@
+//! Opening a log: making it, or recovering what is there.
+//!
+//! Nothing is written and nothing served before every shard has been judged; each step may crash
+//! and be done again. The order is that of `docs/crash-safety.md`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::committer::{CommitterConfig, SyncMethod};
+use crate::device::{Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake};
+use crate::error::OpenError;
+use crate::format::{LogManifest, SlotKind};
+use crate::log::Inner;
+use crate::notice::Notices;
+use crate::options::{Backend, Config, Layout, Options};
+use crate::pool::Pool;
+use crate::position::{Lsn, ShardId};
+use crate::recovery::{SegmentReader, Verdict, judge, scan};
+use crate::router::{Router, even_slots};
+use crate::segment::{ManifestError, ManifestFiles, ShardStore};
+use crate::shard::{Engine, EngineSetup};
+
+const LOCK: &str = "sawmill.lock";
+/// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
+const CREATING: &str = "sawmill.creating";
+const PREFIX: &str = "log";
+
+/// A lock whose owner is dead is waited for this long: its last writes may still land.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_STEP: Duration = Duration::from_millis(5);
+
+/// Writes in flight on one device, divided between its shards.
+const DEVICE_DEPTH: u32 = 16;
+const BACKGROUND_NS: u64 = 10_000_000;
+const MARKER_DELAY_NS: u64 = 20_000_000;
+const MARKER_INTERVAL_NS: u64 = 1_000_000_000;
+
+fn shard_folder(shard: u16) -> String {
+    format!("shard-{shard:04}")
+}
+
+fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |error| OpenError::Io { operation, path, source: Arc::new(error) }
+}
+
+fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
+    let path = path.to_owned();
+    move |error| match error {
+        ManifestError::Missing => OpenError::ManifestDamaged {
+            path,
+            first: crate::format::Defect::Short,
+            second: crate::format::Defect::Short,
+        },
+        ManifestError::Damaged([first, second]) => OpenError::ManifestDamaged { path, first, second },
+        ManifestError::TooNew => OpenError::TooNew { path },
+        ManifestError::Io(source) => {
+            OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
+        }
+    }
+}
+
+/// A log that is being closed in the background by this process, which an open waits for.
+#[derive(Debug)]
+pub(crate) struct Leaving;
+
+static LEAVING: AtomicU32 = AtomicU32::new(0);
+
+impl Leaving {
+    pub(crate) fn begin() -> Leaving {
+        LEAVING.fetch_add(1, Ordering::SeqCst);
+        Leaving
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        LEAVING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
+    // Wrong options are told before anything is touched.
+    let wanted = options.layout()?;
+    options.config(&wanted)?;
+    let device = options.chosen_device();
+    let directory = device.directory(path).map_err(at("opening the directory", path))?;
+    check_foreign(directory.as_ref())?;
+    let lock = take_lock(directory.as_ref(), device.as_ref())?;
+    let result = open_locked(path, options, &wanted, device, directory.as_ref(), lock.clone());
+    if result.is_err() {
+        lock.release();
+    }
+    result
+}
+
+/// A directory that holds something else is refused before anything is made in it.
+fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> {
+    let path = directory.path();
+    let names = directory.list().map_err(at("listing the directory", path))?;
+    if names.iter().any(|name| name.starts_with("log.manifest.")) {
+        return Ok(());
+    }
+    let own = |name: &String| name.starts_with("sawmill.") || name.starts_with("shard-") || name == "lost+found";
+    match names.into_iter().find(|name| !own(name)) {
+        Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Result<Arc<dyn Lock>, OpenError> {
+    let path = directory.path();
+    let steps = LINGER.as_micros() / LINGER_STEP.as_micros();
+    let mut last = String::from("a process that has ended, whose writes still land");
+    for _ in 0..steps {
+        match directory.lock(LOCK) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Io(error)) => return Err(at("locking", path)(error)),
+            Err(LockError::Lingering) => {}
+            Err(LockError::Held(owner)) if LEAVING.load(Ordering::SeqCst) == 0 || !device.threaded() => {
+                last = owner;
+                break;
+            }
+            Err(LockError::Held(_)) => {}
+        }
+        crate::device::pause(LINGER_STEP);
+    }
+    Err(OpenError::Locked { path: path.to_owned(), owner: last })
+}
+
+fn open_locked(
+    path: &Path,
+    options: &Options,
+    wanted: &Layout,
+    device: Arc<dyn Device>,
+    directory: &dyn Directory,
+    lock: Arc<dyn Lock>,
+) -> Result<Inner, OpenError> {
+    let notices = Arc::new(Notices::default());
+    let manifest = open_manifest(path, wanted, device.as_ref(), directory, &notices)?;
+    let layout = Layout {
+        shards: manifest.shards,
+        block_bytes: manifest.block_bytes,
+        segment_bytes: manifest.segment_bytes,
+        directories: manifest.directories.clone(),
+    };
+    options.check_against(&layout)?;
+    let config = options.config(&layout)?;
+    let capabilities = directory.capabilities();
+    if config.require_durable && !capabilities.durable {
+        let reason = format!("{:?} loses everything with the machine's power", capabilities.file_system);
+        return Err(OpenError::Unsupported { what: "durability", reason });
+    }
+    // All shards are judged before anything is written.
+    let judged = in_parallel(config.shards, device.threaded(), |shard| {
+        judge_shard(device.as_ref(), &shard_path(path, &layout, shard), &manifest, shard, &config)
+    })?;
+    let (keeper, asked) = channel();
+    let keeper = device.threaded().then_some(keeper);
+    let committer = committer_config(&capabilities, &layout);
+    let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
+    let mut builder = Builder { config: &config, committer, device: &device, lock: &lock, clock, keeper, notices: &notices, driver: None };
+    let mut engines = Vec::new();
+    for shard in judged {
+        engines.push(Arc::new(builder.engine(shard)?));
+    }
+    let backend = match builder.driver {
+        _ if !device.threaded() => "simulated",
+        Some(Driver::Uring) => "uring",
+        _ => "syscall",
+    };
+    drop(builder);
+    in_parallel(config.shards, device.threaded(), |shard| {
+        engines[usize::from(shard)].make_first_segment();
+        Ok(())
+    })?;
+    let inner = Inner {
+        path: path.to_owned(),
+        router: Router::new(manifest.slots.clone(), manifest.shards),
+        engines,
+        config,
+        committer,
+        backend,
+        device,
+        lock,
+        notices,
+        threads: Mutex::new(Vec::new()),
+        closed: AtomicBool::new(false),
+    };
+    start_threads(&inner, asked).map_err(at("starting threads for", path))?;
+    report(&inner, &capabilities);
+    Ok(inner)
+}
+
+fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
+    if !inner.device.threaded() {
+        return Ok(());
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads = crate::sync::lock(&inner.threads);
+    for engine in &inner.engines {
+        let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
+        threads.push(engine.start(cpu)?);
+    }
+    let engines = inner.engines.clone();
+    threads.push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keep(&engines, &asked))?);
+    Ok(())
+}
+
+/// The keeper's thread: makes segments ready, off the commit path.
+fn keep(engines: &[Arc<Engine>], asked: &Receiver<ShardId>) {
+    crate::sys::block_signals();
+    loop {
+        match asked.recv_timeout(Duration::from_secs(1)) {
+            Ok(shard) => engines[usize::from(shard.0)].make_segment(),
+            // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
+            Err(RecvTimeoutError::Timeout) => engines.iter().for_each(|engine| engine.announce()),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn report(inner: &Inner, capabilities: &Capabilities) {
+    let durable = if capabilities.durable { "" } else { "; NOT DURABLE: what is synced is lost with the machine's power" };
+    inner.notices.info(format!(
+        "opened {}: {} shards, {}, {:?}, {}, {}{durable}",
+        inner.path.display(),
+        inner.config.shards,
+        inner.backend,
+        capabilities.file_system,
+        if capabilities.direct { "O_DIRECT" } else { "through the page cache (no O_DIRECT here)" },
+        match inner.committer.method {
+            SyncMethod::WriteThrough => "synchronous writes (RWF_DSYNC)",
+            SyncMethod::Flush => "writes and fdatasync",
+        },
+    ));
+}
+
+fn committer_config(capabilities: &Capabilities, layout: &Layout) -> CommitterConfig {
+    let devices = layout.directories.len().max(1) as u32;
+    let shards_per_device = u32::from(layout.shards).div_ceil(devices);
+    CommitterConfig {
+        method: if capabilities.write_through { SyncMethod::WriteThrough } else { SyncMethod::Flush },
+        depth: (DEVICE_DEPTH / shards_per_device).max(2),
+        background_ns: BACKGROUND_NS,
+        marker_delay_ns: MARKER_DELAY_NS,
+        marker_interval_ns: MARKER_INTERVAL_NS,
+    }
+}
+
+fn shard_path(path: &Path, layout: &Layout, shard: u16) -> PathBuf {
+    let home = match layout.directories.len() {
+        0 => path.to_owned(),
+        count => PathBuf::from(&layout.directories[usize::from(shard) % count]),
+    };
+    home.join(shard_folder(shard))
+}
+
+/// Runs for every shard, in threads of their own where there are threads.
+fn in_parallel<T: Send>(shards: u16, threaded: bool, run: impl Fn(u16) -> Result<T, OpenError> + Sync) -> Result<Vec<T>, OpenError> {
+    if !threaded || shards == 1 {
+        return (0..shards).map(run).collect();
+    }
+    let next = AtomicU32::new(0);
+    let results: Mutex<Vec<(u16, Result<T, OpenError>)>> = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16).min(usize::from(shards));
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let shard = next.fetch_add(1, Ordering::Relaxed);
+                    let Ok(shard) = u16::try_from(shard) else { return };
+                    if shard >= shards {
+                        return;
+                    }
+                    let result = run(shard);
+                    crate::sync::lock(&results).push((shard, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.sort_by_key(|(shard, _)| *shard);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+// The manifest, and making a log.
+
+fn open_manifest(
+    path: &Path,
+    wanted: &Layout,
+    device: &dyn Device,
+    directory: &dyn Directory,
+    notices: &Notices,
+) -> Result<LogManifest, OpenError> {
+    let names = directory.list().map_err(at("listing the directory", path))?;
+    let creating = names.iter().any(|name| name == CREATING);
+    let has_shards = names.iter().any(|name| name.starts_with("shard-"));
+    let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
+        Ok((_, body, mended)) => {
+            if mended {
+                notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+            }
+            body
+        }
+        Err(ManifestError::Missing) if creating || !has_shards => {
+            return create(path, wanted, device, directory).map_err(at("making the log", path));
+        }
+        // The crash came between the two copies of the first manifest: there never was a log.
+        Err(ManifestError::Damaged(_)) if creating => {
+            return create(path, wanted, device, directory).map_err(at("making the log", path));
+        }
+        Err(error) => return Err(manifest_error(path)(error)),
+    };
+    if creating {
+        directory.remove(CREATING).and_then(|()| directory.sync()).map_err(at("finishing the making of", path))?;
+    }
+    LogManifest::decode(&body).map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))
+}
+
+/// Makes a log. A crash at any step leaves a directory in which it is made anew.
+fn create(path: &Path, layout: &Layout, device: &dyn Device, directory: &dyn Directory) -> io::Result<LogManifest> {
+    let names = directory.list()?;
+    if !names.iter().any(|name| name == CREATING) {
+        directory.create(CREATING)?;
+        directory.sync()?;
+    }
+    let mut log_id = [0; 16];
+    device.random(&mut log_id)?;
+    for shard in 0..layout.shards {
+        let folder = device.directory(&shard_path(path, layout, shard))?;
+        // Left by an earlier attempt.
+        for name in folder.list()? {
+            folder.remove(&name)?;
+        }
+        let mut nonce = [0; 8];
+        device.random(&mut nonce)?;
+        ShardStore::create(folder, log_id, shard, u64::from_le_bytes(nonce))?;
+    }
+    for name in names.iter().filter(|name| name.starts_with("log.manifest.")) {
+        directory.remove(name)?;
+    }
+    let manifest = LogManifest {
+        log_id,
+        shards: layout.shards,
+        block_bytes: layout.block_bytes,
+        segment_bytes: layout.segment_bytes,
+        slots: even_slots(layout.shards),
+        directories: layout.directories.clone(),
+    };
+    ManifestFiles::create(directory, PREFIX, SlotKind::Log, &manifest.encode())?;
+    directory.sync()?;
+    directory.remove(CREATING)?;
+    directory.sync()?;
+    Ok(manifest)
+}
+
+// Recovery of one shard.
+
+/// A shard that has been judged fit to be opened.
+struct Judged {
+    id: ShardId,
+    store: ShardStore,
+    cut: Lsn,
+    /// Where the new epoch starts.
+    start: Lsn,
+    timestamp: u64,
+    mended: bool,
+}
+
+fn judge_shard(device: &dyn Device, path: &Path, log: &LogManifest, shard: u16, config: &Config) -> Result<Judged, OpenError> {
+    let io = |operation| at(operation, path);
+    let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
+    let (store, missing, mended) = ShardStore::open(directory, config.segment_bytes).map_err(manifest_error(path))?;
+    let manifest = store.manifest();
+    if manifest.log_id != log.log_id || manifest.shard != shard {
+        return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+    }
+    let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
+    for segment in unsettled() {
+        // What a dead owner left in the cache is made durable before it is believed, and what its
+        // failed sync left there must not be seen.
+        segment.file.sync().map_err(io("syncing a segment"))?;
+        segment.file.forget_cache().map_err(io("reading past the cache"))?;
+    }
+    let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
+    let mut reader = SegmentReader::for_scan(config.block_bytes, largest).map_err(io("taking memory for"))?;
+    let row = *manifest.epochs.last().expect("a manifest has an epoch");
+    let scan = scan(&mut reader, store.segments(), &manifest.identity(&row), &row, manifest.checkpoint);
+    let id = ShardId(shard);
+    match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
+        Verdict::Tail { cut } => {
+            let timestamp = manifest.timestamp.max(scan.timestamp);
+            Ok(Judged { id, cut, start: scan.end, timestamp, mended, store })
+        }
+        Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
+    }
+}
+
+/// Makes engines of judged shards.
+struct Builder<'a> {
+    config: &'a Config,
+    committer: CommitterConfig,
+    device: &'a Arc<dyn Device>,
+    lock: &'a Arc<dyn Lock>,
+    clock: Arc<AtomicU64>,
+    keeper: Option<Sender<ShardId>>,
+    notices: &'a Arc<Notices>,
+    /// The driver that the first shard got; the others get the same.
+    driver: Option<Driver>,
+}
+
+impl Builder<'_> {
+    fn engine(&mut self, judged: Judged) -> Result<Engine, OpenError> {
+        let Judged { id, mut store, cut, start, timestamp, mended } = judged;
+        let path = store.directory().path().to_owned();
+        if mended {
+            self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        }
+        let config = self.config;
+        let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;
+        if self.device.threaded() {
+            pool.region().touch();
+        }
+        let pool = Arc::new(pool);
+        let (queue, wake) = self.queue(&store, &pool)?;
+        let mut nonce = [0; 8];
+        self.device.random(&mut nonce).map_err(at("drawing a nonce for", &path))?;
+        let identity = store
+            .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
+            .map_err(at("writing the manifest in", &path))?;
+        Ok(Engine::new(EngineSetup {
+            id,
+            device: self.device.clone(),
+            store,
+            identity,
+            start,
+            pool,
+            committer: self.committer,
+            segment_bytes: config.segment_bytes,
+            first_segment_bytes: config.first_segment_bytes,
+            record_bytes: config.record_bytes,
+            record_limit: config.record_limit,
+            timestamp,
+            clock: self.clock.clone(),
+            queue,
+            wake,
+            lock: self.lock.clone(),
+            notices: self.notices.clone(),
+            keeper: self.keeper.clone(),
+        }))
+    }
+
+    /// The queue of the wanted kind, or what there is instead.
+    fn queue(&mut self, store: &ShardStore, pool: &Arc<Pool>) -> Result<(Box<dyn Queue>, Arc<dyn Wake>), OpenError> {
+        let directory = store.directory();
+        let mut setup =
+            QueueSetup { depth: self.committer.depth, pool: pool.clone(), lock: self.lock.clone(), driver: Driver::Uring };
+        if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
+            match directory.queue(&setup) {
+                Ok(queue) => {
+                    self.driver = Some(Driver::Uring);
+                    return Ok(queue);
+                }
+                Err(error) if self.config.backend == Backend::Uring => {
+                    return Err(OpenError::Unsupported { what: "io_uring", reason: error.to_string() });
+                }
+                Err(error) => self.notices.warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
+            }
+        }
+        self.driver = Some(Driver::Syscall);
+        setup.driver = Driver::Syscall;
+        directory.queue(&setup).map_err(at("making a queue for", directory.path()))
+    }
+}

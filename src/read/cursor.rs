@@ -1,0 +1,268 @@
+//! Walking a shard's blocks and records.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Record;
+use crate::error::{ReadError, TruncateError};
+use crate::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, RECORD_HEADER_BYTES, RecordFlags, Records, encoded_bytes,
+};
+use crate::position::{Lsn, Position};
+use crate::recovery::SegmentReader;
+use crate::segment::StoreView;
+use crate::shard::Engine;
+
+/// Reads are this large, so that one holds several blocks.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A record in fragments, as far as it was read.
+#[derive(Debug)]
+struct Partial {
+    position: Position,
+    timestamp: u64,
+    key_bytes: usize,
+    whole: usize,
+    body: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    engine: Arc<Engine>,
+    reader: SegmentReader,
+    /// Where the next block stands or would.
+    at: Lsn,
+    /// Records below it are passed over.
+    from: Lsn,
+    ready: VecDeque<Record>,
+    partial: Option<Partial>,
+}
+
+/// What a step of the cursor found.
+pub(super) enum Step {
+    Record(Record),
+    /// Nothing below the limit any more.
+    End,
+    Error(ReadError),
+}
+
+impl Cursor {
+    /// A cursor at the first record at or above `from`.
+    pub(super) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Cursor, ReadError> {
+        let window = WINDOW_BYTES.max(engine.block_bytes() as usize * 2);
+        let reader = SegmentReader::new(window)
+            .map_err(|error| ReadError::Io { shard: engine.id, source: Arc::new(error) })?;
+        let mut cursor = Cursor { engine, reader, at: from, from, ready: VecDeque::new(), partial: None };
+        cursor.at = cursor.locate(from);
+        Ok(cursor)
+    }
+
+    /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
+    ///
+    /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap
+    /// at the end of a segment is smaller than a block.
+    fn locate(&mut self, lsn: Lsn) -> Lsn {
+        let view = self.engine.view();
+        let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
+        let Some(index) = view.segment_of(lsn) else { return lsn };
+        let segment = view.segments[index].clone();
+        let lowest = segment.base().max(row_start).max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.engine.block_bytes()))));
+        let mut place = Lsn(lsn.0 - lsn.0 % GRANULE);
+        while place >= lowest {
+            if let Some(header) = header_at(&mut self.reader, &view, place) {
+                return if header.end() > lsn { place } else { header.end() };
+            }
+            if place.0 < GRANULE {
+                break;
+            }
+            place = Lsn(place.0 - GRANULE);
+        }
+        lowest.0.checked_next_multiple_of(GRANULE).map_or(lsn, Lsn)
+    }
+
+    /// The next record that begins below `end` and is whole below `limit`, the durable LSN when it
+    /// was looked up.
+    pub(super) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
+        loop {
+            if let Some(record) = self.ready.pop_front() {
+                return if record.lsn() < end { Step::Record(record) } else { Step::End };
+            }
+            if self.at >= end && self.partial.is_none() {
+                return Step::End;
+            }
+            match self.next_block(limit) {
+                Ok(true) => {}
+                Ok(false) => return Step::End,
+                Err(error) => {
+                    self.partial = None;
+                    return Step::Error(error);
+                }
+            }
+        }
+    }
+
+    /// Reads the next block into `ready`; false at the limit.
+    fn next_block(&mut self, limit: Lsn) -> Result<bool, ReadError> {
+        let Some((header, block, owned_end)) = self.read_block(limit)? else { return Ok(false) };
+        self.take(&header, block, owned_end);
+        Ok(true)
+    }
+
+    /// The next block, and the end of what its epoch owns; `None` at the limit. After an error the
+    /// cursor stands behind what it could not read.
+    fn read_block(&mut self, limit: Lsn) -> Result<Option<(BlockHeader, Arc<[u8]>, Lsn)>, ReadError> {
+        loop {
+            if self.at >= limit {
+                return Ok(None);
+            }
+            let view = self.engine.view();
+            if self.at < view.horizon && self.from < view.horizon {
+                let (lsn, horizon) = (self.from, view.horizon);
+                self.from = horizon;
+                self.at = self.locate(horizon);
+                return Err(ReadError::Truncated { shard: self.engine.id, lsn, horizon });
+            }
+            let Some((row, owned_end)) = view.epochs.owner(self.at).map(|(row, end)| (*row, end)) else {
+                match view.epochs.next_owned(self.at) {
+                    Some(next) => self.at = next,
+                    None => return Ok(None),
+                }
+                self.partial = None;
+                continue;
+            };
+            let identity = view.identity(&row);
+            let own = view.segment_of(self.at).map(|index| (index, self.at));
+            let next = view.segment_from(Lsn(self.at.0 + 1)).map(|index| (index, view.segments[index].base()));
+            let mut defect = Defect::Short;
+            for (index, lsn) in own.into_iter().chain(next) {
+                let chained = (lsn != self.at).then_some(self.at);
+                match self.reader.block(&view.segments[index], &identity, lsn, chained) {
+                    Ok((header, block)) => {
+                        self.at = header.end();
+                        return Ok(Some((header, block.into(), owned_end)));
+                    }
+                    Err(found) if lsn == self.at => defect = found,
+                    Err(_) => {}
+                }
+            }
+            return Err(self.damaged(&view, defect, owned_end.min(limit)));
+        }
+    }
+
+    /// The error for a block that is not there, with the cursor moved to the next one that is.
+    fn damaged(&mut self, view: &StoreView, cause: Defect, end: Lsn) -> ReadError {
+        let shard = self.engine.id;
+        let lsn = self.at;
+        // Looked up after the read: what was truncated meanwhile is no damage.
+        let horizon = self.engine.view().horizon;
+        let mut place = lsn;
+        loop {
+            place = Lsn(place.0 + GRANULE);
+            if place >= end {
+                self.at = end;
+                break;
+            }
+            match view.segment_of(place) {
+                None => match view.segment_from(place) {
+                    Some(index) => place = Lsn(view.segments[index].base().0 - GRANULE),
+                    None => place = Lsn(end.0 - GRANULE.min(end.0)),
+                },
+                Some(_) if header_at(&mut self.reader, view, place).is_some() => {
+                    self.at = place;
+                    break;
+                }
+                Some(_) => {}
+            }
+        }
+        if lsn < horizon {
+            return ReadError::Truncated { shard, lsn, horizon };
+        }
+        ReadError::Damaged { shard, lsn, cause }
+    }
+
+    /// Takes the records of a block that are asked for and owned.
+    fn take(&mut self, header: &BlockHeader, block: Arc<[u8]>, owned_end: Lsn) {
+        // The shard's reader has checked every record of it.
+        let Ok(records) = Records::new(header, &block) else { return };
+        for record in records.flatten() {
+            if record.lsn >= owned_end {
+                self.partial = None;
+                break;
+            }
+            let position = Position::new(self.engine.id, header.epoch, record.lsn, header.lsn());
+            let timestamp = header.timestamp + u64::from(record.index);
+            let flags = record.header.flags;
+            let key_bytes = usize::from(record.header.key_bytes);
+            if flags.has(RecordFlags::REST) {
+                let Some(partial) = &mut self.partial else { continue };
+                partial.body.extend_from_slice(record.body);
+            } else if flags.has(RecordFlags::SPLIT) {
+                let whole = record.header.whole_bytes as usize;
+                let mut body = Vec::with_capacity(whole.min(64 << 20));
+                body.extend_from_slice(record.body);
+                self.partial = Some(Partial { position, timestamp, key_bytes, whole, body });
+            } else {
+                self.partial = None;
+                if record.lsn < self.from {
+                    continue;
+                }
+                let start = (record.lsn.0 - header.lsn) as usize + RECORD_HEADER_BYTES as usize;
+                let end = start + record.body.len();
+                let (key, payload) = (start..start + key_bytes, start + key_bytes..end);
+                self.ready.push_back(Record { position, timestamp, bytes: block.clone(), key, payload });
+                continue;
+            }
+            if !flags.has(RecordFlags::SPLIT) {
+                let Some(partial) = self.partial.take() else { continue };
+                if partial.body.len() == partial.whole && partial.position.lsn() >= self.from {
+                    let (key, payload) = (0..partial.key_bytes, partial.key_bytes..partial.whole);
+                    let bytes = partial.body.into();
+                    self.ready.push_back(Record { position: partial.position, timestamp: partial.timestamp, bytes, key, payload });
+                }
+            }
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+}
+
+/// The place behind the record at `lsn`, where the log can be cut.
+pub(crate) fn find_cut(engine: &Arc<Engine>, lsn: Lsn) -> Result<Lsn, TruncateError> {
+    let shard = engine.id;
+    let mut cursor = Cursor::new(engine.clone(), lsn).map_err(TruncateError::Read)?;
+    let mut found = false;
+    while let Some((header, block, owned_end)) = cursor.read_block(engine.durable()).map_err(TruncateError::Read)? {
+        let Ok(mut records) = Records::new(&header, &block) else { break };
+        if !found && (header.end() <= lsn || lsn >= owned_end || !records.skip_to(lsn)) {
+            break;
+        }
+        let Some(Ok(record)) = records.next() else { break };
+        let flags = record.header.flags;
+        if found != flags.has(RecordFlags::REST) {
+            break;
+        }
+        found = true;
+        if flags.has(RecordFlags::MORE) {
+            return Err(TruncateError::InsideBatch { shard, lsn });
+        }
+        if !flags.has(RecordFlags::SPLIT) {
+            return Ok(Lsn(record.lsn.0 + u64::from(encoded_bytes(record.header.body_bytes))));
+        }
+    }
+    Err(TruncateError::NotARecord { shard, lsn })
+}
+
+/// The header that stands at `place`, if it is one that belongs there.
+pub(super) fn header_at(reader: &mut SegmentReader, view: &StoreView, place: Lsn) -> Option<BlockHeader> {
+    let (row, _) = view.epochs.owner(place)?;
+    let segment = &view.segments[view.segment_of(place)?];
+    let bytes = reader.bytes(segment, place.0 - segment.row.base, GRANULE as usize).ok()?;
+    debug_assert!(bytes.len() > BLOCK_HEADER_BYTES as usize);
+    let header = BlockHeader::decode(bytes).ok()?;
+    header.check(&view.identity(row), place).ok()?;
+    Some(header)
+}

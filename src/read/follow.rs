@@ -1,0 +1,125 @@
+//! Reading what comes, as it becomes durable.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use super::Record;
+use super::cursor::{Cursor, Step};
+use crate::error::ReadError;
+use crate::position::Lsn;
+use crate::shard::{Engine, Registration};
+
+/// The records of a shard from an LSN on, and what comes after them. By
+/// [`Shard::follow`](crate::Shard::follow).
+///
+/// As an iterator it blocks until the next record is durable, as a [`Stream`] it waits for it. It
+/// ends when the log is closed, when the shard has stopped, or when its [`FollowStop`] says so; what
+/// was durable by then is delivered first.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Follow {
+    cursor: Cursor,
+    stop: FollowStop,
+    registration: Option<Registration>,
+}
+
+/// Ends a [`Follow`], from any thread.
+#[derive(Clone, Debug)]
+pub struct FollowStop {
+    engine: Arc<Engine>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl FollowStop {
+    /// Ends it, also while it waits.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.engine.wake_followers();
+    }
+}
+
+impl Follow {
+    pub(crate) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Follow, ReadError> {
+        let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
+        Ok(Follow { cursor: Cursor::new(engine, from)?, stop, registration: None })
+    }
+
+    /// A handle that ends this reader.
+    #[must_use]
+    pub fn stop(&self) -> FollowStop {
+        self.stop.clone()
+    }
+
+    /// The next record or error that is there; `None` if there is none now.
+    fn step(&mut self) -> Option<Result<Record, ReadError>> {
+        let limit = self.cursor.engine().durable();
+        match self.cursor.next(limit, Lsn::MAX) {
+            Step::Record(record) => Some(Ok(record)),
+            Step::Error(error) => Some(Err(error)),
+            Step::End => None,
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
+    }
+
+    /// The next record, for which it waits at most `timeout`.
+    ///
+    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
+        self.wait(Some(timeout))
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Record, ReadError>> {
+        let engine = self.stop.engine.clone();
+        engine
+            .follow(timeout, || {
+                // Asked before the step: what became durable before the end is delivered.
+                let ended = self.is_ended();
+                let step = self.step();
+                (step.is_some() || ended).then_some(step)
+            })
+            .flatten()
+    }
+}
+
+impl Iterator for Follow {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.wait(None)
+    }
+}
+
+impl Stream for Follow {
+    type Item = Result<Record, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        for registered in [false, true] {
+            let ended = self.is_ended();
+            let step = self.step();
+            if step.is_some() || ended {
+                return Poll::Ready(step);
+            }
+            if !registered {
+                let engine = self.stop.engine.clone();
+                self.registration = Some(engine.register_follower(context.waker(), self.registration));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        if let Some(registration) = self.registration.take() {
+            self.stop.engine.forget_follower(registration);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! All shards' records in the order of their times.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use super::{Range, Record};
+use crate::error::ReadError;
+use crate::shard::Engine;
+
+/// The records of all shards within a range of times, in the order of their times. By
+/// [`Log::merged`](crate::Log::merged).
+///
+/// Two records of which one was acknowledged before the other was appended come in that order,
+/// whatever their shards.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Merged {
+    shards: Vec<Range>,
+    /// Time and shard of the next record of each shard that has one.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
+    next: Vec<Option<Record>>,
+    /// Shards whose next record is still to be looked up.
+    unknown: Vec<usize>,
+    first: u64,
+    last: u64,
+}
+
+impl Merged {
+    pub(crate) fn new(engines: &[Arc<Engine>], range: &impl RangeBounds<u64>) -> Result<Merged, ReadError> {
+        let first = match range.start_bound() {
+            Bound::Included(time) => *time,
+            Bound::Excluded(time) => time.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let last = match range.end_bound() {
+            Bound::Included(time) => *time,
+            Bound::Excluded(time) => time.saturating_sub(1),
+            Bound::Unbounded => u64::MAX,
+        };
+        // The limits of all shards are taken before the first record is read.
+        let shards: Vec<Range> =
+            engines.iter().map(|engine| Range::new(engine.clone(), &..)).collect::<Result<_, _>>()?;
+        let count = shards.len();
+        Ok(Merged { shards, heads: BinaryHeap::new(), next: vec![None; count], unknown: (0..count).collect(), first, last })
+    }
+}
+
+impl Iterator for Merged {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(&shard) = self.unknown.last() {
+            match self.shards[shard].next() {
+                Some(Ok(record)) if record.timestamp() < self.first => {}
+                Some(Ok(record)) if record.timestamp() <= self.last => {
+                    self.heads.push(Reverse((record.timestamp(), shard)));
+                    self.next[shard] = Some(record);
+                    self.unknown.pop();
+                }
+                Some(Ok(_)) | None => drop(self.unknown.pop()),
+                Some(Err(error)) => return Some(Err(error)),
+            }
+        }
+        let Reverse((_, shard)) = self.heads.pop()?;
+        self.unknown.push(shard);
+        self.next[shard].take().map(Ok)
+    }
+}

@@ -1,0 +1,19 @@
+//! Readers: by position, over a range, following, merged over shards.
+//!
+//! All read blocks from the device through one cursor ([`cursor`]), check every checksum, and stop
+//! at the durable LSN. They hold no lock of the append path and do not keep a log open.
+
+mod cursor;
+mod follow;
+mod get;
+mod merged;
+mod range;
+mod record;
+
+pub use follow::{Follow, FollowStop};
+pub use merged::Merged;
+pub use range::Range;
+pub use record::Record;
+
+pub(crate) use cursor::find_cut;
+pub(crate) use get::get;

@@ -1,0 +1,64 @@
+//! All records of a shard within a range of LSNs.
+
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use super::Record;
+use super::cursor::{Cursor, Step};
+use crate::error::ReadError;
+use crate::position::Lsn;
+use crate::shard::Engine;
+
+/// The records of a shard within a range, in order. By [`Shard::read`](crate::Shard::read).
+///
+/// It ends at the range's end or at what was durable when it was made, whichever comes first. A
+/// damaged stretch does not end it: it yields the error and goes on behind it.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Range {
+    cursor: Cursor,
+    limit: Lsn,
+    end: Lsn,
+}
+
+/// The first LSN of a range, and the first behind it.
+pub(crate) fn bounds(range: &impl RangeBounds<Lsn>) -> (Option<Lsn>, Lsn) {
+    let start = match range.start_bound() {
+        Bound::Included(lsn) => Some(*lsn),
+        Bound::Excluded(lsn) => Some(Lsn(lsn.0.saturating_add(1))),
+        Bound::Unbounded => None,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(lsn) => Lsn(lsn.0.saturating_add(1)),
+        Bound::Excluded(lsn) => *lsn,
+        Bound::Unbounded => Lsn::MAX,
+    };
+    (start, end)
+}
+
+impl Range {
+    pub(crate) fn new(engine: Arc<Engine>, range: &impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+        let (start, end) = bounds(range);
+        let limit = engine.durable();
+        // Without a start it begins where the log does, which is no error.
+        let start = start.unwrap_or_else(|| engine.view().horizon);
+        Ok(Range { cursor: Cursor::new(engine, start)?, limit, end })
+    }
+}
+
+impl Iterator for Range {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.cursor.next(self.limit, self.end) {
+            Step::Record(record) => Some(Ok(record)),
+            Step::End => {
+                // For good, whatever comes after.
+                self.limit = Lsn::MIN;
+                self.end = Lsn::MIN;
+                None
+            }
+            Step::Error(error) => Some(Err(error)),
+        }
+    }
+}

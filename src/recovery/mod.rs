@@ -1,0 +1,15 @@
+//! Recovery decides what a shard holds after whatever happened to it: torn tail or damage?
+//!
+//! It reads and never writes. [`scan`] follows the chain of blocks from the checkpoint,
+//! [`verdict`] judges the place where the chain ends. The rules, one row each, stand in
+//! `docs/crash-safety.md`.
+
+mod scan;
+mod verdict;
+
+pub(crate) use scan::{Scan, SegmentReader, scan};
+pub use verdict::Damage;
+pub(crate) use verdict::{Verdict, judge};
+
+#[cfg(test)]
+mod tests;

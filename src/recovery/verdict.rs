@@ -1,0 +1,115 @@
+//! Judging the place where the chain ends.
+
+use std::sync::Arc;
+
+use super::{Scan, SegmentReader};
+use crate::format::{BlockHeader, Defect, EpochRow, GRANULE, SegmentRow, ShardManifest};
+use crate::position::Lsn;
+use crate::segment::Segment;
+
+/// What a shard's log is found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Everything below `cut` is kept; what follows was never acknowledged.
+    Tail { cut: Lsn },
+    /// Something that was acknowledged is not there, or not as it was written.
+    Damaged { lsn: Lsn, cause: Damage },
+}
+
+/// What betrays the damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The manifest says that more was durable.
+    #[error("the manifest says that the log was durable up to {0}")]
+    Manifest(Lsn),
+    /// The log was closed with its end elsewhere.
+    #[error("the log was closed with its end at {0}")]
+    CleanEnd(Lsn),
+    /// A segment is missing, or shorter than it was made.
+    #[error("segment file {file:010}.seg is missing or too short")]
+    Segment {
+        /// The number in the file's name.
+        file: u32,
+    },
+    /// A block says that more was durable when it was sealed.
+    #[error("a block testifies that the log was durable up to {0}")]
+    Testimony(Lsn),
+    /// A block of an epoch that the manifest does not know: the manifest is older than the log.
+    #[error("a block of epoch {0}, which the manifest does not know")]
+    StaleManifest(u32),
+    /// The device cannot read the place where the log would go on. Nothing acknowledged is known to
+    /// be lost.
+    #[error("the device cannot read this place; nothing acknowledged is known to be lost")]
+    Unreadable,
+    /// A block or record in the middle of the log is not what was written.
+    #[error("{0}")]
+    Block(Defect),
+}
+
+/// The verdict table: one row after the other, the first that applies.
+pub(crate) fn judge(
+    reader: &mut SegmentReader,
+    segments: &[Arc<Segment>],
+    manifest: &ShardManifest,
+    missing: &[SegmentRow],
+    scan: &Scan,
+) -> Verdict {
+    let row = manifest.epochs.last().expect("a manifest has an epoch");
+    let end = scan.end;
+    // 1. Below what the manifest testifies, or beyond a clean end.
+    if end.0 < row.start.max(manifest.covered.0) {
+        let durable = Lsn(row.start).max(manifest.covered);
+        return Verdict::Damaged { lsn: end, cause: Damage::Manifest(durable) };
+    }
+    if let Some(clean_end) = manifest.clean_end.filter(|&clean_end| clean_end != end) {
+        return Verdict::Damaged { lsn: end.min(clean_end), cause: Damage::CleanEnd(clean_end) };
+    }
+    // 2. A listed segment that is not there as it was made, whatever it held.
+    if let Some(row) = missing.first() {
+        return Verdict::Damaged { lsn: Lsn(row.base), cause: Damage::Segment { file: row.file } };
+    }
+    // 3, 4 and, for the rest of the segments, 5.
+    if let Some(cause) = testimony(reader, segments, manifest, row, end) {
+        return Verdict::Damaged { lsn: end, cause };
+    }
+    // 5. A place that cannot be read is never a tail.
+    if scan.defect == Defect::Unreadable {
+        return Verdict::Damaged { lsn: end, cause: Damage::Unreadable };
+    }
+    // 6. A torn tail: nothing says that what is not whole was ever acknowledged.
+    Verdict::Tail { cut: scan.open_group.unwrap_or(end) }
+}
+
+/// Looks for a header that says that more was durable than `end`, at every place from the
+/// checkpoint's segment on. Its records need not check and, for its testimony, its place need not
+/// be its own.
+fn testimony(
+    reader: &mut SegmentReader,
+    segments: &[Arc<Segment>],
+    manifest: &ShardManifest,
+    row: &EpochRow,
+    end: Lsn,
+) -> Option<Damage> {
+    let own = manifest.identity(row);
+    for segment in segments.iter().filter(|segment| segment.end() > manifest.checkpoint) {
+        for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
+            let bytes = match reader.bytes(segment, offset, GRANULE as usize) {
+                Ok(bytes) => bytes,
+                Err(_) => return Some(Damage::Unreadable),
+            };
+            let Ok(header) = BlockHeader::decode(bytes) else { continue };
+            if !header.is_of(&own.log_id, own.shard) {
+                continue;
+            }
+            if header.identity() == own && header.covered > end.0 {
+                return Some(Damage::Testimony(Lsn(header.covered)));
+            }
+            let in_place = header.lsn.checked_sub(segment.row.base) == Some(offset);
+            if in_place && header.epoch > row.epoch {
+                return Some(Damage::StaleManifest(header.epoch));
+            }
+        }
+    }
+    None
+}

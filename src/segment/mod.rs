@@ -1,0 +1,11 @@
+//! A shard's folder: its manifest, its segments, and how segments come and go.
+//!
+//! Every change of what the shard has goes through [`ShardStore`], one at a time, off the commit
+//! path. The order of its steps is the order of `docs/crash-safety.md`: what a manifest names is
+//! durable before the manifest, and the manifest before anything relies on it.
+
+mod slots;
+mod store;
+
+pub(crate) use slots::{ManifestError, ManifestFiles};
+pub(crate) use store::{Marks, Segment, ShardStore, StoreView, segment_name};

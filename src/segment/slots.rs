@@ -1,0 +1,149 @@
+//! A manifest's two copies.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::device::{Directory, File};
+use crate::format::{Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule};
+use crate::pool::AlignedBuffer;
+
+/// Room for 2,600 segments or 2,000 epochs at once; it grows beyond that.
+const SLOT_BYTES: u64 = 64 << 10;
+
+/// Why no manifest could be read.
+#[derive(Debug)]
+pub(crate) enum ManifestError {
+    /// There is no such file at all.
+    Missing,
+    /// Neither copy is valid; the defect of each.
+    Damaged([Defect; 2]),
+    /// Written by a newer version.
+    TooNew,
+    Io(io::Error),
+}
+
+impl From<io::Error> for ManifestError {
+    fn from(error: io::Error) -> ManifestError {
+        ManifestError::Io(error)
+    }
+}
+
+/// The two files of a manifest. The higher valid sequence number counts; the lower or invalid copy
+/// is overwritten first, and durable before the other is touched.
+#[derive(Debug)]
+pub(crate) struct ManifestFiles {
+    kind: SlotKind,
+    files: [Arc<dyn File>; 2],
+    sequence: u64,
+    /// The copy to overwrite first.
+    lower: usize,
+    capacity: u64,
+}
+
+fn names(prefix: &str) -> [String; 2] {
+    [format!("{prefix}.manifest.0"), format!("{prefix}.manifest.1")]
+}
+
+impl ManifestFiles {
+    /// Makes both copies, durable but for their names, which the caller's folder sync makes so.
+    pub(crate) fn create(directory: &dyn Directory, prefix: &str, kind: SlotKind, body: &[u8]) -> io::Result<ManifestFiles> {
+        let [first, second] = names(prefix);
+        let files = [directory.create(&first)?, directory.create(&second)?];
+        let mut manifest = ManifestFiles { kind, files, sequence: 0, lower: 0, capacity: 0 };
+        manifest.write(body)?;
+        Ok(manifest)
+    }
+
+    /// Reads the valid copy; true if the other one is not what it should be.
+    ///
+    /// Both are synced and read past the cache first: what a dead owner failed to sync must not be
+    /// taken for what the disk has.
+    pub(crate) fn open(directory: &dyn Directory, prefix: &str, kind: SlotKind) -> Result<(ManifestFiles, Vec<u8>, bool), ManifestError> {
+        let mut files = Vec::new();
+        let mut missing = 0;
+        for name in names(prefix) {
+            match directory.open(&name) {
+                Ok(file) => files.push(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    missing += 1;
+                    files.push(directory.create(&name)?);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if missing == 2 {
+            for name in names(prefix) {
+                directory.remove(&name)?;
+            }
+            return Err(ManifestError::Missing);
+        }
+        if missing == 1 {
+            directory.sync()?;
+        }
+        let files: [Arc<dyn File>; 2] = files.try_into().expect("one file a name");
+        for file in &files {
+            file.sync()?;
+            file.forget_cache()?;
+        }
+        let read = |file: &Arc<dyn File>| -> Result<Result<(u64, Vec<u8>), Defect>, io::Error> {
+            let bytes = read_whole(file.as_ref())?;
+            Ok(decode_slot(kind, &bytes).map(|(sequence, body)| (sequence, body.to_vec())))
+        };
+        let copies = [read(&files[0]), read(&files[1])];
+        let copies = copies.map(|copy| copy.unwrap_or(Err(Defect::Unreadable)));
+        if copies.iter().any(|copy| matches!(copy, Err(Defect::Version))) {
+            return Err(ManifestError::TooNew);
+        }
+        let rank = |copy: &Result<(u64, Vec<u8>), Defect>| copy.as_ref().map_or(0, |(sequence, _)| *sequence);
+        let lower = usize::from(rank(&copies[0]) > rank(&copies[1]));
+        let mended = match (&copies[0], &copies[1]) {
+            (Err(first), Err(second)) => return Err(ManifestError::Damaged([*first, *second])),
+            (Ok((first, _)), Ok((second, _))) => first.abs_diff(*second) > 1,
+            _ => true,
+        };
+        let capacity = files[lower].bytes()?.min(files[1 - lower].bytes()?);
+        let [first, second] = copies;
+        let (sequence, body) = if lower == 1 { first } else { second }.expect("the higher copy is valid");
+        Ok((ManifestFiles { kind, files, sequence, lower, capacity }, body, mended))
+    }
+
+    /// Takes the room that a body of this size needs; an error leaves everything as it was.
+    pub(crate) fn reserve(&mut self, body_bytes: usize) -> io::Result<()> {
+        let needed = (SLOT_HEADER_BYTES + body_bytes) as u64;
+        if needed > self.capacity {
+            let capacity = needed.next_power_of_two().max(SLOT_BYTES);
+            for file in &self.files {
+                file.allocate(capacity)?;
+            }
+            self.capacity = capacity;
+        }
+        Ok(())
+    }
+
+    /// Writes both copies, one after the other, each durable before the next step.
+    ///
+    /// # Errors
+    /// After any the copies may differ, and the caller must write no more.
+    pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
+        self.reserve(body.len())?;
+        for _ in 0..2 {
+            let slot = encode_slot(self.kind, self.sequence + 1, body);
+            let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
+            bytes[..slot.len()].copy_from_slice(&slot);
+            let file = &self.files[self.lower];
+            file.write_at(&bytes, 0, false)?;
+            file.sync()?;
+            self.sequence += 1;
+            self.lower = 1 - self.lower;
+        }
+        Ok(())
+    }
+}
+
+fn read_whole(file: &dyn File) -> io::Result<AlignedBuffer> {
+    // A manifest is at most a few MiB; a file of another size is read as far as that.
+    let bytes = file.bytes()?.min(64 << 20);
+    let mut buffer = AlignedBuffer::zeroed(bytes.next_multiple_of(GRANULE).max(GRANULE) as usize)?;
+    file.read_at(&mut buffer, 0)?;
+    Ok(buffer)
+}

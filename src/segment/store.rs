@@ -1,0 +1,341 @@
+//! What a shard has on disk, and every change to it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{ManifestError, ManifestFiles};
+use crate::device::{Directory, File};
+use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
+use crate::pool::AlignedBuffer;
+use crate::position::Lsn;
+
+const PREFIX: &str = "shard";
+
+/// Zeros are written this much at a time, so that a fill can stop soon when it must.
+const FILL_BYTES: u64 = 1 << 20;
+
+/// Spare files kept for reuse, as a multiple of the largest segment.
+const SPARE_SEGMENTS: u64 = 2;
+
+pub(crate) fn segment_name(file: u32) -> String {
+    format!("{file:010}.seg")
+}
+
+fn segment_number(name: &str) -> Option<u32> {
+    name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
+}
+
+/// A file, and the stretch of the stream that it holds. Whoever reads from it holds the `Arc`; it
+/// is not used for anything else meanwhile.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub row: SegmentRow,
+    pub file: Arc<dyn File>,
+}
+
+impl Segment {
+    pub(crate) fn base(&self) -> Lsn {
+        Lsn(self.row.base)
+    }
+
+    pub(crate) fn end(&self) -> Lsn {
+        self.row.end()
+    }
+
+    pub(crate) fn contains(&self, lsn: Lsn) -> bool {
+        (self.base()..self.end()).contains(&lsn)
+    }
+}
+
+/// What the manifest tells about how far the stream is durable, whenever it is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks {
+    pub checkpoint: Lsn,
+    pub covered: Lsn,
+    /// No record has a time above it.
+    pub timestamp: u64,
+}
+
+/// What readers need to know, as of one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreView {
+    pub log_id: [u8; 16],
+    pub shard: u16,
+    pub horizon: Lsn,
+    pub epochs: EpochTable,
+    pub segments: Vec<Arc<Segment>>,
+}
+
+impl StoreView {
+    /// The identity of the blocks of one epoch.
+    pub(crate) fn identity(&self, row: &EpochRow) -> Identity {
+        Identity { log_id: self.log_id, shard: self.shard, epoch: row.epoch, nonce: row.nonce }
+    }
+
+    /// Index of the segment that holds `lsn`.
+    pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<usize> {
+        let after = self.segments.partition_point(|segment| segment.base() <= lsn);
+        after.checked_sub(1).filter(|&index| self.segments[index].contains(lsn))
+    }
+
+    /// Index of the first segment that starts at or above `lsn`.
+    pub(crate) fn segment_from(&self, lsn: Lsn) -> Option<usize> {
+        let index = self.segments.partition_point(|segment| segment.base() < lsn);
+        (index < self.segments.len()).then_some(index)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ShardStore {
+    directory: Arc<dyn Directory>,
+    slots: ManifestFiles,
+    manifest: ShardManifest,
+    segments: Vec<Arc<Segment>>,
+    /// No longer listed; a reader may still hold them.
+    retired: Vec<Arc<Segment>>,
+    /// Files that nothing lists: their number and size.
+    spares: Vec<(u32, u64)>,
+    spare_bytes_max: u64,
+    /// A manifest write failed half way: nothing more is written.
+    broken: bool,
+}
+
+impl ShardStore {
+    /// Makes a shard in an empty folder, durably.
+    pub(crate) fn create(directory: Arc<dyn Directory>, log_id: [u8; 16], shard: u16, nonce: u64) -> io::Result<()> {
+        let mut epochs = EpochTable::default();
+        epochs.push(EpochRow { epoch: 1, reserved: 0, nonce, start: 0, cut: 0 });
+        let manifest = ShardManifest {
+            log_id,
+            shard,
+            next_epoch: 2,
+            next_file: 1,
+            horizon: Lsn::MIN,
+            checkpoint: Lsn::MIN,
+            covered: Lsn::MIN,
+            clean_end: Some(Lsn::MIN),
+            timestamp: 0,
+            epochs,
+            segments: Vec::new(),
+        };
+        ManifestFiles::create(directory.as_ref(), PREFIX, SlotKind::Shard, &manifest.encode())?;
+        directory.sync()
+    }
+
+    /// Reads the manifest and opens what it lists. Nothing is written.
+    ///
+    /// The numbers of segments that are missing or shorter than they were made come beside it.
+    pub(crate) fn open(directory: Arc<dyn Directory>, spare_bytes_max: u64) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
+        let (slots, body, mended) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
+        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
+        let mut segments = Vec::new();
+        let mut missing = Vec::new();
+        for &row in &manifest.segments {
+            match directory.open(&segment_name(row.file)) {
+                Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
+                Ok(_) => missing.push(row),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut spares = Vec::new();
+        for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
+            if manifest.segments.iter().all(|row| row.file != number) {
+                spares.push((number, directory.open(&segment_name(number))?.bytes()?));
+            }
+        }
+        let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
+        let store = ShardStore { directory, slots, manifest, segments, retired: Vec::new(), spares, spare_bytes_max, broken: false };
+        Ok((store, missing, mended))
+    }
+
+    pub(crate) fn manifest(&self) -> &ShardManifest {
+        &self.manifest
+    }
+
+    pub(crate) fn directory(&self) -> &Arc<dyn Directory> {
+        &self.directory
+    }
+
+    pub(crate) fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
+    pub(crate) fn view(&self) -> StoreView {
+        StoreView {
+            log_id: self.manifest.log_id,
+            shard: self.manifest.shard,
+            horizon: self.manifest.horizon,
+            epochs: self.manifest.epochs.clone(),
+            segments: self.segments.clone(),
+        }
+    }
+
+    /// Makes `next` the manifest, durably; on an error the old one stays in force here.
+    fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier write of the manifest failed"));
+        }
+        let body = next.encode();
+        self.slots.reserve(body.len())?;
+        if let Err(error) = self.slots.write(&body) {
+            // One copy may hold the new state and the other the old one: only a reopen can tell.
+            self.broken = true;
+            return Err(error);
+        }
+        self.manifest = next;
+        Ok(())
+    }
+
+    /// The present manifest with the marks renewed; an old pair is never wrong, so they only rise.
+    fn renewed(&self, marks: &Marks) -> ShardManifest {
+        let mut next = self.manifest.clone();
+        next.checkpoint = next.checkpoint.max(marks.checkpoint);
+        next.covered = next.covered.max(marks.covered).max(next.checkpoint);
+        next.timestamp = next.timestamp.max(marks.timestamp);
+        next
+    }
+
+    /// Begins a new epoch at `start`, cutting off what lies at or above `cut`.
+    ///
+    /// The caller has synced everything below `cut` that is to be kept.
+    pub(crate) fn begin_epoch(&mut self, cut: Lsn, start: Lsn, nonce: u64, timestamp: u64) -> io::Result<Identity> {
+        let mut next = self.manifest.clone();
+        let row = EpochRow { epoch: next.next_epoch, reserved: 0, nonce, start: start.0, cut: cut.0 };
+        next.next_epoch += 1;
+        next.epochs.push(row);
+        next.epochs.prune(next.horizon);
+        next.checkpoint = start;
+        next.covered = start;
+        next.clean_end = None;
+        next.timestamp = next.timestamp.max(timestamp);
+        let identity = next.identity(&row);
+        self.commit(next)?;
+        Ok(identity)
+    }
+
+    /// Lists a new segment behind the last one, of at least `bytes`, and returns it.
+    ///
+    /// A spare that is large enough is taken first: its extents are written already. A new file is
+    /// filled with zeros, which is as good, unless `hurry` says that somebody waits for it.
+    pub(crate) fn add_segment(
+        &mut self,
+        bytes: u64,
+        from: Lsn,
+        marks: impl Fn() -> Marks,
+        hurry: impl Fn() -> bool,
+    ) -> io::Result<Arc<Segment>> {
+        self.collect_retired();
+        let base = self.segments.last().map_or(from, |last| last.end());
+        let mut next_file = self.manifest.next_file;
+        let spare = self.spares.iter().position(|&(_, spare)| spare >= bytes && spare <= bytes.saturating_mul(4));
+        let (number, bytes) = match spare {
+            Some(index) => self.spares.swap_remove(index),
+            None => {
+                next_file += 1;
+                (next_file - 1, bytes)
+            }
+        };
+        let made = if spare.is_some() {
+            self.directory.open(&segment_name(number))
+        } else {
+            self.make_file(number, bytes, hurry)
+        };
+        // Its name and size are durable before the manifest that lists it.
+        let file = made.and_then(|file| {
+            file.sync()?;
+            self.directory.sync()?;
+            Ok(file)
+        });
+        let file = match file {
+            Ok(file) => file,
+            Err(error) => {
+                // A file half made is a spare of no use: give its space back.
+                let _ = self.directory.remove(&segment_name(number));
+                self.manifest.next_file = next_file;
+                return Err(error);
+            }
+        };
+        let row = SegmentRow { base: base.0, bytes, file: number, reserved: 0 };
+        let mut next = self.renewed(&marks());
+        next.next_file = next_file;
+        next.segments.push(row);
+        if let Err(error) = self.commit(next) {
+            self.spares.push((number, bytes));
+            self.manifest.next_file = next_file;
+            return Err(error);
+        }
+        let segment = Arc::new(Segment { row, file });
+        self.segments.push(segment.clone());
+        Ok(segment)
+    }
+
+    fn make_file(&self, number: u32, bytes: u64, hurry: impl Fn() -> bool) -> io::Result<Arc<dyn File>> {
+        let name = segment_name(number);
+        let file = match self.directory.create(&name) {
+            // Left by a crash between making and listing.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.directory.remove(&name)?;
+                self.directory.create(&name)?
+            }
+            made => made?,
+        };
+        file.allocate(bytes)?;
+        if self.directory.capabilities().direct {
+            let zeros = AlignedBuffer::zeroed(FILL_BYTES.min(bytes) as usize)?;
+            let mut offset = 0;
+            while offset < bytes && !hurry() {
+                let length = FILL_BYTES.min(bytes - offset);
+                file.write_at(&zeros[..length as usize], offset, false)?;
+                offset += length;
+            }
+        }
+        Ok(file)
+    }
+
+    /// Makes everything below `horizon` unreachable, durably, and frees the segments below it.
+    ///
+    /// Segments that recovery or the committer may still need stay: those that reach above the
+    /// checkpoint, and from `active` on.
+    pub(crate) fn truncate_before(&mut self, horizon: Lsn, active: Lsn, marks: &Marks) -> io::Result<()> {
+        let mut next = self.renewed(marks);
+        next.horizon = next.horizon.max(horizon);
+        let keep_from = next.horizon.min(next.checkpoint).min(active);
+        let freed = next.segments.iter().take_while(|row| row.end() <= keep_from).count();
+        next.segments.drain(..freed);
+        next.epochs.prune(next.horizon.min(next.checkpoint));
+        if next != self.manifest {
+            self.commit(next)?;
+            self.retired.extend(self.segments.drain(..freed));
+            self.collect_retired();
+        }
+        Ok(())
+    }
+
+    /// Turns segments that no reader holds any more into spares, and spares above the bound into
+    /// free space.
+    fn collect_retired(&mut self) {
+        if self.broken {
+            return; // What the copy on disk lists is not known: every file stays.
+        }
+        let (free, held): (Vec<_>, Vec<_>) =
+            self.retired.drain(..).partition(|segment| Arc::strong_count(segment) == 1);
+        self.retired = held;
+        self.spares.extend(free.iter().map(|segment| (segment.row.file, segment.row.bytes)));
+        let mut spare_bytes: u64 = self.spares.iter().map(|&(_, bytes)| bytes).sum();
+        while spare_bytes > self.spare_bytes_max {
+            let Some((number, bytes)) = self.spares.pop() else { return };
+            spare_bytes -= bytes;
+            // If it cannot be removed it is a spare again after the next open.
+            let _ = self.directory.remove(&segment_name(number));
+        }
+    }
+
+    /// Writes that the log was closed with everything durable up to `end`.
+    pub(crate) fn close(&mut self, end: Lsn, marks: &Marks) -> io::Result<()> {
+        let mut next = self.renewed(marks);
+        next.clean_end = Some(end);
+        self.commit(next)
+    }
+}

@@ -1,0 +1,60 @@
+//! The shard's own thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::Engine;
+use crate::admission;
+use crate::device::{Queue, Wait};
+use crate::sync::lock;
+use crate::sys;
+
+impl Engine {
+    /// Starts the thread, which owns the queue until the shard is closed or stopped.
+    pub(crate) fn start(self: &Arc<Engine>, pin_to: Option<usize>) -> std::io::Result<JoinHandle<()>> {
+        let engine = self.clone();
+        std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
+            sys::block_signals();
+            if let Some(cpu) = pin_to {
+                if let Err(error) = sys::pin_to(cpu) {
+                    engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
+                }
+            }
+            let mut queue = lock(&engine.queue).take().expect("one thread per shard");
+            // Promise 5 holds for our own mistakes, too: a panic stops the shard and nobody hangs.
+            let run = catch_unwind(AssertUnwindSafe(|| engine.run(queue.as_mut())));
+            if run.is_err() {
+                let error = std::io::Error::other("panicked");
+                admission::wake(engine.stop("the shard's thread", engine.path(), error));
+            }
+            // Dropping the queue waits for what the kernel still has in its hands.
+            drop(queue);
+        })
+    }
+
+    fn run(&self, queue: &mut dyn Queue) {
+        loop {
+            self.nudge.wakes();
+            let (next, tasks) = {
+                let mut core = lock(&self.core);
+                let next = self.turn(&mut core, queue);
+                (next, core.take_tasks())
+            };
+            admission::wake(tasks);
+            if next.finished {
+                return;
+            }
+            if next.wait != Wait::No {
+                if let Err(error) = queue.enter(next.wait) {
+                    let tasks = {
+                        let mut core = lock(&self.core);
+                        self.fail(&mut core, "io_uring_enter", None, error);
+                        core.take_tasks()
+                    };
+                    admission::wake(tasks);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! One shard: it moves work between producers, committer and device.
+//!
+//! [`Engine`] is what producers, waiters and the shard's thread share. A shard is a value that is
+//! *turned* ([`turn`]): its own thread does so (`driver`), a blocking caller that finds it idle
+//! leads one block itself (`lead`), and where there are no threads, whoever waits turns it. All go
+//! through the same committer under the same lock, the token.
+
+mod driver;
+mod engine;
+mod lead;
+mod nudge;
+mod opener;
+mod turn;
+mod waiters;
+
+pub(crate) use engine::{Batch, Engine, EngineSetup, Placed, Refused, Target};
+pub(crate) use waiters::Registration;

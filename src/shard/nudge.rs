@@ -1,0 +1,155 @@
+//! Whether the shard's thread must be woken for what was just appended.
+//!
+//! The thread publishes how it sleeps; a producer looks at it after its copy is finished. Both use
+//! sequentially consistent operations on their own word before they look at the other's, so at
+//! least one of the two sees the other.
+
+use crate::pool::Urgency;
+use crate::sync::{AtomicU32, Ordering};
+
+/// The thread runs, and will see everything before it sleeps.
+const AWAKE: u32 = 0;
+/// It sleeps and an operation is in flight: its completion is the right moment to seal what has
+/// gathered meanwhile, so only a full block wakes it.
+const BUSY: u32 = 1;
+/// It sleeps until the time by which background records must go out.
+const GATHERING: u32 = 2;
+/// It sleeps, and nothing would wake it for a record.
+const IDLE: u32 = 3;
+/// As `IDLE`, and one caller holds the duty of either writing its block itself or waking the thread.
+const ANNOUNCED: u32 = 4;
+
+/// How the thread goes to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleep {
+    Busy,
+    Gathering,
+    Idle,
+}
+
+/// What a producer must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nudged {
+    Nothing,
+    /// Wake the thread now.
+    Wake,
+    /// The producer holds the duty: it leads the commit or calls [`Nudge::announce`].
+    Duty,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Nudge {
+    state: AtomicU32,
+}
+
+impl Nudge {
+    pub(crate) fn new() -> Nudge {
+        Nudge { state: AtomicU32::new(AWAKE) }
+    }
+
+    /// The thread is about to sleep. It looks once more for work after this and before it does.
+    pub(crate) fn sleeps(&self, how: Sleep) {
+        let state = match how {
+            Sleep::Busy => BUSY,
+            Sleep::Gathering => GATHERING,
+            Sleep::Idle => IDLE,
+        };
+        // SeqCst: stands before the thread's last look at the pool, as a producer's copy stands
+        // before its look at this word.
+        self.state.swap(state, Ordering::SeqCst);
+    }
+
+    /// The thread is awake again.
+    pub(crate) fn wakes(&self) {
+        self.state.swap(AWAKE, Ordering::SeqCst);
+    }
+
+    /// A producer finished a record; `block_ready` if that made a closed block complete.
+    ///
+    /// With `may_lead`, a producer that finds the thread idle is given the duty instead.
+    #[inline]
+    pub(crate) fn appended(&self, urgency: Urgency, block_ready: bool, may_lead: bool) -> Nudged {
+        let state = self.state.load(Ordering::SeqCst);
+        let wake = match state {
+            AWAKE => false,
+            BUSY => block_ready,
+            GATHERING => block_ready || urgency > Urgency::Background,
+            _ => true,
+        };
+        if !wake {
+            return Nudged::Nothing;
+        }
+        if may_lead && !block_ready && matches!(state, GATHERING | IDLE) {
+            let claimed = self.state.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
+            if claimed.is_ok() {
+                return Nudged::Duty;
+            }
+        }
+        self.wake()
+    }
+
+    /// Somebody wants the thread to look, whatever it does.
+    pub(crate) fn wake(&self) -> Nudged {
+        if self.state.swap(AWAKE, Ordering::SeqCst) == AWAKE { Nudged::Nothing } else { Nudged::Wake }
+    }
+
+    /// The duty is given to the thread.
+    pub(crate) fn announce(&self) -> Nudged {
+        if self.state.load(Ordering::SeqCst) == ANNOUNCED { self.wake() } else { Nudged::Nothing }
+    }
+
+    /// The duty becomes a lead: until [`led`](Nudge::led) others need not wake the thread.
+    pub(crate) fn leads(&self) -> bool {
+        self.state.compare_exchange(ANNOUNCED, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The lead is over and nothing is in flight. The leader looks once more for work after this.
+    pub(crate) fn led(&self) {
+        let _ = self.state.compare_exchange(BUSY, IDLE, Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
+#[cfg(all(test, sawmill_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::ModelArc;
+
+    /// Can a record be finished, the thread asleep, and nobody about to wake it?
+    #[test]
+    fn loom_no_record_is_left_to_a_sleeping_thread() {
+        loom::model(|| {
+            let nudge = ModelArc::new(Nudge::new());
+            let records = ModelArc::new(AtomicU32::new(0));
+            let thread = {
+                let (nudge, records) = (nudge.clone(), records.clone());
+                loom::thread::spawn(move || {
+                    nudge.sleeps(Sleep::Idle);
+                    // The last look: true if it would not sleep.
+                    records.load(Ordering::SeqCst) > 0
+                })
+            };
+            records.fetch_add(1, Ordering::SeqCst);
+            let nudged = nudge.appended(Urgency::Synced, false, false);
+            let saw_it = thread.join().unwrap();
+            assert!(saw_it || nudged == Nudged::Wake, "asleep with a record waiting");
+        });
+    }
+
+    /// With two producers, one of them holding the duty: is the other's record seen?
+    #[test]
+    fn loom_a_duty_is_never_held_by_two() {
+        loom::model(|| {
+            let nudge = ModelArc::new(Nudge::new());
+            nudge.sleeps(Sleep::Idle);
+            let other = {
+                let nudge = nudge.clone();
+                loom::thread::spawn(move || nudge.appended(Urgency::Synced, false, true))
+            };
+            let own = nudge.appended(Urgency::Synced, false, true);
+            let other = other.join().unwrap();
+            let answers = [own, other];
+            assert!(answers.contains(&Nudged::Duty) && answers.contains(&Nudged::Wake), "{answers:?}");
+        });
+    }
+}

@@ -1,0 +1,413 @@
+//! One turn of a shard: reap, decide, seal, submit, publish, wake.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::Engine;
+use super::nudge::Sleep;
+use crate::committer::{Action, Committer, OperationId, Sealed};
+use crate::device::{Operation, OperationKind, Queue, Wait};
+use crate::format::{BlockHeader, BlockSeal, Identity, round_to_granule};
+use crate::pool::{Complete, SealedBytes};
+use crate::position::Lsn;
+use crate::segment::Segment;
+use crate::sync::lock;
+
+/// A block that is sealed and not yet submitted.
+#[derive(Debug)]
+pub(super) struct SealedBlock {
+    pub sequence: u64,
+    pub bytes: SealedBytes,
+    pub segment: Arc<Segment>,
+    pub offset: u64,
+}
+
+/// An operation in flight, for the message if it fails.
+#[derive(Debug)]
+struct Submitted {
+    operation: OperationId,
+    name: &'static str,
+    segment: Arc<Segment>,
+}
+
+/// What only the holder of the token touches.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) committer: Committer,
+    pub(super) identity: Identity,
+    /// Sequence of the next block to seal.
+    next_to_seal: u64,
+    sealed: VecDeque<SealedBlock>,
+    submitted: Vec<Submitted>,
+    /// The segments that blocks in flight are in: a handful.
+    segments: VecDeque<Arc<Segment>>,
+    /// Blocks that are not durable yet: sequence, end, time of the last record.
+    unresolved: VecDeque<(u64, Lsn, u64)>,
+    /// Blocks up to this sequence have been announced as written.
+    announced: u64,
+    /// Time of the last record.
+    timestamp: u64,
+    drain: Drain,
+    /// Wakers to be called once the token is given up.
+    tasks: Vec<Waker>,
+}
+
+/// Measures how fast the shard drains while it is busy.
+#[derive(Debug, Default)]
+struct Drain {
+    since: u64,
+    bytes: u64,
+    last: u64,
+}
+
+/// What to do after a turn.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub wait: Wait,
+    pub finished: bool,
+}
+
+impl Core {
+    pub(super) fn new(committer: Committer, identity: Identity, timestamp: u64, blocks: u32) -> Core {
+        Core {
+            identity,
+            next_to_seal: 1,
+            sealed: VecDeque::with_capacity(blocks as usize),
+            submitted: Vec::with_capacity(64),
+            segments: VecDeque::with_capacity(4),
+            unresolved: VecDeque::with_capacity(blocks as usize * 2),
+            announced: 0,
+            timestamp,
+            drain: Drain { last: committer.watermarks().durable.0, ..Drain::default() },
+            committer,
+            tasks: Vec::new(),
+        }
+    }
+
+    pub(super) fn take_tasks(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.tasks)
+    }
+
+    /// Whether the next block to seal is this one.
+    pub(super) fn next_is(&self, sequence: u64) -> bool {
+        self.next_to_seal == sequence && self.sealed.is_empty()
+    }
+
+    /// Everything that was appended is durable.
+    pub(super) fn is_done(&self, pool: &crate::pool::Pool) -> bool {
+        self.next_to_seal > pool.last().sequence && self.sealed.is_empty() && self.committer.is_covered()
+    }
+
+    /// Begins a new epoch; everything of the old one is settled, up to block `before`.
+    pub(crate) fn begin_epoch(&mut self, committer: Committer, identity: Identity, before: u64) {
+        assert!(self.sealed.is_empty() && self.unresolved.is_empty() && self.submitted.is_empty());
+        self.next_to_seal = before + 1;
+        self.announced = before;
+        self.drain.last = committer.watermarks().durable.0;
+        self.committer = committer;
+        self.identity = identity;
+        self.segments.clear();
+    }
+}
+
+impl Engine {
+    /// Turns the shard once. The caller holds the token and owns the queue.
+    pub(super) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
+        let now = self.device.now();
+        self.reap(core, queue, now);
+        core.committer.tick(now);
+        core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
+        self.gather(core, now);
+        if core.committer.wants_marker(now) {
+            self.mark(core, now);
+        }
+        self.submit(core, queue);
+        if let Err(error) = queue.enter(Wait::No) {
+            self.fail(core, "io_uring_enter", None, error);
+        }
+        self.publish(core, now);
+        let offers = self.admission.tick(now);
+        core.tasks.extend(self.offer());
+        self.next(core, now, offers)
+    }
+
+    fn reap(&self, core: &mut Core, queue: &mut dyn Queue, now: u64) {
+        while let Some(completion) = queue.pop() {
+            let operation = OperationId(completion.id);
+            let index = core.submitted.iter().position(|own| own.operation == operation);
+            let submitted = core.submitted.swap_remove(index.expect("completions are of what was submitted"));
+            core.committer.complete(operation, completion.result.is_ok(), now);
+            if let Err(error) = completion.result {
+                self.fail(core, submitted.name, Some(&submitted.segment), error);
+            }
+        }
+    }
+
+    /// Promise 5: a failed write or sync is final.
+    pub(super) fn fail(&self, core: &mut Core, operation: &'static str, segment: Option<&Segment>, error: io::Error) {
+        core.committer.fail();
+        let path = segment.map_or_else(Default::default, |segment| self.path_of(segment));
+        let tasks = self.stop(operation, path, error);
+        core.tasks.extend(tasks);
+    }
+
+    /// Seals what is to be sealed, as far as the device takes it at once.
+    pub(super) fn gather(&self, core: &mut Core, now: u64) {
+        loop {
+            while core.committer.has_room() && core.sealed.is_empty() {
+                let Some(complete) = self.pool.complete(core.next_to_seal) else { break };
+                self.seal(core, &complete, now);
+                if !core.sealed.is_empty() {
+                    return; // Submitted before the next one, so that its header is as fresh as can be.
+                }
+            }
+            let pending = self.pool.pending();
+            let own = pending.sequence == core.next_to_seal;
+            if !(own && core.committer.wants_seal(pending, now) && self.pool.close(pending.sequence)) {
+                return;
+            }
+            if self.pool.complete(core.next_to_seal).is_none() {
+                return; // Whoever finishes the last copy wakes the thread.
+            }
+        }
+    }
+
+    /// Gives a complete block its header and hands it to the committer.
+    pub(super) fn seal(&self, core: &mut Core, complete: &Complete, now: u64) {
+        let sequence = core.next_to_seal;
+        core.next_to_seal += 1;
+        if complete.records == 0 && !complete.marker {
+            return; // Void: the next block takes its place.
+        }
+        let timestamp = self
+            .device
+            .wall()
+            .max(core.timestamp + 1)
+            .max(self.clock.load(Ordering::SeqCst) + 1);
+        core.timestamp = timestamp + u64::from(complete.records.saturating_sub(1));
+        self.published.timestamp.store(core.timestamp, Ordering::SeqCst);
+        let seal = BlockSeal {
+            lsn: complete.lsn,
+            previous_end: complete.previous_end,
+            covered: core.committer.watermarks().covered.min(complete.lsn),
+            timestamp,
+            record_count: complete.records,
+            length: complete.length,
+        };
+        assert_eq!(complete.epoch, core.identity.epoch, "a block is sealed in the epoch it was opened in");
+        let header = BlockHeader::sealed(&core.identity, &seal);
+        let bytes = self.pool.seal(sequence, bytemuck::bytes_of(&header));
+        let segment = self.segment_of(core, complete.lsn);
+        let end = Lsn(complete.lsn.0 + round_to_granule(u64::from(complete.length)));
+        let block = Sealed {
+            sequence,
+            end,
+            bytes: bytes.len() as u32,
+            file: segment.row.file,
+            urgency: if complete.marker { crate::pool::Urgency::Synced } else { complete.urgency },
+            records: complete.records,
+            group: complete.group,
+        };
+        core.committer.sealed(block, now);
+        core.unresolved.push_back((sequence, end, core.timestamp));
+        let offset = complete.lsn.0 - segment.row.base;
+        self.counters.sealed(complete.records, complete.length, bytes.len());
+        core.sealed.push_back(SealedBlock { sequence, bytes, segment, offset });
+    }
+
+    fn segment_of(&self, core: &mut Core, lsn: Lsn) -> Arc<Segment> {
+        if let Some(segment) = core.segments.iter().find(|segment| segment.contains(lsn)) {
+            return segment.clone();
+        }
+        let view = self.view();
+        let index = view.segment_of(lsn).expect("blocks are opened in listed segments alone");
+        let segment = view.segments[index].clone();
+        core.segments.push_back(segment.clone());
+        segment
+    }
+
+    /// Writes a block without records, which testifies that the last one was covered.
+    fn mark(&self, core: &mut Core, now: u64) {
+        // Somebody opens a block or truncates: then there is no need for a marker, or no time.
+        let Ok(mut opener) = self.opener.try_lock() else { return };
+        let last = self.pool.last();
+        if !self.pool.is_closed() {
+            if last.length > crate::format::BLOCK_HEADER_BYTES {
+                return; // Data has come, which testifies as well.
+            }
+            self.pool.close_any();
+        }
+        if opener.open_marker(&self.pool) {
+            drop(opener);
+            while let Some(complete) = self.pool.complete(core.next_to_seal).filter(|_| core.sealed.is_empty()) {
+                self.seal(core, &complete, now);
+            }
+        }
+    }
+
+    fn submit(&self, core: &mut Core, queue: &mut dyn Queue) {
+        let now = self.device.now();
+        while let Some(action) = core.committer.next_action() {
+            let operation = self.operation(core, &action);
+            queue.push(operation);
+            self.gather(core, now);
+        }
+    }
+
+    /// What the device must do for an action.
+    pub(super) fn operation(&self, core: &mut Core, action: &Action) -> Operation {
+        let (operation, name, segment, kind) = match *action {
+            Action::Write { operation, sequence, sync } => {
+                let block = core.sealed.pop_front().expect("writes are of sealed blocks");
+                assert_eq!(block.sequence, sequence, "blocks are written in order");
+                let kind = OperationKind::Write { bytes: block.bytes, offset: block.offset, sync };
+                (operation, "write", block.segment, kind)
+            }
+            Action::Sync { operation, file } => {
+                self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+                let segment = core.segments.iter().find(|segment| segment.row.file == file);
+                (operation, "sync", segment.expect("a segment that is written to").clone(), OperationKind::Sync)
+            }
+        };
+        let file = segment.file.clone();
+        core.submitted.push(Submitted { operation, name, segment });
+        Operation { id: operation.0, file, kind }
+    }
+
+    /// An operation that the holder of the token carried out itself.
+    pub(super) fn performed(&self, core: &mut Core, id: u64, result: io::Result<()>, now: u64) {
+        let operation = OperationId(id);
+        let index = core.submitted.iter().position(|own| own.operation == operation);
+        let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
+        core.committer.complete(operation, result.is_ok(), now);
+        if let Err(error) = result {
+            self.fail(core, submitted.name, Some(&submitted.segment), error);
+        }
+    }
+
+    /// Tells everybody how far things have got.
+    pub(super) fn publish(&self, core: &mut Core, now: u64) {
+        if core.committer.failed() {
+            return; // Promise 5: nothing later is acknowledged.
+        }
+        let marks = core.committer.watermarks();
+        let completed = core.committer.completed();
+        // The log's clock first: a record that is appended after an acknowledgement gets a later time.
+        if let Some(&(.., timestamp)) = core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed).last() {
+            self.clock.fetch_max(timestamp, Ordering::SeqCst);
+        }
+        self.published.checkpoint.store(marks.checkpoint.0, Ordering::SeqCst);
+        self.published.covered.store(marks.covered.0, Ordering::SeqCst);
+        self.published.written.store(marks.written.0, Ordering::SeqCst);
+        let durable_before = self.published.durable.swap(marks.durable.0, Ordering::SeqCst);
+        for &(sequence, ..) in core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed) {
+            if sequence > core.announced {
+                self.waiters.notify(sequence, &mut core.tasks);
+            }
+        }
+        core.announced = completed;
+        while let Some(&(sequence, end, _)) = core.unresolved.front().filter(|(_, end, _)| *end <= marks.durable) {
+            self.waiters.notify(sequence, &mut core.tasks);
+            core.unresolved.pop_front();
+            core.drain.bytes += end.0.saturating_sub(core.drain.last);
+            core.drain.last = end.0;
+        }
+        if marks.durable.0 > durable_before {
+            self.followers.notify(0, &mut core.tasks);
+        }
+        let released = if core.committer.all_written() { core.next_to_seal - 1 } else { completed };
+        self.pool.release(released);
+        self.measure(core, now);
+        while core.segments.len() > 1 && core.segments[0].end() <= marks.covered {
+            core.segments.pop_front();
+        }
+    }
+
+    fn measure(&self, core: &mut Core, now: u64) {
+        let passed = now.saturating_sub(core.drain.since);
+        if passed < 20_000_000 {
+            return;
+        }
+        // A window that was mostly idle says nothing of how fast the shard could drain.
+        if core.drain.bytes > 0 && passed < 200_000_000 {
+            let rate = u128::from(core.drain.bytes) * 1_000_000_000 / u128::from(passed);
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
+            let old = self.published.drain_rate.load(Ordering::Relaxed);
+            let mean = if old == 0 { rate } else { old / 2 + rate / 2 };
+            self.published.drain_rate.store(mean.max(1), Ordering::Relaxed);
+        }
+        core.drain = Drain { since: now, bytes: 0, last: core.drain.last };
+    }
+
+    /// How to sleep; looks once more for work after it has said that it does.
+    fn next(&self, core: &mut Core, now: u64, offers: Option<u64>) -> Next {
+        let idle = core.committer.is_idle();
+        if core.committer.failed() {
+            return Next { wait: if idle { Wait::No } else { Wait::Forever }, finished: idle };
+        }
+        if self.closing.load(Ordering::SeqCst) && idle {
+            // Not done yet: then what was asked for last shows in the next turn, or a copy is unfinished.
+            let finished = core.is_done(&self.pool);
+            let unseen = core.next_to_seal > self.pool.last().sequence;
+            if finished || unseen {
+                return Next { wait: Wait::No, finished };
+            }
+        }
+        let deadline = [core.committer.deadline(), offers].into_iter().flatten().min();
+        self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.nudge.sleeps(match (idle, core.committer.is_gathering()) {
+            (false, _) => Sleep::Busy,
+            (true, true) => Sleep::Gathering,
+            (true, false) => Sleep::Idle,
+        });
+        if self.has_work(core, now) {
+            self.nudge.wakes();
+            return Next { wait: Wait::No, finished: false };
+        }
+        let wait = match deadline {
+            None => Wait::Forever,
+            Some(deadline) if deadline <= now => Wait::No,
+            Some(deadline) => Wait::AtMost(Duration::from_nanos(deadline - now)),
+        };
+        Next { wait, finished: false }
+    }
+
+    /// What a producer would wake the thread for.
+    pub(super) fn has_work(&self, core: &mut Core, now: u64) -> bool {
+        let ready = core.committer.has_room() && self.pool.complete(core.next_to_seal).is_some();
+        let pending = self.pool.pending();
+        let own = pending.sequence == core.next_to_seal;
+        let idle = own && pending.bytes > 0 && core.committer.is_idle();
+        // Before the question below, which makes it gather.
+        let gathers = idle && !core.committer.is_gathering();
+        let wanted = idle && core.committer.wants_seal(pending, now);
+        ready || wanted || gathers
+    }
+
+    /// Turns the shard, where there are no threads, until `done` or nothing can happen any more.
+    pub(crate) fn turn_until(&self, mut done: impl FnMut() -> bool) {
+        loop {
+            let mut guard = lock(&self.queue);
+            let Some(queue) = guard.as_mut() else { return };
+            let (next, tasks) = {
+                let mut core = lock(&self.core);
+                let next = self.turn(&mut core, queue.as_mut());
+                (next, core.take_tasks())
+            };
+            let stuck = next.finished || (next.wait == Wait::Forever && lock(&self.core).committer.is_idle());
+            if !done() && !stuck {
+                // An error shows in the next turn, when the operations come back with it.
+                let _ = queue.enter(next.wait);
+            }
+            drop(guard);
+            crate::admission::wake(tasks);
+            if done() || stuck {
+                return;
+            }
+        }
+    }
+}

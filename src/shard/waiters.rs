@@ -1,0 +1,170 @@
+//! Who waits for a block: one futex word and one list of tasks per slot of the pool.
+//!
+//! A waiter registers, then looks at the watermarks; whoever moves a watermark publishes it, then
+//! looks for registrations. Both sides are sequentially consistent, so one sees the other. A slot
+//! may serve two blocks at a time (one waiting for its sync, one being filled): waking a waiter for
+//! the other block is harmless, since everybody looks again.
+
+use std::sync::Mutex;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::sync::{AtomicU32, Ordering, lock};
+
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Raised when the list is emptied, so that a handle knows whether its entry is still its own.
+    generation: u64,
+    wakers: Vec<Option<Waker>>,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slot {
+    /// Raised at every event; threads wait on it.
+    event: AtomicU32,
+    /// 1 if somebody registered since the last event.
+    waiting: AtomicU32,
+    tasks: Mutex<Tasks>,
+}
+
+/// Where a task's waker stands, so that a second poll replaces it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registration {
+    sequence: u64,
+    generation: u64,
+    index: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    slots: Box<[Slot]>,
+}
+
+impl Waiters {
+    pub(crate) fn new(slots: u32) -> Waiters {
+        let slot = || Slot { event: AtomicU32::new(0), waiting: AtomicU32::new(0), tasks: Mutex::default() };
+        Waiters { slots: (0..slots).map(|_| slot()).collect() }
+    }
+
+    fn slot(&self, sequence: u64) -> &Slot {
+        &self.slots[(sequence % self.slots.len() as u64) as usize]
+    }
+
+    /// Blocks until `resolved` gives something, looking again at each event of the block, or until
+    /// the time is over.
+    #[cfg(not(sawmill_loom))]
+    pub(crate) fn wait<T>(
+        &self,
+        sequence: u64,
+        timeout: Option<Duration>,
+        mut resolved: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let deadline = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
+        let slot = self.slot(sequence);
+        loop {
+            let event = slot.event.load(Ordering::SeqCst);
+            slot.waiting.swap(1, Ordering::SeqCst);
+            if let Some(value) = resolved() {
+                return Some(value);
+            }
+            let left = match deadline {
+                None => None,
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(std::time::Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    Some(left)
+                }
+            };
+            crate::sys::futex_wait(&slot.event, event, left);
+        }
+    }
+
+    /// Leaves a waker for the next event of the block. The caller looks at the watermarks after it.
+    pub(crate) fn register(&self, sequence: u64, waker: &Waker, previous: Option<Registration>) -> Registration {
+        let slot = self.slot(sequence);
+        let mut tasks = lock(&slot.tasks);
+        let own = previous.filter(|own| own.sequence == sequence && own.generation == tasks.generation);
+        let index = match own {
+            Some(own) => {
+                let entry = &mut tasks.wakers[own.index];
+                if !entry.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                    *entry = Some(waker.clone());
+                }
+                own.index
+            }
+            None => {
+                tasks.wakers.push(Some(waker.clone()));
+                tasks.wakers.len() - 1
+            }
+        };
+        slot.waiting.swap(1, Ordering::SeqCst);
+        Registration { sequence, generation: tasks.generation, index }
+    }
+
+    /// Takes a waker back.
+    pub(crate) fn forget(&self, own: Registration) {
+        let mut tasks = lock(&self.slot(own.sequence).tasks);
+        if tasks.generation == own.generation {
+            tasks.wakers[own.index] = None;
+        }
+    }
+
+    /// Something happened to block `sequence`, and is published: wakes the threads that wait for
+    /// it, and moves the wakers of the tasks into `tasks`, to be woken under no lock.
+    pub(crate) fn notify(&self, sequence: u64, tasks: &mut Vec<Waker>) {
+        let slot = self.slot(sequence);
+        if slot.waiting.swap(0, Ordering::SeqCst) == 0 {
+            return;
+        }
+        slot.event.fetch_add(1, Ordering::SeqCst);
+        #[cfg(not(sawmill_loom))]
+        crate::sys::futex_wake(&slot.event, u32::MAX);
+        let mut waiting = lock(&slot.tasks);
+        if !waiting.wakers.is_empty() {
+            waiting.generation += 1;
+            tasks.extend(waiting.wakers.drain(..).flatten());
+        }
+    }
+
+    /// Something happened that concerns everybody.
+    pub(crate) fn notify_all(&self, tasks: &mut Vec<Waker>) {
+        for sequence in 0..self.slots.len() as u64 {
+            self.notify(sequence, tasks);
+        }
+    }
+}
+
+#[cfg(all(test, sawmill_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::{AtomicU64, ModelArc};
+
+    /// Can a waiter sleep on an event that has happened?
+    #[test]
+    fn loom_a_waiter_sees_the_mark_or_is_seen() {
+        loom::model(|| {
+            let waiters = ModelArc::new(Waiters::new(1));
+            let mark = ModelArc::new(AtomicU64::new(0));
+            let waiter = {
+                let (waiters, mark) = (waiters.clone(), mark.clone());
+                loom::thread::spawn(move || {
+                    let slot = waiters.slot(0);
+                    let event = slot.event.load(Ordering::SeqCst);
+                    slot.waiting.swap(1, Ordering::SeqCst);
+                    let resolved = mark.load(Ordering::SeqCst) > 0;
+                    (resolved, event)
+                })
+            };
+            mark.swap(1, Ordering::SeqCst);
+            waiters.notify(0, &mut Vec::new());
+            let (resolved, event) = waiter.join().unwrap();
+            // Not resolved: then the event has moved on, and the futex wait returns at once.
+            let moved = waiters.slot(0).event.load(Ordering::SeqCst) != event;
+            assert!(resolved || moved, "asleep for ever");
+        });
+    }
+}

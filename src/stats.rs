@@ -1,0 +1,82 @@
+//! What a log has done and how it does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::device::Capabilities;
+use crate::position::{Lsn, ShardId};
+
+/// Counted by the holder of a shard's token, and by those who are refused.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub blocks: AtomicU64,
+    pub records: AtomicU64,
+    pub record_bytes: AtomicU64,
+    pub device_bytes: AtomicU64,
+    pub syncs: AtomicU64,
+    pub led: AtomicU64,
+    pub refused: AtomicU64,
+    pub blocks_filled: AtomicU64,
+    pub segments_made: AtomicU64,
+}
+
+impl Counters {
+    /// A block was sealed.
+    pub(crate) fn sealed(&self, records: u32, length: u32, device_bytes: usize) {
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+        self.records.fetch_add(records.into(), Ordering::Relaxed);
+        self.record_bytes.fetch_add(length.into(), Ordering::Relaxed);
+        self.device_bytes.fetch_add(device_bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// A picture of a log at one moment, by [`Log::stats`](crate::Log::stats).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Per shard, in order.
+    pub shards: Vec<ShardStats>,
+    /// What was found, chosen and given up, one line each: the same text as in the log.
+    pub notices: Vec<String>,
+}
+
+/// A picture of a shard.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Which.
+    pub shard: ShardId,
+    /// `uring`, `syscall` or `simulated`.
+    pub backend: &'static str,
+    /// What its folder's file system and device can do.
+    pub capabilities: Capabilities,
+    /// All records below it are durable.
+    pub durable_lsn: Lsn,
+    /// All records below it are written.
+    pub written_lsn: Lsn,
+    /// Where the log begins now.
+    pub horizon: Lsn,
+    /// Records sealed into blocks since open, markers left out.
+    pub records: u64,
+    /// Blocks sealed since open.
+    pub blocks: u64,
+    /// Bytes of headers and records in them.
+    pub block_bytes: u64,
+    /// Bytes handed to the device, padding included.
+    pub device_bytes: u64,
+    /// Syncs of a file issued since open; synchronous writes are not counted.
+    pub syncs: u64,
+    /// Blocks written by a caller itself, without the shard's thread.
+    pub led: u64,
+    /// Records refused since open.
+    pub refused: u64,
+    /// Blocks of memory in use, of `memory_blocks`.
+    pub memory_blocks_used: u32,
+    /// Blocks of memory.
+    pub memory_blocks: u32,
+    /// Bytes per second that it drained when it was last busy; 0 before that.
+    pub drain_rate: u64,
+    /// Segments that it has.
+    pub segments: usize,
+    /// Whether it has stopped after a failure.
+    pub failed: bool,
+}

@@ -1,0 +1,130 @@
+//! A record to be appended.
+
+use std::borrow::Cow;
+
+use crate::options::{Durability, Priority};
+
+/// What to append: a payload, and whatever more is to be said of it.
+///
+/// Anything that is bytes becomes one by itself. Bytes that are owned (`Vec<u8>`, `Box<[u8]>`,
+/// `String`) make the handle `'static`.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let log = sawmill::Log::open(dir.path())?;
+/// use sawmill::{Priority, Write};
+/// log.append("text").wait()?;
+/// log.append(Write::new(b"payload").key(b"user:7").priority(Priority::High)).wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Write<'a> {
+    pub(crate) payload: Cow<'a, [u8]>,
+    pub(crate) key: Cow<'a, [u8]>,
+    pub(crate) priority: Priority,
+    pub(crate) durability: Option<Durability>,
+}
+
+impl<'a> Write<'a> {
+    /// A record of this payload, without a key. A payload may be empty.
+    pub fn new(payload: impl IntoBytes<'a>) -> Write<'a> {
+        Write {
+            payload: payload.into_bytes(),
+            key: Cow::Borrowed(&[]),
+            priority: Priority::default(),
+            durability: None,
+        }
+    }
+
+    /// The key: records of one key stand in one shard, in order. At most 65,535 bytes.
+    pub fn key(mut self, key: impl IntoBytes<'a>) -> Write<'a> {
+        self.key = key.into_bytes();
+        self
+    }
+
+    /// Whether it is refused sooner or later than others; [`Priority::Normal`] by default.
+    pub fn priority(mut self, priority: Priority) -> Write<'a> {
+        self.priority = priority;
+        self
+    }
+
+    /// How far it must have got before the handle says so; by default what
+    /// [`Options::durability`](crate::Options::durability) says.
+    pub fn durability(mut self, durability: Durability) -> Write<'a> {
+        self.durability = Some(durability);
+        self
+    }
+}
+
+/// Bytes, borrowed or owned.
+pub trait IntoBytes<'a> {
+    /// The bytes, without a copy.
+    fn into_bytes(self) -> Cow<'a, [u8]>;
+}
+
+impl<'a> IntoBytes<'a> for &'a [u8] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a, const N: usize> IntoBytes<'a> for &'a [u8; N] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a str {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a Vec<u8> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a String {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+}
+
+impl<'a, const N: usize> IntoBytes<'a> for [u8; N] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.to_vec())
+    }
+}
+
+impl<'a> IntoBytes<'a> for Vec<u8> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self)
+    }
+}
+
+impl<'a> IntoBytes<'a> for Box<[u8]> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.into_vec())
+    }
+}
+
+impl<'a> IntoBytes<'a> for String {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(String::into_bytes(self))
+    }
+}
+
+impl<'a> IntoBytes<'a> for Cow<'a, [u8]> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        self
+    }
+}
+
+impl<'a, B: IntoBytes<'a>> From<B> for Write<'a> {
+    fn from(payload: B) -> Write<'a> {
+        Write::new(payload)
+    }
+}

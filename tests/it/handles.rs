@@ -1,0 +1,217 @@
+//! The handles, used and misused.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use sawmill::{AppendError, CloseError, Durability, Log, Options, ShardId, Write};
+
+use crate::harness::{Ground, payloads};
+use crate::on_every_ground;
+
+on_every_ground!(
+    futures_need_no_runtime,
+    forgotten_handles_do_no_harm,
+    a_panicking_waker_harms_nobody,
+    a_waker_may_drop_the_log,
+    windows_of_commits,
+    a_closed_log_says_so,
+    tokio_tasks,
+    queued_appends_are_withdrawn_by_dropping,
+);
+
+/// Polls on this thread, parked in between.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn futures_need_no_runtime(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let position = block_on(async {
+        let commit = log.append(b"a").admitted().await?;
+        let position = commit.position();
+        assert_eq!(commit.await?, position);
+        log.append_batch(b"k", &[b"b", b"c"]).await?;
+        log.sync().await?;
+        log.append(b"d").await
+    });
+    assert_eq!(log.get(position.unwrap()).unwrap().payload(), b"d");
+}
+
+fn forgotten_handles_do_no_harm(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let commit = log.append(b"polled once").admitted().wait().unwrap();
+    let mut forgotten = log.append(b"forgotten");
+    let _ = std::pin::Pin::new(&mut forgotten).poll(&mut Context::from_waker(Waker::noop()));
+    std::mem::forget(forgotten);
+    std::mem::forget(log.append(b"never polled"));
+    commit.wait().unwrap();
+    log.append(b"last").wait().unwrap();
+    log.close().unwrap();
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(payloads(&log.shard(ShardId(0))).len(), 4);
+}
+
+struct Count {
+    woken: AtomicU32,
+    panics: bool,
+}
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics, "a waker that panics");
+    }
+}
+
+fn a_panicking_waker_harms_nobody(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    for round in 0..20u32 {
+        let bad = Waker::from(Arc::new(Count { woken: AtomicU32::new(0), panics: true }));
+        let mut appends: Vec<_> = (0..4).map(|_| Box::pin(log.append(round.to_le_bytes()))).collect();
+        for append in &mut appends {
+            let _ = append.as_mut().poll(&mut Context::from_waker(&bad));
+        }
+        log.append(b"good").wait().unwrap();
+        for append in appends {
+            block_on(append).unwrap();
+        }
+    }
+    assert!(!log.stats().shards[0].failed);
+}
+
+fn a_waker_may_drop_the_log(ground: Ground) {
+    struct Holder(std::sync::Mutex<Option<Log>>, std::sync::mpsc::Sender<()>);
+    impl Wake for Holder {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+            let _ = self.1.send(());
+        }
+    }
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let mut commit = Box::pin(log.append(b"x").admitted().wait().unwrap());
+    let (sender, woken) = std::sync::mpsc::channel();
+    let waker = Waker::from(Arc::new(Holder(std::sync::Mutex::new(Some(log)), sender)));
+    if commit.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        woken.recv().unwrap();
+    }
+    drop(waker);
+    // The open waits for the close that goes on in the background.
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(payloads(&log.shard(ShardId(0))), [b"x"]);
+}
+
+fn windows_of_commits(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let mut window = std::collections::VecDeque::new();
+    for index in 0..20_000u32 {
+        if window.len() == 512 {
+            let commit: sawmill::Commit = window.pop_front().unwrap();
+            commit.wait().unwrap();
+        }
+        window.push_back(log.append(index.to_le_bytes()).admitted().wait().unwrap());
+    }
+    let last = window.pop_back().unwrap();
+    let position = last.wait().unwrap();
+    assert!(window.iter().all(|commit| commit.is_durable()), "durability is a prefix");
+    assert!(window.iter().all(|commit| matches!(commit.try_result(), Some(Ok(_)))));
+    assert_eq!(log.get(position).unwrap().payload(), 19_999u32.to_le_bytes());
+}
+
+fn a_closed_log_says_so(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let clone = log.clone();
+    let commit = log.append(Write::new(b"buffered").durability(Durability::Buffered)).admitted().wait().unwrap();
+    let waiting = log.append(b"waiting").admitted().wait().unwrap();
+    clone.close().unwrap();
+    assert!(matches!(log.close(), Err(CloseError::Closed)));
+    assert!(matches!(log.append(b"late").wait(), Err(AppendError::Closed)));
+    assert!(matches!(log.try_append(b"late"), Err(AppendError::Closed)));
+    commit.wait().unwrap();
+    waiting.wait().unwrap();
+    ground.options().open(dir.path()).unwrap();
+}
+
+fn tokio_tasks(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..500u32)
+            .map(|task| {
+                let log = log.clone();
+                tokio::spawn(async move {
+                    for index in 0..5u32 {
+                        let payload = [task.to_le_bytes(), index.to_le_bytes()].concat();
+                        if index == 3 {
+                            // Cancelled half way: accepted or withdrawn, and no harm either way.
+                            let _ = tokio::time::timeout(Duration::ZERO, log.append(&payload)).await;
+                        } else {
+                            log.append(&payload).await.unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    log.sync().wait().unwrap();
+    assert!(payloads(&log.shard(ShardId(0))).len() >= 2_000);
+}
+
+fn queued_appends_are_withdrawn_by_dropping(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    // More than the memory takes at once, so that some handles queue.
+    let payload = vec![1; 4_000];
+    let mut handles: Vec<_> = (0..600).map(|_| log.append(&payload)).collect();
+    for handle in &mut handles {
+        let _ = std::pin::Pin::new(handle).poll(&mut Context::from_waker(Waker::noop()));
+    }
+    let kept: Vec<_> = handles.drain(..).enumerate().filter(|(index, _)| index % 7 == 0).map(|(_, handle)| handle).collect();
+    for handle in kept {
+        handle.wait().unwrap();
+    }
+    log.append(b"after").wait().unwrap();
+    let stored = payloads(&log.shard(ShardId(0)));
+    assert!(stored.len() <= 601 && stored.last().unwrap() == b"after");
+}
+
+#[test]
+fn types_are_what_servers_need() {
+    fn is_static_send<T: Send + 'static>() {}
+    fn is_send_sync<T: Send + Sync>() {}
+    is_send_sync::<Log>();
+    is_send_sync::<Options>();
+    is_static_send::<sawmill::Commit>();
+    is_static_send::<sawmill::Append<'static>>();
+    is_send_sync::<AppendError>();
+    fn owned_writes_make_static_handles(log: &Log) -> sawmill::Append<'static> {
+        log.append(vec![1, 2, 3])
+    }
+    let _ = owned_writes_make_static_handles;
+}

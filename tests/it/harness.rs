@@ -1,0 +1,78 @@
+//! Where the tests run: each case on every backend, with and without `O_DIRECT`.
+
+use std::path::Path;
+
+use sawmill::{Backend, Lsn, Options, Record, Shard};
+use tempfile::TempDir;
+
+/// A backend and a kind of place.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    pub backend: Backend,
+    /// On tmpfs, where there is no `O_DIRECT`.
+    pub memory: bool,
+}
+
+impl Ground {
+    pub fn directory(&self) -> TempDir {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("sawmill-test-");
+        let made = if self.memory { builder.tempdir_in("/dev/shm") } else { builder.tempdir_in(disk()) };
+        made.expect("a temporary directory")
+    }
+
+    pub fn options(&self) -> Options {
+        Options::new().backend(self.backend).shards(1)
+    }
+
+    /// Small enough that every bound is met soon.
+    pub fn small(&self) -> Options {
+        self.options().block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20)
+    }
+}
+
+/// A folder on a real disk: cargo's own for this test.
+fn disk() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Makes one test per ground out of each function that takes a [`Ground`].
+#[macro_export]
+macro_rules! on_every_ground {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            use sawmill::Backend;
+            use $crate::harness::Ground;
+
+            #[test]
+            fn uring() {
+                super::$name(Ground { backend: Backend::Uring, memory: false });
+            }
+
+            #[test]
+            fn syscall() {
+                super::$name(Ground { backend: Backend::Syscall, memory: false });
+            }
+
+            #[test]
+            fn uring_in_memory() {
+                super::$name(Ground { backend: Backend::Uring, memory: true });
+            }
+
+            #[test]
+            fn syscall_in_memory() {
+                super::$name(Ground { backend: Backend::Syscall, memory: true });
+            }
+        })*
+    };
+}
+
+/// All records of a shard from `lsn` on; any error fails the test.
+pub fn records_from(shard: &Shard, lsn: Lsn) -> Vec<Record> {
+    shard.read(lsn..).expect("a reader").map(|record| record.expect("an intact record")).collect()
+}
+
+/// All payloads of a shard.
+pub fn payloads(shard: &Shard) -> Vec<Vec<u8>> {
+    shard.read(..).expect("a reader").map(|record| record.expect("an intact record").payload().to_vec()).collect()
+}

@@ -1,0 +1,52 @@
+//! Promises 6 and 7: memory is bounded, and overload is refused at the door.
+
+use sawmill::{AppendError, Durability, Priority, ShardId, Write};
+
+use crate::harness::{Ground, payloads};
+use crate::on_every_ground;
+
+on_every_ground!(refusals_lose_nothing_that_was_accepted, appends_wait_for_room_and_all_get_in);
+
+fn refusals_lose_nothing_that_was_accepted(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let payload = vec![9; 2_000];
+    let mut accepted = 0;
+    let mut refused = [0u32; 3];
+    let priorities = [Priority::Low, Priority::Normal, Priority::High];
+    for index in 0..30_000usize {
+        let priority = priorities[index % 3];
+        match log.try_append(Write::new(&payload).priority(priority).durability(Durability::Buffered)) {
+            Ok(_) => accepted += 1,
+            Err(AppendError::Overloaded { retry_after, .. }) => {
+                assert!(!retry_after.is_zero());
+                refused[index % 3] += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused[0] >= refused[1] && refused[1] >= refused[2], "low is refused first: {refused:?}");
+    log.close().unwrap();
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(payloads(&log.shard(ShardId(0))).len(), accepted);
+}
+
+fn appends_wait_for_room_and_all_get_in(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for index in 0..200usize {
+                    let priority = [Priority::Low, Priority::Normal, Priority::High][index % 3];
+                    let size = if index % 10 == 0 { 60_000 } else { 3_000 };
+                    let write = Write::new(vec![1; size]).priority(priority).durability(Durability::Buffered);
+                    log.append(write).wait().unwrap();
+                }
+            });
+        }
+    });
+    log.close().unwrap();
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(payloads(&log.shard(ShardId(0))).len(), 1_600);
+}
