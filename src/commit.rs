@@ -51,8 +51,16 @@ impl Job<'_> {
 }
 
 enum State<'a> {
-    Accepted { commit: Commit, duty: bool, positions: Vec<Position> },
-    Queued { engine: Arc<Engine>, job: Job<'a>, place: Place },
+    Accepted {
+        commit: Commit,
+        duty: bool,
+        positions: Vec<Position>,
+    },
+    Queued {
+        engine: Arc<Engine>,
+        job: Job<'a>,
+        place: Place,
+    },
     Failed(AppendError),
     /// It was told, and is told again to whoever asks again.
     Done(Position, Vec<Position>),
@@ -85,7 +93,11 @@ impl<'a> Appending<'a> {
 
     fn accepted(engine: Arc<Engine>, placed: Placed, positions: Vec<Position>) -> Appending<'a> {
         let Placed { position, target, duty } = placed;
-        Appending(State::Accepted { commit: Commit { engine, position, target, registration: None }, duty, positions })
+        Appending(State::Accepted {
+            commit: Commit { engine, position, target, registration: None },
+            duty,
+            positions,
+        })
     }
 
     /// One attempt to take room, in the call of whoever holds the handle. True once it is over.
@@ -229,7 +241,9 @@ impl<'a> Appending<'a> {
         match &self.0 {
             State::Done(position, positions) => Ok((*position, positions.clone())),
             State::Failed(error) => Err(error.clone()),
-            State::Accepted { .. } | State::Queued { .. } | State::Gone => unreachable!("its outcome is known"),
+            State::Accepted { .. } | State::Queued { .. } | State::Gone => {
+                unreachable!("its outcome is known")
+            }
         }
     }
 }
@@ -368,7 +382,12 @@ impl fmt::Debug for Admitted<'_> {
 pub struct AppendBatch<'a>(Appending<'a>);
 
 impl<'a> AppendBatch<'a> {
-    pub(crate) fn begin(engine: Arc<Engine>, key: &'a [u8], payloads: Vec<&'a [u8]>, durability: Durability) -> AppendBatch<'a> {
+    pub(crate) fn begin(
+        engine: Arc<Engine>,
+        key: &'a [u8],
+        payloads: Vec<&'a [u8]>,
+        durability: Durability,
+    ) -> AppendBatch<'a> {
         if payloads.is_empty() {
             return AppendBatch::failed(AppendError::EmptyBatch);
         }
@@ -424,7 +443,11 @@ pub struct Commit {
 }
 
 impl Commit {
-    pub(crate) fn try_begin(engine: &Arc<Engine>, write: &Write<'_>, durability: Durability) -> Result<Commit, AppendError> {
+    pub(crate) fn try_begin(
+        engine: &Arc<Engine>,
+        write: &Write<'_>,
+        durability: Durability,
+    ) -> Result<Commit, AppendError> {
         if !is_owner() {
             return Err(AppendError::Forked);
         }

@@ -35,7 +35,9 @@ pub enum OpenError {
         reason: String,
     },
     /// An option contradicts the log that is there. One that is not set never does.
-    #[error("option `{option}`: the log was made with {there}, which {asked} contradicts; leave the option out")]
+    #[error(
+        "option `{option}`: the log was made with {there}, which {asked} contradicts; leave the option out"
+    )]
     Incompatible {
         /// The method of [`Options`](crate::Options).
         option: &'static str,

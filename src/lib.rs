@@ -16,6 +16,8 @@ mod recovery;
 mod router;
 mod segment;
 mod shard;
+#[cfg(test)]
+mod simulation;
 mod stats;
 mod sync;
 mod sys;

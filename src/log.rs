@@ -128,7 +128,11 @@ impl Log {
     /// assert_eq!(positions.len(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn append_batch<'a, P: AsRef<[u8]>>(&self, key: &'a (impl AsRef<[u8]> + ?Sized), payloads: &'a [P]) -> AppendBatch<'a> {
+    pub fn append_batch<'a, P: AsRef<[u8]>>(
+        &self,
+        key: &'a (impl AsRef<[u8]> + ?Sized),
+        payloads: &'a [P],
+    ) -> AppendBatch<'a> {
         let key = key.as_ref();
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
         AppendBatch::begin(self.engine_for(key).clone(), key, payloads, self.inner.config.durability)
@@ -211,6 +215,12 @@ impl Log {
         }
     }
 
+    /// Turns a shard of a log without threads, once or until nothing happens any more.
+    #[cfg(test)]
+    pub(crate) fn turn_shard(&self, shard: ShardId, once: bool) {
+        self.inner.engines[usize::from(shard.0)].turn_until(|| once);
+    }
+
     /// Where the log lives.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -238,7 +248,11 @@ impl Inner {
 }
 
 /// Writes out and ends all shards, then gives the lock up.
-fn close_all(engines: &[Arc<Engine>], threads: Vec<JoinHandle<()>>, lock: &dyn Lock) -> Result<(), CloseError> {
+fn close_all(
+    engines: &[Arc<Engine>],
+    threads: Vec<JoinHandle<()>>,
+    lock: &dyn Lock,
+) -> Result<(), CloseError> {
     for engine in engines {
         engine.begin_close();
     }
@@ -289,7 +303,10 @@ impl Drop for Inner {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("path", &self.inner.path).field("shards", &self.shards()).finish_non_exhaustive()
+        f.debug_struct("Log")
+            .field("path", &self.inner.path)
+            .field("shards", &self.shards())
+            .finish_non_exhaustive()
     }
 }
 
@@ -329,7 +346,11 @@ impl Shard {
     }
 
     /// Appends several records to this shard, all or none. As [`Log::append_batch`] otherwise.
-    pub fn append_batch<'a, P: AsRef<[u8]>>(&self, key: &'a (impl AsRef<[u8]> + ?Sized), payloads: &'a [P]) -> AppendBatch<'a> {
+    pub fn append_batch<'a, P: AsRef<[u8]>>(
+        &self,
+        key: &'a (impl AsRef<[u8]> + ?Sized),
+        payloads: &'a [P],
+    ) -> AppendBatch<'a> {
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
         match self.engine() {
             Ok(engine) => {
@@ -400,6 +421,8 @@ impl Shard {
             .device
             .random(&mut nonce)
             .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
-        engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || read::find_cut(engine, lsn))
+        engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || {
+            read::find_cut(engine, lsn)
+        })
     }
 }

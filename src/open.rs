@@ -105,7 +105,8 @@ fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> {
     if names.iter().any(|name| name.starts_with("log.manifest.")) {
         return Ok(());
     }
-    let own = |name: &String| name.starts_with("sawmill.") || name.starts_with("shard-") || name == "lost+found";
+    let own =
+        |name: &String| name.starts_with("sawmill.") || name.starts_with("shard-") || name == "lost+found";
     match names.into_iter().find(|name| !own(name)) {
         Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
         None => Ok(()),
@@ -163,7 +164,16 @@ fn open_locked(
     let keeper = device.threaded().then_some(keeper);
     let committer = committer_config(&capabilities, &layout);
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
-    let mut builder = Builder { config: &config, committer, device: &device, lock: &lock, clock, keeper, notices: &notices, driver: None };
+    let mut builder = Builder {
+        config: &config,
+        committer,
+        device: &device,
+        lock: &lock,
+        clock,
+        keeper,
+        notices: &notices,
+        driver: None,
+    };
     let mut engines = Vec::new();
     for shard in judged {
         engines.push(Arc::new(builder.engine(shard)?));
@@ -207,7 +217,9 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         threads.push(engine.start(cpu)?);
     }
     let engines = inner.engines.clone();
-    threads.push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keep(&engines, &asked))?);
+    threads.push(
+        std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keep(&engines, &asked))?,
+    );
     Ok(())
 }
 
@@ -225,7 +237,11 @@ fn keep(engines: &[Arc<Engine>], asked: &Receiver<ShardId>) {
 }
 
 fn report(inner: &Inner, capabilities: &Capabilities) {
-    let durable = if capabilities.durable { "" } else { "; NOT DURABLE: what is synced is lost with the machine's power" };
+    let durable = if capabilities.durable {
+        ""
+    } else {
+        "; NOT DURABLE: what is synced is lost with the machine's power"
+    };
     inner.notices.info(format!(
         "opened {}: {} shards, {}, {:?}, {}, {}{durable}",
         inner.path.display(),
@@ -261,13 +277,18 @@ fn shard_path(path: &Path, layout: &Layout, shard: u16) -> PathBuf {
 }
 
 /// Runs for every shard, in threads of their own where there are threads.
-fn in_parallel<T: Send>(shards: u16, threaded: bool, run: impl Fn(u16) -> Result<T, OpenError> + Sync) -> Result<Vec<T>, OpenError> {
+fn in_parallel<T: Send>(
+    shards: u16,
+    threaded: bool,
+    run: impl Fn(u16) -> Result<T, OpenError> + Sync,
+) -> Result<Vec<T>, OpenError> {
     if !threaded || shards == 1 {
         return (0..shards).map(run).collect();
     }
     let next = AtomicU32::new(0);
     let results: Mutex<Vec<(u16, Result<T, OpenError>)>> = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16).min(usize::from(shards));
+    let workers =
+        std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16).min(usize::from(shards));
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -317,13 +338,21 @@ fn open_manifest(
         Err(error) => return Err(manifest_error(path)(error)),
     };
     if creating {
-        directory.remove(CREATING).and_then(|()| directory.sync()).map_err(at("finishing the making of", path))?;
+        directory
+            .remove(CREATING)
+            .and_then(|()| directory.sync())
+            .map_err(at("finishing the making of", path))?;
     }
     LogManifest::decode(&body).map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))
 }
 
 /// Makes a log. A crash at any step leaves a directory in which it is made anew.
-fn create(path: &Path, layout: &Layout, device: &dyn Device, directory: &dyn Directory) -> io::Result<LogManifest> {
+fn create(
+    path: &Path,
+    layout: &Layout,
+    device: &dyn Device,
+    directory: &dyn Directory,
+) -> io::Result<LogManifest> {
     let names = directory.list()?;
     if !names.iter().any(|name| name == CREATING) {
         directory.create(CREATING)?;
@@ -372,10 +401,17 @@ struct Judged {
     mended: bool,
 }
 
-fn judge_shard(device: &dyn Device, path: &Path, log: &LogManifest, shard: u16, config: &Config) -> Result<Judged, OpenError> {
+fn judge_shard(
+    device: &dyn Device,
+    path: &Path,
+    log: &LogManifest,
+    shard: u16,
+    config: &Config,
+) -> Result<Judged, OpenError> {
     let io = |operation| at(operation, path);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
-    let (store, missing, mended) = ShardStore::open(directory, config.segment_bytes).map_err(manifest_error(path))?;
+    let (store, missing, mended) =
+        ShardStore::open(directory, config.segment_bytes).map_err(manifest_error(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
         return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
@@ -456,10 +492,18 @@ impl Builder<'_> {
     }
 
     /// The queue of the wanted kind, or what there is instead.
-    fn queue(&mut self, store: &ShardStore, pool: &Arc<Pool>) -> Result<(Box<dyn Queue>, Arc<dyn Wake>), OpenError> {
+    fn queue(
+        &mut self,
+        store: &ShardStore,
+        pool: &Arc<Pool>,
+    ) -> Result<(Box<dyn Queue>, Arc<dyn Wake>), OpenError> {
         let directory = store.directory();
-        let mut setup =
-            QueueSetup { depth: self.committer.depth, pool: pool.clone(), lock: self.lock.clone(), driver: Driver::Uring };
+        let mut setup = QueueSetup {
+            depth: self.committer.depth,
+            pool: pool.clone(),
+            lock: self.lock.clone(),
+            driver: Driver::Uring,
+        };
         if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
             match directory.queue(&setup) {
                 Ok(queue) => {
@@ -469,7 +513,9 @@ impl Builder<'_> {
                 Err(error) if self.config.backend == Backend::Uring => {
                     return Err(OpenError::Unsupported { what: "io_uring", reason: error.to_string() });
                 }
-                Err(error) => self.notices.warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
+                Err(error) => self
+                    .notices
+                    .warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
             }
         }
         self.driver = Some(Driver::Syscall);

@@ -175,6 +175,7 @@ impl Options {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn device(mut self, device: Arc<dyn Device>) -> Options {
         self.device = Some(device);
         self
@@ -192,7 +193,8 @@ impl Options {
     }
 
     pub(crate) fn layout(&self) -> Result<Layout, OpenError> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(usize::from(SHARDS_MAX)));
+        let cores =
+            std::thread::available_parallelism().map_or(1, |cores| cores.get().min(usize::from(SHARDS_MAX)));
         let shards = self.shards.unwrap_or(cores as u16);
         let in_simulation = self.device.as_ref().is_some_and(|device| !device.threaded());
         let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
@@ -205,19 +207,29 @@ impl Options {
             return invalid("block_bytes", reason);
         }
         let segment_bytes = self.segment_bytes.unwrap_or(SEGMENT_BYTES.max(u64::from(block_bytes) * 4));
-        let least = if in_simulation { GRANULE * 4 } else { SEGMENT_BYTES_MIN }.max(u64::from(block_bytes) * 2);
+        let least =
+            if in_simulation { GRANULE * 4 } else { SEGMENT_BYTES_MIN }.max(u64::from(block_bytes) * 2);
         if !(least..=SEGMENT_BYTES_MAX).contains(&segment_bytes) || segment_bytes % GRANULE != 0 {
-            let reason = format!("{segment_bytes} is not a multiple of {GRANULE} within {least}..={SEGMENT_BYTES_MAX}");
+            let reason = format!(
+                "{segment_bytes} is not a multiple of {GRANULE} within {least}..={SEGMENT_BYTES_MAX}"
+            );
             return invalid("segment_bytes", reason);
         }
         let directories = self.directories.clone().unwrap_or_default();
-        if self.directories.as_ref().is_some_and(|directories| directories.is_empty() || directories.len() > usize::from(shards)) {
+        if self
+            .directories
+            .as_ref()
+            .is_some_and(|directories| directories.is_empty() || directories.len() > usize::from(shards))
+        {
             return invalid("directories", "there must be at least one, and at most one per shard".into());
         }
         let mut names = Vec::new();
         for directory in directories {
             let Some(name) = directory.to_str().filter(|_| directory.is_absolute()) else {
-                return invalid("directories", format!("{} is not an absolute path in UTF-8", directory.display()));
+                return invalid(
+                    "directories",
+                    format!("{} is not an absolute path in UTF-8", directory.display()),
+                );
             };
             names.push(name.to_owned());
         }
@@ -235,7 +247,10 @@ impl Options {
         check("shards", self.shards.map(u64::from), u64::from(there.shards))?;
         check("block_bytes", self.block_bytes.map(u64::from), u64::from(there.block_bytes))?;
         check("segment_bytes", self.segment_bytes, there.segment_bytes)?;
-        let asked = self.directories.as_ref().map(|asked| asked.iter().map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>());
+        let asked = self
+            .directories
+            .as_ref()
+            .map(|asked| asked.iter().map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>());
         match asked {
             Some(asked) if asked != there.directories => Err(OpenError::Incompatible {
                 option: "directories",
@@ -257,7 +272,10 @@ impl Options {
             MEMORY_BYTES.min(share).max(least)
         });
         if memory_bytes < least || memory_bytes > 1 << 40 {
-            return invalid("memory_bytes", format!("{memory_bytes} is less than {least}, or more than 1 TiB"));
+            return invalid(
+                "memory_bytes",
+                format!("{memory_bytes} is less than {least}, or more than 1 TiB"),
+            );
         }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
         let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
@@ -271,7 +289,10 @@ impl Options {
             .expect("two limits");
         let (record_bytes, record_limit) = match self.record_bytes {
             Some(asked) if asked > record_bytes_limit || asked == 0 => {
-                return invalid("record_bytes", format!("{asked} is 0, or more than {record_limit} allows, {record_bytes_limit}"));
+                return invalid(
+                    "record_bytes",
+                    format!("{asked} is 0, or more than {record_limit} allows, {record_bytes_limit}"),
+                );
             }
             Some(asked) => (asked, "record_bytes"),
             None if RECORD_BYTES <= record_bytes_limit => (RECORD_BYTES, "record_bytes"),

@@ -135,10 +135,13 @@ impl Admission {
     /// nobody stands before it.
     pub(crate) fn is_turn(&self, place: &Place) -> bool {
         let mut queue = lock(&self.queue);
-        let first = queue.lines[..=line_of(place.priority)].iter().flatten().find(|ticket| !ticket.passed).map(|ticket| ticket.id);
-        Admission::find(&mut queue, place).is_some_and(|ticket| {
-            ticket.passed || ticket.offered_at.is_some() || first == Some(ticket.id)
-        })
+        let first = queue.lines[..=line_of(place.priority)]
+            .iter()
+            .flatten()
+            .find(|ticket| !ticket.passed)
+            .map(|ticket| ticket.id);
+        Admission::find(&mut queue, place)
+            .is_some_and(|ticket| ticket.passed || ticket.offered_at.is_some() || first == Some(ticket.id))
     }
 
     /// Leaves a call for the next offer. The caller looks for room once more after this.

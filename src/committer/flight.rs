@@ -7,9 +7,14 @@ use super::{OperationId, Sealed};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting,
-    Writing { operation: OperationId, sync: bool },
+    Writing {
+        operation: OperationId,
+        sync: bool,
+    },
     /// `covered` if the write was synchronous.
-    Completed { covered: bool },
+    Completed {
+        covered: bool,
+    },
 }
 
 /// A block whose write completed.
@@ -56,9 +61,10 @@ impl Flight {
 
     /// Notes that a write came back, well or not; `None` if the operation is no write of ours.
     pub(super) fn write_completed(&mut self, operation: OperationId) -> Option<bool> {
-        let (block, state) = self.blocks.iter_mut().take(self.started).find(
-            |(_, state)| matches!(state, State::Writing { operation: own, .. } if *own == operation),
-        )?;
+        let (block, state) =
+            self.blocks.iter_mut().take(self.started).find(
+                |(_, state)| matches!(state, State::Writing { operation: own, .. } if *own == operation),
+            )?;
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };
         self.writes_in_flight -= 1;

@@ -18,8 +18,8 @@ mod flight;
 mod watermark;
 
 use flight::{Entry, Flight};
-pub(crate) use watermark::Watermarks;
 use watermark::Prefix;
+pub(crate) use watermark::Watermarks;
 
 use crate::pool::{Group, Pending, Urgency};
 use crate::position::Lsn;
@@ -198,14 +198,16 @@ impl Committer {
             self.waiting = None;
             return false;
         }
-        let since = match self.waiting {
-            Some((sequence, since)) if sequence == pending.sequence => since,
-            _ => now,
-        };
-        self.waiting = Some((pending.sequence, since));
         if pending.urgency == Urgency::Background && pending.sequence > self.sync_target {
+            let since = match self.waiting {
+                Some((sequence, since)) if sequence == pending.sequence => since,
+                _ => now,
+            };
+            self.waiting = Some((pending.sequence, since));
             return now >= since.saturating_add(self.config.background_ns);
         }
+        // No deadline for what somebody waits for: a completion is the moment to look again.
+        self.waiting = None;
         if self.is_idle() {
             return true;
         }
@@ -224,7 +226,8 @@ impl Committer {
             return None;
         }
         let after_idle = self.marker.idle_since.saturating_add(self.config.marker_delay_ns);
-        let after_last = self.marker.last.map_or(0, |last| last.saturating_add(self.config.marker_interval_ns));
+        let after_last =
+            self.marker.last.map_or(0, |last| last.saturating_add(self.config.marker_interval_ns));
         Some(after_idle.max(after_last))
     }
 

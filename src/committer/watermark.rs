@@ -96,7 +96,9 @@ impl Prefix {
     }
 
     fn syncing(&self, file: u32) -> bool {
-        self.stretches.iter().any(|stretch| stretch.file == file && matches!(stretch.cover, Cover::Syncing(_)))
+        self.stretches
+            .iter()
+            .any(|stretch| stretch.file == file && matches!(stretch.cover, Cover::Syncing(_)))
     }
 
     pub(super) fn sync_completed(&mut self, operation: OperationId) {

@@ -7,7 +7,7 @@
 mod file;
 pub(crate) mod probe;
 mod queue;
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(test)]
 pub(crate) mod sim;
 mod syscall;
 mod uring;
@@ -21,8 +21,8 @@ use std::time::Duration;
 pub(crate) use file::RealDevice;
 pub(crate) use probe::memory_limit;
 pub use probe::{Capabilities, FileSystem};
-pub(crate) use syscall::perform;
 pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
+pub(crate) use syscall::perform;
 
 /// A place where logs live: the real file system, or the simulated one.
 pub(crate) trait Device: Send + Sync + Debug {

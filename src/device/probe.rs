@@ -89,7 +89,11 @@ pub(crate) fn memory_limit() -> u64 {
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
         Some(format!("/sys/fs/cgroup{path}/memory.max"))
     });
-    let candidates = [own.as_deref(), Some("/sys/fs/cgroup/memory.max"), Some("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
+    let candidates = [
+        own.as_deref(),
+        Some("/sys/fs/cgroup/memory.max"),
+        Some("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ];
     let limits = candidates.into_iter().flatten().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
     // A machine that says nothing is taken to have a gigabyte: the smallest that runs servers.
     let machine = Some(sys::physical_memory()).filter(|&bytes| bytes > 0).unwrap_or(1 << 30);

@@ -271,7 +271,10 @@ impl EpochTable {
 
     /// The first place at or above `lsn` that a row owns.
     pub(crate) fn next_owned(&self, lsn: Lsn) -> Option<Lsn> {
-        self.ranges().filter(|(_, range)| range.end > lsn && !range.is_empty()).map(|(_, range)| range.start.max(lsn)).min()
+        self.ranges()
+            .filter(|(_, range)| range.end > lsn && !range.is_empty())
+            .map(|(_, range)| range.start.max(lsn))
+            .min()
     }
 
     pub(crate) fn last(&self) -> Option<&EpochRow> {

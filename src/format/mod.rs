@@ -15,9 +15,7 @@ pub(crate) use manifest::{
     EpochRow, EpochTable, LogManifest, SLOT_HEADER_BYTES, SegmentRow, ShardManifest, SlotKind, decode_slot,
     encode_slot,
 };
-pub(crate) use record::{
-    RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes,
-};
+pub(crate) use record::{RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes};
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.
 ///

@@ -88,13 +88,7 @@ pub(crate) fn encode_record(
     let body_bytes = first.len() + second.len();
     let used = RECORD_HEADER_BYTES as usize + body_bytes;
     assert!(place.len() == used.next_multiple_of(8), "the reservation has the record's size");
-    let header = RecordHeader {
-        crc: 0,
-        body_bytes: body_bytes as u32,
-        whole_bytes,
-        key_bytes,
-        flags,
-    };
+    let header = RecordHeader { crc: 0, body_bytes: body_bytes as u32, whole_bytes, key_bytes, flags };
     place[..RECORD_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
     let (head, padding) = place.split_at_mut(used);
     let head_body = &mut head[RECORD_HEADER_BYTES as usize..];
@@ -231,7 +225,15 @@ mod tests {
             bytes.resize(at + encoded_bytes(body) as usize, 0xff);
             let place = Lsn(lsn.0 + at as u64);
             let flags = RecordFlags::WHOLE;
-            encode_record(&mut bytes[at..], identity.seed(), place, key.len() as u16, body, flags, [key, payload]);
+            encode_record(
+                &mut bytes[at..],
+                identity.seed(),
+                place,
+                key.len() as u16,
+                body,
+                flags,
+                [key, payload],
+            );
         }
         let header = BlockHeader::sealed(
             &identity,

@@ -304,13 +304,30 @@ impl Pool {
 
     /// Opens and closes the next block in one step, for a part of a group: `length` bytes of it are
     /// the caller's to fill. The caller holds the lock under which blocks are opened.
-    pub(crate) fn open_closed(&self, place: &BlockPlace, length: u32, group: Option<Group>) -> Option<Reserved<'_>> {
+    pub(crate) fn open_closed(
+        &self,
+        place: &BlockPlace,
+        length: u32,
+        group: Option<Group>,
+    ) -> Option<Reserved<'_>> {
         assert!(length > BLOCK_HEADER_BYTES && length.is_multiple_of(8));
         let sequence = self.publish(place, length, group, true, false)?;
-        Some(Reserved { pool: self, sequence, offset: BLOCK_HEADER_BYTES, bytes: length - BLOCK_HEADER_BYTES })
+        Some(Reserved {
+            pool: self,
+            sequence,
+            offset: BLOCK_HEADER_BYTES,
+            bytes: length - BLOCK_HEADER_BYTES,
+        })
     }
 
-    fn publish(&self, place: &BlockPlace, length: u32, group: Option<Group>, closed: bool, marker: bool) -> Option<u64> {
+    fn publish(
+        &self,
+        place: &BlockPlace,
+        length: u32,
+        group: Option<Group>,
+        closed: bool,
+        marker: bool,
+    ) -> Option<u64> {
         let tail = self.load_tail();
         assert!(tail.closed(), "one block is open at a time");
         assert!(place.capacity <= self.block_bytes && length <= place.capacity);
@@ -530,7 +547,13 @@ mod tests {
     use super::*;
 
     fn place(lsn: u64) -> BlockPlace {
-        BlockPlace { lsn: Lsn(lsn), previous_end: Lsn(lsn), capacity: 4096, epoch: 1, seed: EpochSeed::from_raw(0) }
+        BlockPlace {
+            lsn: Lsn(lsn),
+            previous_end: Lsn(lsn),
+            capacity: 4096,
+            epoch: 1,
+            seed: EpochSeed::from_raw(0),
+        }
     }
 
     fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
@@ -611,7 +634,9 @@ mod tests {
                                 continue;
                             }
                             // Seal, wipe and give back whatever is complete, then open the next.
-                            while let Some(complete) = pool.complete(*sealed + 1).filter(|_| pool.in_use() > 0) {
+                            while let Some(complete) =
+                                pool.complete(*sealed + 1).filter(|_| pool.in_use() > 0)
+                            {
                                 assert_eq!(complete.length, 88 + complete.records * 64);
                                 *sealed += 1;
                                 drop(pool.seal(*sealed, &[0; BLOCK_HEADER_BYTES as usize]));
@@ -638,7 +663,13 @@ mod loom_tests {
     use super::*;
 
     fn place(lsn: u64) -> BlockPlace {
-        BlockPlace { lsn: Lsn(lsn), previous_end: Lsn(lsn), capacity: 4096, epoch: 1, seed: EpochSeed::from_raw(0) }
+        BlockPlace {
+            lsn: Lsn(lsn),
+            previous_end: Lsn(lsn),
+            capacity: 4096,
+            epoch: 1,
+            seed: EpochSeed::from_raw(0),
+        }
     }
 
     /// Can a block be seen complete while a copy in it is unfinished?

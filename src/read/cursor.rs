@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::Record;
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, RECORD_HEADER_BYTES, RecordFlags, Records, encoded_bytes,
+    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, RECORD_HEADER_BYTES, RecordFlags, Records,
+    encoded_bytes,
 };
 use crate::position::{Lsn, Position};
 use crate::recovery::SegmentReader;
@@ -67,7 +68,10 @@ impl Cursor {
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
         let Some(index) = view.segment_of(lsn) else { return lsn };
         let segment = view.segments[index].clone();
-        let lowest = segment.base().max(row_start).max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.engine.block_bytes()))));
+        let lowest = segment
+            .base()
+            .max(row_start)
+            .max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.engine.block_bytes()))));
         let mut place = Lsn(lsn.0 - lsn.0 % GRANULE);
         while place >= lowest {
             if let Some(header) = header_at(&mut self.reader, &view, place) {
@@ -133,7 +137,8 @@ impl Cursor {
             };
             let identity = view.identity(&row);
             let own = view.segment_of(self.at).map(|index| (index, self.at));
-            let next = view.segment_from(Lsn(self.at.0 + 1)).map(|index| (index, view.segments[index].base()));
+            let next =
+                view.segment_from(Lsn(self.at.0 + 1)).map(|index| (index, view.segments[index].base()));
             let mut defect = Defect::Short;
             for (index, lsn) in own.into_iter().chain(next) {
                 let chained = (lsn != self.at).then_some(self.at);
@@ -218,7 +223,13 @@ impl Cursor {
                 if partial.body.len() == partial.whole && partial.position.lsn() >= self.from {
                     let (key, payload) = (0..partial.key_bytes, partial.key_bytes..partial.whole);
                     let bytes = partial.body.into();
-                    self.ready.push_back(Record { position: partial.position, timestamp: partial.timestamp, bytes, key, payload });
+                    self.ready.push_back(Record {
+                        position: partial.position,
+                        timestamp: partial.timestamp,
+                        bytes,
+                        key,
+                        payload,
+                    });
                 }
             }
         }
@@ -227,7 +238,6 @@ impl Cursor {
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
-
 }
 
 /// The place behind the record at `lsn`, where the log can be cut.
@@ -235,7 +245,9 @@ pub(crate) fn find_cut(engine: &Arc<Engine>, lsn: Lsn) -> Result<Lsn, TruncateEr
     let shard = engine.id;
     let mut cursor = Cursor::new(engine.clone(), lsn).map_err(TruncateError::Read)?;
     let mut found = false;
-    while let Some((header, block, owned_end)) = cursor.read_block(engine.durable()).map_err(TruncateError::Read)? {
+    while let Some((header, block, owned_end)) =
+        cursor.read_block(engine.durable()).map_err(TruncateError::Read)?
+    {
         let Ok(mut records) = Records::new(&header, &block) else { break };
         if !found && (header.end() <= lsn || lsn >= owned_end || !records.skip_to(lsn)) {
             break;

@@ -91,7 +91,12 @@ fn read(engine: &Arc<Engine>, view: &StoreView, position: Position) -> Result<Re
 }
 
 /// Whether an intact block that begins before `place` reaches over it.
-fn header_before(engine: &Engine, reader: &mut crate::recovery::SegmentReader, view: &StoreView, place: Lsn) -> bool {
+fn header_before(
+    engine: &Engine,
+    reader: &mut crate::recovery::SegmentReader,
+    view: &StoreView,
+    place: Lsn,
+) -> bool {
     let granule = crate::format::GRANULE;
     let steps = u64::from(engine.block_bytes()) / granule;
     (1..=steps)

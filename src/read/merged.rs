@@ -43,7 +43,14 @@ impl Merged {
         let shards: Vec<Range> =
             engines.iter().map(|engine| Range::new(engine.clone(), &..)).collect::<Result<_, _>>()?;
         let count = shards.len();
-        Ok(Merged { shards, heads: BinaryHeap::new(), next: vec![None; count], unknown: (0..count).collect(), first, last })
+        Ok(Merged {
+            shards,
+            heads: BinaryHeap::new(),
+            next: vec![None; count],
+            unknown: (0..count).collect(),
+            first,
+            last,
+        })
     }
 }
 

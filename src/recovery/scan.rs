@@ -143,8 +143,14 @@ pub(crate) fn scan(
     checkpoint: Lsn,
 ) -> Scan {
     assert!(checkpoint.0 >= row.start, "the checkpoint lies in the last epoch");
-    let mut scan =
-        Scan { end: checkpoint, open_group: None, defect: Defect::NoHeader, timestamp: 0, blocks: 0, records: 0 };
+    let mut scan = Scan {
+        end: checkpoint,
+        open_group: None,
+        defect: Defect::NoHeader,
+        timestamp: 0,
+        blocks: 0,
+        records: 0,
+    };
     loop {
         let at = segments.iter().find(|segment| segment.contains(scan.end));
         let next = segments.iter().find(|segment| segment.base() >= scan.end);

@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn slots_are_part_of_the_format() {
         // Golden: these must never change.
-        let slots: Vec<u32> = [&b""[..], b"a", b"user:7", b"post:1"].iter().map(|key| slot_of(key, SLOTS)).collect();
+        let slots: Vec<u32> =
+            [&b""[..], b"a", b"user:7", b"post:1"].iter().map(|key| slot_of(key, SLOTS)).collect();
         assert_eq!(slots, GOLDEN);
     }
 
@@ -118,7 +119,8 @@ mod tests {
         for number in 0..100 {
             assert_eq!(router.nearest_of(number, |_| 0), ShardId(0));
         }
-        let used: std::collections::BTreeSet<_> = (0..100).map(|number| router.nearest_of(number, |_| 2)).collect();
+        let used: std::collections::BTreeSet<_> =
+            (0..100).map(|number| router.nearest_of(number, |_| 2)).collect();
         assert_eq!(used.len(), 4);
         assert_eq!(router.nearest_of(1, |shard| if shard.0 == 2 { 1 } else { 7 }), ShardId(2));
         for number in 0..100 {

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::device::{Directory, File};
-use crate::format::{Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule};
+use crate::format::{
+    Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule,
+};
 use crate::pool::AlignedBuffer;
 
 /// Room for 2,600 segments or 2,000 epochs at once; it grows beyond that.
@@ -46,7 +48,12 @@ fn names(prefix: &str) -> [String; 2] {
 
 impl ManifestFiles {
     /// Makes both copies, durable but for their names, which the caller's folder sync makes so.
-    pub(crate) fn create(directory: &dyn Directory, prefix: &str, kind: SlotKind, body: &[u8]) -> io::Result<ManifestFiles> {
+    pub(crate) fn create(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+        body: &[u8],
+    ) -> io::Result<ManifestFiles> {
         let [first, second] = names(prefix);
         let files = [directory.create(&first)?, directory.create(&second)?];
         let mut manifest = ManifestFiles { kind, files, sequence: 0, lower: 0, capacity: 0 };
@@ -58,7 +65,11 @@ impl ManifestFiles {
     ///
     /// Both are synced and read past the cache first: what a dead owner failed to sync must not be
     /// taken for what the disk has.
-    pub(crate) fn open(directory: &dyn Directory, prefix: &str, kind: SlotKind) -> Result<(ManifestFiles, Vec<u8>, bool), ManifestError> {
+    pub(crate) fn open(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+    ) -> Result<(ManifestFiles, Vec<u8>, bool), ManifestError> {
         let mut files = Vec::new();
         let mut missing = 0;
         for name in names(prefix) {

@@ -103,7 +103,12 @@ pub(crate) struct ShardStore {
 
 impl ShardStore {
     /// Makes a shard in an empty folder, durably.
-    pub(crate) fn create(directory: Arc<dyn Directory>, log_id: [u8; 16], shard: u16, nonce: u64) -> io::Result<()> {
+    pub(crate) fn create(
+        directory: Arc<dyn Directory>,
+        log_id: [u8; 16],
+        shard: u16,
+        nonce: u64,
+    ) -> io::Result<()> {
         let mut epochs = EpochTable::default();
         epochs.push(EpochRow { epoch: 1, reserved: 0, nonce, start: 0, cut: 0 });
         let manifest = ShardManifest {
@@ -126,7 +131,10 @@ impl ShardStore {
     /// Reads the manifest and opens what it lists. Nothing is written.
     ///
     /// The numbers of segments that are missing or shorter than they were made come beside it.
-    pub(crate) fn open(directory: Arc<dyn Directory>, spare_bytes_max: u64) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
+    pub(crate) fn open(
+        directory: Arc<dyn Directory>,
+        spare_bytes_max: u64,
+    ) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
         let (slots, body, mended) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let mut segments = Vec::new();
@@ -146,7 +154,16 @@ impl ShardStore {
             }
         }
         let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
-        let store = ShardStore { directory, slots, manifest, segments, retired: Vec::new(), spares, spare_bytes_max, broken: false };
+        let store = ShardStore {
+            directory,
+            slots,
+            manifest,
+            segments,
+            retired: Vec::new(),
+            spares,
+            spare_bytes_max,
+            broken: false,
+        };
         Ok((store, missing, mended))
     }
 
@@ -200,7 +217,13 @@ impl ShardStore {
     /// Begins a new epoch at `start`, cutting off what lies at or above `cut`.
     ///
     /// The caller has synced everything below `cut` that is to be kept.
-    pub(crate) fn begin_epoch(&mut self, cut: Lsn, start: Lsn, nonce: u64, timestamp: u64) -> io::Result<Identity> {
+    pub(crate) fn begin_epoch(
+        &mut self,
+        cut: Lsn,
+        start: Lsn,
+        nonce: u64,
+        timestamp: u64,
+    ) -> io::Result<Identity> {
         let mut next = self.manifest.clone();
         let row = EpochRow { epoch: next.next_epoch, reserved: 0, nonce, start: start.0, cut: cut.0 };
         next.next_epoch += 1;
@@ -229,7 +252,8 @@ impl ShardStore {
         self.collect_retired();
         let base = self.segments.last().map_or(from, |last| last.end());
         let mut next_file = self.manifest.next_file;
-        let spare = self.spares.iter().position(|&(_, spare)| spare >= bytes && spare <= bytes.saturating_mul(4));
+        let spare =
+            self.spares.iter().position(|&(_, spare)| spare >= bytes && spare <= bytes.saturating_mul(4));
         let (number, bytes) = match spare {
             Some(index) => self.spares.swap_remove(index),
             None => {

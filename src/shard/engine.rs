@@ -305,7 +305,8 @@ impl Engine {
             return too_large((bytes + headers) as usize, self.record_limit, self.record_bytes);
         }
         let key = batch.key.len();
-        let need: u64 = batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();
+        let need: u64 =
+            batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();
         let fits = need <= u64::from(self.pool.block_bytes() - BLOCK_HEADER_BYTES);
         Ok(fits.then_some(need as u32))
     }
@@ -314,7 +315,8 @@ impl Engine {
     fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
         let opened = {
             let mut opener = lock(&self.opener);
-            let opened = if self.pool.is_closed() { opener.open(&self.pool, need, blocks_max) } else { Ok(()) };
+            let opened =
+                if self.pool.is_closed() { opener.open(&self.pool, need, blocks_max) } else { Ok(()) };
             if opened.is_ok() {
                 self.look_ahead(&opener);
             }
@@ -333,7 +335,9 @@ impl Engine {
             NoRoom::Segment { bytes } => {
                 let error = self.segment_error();
                 self.ask_for_segment(bytes);
-                error.map_or(Refused::NoRoom, |source| Refused::Error(AppendError::NoSpace { shard: self.id, source }))
+                error.map_or(Refused::NoRoom, |source| {
+                    Refused::Error(AppendError::NoSpace { shard: self.id, source })
+                })
             }
         }
     }
@@ -361,8 +365,9 @@ impl Engine {
             }
             // Others go on behind the group; what they have in the open block goes out before it.
             self.pool.close_any();
-            let planned =
-                opener.plan(&self.pool, &bodies, self.blocks_max(priority)).map_err(|reason| self.refused(reason))?;
+            let planned = opener
+                .plan(&self.pool, &bodies, self.blocks_max(priority))
+                .map_err(|reason| self.refused(reason))?;
             let mut reserved: VecDeque<Reserved<'_>> = VecDeque::with_capacity(planned.len());
             for block in &planned {
                 let opened = self.pool.open_closed(&block.place, block.length, block.group);
@@ -380,10 +385,21 @@ impl Engine {
             for piece in &block.pieces {
                 let payload = batch.payloads[piece.record];
                 let at = Lsn(start.0 + offset as u64);
-                let body = [part(batch.key, 0, piece.from, piece.to), part(payload, batch.key.len(), piece.from, piece.to)];
+                let body = [
+                    part(batch.key, 0, piece.from, piece.to),
+                    part(payload, batch.key.len(), piece.from, piece.to),
+                ];
                 let bytes = encoded_bytes(piece.to - piece.from) as usize;
                 let place = &mut range.bytes_mut()[offset..offset + bytes];
-                encode_record(place, seed, at, batch.key.len() as u16, bodies[piece.record], piece.flags, body);
+                encode_record(
+                    place,
+                    seed,
+                    at,
+                    batch.key.len() as u16,
+                    bodies[piece.record],
+                    piece.flags,
+                    body,
+                );
                 offset += bytes;
                 let position = Position::new(self.id, epoch, at, block.place.lsn);
                 if let Some(positions) = positions.as_mut().filter(|_| piece.from == 0) {
@@ -467,7 +483,9 @@ impl Engine {
         }
         match target.durability {
             Durability::Buffered => Some(Ok(())),
-            Durability::Written => (Lsn(self.published.written.load(Ordering::SeqCst)) > target.lsn).then_some(Ok(())),
+            Durability::Written => {
+                (Lsn(self.published.written.load(Ordering::SeqCst)) > target.lsn).then_some(Ok(()))
+            }
             Durability::Synced => None,
         }
     }
@@ -556,7 +574,11 @@ impl Engine {
             return None;
         }
         // An empty open block: then it is the one before it that counts, and its end is known.
-        let lsn = if bytes == 0 { last.previous_end.0.checked_sub(1)? } else { last.lsn.0 + u64::from(last.length) - 1 };
+        let lsn = if bytes == 0 {
+            last.previous_end.0.checked_sub(1)?
+        } else {
+            last.lsn.0 + u64::from(last.length) - 1
+        };
         let sequence = if bytes == 0 { last.sequence - 1 } else { last.sequence };
         Some(Target { lsn: Lsn(lsn), sequence, durability })
     }
@@ -590,7 +612,11 @@ impl Engine {
     }
 
     /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.
-    pub(crate) fn follow<T>(&self, timeout: Option<Duration>, mut resolved: impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) fn follow<T>(
+        &self,
+        timeout: Option<Duration>,
+        mut resolved: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
         if self.threaded {
             return self.followers.wait(0, timeout, resolved);
         }
@@ -602,7 +628,11 @@ impl Engine {
         found
     }
 
-    pub(crate) fn register_follower(&self, waker: &Waker, previous: Option<super::Registration>) -> super::Registration {
+    pub(crate) fn register_follower(
+        &self,
+        waker: &Waker,
+        previous: Option<super::Registration>,
+    ) -> super::Registration {
         self.followers.register(0, waker, previous)
     }
 
@@ -639,7 +669,9 @@ impl Engine {
     }
 
     fn segment_error(&self) -> Option<SharedIo> {
-        (self.segment_error_set.load(Ordering::SeqCst) == 1).then(|| lock(&self.segment_error).clone()).flatten()
+        (self.segment_error_set.load(Ordering::SeqCst) == 1)
+            .then(|| lock(&self.segment_error).clone())
+            .flatten()
     }
 
     fn ask_for_segment(&self, bytes: u64) {
@@ -679,7 +711,8 @@ impl Engine {
             let mut store = lock(&self.store);
             // Once the segment in use runs out, space that is merely allocated must do.
             // Not known while somebody else opens a block: then the next look tells.
-            let low = || self.opener.try_lock().is_ok_and(|opener| opener.bytes_ready(&self.pool).0 < last / 16);
+            let low =
+                || self.opener.try_lock().is_ok_and(|opener| opener.bytes_ready(&self.pool).0 < last / 16);
             let hurry = || ready == 0 && last > 0 || low();
             let made = store.add_segment(bytes, from, || self.marks(), hurry);
             if made.is_ok() {
@@ -767,11 +800,17 @@ impl Engine {
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);
         let timestamp = self.published.timestamp.load(Ordering::SeqCst);
-        let identity =
-            store.begin_epoch(cut, start, nonce, timestamp).map_err(|error| self.truncate_error(Some(error)))?;
+        let identity = store
+            .begin_epoch(cut, start, nonce, timestamp)
+            .map_err(|error| self.truncate_error(Some(error)))?;
         opener.begin_epoch(&self.pool, &identity, start);
         core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
-        for mark in [&self.published.checkpoint, &self.published.covered, &self.published.written, &self.published.durable] {
+        for mark in [
+            &self.published.checkpoint,
+            &self.published.covered,
+            &self.published.written,
+            &self.published.durable,
+        ] {
             mark.store(start.0, Ordering::SeqCst);
         }
         self.publish_view(&store);

@@ -92,7 +92,8 @@ impl Opener {
     /// Bytes that are ready behind the last block, and of which segments.
     pub(crate) fn bytes_ready(&self, pool: &Pool) -> (u64, u64) {
         let end = self.end(pool);
-        let ready = self.segments.iter().map(|segment| segment.end().0.saturating_sub(end.0.max(segment.base().0)));
+        let ready =
+            self.segments.iter().map(|segment| segment.end().0.saturating_sub(end.0.max(segment.base().0)));
         let last = self.segments.back().map_or(0, |segment| segment.row.bytes);
         (ready.sum(), last)
     }
@@ -109,7 +110,13 @@ impl Opener {
             let rest = segment.end().0 - lsn.0;
             let capacity = u64::from(pool.block_bytes()).min(rest) as u32;
             if capacity >= BLOCK_HEADER_BYTES + need {
-                return Some(BlockPlace { lsn, previous_end: end, capacity, epoch: self.epoch, seed: self.seed });
+                return Some(BlockPlace {
+                    lsn,
+                    previous_end: end,
+                    capacity,
+                    epoch: self.epoch,
+                    seed: self.seed,
+                });
             }
         }
         None
@@ -174,7 +181,12 @@ impl Opener {
                         end = Lsn(last.place.lsn.0 + crate::format::round_to_granule(u64::from(last.length)));
                     }
                     let place = self.place(pool, end, least).ok_or_else(missing)?;
-                    planned.push(Planned { place, length: BLOCK_HEADER_BYTES, pieces: Vec::new(), group: None });
+                    planned.push(Planned {
+                        place,
+                        length: BLOCK_HEADER_BYTES,
+                        pieces: Vec::new(),
+                        group: None,
+                    });
                 }
                 let block = planned.last_mut().expect("one was pushed");
                 let room = block.place.capacity - block.length;

@@ -148,7 +148,13 @@ impl Engine {
     }
 
     /// Promise 5: a failed write or sync is final.
-    pub(super) fn fail(&self, core: &mut Core, operation: &'static str, segment: Option<&Segment>, error: io::Error) {
+    pub(super) fn fail(
+        &self,
+        core: &mut Core,
+        operation: &'static str,
+        segment: Option<&Segment>,
+        error: io::Error,
+    ) {
         core.committer.fail();
         let path = segment.map_or_else(Default::default, |segment| self.path_of(segment));
         let tasks = self.stop(operation, path, error);
@@ -183,11 +189,7 @@ impl Engine {
         if complete.records == 0 && !complete.marker {
             return; // Void: the next block takes its place.
         }
-        let timestamp = self
-            .device
-            .wall()
-            .max(core.timestamp + 1)
-            .max(self.clock.load(Ordering::SeqCst) + 1);
+        let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
         core.timestamp = timestamp + u64::from(complete.records.saturating_sub(1));
         self.published.timestamp.store(core.timestamp, Ordering::SeqCst);
         let seal = BlockSeal {
@@ -243,7 +245,9 @@ impl Engine {
         }
         if opener.open_marker(&self.pool) {
             drop(opener);
-            while let Some(complete) = self.pool.complete(core.next_to_seal).filter(|_| core.sealed.is_empty()) {
+            while let Some(complete) =
+                self.pool.complete(core.next_to_seal).filter(|_| core.sealed.is_empty())
+            {
                 self.seal(core, &complete, now);
             }
         }
@@ -270,7 +274,12 @@ impl Engine {
             Action::Sync { operation, file } => {
                 self.counters.syncs.fetch_add(1, Ordering::Relaxed);
                 let segment = core.segments.iter().find(|segment| segment.row.file == file);
-                (operation, "sync", segment.expect("a segment that is written to").clone(), OperationKind::Sync)
+                (
+                    operation,
+                    "sync",
+                    segment.expect("a segment that is written to").clone(),
+                    OperationKind::Sync,
+                )
             }
         };
         let file = segment.file.clone();
@@ -297,7 +306,9 @@ impl Engine {
         let marks = core.committer.watermarks();
         let completed = core.committer.completed();
         // The log's clock first: a record that is appended after an acknowledgement gets a later time.
-        if let Some(&(.., timestamp)) = core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed).last() {
+        if let Some(&(.., timestamp)) =
+            core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed).last()
+        {
             self.clock.fetch_max(timestamp, Ordering::SeqCst);
         }
         self.published.checkpoint.store(marks.checkpoint.0, Ordering::SeqCst);
@@ -310,7 +321,9 @@ impl Engine {
             }
         }
         core.announced = completed;
-        while let Some(&(sequence, end, _)) = core.unresolved.front().filter(|(_, end, _)| *end <= marks.durable) {
+        while let Some(&(sequence, end, _)) =
+            core.unresolved.front().filter(|(_, end, _)| *end <= marks.durable)
+        {
             self.waiters.notify(sequence, &mut core.tasks);
             core.unresolved.pop_front();
             core.drain.bytes += end.0.saturating_sub(core.drain.last);

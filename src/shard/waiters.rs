@@ -84,7 +84,12 @@ impl Waiters {
     }
 
     /// Leaves a waker for the next event of the block. The caller looks at the watermarks after it.
-    pub(crate) fn register(&self, sequence: u64, waker: &Waker, previous: Option<Registration>) -> Registration {
+    pub(crate) fn register(
+        &self,
+        sequence: u64,
+        waker: &Waker,
+        previous: Option<Registration>,
+    ) -> Registration {
         let slot = self.slot(sequence);
         let mut tasks = lock(&slot.tasks);
         let own = previous.filter(|own| own.sequence == sequence && own.generation == tasks.generation);

@@ -144,8 +144,7 @@ pub(crate) fn direct_alignment(file: BorrowedFd<'_>) -> Option<(u32, u32)> {
     check(result).ok()?;
     // SAFETY: a zeroed `statx` is valid, and the call succeeded.
     let stat = unsafe { stat.assume_init() };
-    (stat.stx_mask & libc::STATX_DIOALIGN != 0)
-        .then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align))
+    (stat.stx_mask & libc::STATX_DIOALIGN != 0).then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align))
 }
 
 /// `eventfd(2)`, close-on-exec, blocking reads.

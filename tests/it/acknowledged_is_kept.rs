@@ -24,7 +24,8 @@ fn records_of_all_sizes_come_back(ground: Ground) {
     let mut positions = Vec::new();
     for index in 0..sizes.len() {
         let write = Write::new(record(index)).key(format!("key{index}"));
-        positions.push(log.append(write).wait().unwrap_or_else(|error| panic!("{} bytes: {error}", sizes[index])));
+        positions
+            .push(log.append(write).wait().unwrap_or_else(|error| panic!("{} bytes: {error}", sizes[index])));
     }
     let check = |log: &Log| {
         for (index, &position) in positions.iter().enumerate() {
@@ -57,8 +58,11 @@ fn many_threads_lose_nothing(ground: Ground) {
             move || {
                 (0..each)
                     .map(|index: u32| {
-                        let payload = [thread.to_le_bytes(), index.to_le_bytes()].concat().repeat(1 + index as usize % 40);
-                        let durability = [Durability::Synced, Durability::Written, Durability::Buffered][index as usize % 3];
+                        let payload = [thread.to_le_bytes(), index.to_le_bytes()]
+                            .concat()
+                            .repeat(1 + index as usize % 40);
+                        let durability = [Durability::Synced, Durability::Written, Durability::Buffered]
+                            [index as usize % 3];
                         let write = Write::new(&payload).key(thread.to_le_bytes()).durability(durability);
                         (log.append(write).wait().unwrap(), payload)
                     })

@@ -143,7 +143,8 @@ fn a_closed_log_says_so(ground: Ground) {
     let dir = ground.directory();
     let log = ground.options().open(dir.path()).unwrap();
     let clone = log.clone();
-    let commit = log.append(Write::new(b"buffered").durability(Durability::Buffered)).admitted().wait().unwrap();
+    let commit =
+        log.append(Write::new(b"buffered").durability(Durability::Buffered)).admitted().wait().unwrap();
     let waiting = log.append(b"waiting").admitted().wait().unwrap();
     clone.close().unwrap();
     assert!(matches!(log.close(), Err(CloseError::Closed)));
@@ -157,7 +158,8 @@ fn a_closed_log_says_so(ground: Ground) {
 fn tokio_tasks(ground: Ground) {
     let dir = ground.directory();
     let log = ground.options().open(dir.path()).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(async {
         let tasks: Vec<_> = (0..500u32)
             .map(|task| {
@@ -192,7 +194,8 @@ fn queued_appends_are_withdrawn_by_dropping(ground: Ground) {
     for handle in &mut handles {
         let _ = std::pin::Pin::new(handle).poll(&mut Context::from_waker(Waker::noop()));
     }
-    let kept: Vec<_> = handles.drain(..).enumerate().filter(|(index, _)| index % 7 == 0).map(|(_, handle)| handle).collect();
+    let kept: Vec<_> =
+        handles.drain(..).enumerate().filter(|(index, _)| index % 7 == 0).map(|(_, handle)| handle).collect();
     for handle in kept {
         handle.wait().unwrap();
     }

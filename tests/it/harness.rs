@@ -74,5 +74,9 @@ pub fn records_from(shard: &Shard, lsn: Lsn) -> Vec<Record> {
 
 /// All payloads of a shard.
 pub fn payloads(shard: &Shard) -> Vec<Vec<u8>> {
-    shard.read(..).expect("a reader").map(|record| record.expect("an intact record").payload().to_vec()).collect()
+    shard
+        .read(..)
+        .expect("a reader")
+        .map(|record| record.expect("an intact record").payload().to_vec())
+        .collect()
 }

@@ -23,7 +23,10 @@ fn the_largest_record_fits_and_a_larger_one_is_refused(ground: Ground) {
     let position = log.append(&largest).wait().unwrap();
     assert_eq!(log.get(position).unwrap().payload(), largest);
     let error = log.append(vec![0; (16 << 20) + 1]).wait().unwrap_err();
-    assert!(matches!(error, AppendError::TooLarge { limit: "record_bytes", limit_bytes, .. } if limit_bytes == 16 << 20), "{error}");
+    assert!(
+        matches!(error, AppendError::TooLarge { limit: "record_bytes", limit_bytes, .. } if limit_bytes == 16 << 20),
+        "{error}"
+    );
     let error = log.append(Write::new(b"").key(vec![0; 65_536])).wait().unwrap_err();
     assert!(matches!(error, AppendError::TooLarge { .. }), "{error}");
     log.append(Write::new(b"").key(vec![7; 65_535])).wait().unwrap();

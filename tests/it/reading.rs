@@ -29,7 +29,8 @@ fn ranges_may_begin_and_end_anywhere(ground: Ground) {
     let end = shard.durable_lsn().0;
     for step in 0..400 {
         let (from, to) = (end * step / 400, end * (step + 13) / 400);
-        let found: Vec<_> = shard.read(Lsn(from)..Lsn(to)).unwrap().map(|record| record.unwrap().lsn()).collect();
+        let found: Vec<_> =
+            shard.read(Lsn(from)..Lsn(to)).unwrap().map(|record| record.unwrap().lsn()).collect();
         let expected: Vec<_> =
             all.iter().map(|record| record.lsn()).filter(|lsn| (from..to).contains(&lsn.0)).collect();
         assert_eq!(found, expected, "{from}..{to}");
@@ -85,14 +86,23 @@ fn merged_is_in_the_order_of_times(ground: Ground) {
     let log = ground.options().shards(4).open(dir.path()).unwrap();
     for index in 0..400u32 {
         let durability = if index % 7 == 0 { Durability::Written } else { Durability::Synced };
-        log.append(Write::new(index.to_le_bytes()).key(index.to_le_bytes()).durability(durability)).wait().unwrap();
+        log.append(Write::new(index.to_le_bytes()).key(index.to_le_bytes()).durability(durability))
+            .wait()
+            .unwrap();
     }
     log.sync().wait().unwrap();
     let merged: Vec<_> = log.merged(..).unwrap().map(|record| record.unwrap()).collect();
-    let order: Vec<_> = merged.iter().map(|record| u32::from_le_bytes(record.payload().try_into().unwrap())).collect();
+    let order: Vec<_> =
+        merged.iter().map(|record| u32::from_le_bytes(record.payload().try_into().unwrap())).collect();
     assert_eq!(order, (0..400).collect::<Vec<_>>(), "each was acknowledged before the next began");
     let middle = merged[200].timestamp();
     assert_eq!(log.merged(middle..).unwrap().count(), 200);
     assert_eq!(log.merged(..middle).unwrap().count(), 200);
-    assert_eq!(payloads(&log.shard(log.route(&7u32.to_le_bytes()))).iter().filter(|p| **p == 7u32.to_le_bytes()).count(), 1);
+    assert_eq!(
+        payloads(&log.shard(log.route(&7u32.to_le_bytes())))
+            .iter()
+            .filter(|p| **p == 7u32.to_le_bytes())
+            .count(),
+        1
+    );
 }

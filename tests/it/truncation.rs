@@ -45,7 +45,10 @@ fn what_is_cut_off_never_comes_back(ground: Ground) {
     let shard = log.shard(ShardId(0));
     let sizes = [10usize, 5_000, 20, 9_000, 30, 0, 40];
     let positions: Vec<_> = sizes.iter().map(|&size| shard.append(vec![1; size]).wait().unwrap()).collect();
-    assert!(matches!(shard.truncate_after(Lsn(positions[2].lsn().0 + 8)), Err(TruncateError::NotARecord { .. })));
+    assert!(matches!(
+        shard.truncate_after(Lsn(positions[2].lsn().0 + 8)),
+        Err(TruncateError::NotARecord { .. })
+    ));
     shard.truncate_after(positions[3].lsn()).unwrap();
     assert_eq!(payloads(&shard).len(), 4);
     assert!(matches!(log.get(positions[5]), Err(ReadError::Truncated { .. })));

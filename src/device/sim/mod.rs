@@ -21,7 +21,6 @@ use super::{
 };
 use crate::sync::lock;
 use disk::{SimFile, Snapshot};
-pub(crate) use disk::SECTOR;
 pub(crate) use random::Random;
 
 /// What may go wrong, and how often; times in nanoseconds.
@@ -42,7 +41,14 @@ pub(crate) struct Faults {
 
 impl Default for Faults {
     fn default() -> Faults {
-        Faults { write_error: 0, sync_error: 0, no_space: 0, stop_at: None, latency_ns_max: 100_000, write_through: true }
+        Faults {
+            write_error: 0,
+            sync_error: 0,
+            no_space: 0,
+            stop_at: None,
+            latency_ns_max: 100_000,
+            write_through: true,
+        }
     }
 }
 
@@ -135,7 +141,11 @@ impl World {
         let Err(error) = self.step(self.life) else {
             let result = match &flight.operation.kind {
                 OperationKind::Write { bytes, offset, sync } => {
-                    assert_eq!(hash(bytes), flight.hash, "a buffer changed between submission and completion");
+                    assert_eq!(
+                        hash(bytes),
+                        flight.hash,
+                        "a buffer changed between submission and completion"
+                    );
                     self.complete_write(number, bytes, *offset, *sync)
                 }
                 OperationKind::Sync => self.complete_sync(number, &flight),
@@ -143,7 +153,7 @@ impl World {
             return Completion { id, result };
         };
         // What was under way when the machine stopped is settled by `restart`.
-        self.in_flight.push(flight);
+        self.in_flight.push(InFlight { due: u64::MAX, ..flight });
         Completion { id, result: Err(error) }
     }
 
@@ -156,7 +166,11 @@ impl World {
             self.random = random;
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        if sync { self.file(number).write_through(bytes, offset) } else { self.file(number).write(bytes, offset) }
+        if sync {
+            self.file(number).write_through(bytes, offset)
+        } else {
+            self.file(number).write(bytes, offset)
+        }
         Ok(())
     }
 
@@ -457,9 +471,11 @@ impl Directory for SimDirectory {
             Ok(std::mem::replace(&mut folder.locked, true))
         });
         match locked {
-            Ok(false) => {
-                Ok(Arc::new(SimLock { machine: self.machine.clone(), life: self.life, path: self.path.clone() }))
-            }
+            Ok(false) => Ok(Arc::new(SimLock {
+                machine: self.machine.clone(),
+                life: self.life,
+                path: self.path.clone(),
+            })),
             Ok(true) => Err(LockError::Held("this process".to_owned())),
             Err(error) => Err(LockError::Io(error)),
         }
@@ -547,7 +563,11 @@ impl File for SimHandle {
             return Err(error);
         }
         let file = world.file(self.number);
-        if sync { file.write_through(bytes, offset) } else { file.write(bytes, offset) }
+        if sync {
+            file.write_through(bytes, offset)
+        } else {
+            file.write(bytes, offset)
+        }
         Ok(())
     }
 
@@ -614,7 +634,8 @@ impl Queue for SimQueue {
             self.done.push(Completion { id, result: Err(error) });
             if world.life == self.life {
                 // The machine stopped around the submission: the write may have gone out.
-                let flight = InFlight { queue: self.number, due: u64::MAX, operation, hash: 0, snapshot: None };
+                let flight =
+                    InFlight { queue: self.number, due: u64::MAX, operation, hash: 0, snapshot: None };
                 world.in_flight.push(flight);
             }
             return;
@@ -631,7 +652,8 @@ impl Queue for SimQueue {
         let mut guard = self.machine.world();
         let world = &mut *guard;
         if world.stopped || world.life != self.life {
-            let own = world.in_flight.iter().filter(|flight| flight.queue == self.number && flight.due != u64::MAX);
+            let own =
+                world.in_flight.iter().filter(|flight| flight.queue == self.number && flight.due != u64::MAX);
             let failed: Vec<_> = own.map(|flight| flight.operation.id).collect();
             for flight in world.in_flight.iter_mut().filter(|flight| flight.queue == self.number) {
                 flight.due = u64::MAX;
@@ -650,8 +672,9 @@ impl Queue for SimQueue {
             Wait::Forever => next.unwrap_or(world.now),
         };
         let passed = target.saturating_sub(world.now);
+        assert!(passed < 1 << 50, "a wait of {passed} ns: {wait:?}, next {next:?}");
         world.now += passed;
-        world.wall += passed;
+        world.wall = world.wall.saturating_add(passed);
         let mut due: Vec<InFlight> = Vec::new();
         let mut index = 0;
         while index < world.in_flight.len() {
@@ -671,9 +694,6 @@ impl Queue for SimQueue {
                 continue;
             }
             let completion = world.complete(flight);
-            if let Some(kept) = world.in_flight.last_mut().filter(|kept| kept.operation.id == completion.id) {
-                kept.due = u64::MAX;
-            }
             self.done.push(completion);
         }
         Ok(())

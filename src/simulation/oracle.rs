@@ -1,0 +1,190 @@
+//! The oracle of one shard. It imports positions and bytes, and knows appends, acknowledgements,
+//! truncations and crashes: nothing of blocks, segments or manifests.
+
+use crate::position::{Lsn, Position};
+
+/// A record that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub position: Position,
+    pub payload: Vec<u8>,
+    /// The batch that it belongs to; records of no batch have numbers of their own.
+    pub batch: u64,
+}
+
+/// How the machine or the log ended before a reopen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Closed without an error: everything accepted is there.
+    Cleanly,
+    /// The process was killed: what was written is there.
+    Killed,
+    /// The power was cut, or a sync had failed: what was durable is there.
+    Cut,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Oracle {
+    /// What the log must hold a prefix of, in order.
+    accepted: Vec<Accepted>,
+    /// So many of them were acknowledged, or served, as durable.
+    durable: usize,
+    /// So many of them were acknowledged as written.
+    written: usize,
+    /// Truncated below it for certain, and perhaps below this.
+    horizon: Lsn,
+    horizon_asked: Lsn,
+    /// A batch that may follow what was accepted: its outcome is not known.
+    unknown: Vec<(Vec<u8>, u64)>,
+    /// A cut behind so many records was asked for, and its outcome is not known.
+    cut_asked: Option<usize>,
+}
+
+impl Oracle {
+    pub(super) fn accept(&mut self, records: impl IntoIterator<Item = Accepted>) {
+        for record in records {
+            if let Some(last) = self.accepted.last() {
+                assert!(record.position > last.position, "positions rise: {record:?} after {last:?}");
+            }
+            self.accepted.push(record);
+        }
+    }
+
+    /// The shard failed while this batch was waited for: its positions are not known, and it may be
+    /// there as the last thing of the shard.
+    pub(super) fn accept_unknown(&mut self, payloads: Vec<Vec<u8>>, batch: u64) {
+        self.unknown = payloads.into_iter().map(|payload| (payload, batch)).collect();
+    }
+
+    fn count_through(&self, position: Position) -> usize {
+        self.accepted.iter().rposition(|record| record.position == position).expect("it was accepted") + 1
+    }
+
+    /// The record was acknowledged as durable. Durability is a prefix, and batches are whole.
+    pub(super) fn acknowledged_durable(&mut self, position: Position) {
+        let count = self.count_through(position);
+        self.durable = self.durable.max(count);
+        self.written = self.written.max(count);
+    }
+
+    pub(super) fn acknowledged_written(&mut self, position: Position) {
+        self.written = self.written.max(self.count_through(position));
+    }
+
+    /// Everything below this LSN was published as durable.
+    pub(super) fn published(&mut self, durable: Lsn) {
+        let count = self.accepted.iter().take_while(|record| record.position.lsn() < durable).count();
+        self.durable = self.durable.max(count);
+        self.written = self.written.max(count);
+    }
+
+    pub(super) fn truncate_before_asked(&mut self, lsn: Lsn) {
+        self.horizon_asked = self.horizon_asked.max(lsn);
+    }
+
+    pub(super) fn truncated_before(&mut self) {
+        self.horizon = self.horizon.max(self.horizon_asked);
+    }
+
+    pub(super) fn truncate_after_asked(&mut self, position: Position) {
+        self.cut_asked = Some(self.count_through(position));
+    }
+
+    /// The cut was refused: nothing changed.
+    pub(super) fn truncate_after_refused(&mut self) {
+        self.cut_asked = None;
+    }
+
+    pub(super) fn truncated_after(&mut self) {
+        let count = self.cut_asked.take().expect("it was asked for");
+        self.accepted.truncate(count);
+        // A cut syncs what it keeps.
+        self.durable = count;
+        self.written = count;
+    }
+
+    pub(super) fn accepted(&self) -> &[Accepted] {
+        &self.accepted
+    }
+
+    /// Records that readers can still reach.
+    fn visible(&self, horizon: Lsn) -> usize {
+        self.accepted.iter().take_while(|record| record.position.lsn() < horizon).count()
+    }
+
+    /// Compares what a reader of an open log found, from the horizon on.
+    pub(super) fn check_served(&mut self, served: &[Accepted]) {
+        let first = self.visible(self.horizon);
+        let all = &self.accepted[first..];
+        assert!(served.len() <= all.len(), "{} records served of {}", served.len(), all.len());
+        assert_same(served, &all[..served.len()]);
+        assert!(
+            first + served.len() >= self.durable,
+            "served {} of {} durable",
+            first + served.len(),
+            self.durable
+        );
+        self.durable = self.durable.max(first + served.len());
+        self.written = self.written.max(self.durable);
+    }
+
+    /// Judges what is there after a reopen, and takes it as what is there.
+    pub(super) fn check_reopened(&mut self, found: &[Accepted], ended: Ended) {
+        let unknown = std::mem::take(&mut self.unknown);
+        if let Some(tail) = found.len().checked_sub(unknown.len()).map(|from| &found[from..]) {
+            if !unknown.is_empty()
+                && tail.iter().map(|record| &record.payload).eq(unknown.iter().map(|(payload, _)| payload))
+            {
+                let batch = unknown[0].1;
+                self.accept(tail.iter().map(|record| Accepted { batch, ..record.clone() }));
+            }
+        }
+        let first = match found.first() {
+            Some(record) => {
+                let index = self.accepted.iter().position(|accepted| accepted.position == record.position);
+                index.unwrap_or_else(|| panic!("{record:?} was never accepted, or was cut"))
+            }
+            None => self.accepted.len(),
+        };
+        let allowed = [self.visible(self.horizon), self.visible(self.horizon_asked)];
+        if !found.is_empty() {
+            assert!(allowed.contains(&first), "the log begins at record {first}, not at one of {allowed:?}");
+        }
+        let kept = if found.is_empty() { self.keeps_nothing(allowed) } else { first + found.len() };
+        assert!(kept <= self.accepted.len(), "{kept} records found, {} accepted", self.accepted.len());
+        if !found.is_empty() {
+            assert_same(found, &self.accepted[first..kept]);
+        }
+        let needed = match ended {
+            Ended::Cleanly => self.accepted.len(),
+            Ended::Killed => self.written,
+            Ended::Cut => self.durable,
+        };
+        let cut = self.cut_asked.take();
+        let was_cut = cut.is_some_and(|count| kept <= count);
+        let needed = cut.filter(|_| was_cut).map_or(needed, |count| needed.min(count));
+        assert!(kept >= needed, "{kept} records left, {needed} acknowledged ({ended:?})");
+        if let (Some(last), Some(next)) = (self.accepted[..kept].last(), self.accepted.get(kept)) {
+            assert!(was_cut || last.batch != next.batch, "a batch was torn behind record {kept}");
+        }
+        self.accepted.truncate(kept);
+        self.durable = kept;
+        self.written = kept;
+        self.horizon = if first == allowed[0] { self.horizon } else { self.horizon_asked };
+    }
+
+    /// How many records are kept if none can be read: as many as the horizon may hide.
+    fn keeps_nothing(&self, allowed: [usize; 2]) -> usize {
+        let hidden = allowed[1].max(allowed[0]);
+        hidden.max(self.durable.min(hidden)).min(self.accepted.len())
+    }
+}
+
+fn assert_same(found: &[Accepted], expected: &[Accepted]) {
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.position, expected.position, "record {index} stands elsewhere");
+        assert_eq!(found.payload, expected.payload, "record {index} at {} has other bytes", found.position);
+    }
+    assert_eq!(found.len(), expected.len());
+}
