@@ -151,11 +151,11 @@ impl<'a> Appending<'a> {
             let State::Queued { engine, place, .. } = &self.0 else { unreachable!("it is not over") };
             engine.admission.wait(place, Call::Task(context.waker().clone()));
         }
-        if let State::Queued { engine, .. } = &self.0 {
-            if !engine.is_threaded() {
-                // Nobody else turns the shard: go on until it has room.
-                return if self.wait_admitted(None) { Poll::Ready(()) } else { Poll::Pending };
-            }
+        if let State::Queued { engine, .. } = &self.0
+            && !engine.is_threaded()
+        {
+            // Nobody else turns the shard: go on until it has room.
+            return if self.wait_admitted(None) { Poll::Ready(()) } else { Poll::Pending };
         }
         Poll::Pending
     }
@@ -183,10 +183,10 @@ impl<'a> Appending<'a> {
 
     /// Makes the thread write what was accepted in this handle's name.
     fn announce(&mut self) {
-        if let State::Accepted { commit, duty, .. } = &mut self.0 {
-            if std::mem::take(duty) {
-                commit.engine.announce();
-            }
+        if let State::Accepted { commit, duty, .. } = &mut self.0
+            && std::mem::take(duty)
+        {
+            commit.engine.announce();
         }
     }
 

@@ -1,4 +1,19 @@
-//! placeholder
+//! An append-only log engine for one Linux host.
+//!
+//! Records from many threads or tasks are packed into aligned blocks, written past the page cache
+//! through io_uring, and made durable by group commit; one shard per core.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! let log = sawmill::Log::open(dir.path())?;
+//! let position = log.append(b"hello").wait()?; // durable when this returns
+//! assert_eq!(log.get(position)?.payload(), b"hello");
+//! log.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#[cfg(not(target_os = "linux"))]
+compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
+
 mod admission;
 mod commit;
 mod committer;

@@ -280,6 +280,11 @@ impl Committer {
         self.completed
     }
 
+    /// No marker could be written now (no room for one): not before another interval is over.
+    pub(crate) fn postpone_marker(&mut self, now: u64) {
+        self.marker.last = Some(now);
+    }
+
     /// Every block that was sealed is written.
     pub(crate) fn all_written(&self) -> bool {
         self.flight.is_empty()
@@ -300,6 +305,7 @@ impl Committer {
         self.flight.writes_in_flight() == 0 && self.syncs_in_flight == 0
     }
 
+    #[cfg(test)]
     /// Everything that was sealed is written, and what was wanted durable is.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_idle() && self.flight.is_empty() && !self.prefix.wants_sync(self.sync_target)

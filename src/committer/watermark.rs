@@ -125,6 +125,7 @@ impl Prefix {
         self.stretches.iter().any(|stretch| stretch.cover == Cover::No && stretch.last > target)
     }
 
+    #[cfg(test)]
     /// Something at or below block `target` is not covered.
     pub(super) fn wants_sync(&self, target: u64) -> bool {
         self.stretches.iter().any(|stretch| stretch.cover != Cover::Yes && stretch.first <= target)

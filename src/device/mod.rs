@@ -94,6 +94,7 @@ pub(crate) trait File: Send + Sync + Debug {
     /// For drivers of this kind of device; `None` for a simulated file.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
 
+    #[cfg(test)]
     /// For the simulator's queue; 0 for a real file.
     fn number(&self) -> u64 {
         0

@@ -58,10 +58,6 @@ impl Region {
         }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Address and length, for registering with the kernel.
     pub(crate) fn address(&self) -> (*mut u8, usize) {
         (self.start.as_ptr(), self.bytes)

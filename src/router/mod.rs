@@ -24,7 +24,7 @@ pub(crate) struct Router {
 /// CRC32C, mixed by a multiplication (Fibonacci hashing, Knuth, TAOCP 3, 6.4).
 pub(crate) fn slot_of(key: &[u8], slots: u32) -> u32 {
     let mixed = u64::from(crc(key).wrapping_mul(0x9e37_79b1));
-    (mixed * u64::from(slots) >> 32) as u32
+    ((mixed * u64::from(slots)) >> 32) as u32
 }
 
 /// Slots dealt out evenly.

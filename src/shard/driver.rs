@@ -16,10 +16,10 @@ impl Engine {
         let engine = self.clone();
         std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
             sys::block_signals();
-            if let Some(cpu) = pin_to {
-                if let Err(error) = sys::pin_to(cpu) {
-                    engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
-                }
+            if let Some(cpu) = pin_to
+                && let Err(error) = sys::pin_to(cpu)
+            {
+                engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
             }
             let mut queue = lock(&engine.queue).take().expect("one thread per shard");
             // Promise 5 holds for our own mistakes, too: a panic stops the shard and nobody hangs.
@@ -45,15 +45,15 @@ impl Engine {
             if next.finished {
                 return;
             }
-            if next.wait != Wait::No {
-                if let Err(error) = queue.enter(next.wait) {
-                    let tasks = {
-                        let mut core = lock(&self.core);
-                        self.fail(&mut core, "io_uring_enter", None, error);
-                        core.take_tasks()
-                    };
-                    admission::wake(tasks);
-                }
+            if next.wait != Wait::No
+                && let Err(error) = queue.enter(next.wait)
+            {
+                let tasks = {
+                    let mut core = lock(&self.core);
+                    self.fail(&mut core, "io_uring_enter", None, error);
+                    core.take_tasks()
+                };
+                admission::wake(tasks);
             }
         }
     }

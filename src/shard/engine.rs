@@ -676,11 +676,11 @@ impl Engine {
 
     fn ask_for_segment(&self, bytes: u64) {
         self.segment_need.fetch_max(bytes, Ordering::SeqCst);
-        if !self.segment_asked.swap(true, Ordering::SeqCst) {
-            if let Some(keeper) = &*lock(&self.keeper) {
-                // A keeper that is gone belongs to a log that is closed.
-                let _ = keeper.send(self.id);
-            }
+        if !self.segment_asked.swap(true, Ordering::SeqCst)
+            && let Some(keeper) = &*lock(&self.keeper)
+        {
+            // A keeper that is gone belongs to a log that is closed.
+            let _ = keeper.send(self.id);
         }
     }
 

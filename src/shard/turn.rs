@@ -123,6 +123,8 @@ impl Engine {
         core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
         self.gather(core, now);
         if core.committer.wants_marker(now) {
+            // Postponed first: a marker that finds no room must not be due again at once.
+            core.committer.postpone_marker(now);
             self.mark(core, now);
         }
         self.submit(core, queue);

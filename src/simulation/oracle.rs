@@ -132,13 +132,12 @@ impl Oracle {
     /// Judges what is there after a reopen, and takes it as what is there.
     pub(super) fn check_reopened(&mut self, found: &[Accepted], ended: Ended) {
         let unknown = std::mem::take(&mut self.unknown);
-        if let Some(tail) = found.len().checked_sub(unknown.len()).map(|from| &found[from..]) {
-            if !unknown.is_empty()
-                && tail.iter().map(|record| &record.payload).eq(unknown.iter().map(|(payload, _)| payload))
-            {
-                let batch = unknown[0].1;
-                self.accept(tail.iter().map(|record| Accepted { batch, ..record.clone() }));
-            }
+        if let Some(tail) = found.len().checked_sub(unknown.len()).map(|from| &found[from..])
+            && !unknown.is_empty()
+            && tail.iter().map(|record| &record.payload).eq(unknown.iter().map(|(payload, _)| payload))
+        {
+            let batch = unknown[0].1;
+            self.accept(tail.iter().map(|record| Accepted { batch, ..record.clone() }));
         }
         let first = match found.first() {
             Some(record) => {

@@ -22,10 +22,9 @@ fn records_of_all_sizes_come_back(ground: Ground) {
     let record = |index: usize| vec![index as u8 + 1; sizes[index]];
     let log = ground.small().open(dir.path()).unwrap();
     let mut positions = Vec::new();
-    for index in 0..sizes.len() {
+    for (index, size) in sizes.iter().enumerate() {
         let write = Write::new(record(index)).key(format!("key{index}"));
-        positions
-            .push(log.append(write).wait().unwrap_or_else(|error| panic!("{} bytes: {error}", sizes[index])));
+        positions.push(log.append(write).wait().unwrap_or_else(|error| panic!("{size} bytes: {error}")));
     }
     let check = |log: &Log| {
         for (index, &position) in positions.iter().enumerate() {

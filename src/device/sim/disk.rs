@@ -166,20 +166,6 @@ impl SimFile {
         self.current.clone_from(&self.durable);
         self.lies = false;
     }
-
-    /// Flips one bit on the platters and in the cache.
-    pub(crate) fn rot(&mut self, byte: u64, bit: u8) {
-        for copy in [&mut self.current, &mut self.durable] {
-            if let Some(byte) = copy.get_mut(byte as usize) {
-                *byte ^= 1 << bit;
-            }
-        }
-    }
-
-    /// Puts back what stood in a range, as if the write to it had been lost.
-    pub(crate) fn overwrite(&mut self, bytes: &[u8], offset: u64) {
-        self.write_through(bytes, offset);
-    }
 }
 
 #[cfg(test)]

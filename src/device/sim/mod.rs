@@ -261,12 +261,6 @@ impl SimMachine {
         world.wall = world.wall.saturating_add_signed(by);
     }
 
-    pub(crate) fn advance(&self, by: u64) {
-        let mut world = self.world();
-        world.now += by;
-        world.wall += by;
-    }
-
     /// Stops the machine now: every call from here on fails.
     pub(crate) fn stop(&self) {
         self.world().stopped = true;
@@ -306,40 +300,6 @@ impl SimMachine {
         drop(guard);
         // Operations of the dead process own sealed blocks: give them up outside the lock.
         drop(flights);
-    }
-
-    /// Names of the files in a folder that a power cut now could leave, with their contents' size.
-    pub(crate) fn files(&self, folder: &Path) -> Vec<(String, u64)> {
-        let world = self.world();
-        let Some(folder) = world.folders.get(folder) else { return Vec::new() };
-        folder.names.iter().map(|(name, number)| (name.clone(), world.files[number].bytes())).collect()
-    }
-
-    pub(crate) fn read(&self, folder: &Path, name: &str) -> Vec<u8> {
-        let world = self.world();
-        let file = &world.files[&world.folders[folder].names[name]];
-        let mut bytes = vec![0; file.bytes() as usize];
-        file.read(&mut bytes, 0);
-        bytes
-    }
-
-    pub(crate) fn rot(&self, folder: &Path, name: &str, byte: u64, bit: u8) {
-        let mut world = self.world();
-        let number = world.folders[folder].names[name];
-        world.file(number).rot(byte, bit);
-    }
-
-    pub(crate) fn overwrite(&self, folder: &Path, name: &str, bytes: &[u8], offset: u64) {
-        let mut world = self.world();
-        let number = world.folders[folder].names[name];
-        world.file(number).overwrite(bytes, offset);
-    }
-
-    pub(crate) fn vanish(&self, folder: &Path, name: &str) {
-        let mut world = self.world();
-        let folder = world.folders.get_mut(folder).expect("the folder exists");
-        folder.names.remove(name);
-        folder.durable.remove(name);
     }
 }
 
@@ -506,10 +466,10 @@ struct SimLock {
 impl Lock for SimLock {
     fn release(&self) {
         let mut world = self.machine.world();
-        if world.life == self.life {
-            if let Some(folder) = world.folders.get_mut(&self.path) {
-                folder.locked = false;
-            }
+        if world.life == self.life
+            && let Some(folder) = world.folders.get_mut(&self.path)
+        {
+            folder.locked = false;
         }
     }
 
