@@ -175,7 +175,10 @@ impl Engine {
             }
             let pending = self.pool.pending();
             let own = pending.sequence == core.next_to_seal;
-            if !(own && core.committer.wants_seal(pending, now) && self.pool.close(pending.sequence)) {
+            // Asked even if nothing waits: else the deadline of a block that went out otherwise stays
+            // behind, and the thread spins on it.
+            let pending = if own { pending } else { crate::pool::Pending { bytes: 0, ..pending } };
+            if !(core.committer.wants_seal(pending, now) && self.pool.close(pending.sequence)) {
                 return;
             }
             if self.pool.complete(core.next_to_seal).is_none() {

@@ -83,6 +83,22 @@ impl Waiters {
         }
     }
 
+    /// Loom knows no futex: it looks again whenever another thread has run.
+    #[cfg(sawmill_loom)]
+    pub(crate) fn wait<T>(
+        &self,
+        _: u64,
+        _: Option<Duration>,
+        mut resolved: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            if let Some(value) = resolved() {
+                return Some(value);
+            }
+            loom::thread::yield_now();
+        }
+    }
+
     /// Leaves a waker for the next event of the block. The caller looks at the watermarks after it.
     pub(crate) fn register(
         &self,
