@@ -10,6 +10,15 @@ pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(sawmill_loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// Stands between a handshake's write of one word and its look at another, both sequentially
+/// consistent, which is all that the language asks for. Loom does not model the one order of such
+/// accesses and needs a fence; elsewhere this is nothing.
+#[inline]
+pub(crate) fn handshake() {
+    #[cfg(sawmill_loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+}
+
 /// Locks, taking over from a thread that panicked: the data behind each of our locks is valid at
 /// every step, and a panic in user code (a waker) must not spread to other callers.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

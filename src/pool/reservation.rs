@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::buffer::{Region, SealedBytes};
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
 use crate::position::Lsn;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, handshake};
 
 /// How soon a block must go out, by the most demanding record in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -423,6 +423,7 @@ impl Pool {
     pub(crate) fn complete(&self, sequence: u64) -> Option<Complete> {
         let length = self.closed_length(sequence)?;
         let slot = self.slot(sequence);
+        handshake();
         // SeqCst, hence acquire: the producers' copies happened before their additions.
         let filled = slot.filled.load(Ordering::SeqCst);
         let bytes = filled as u32;
@@ -537,6 +538,7 @@ impl Reserved<'_> {
         // SeqCst, hence release: publishes the copy and the urgency with the count; and orders this
         // before the look at whether the shard's thread sleeps.
         let before = slot.filled.fetch_add(add, Ordering::SeqCst);
+        handshake();
         let filled = before as u32 + self.bytes;
         self.pool.closed_length(self.sequence).is_some_and(|length| filled == length - BLOCK_HEADER_BYTES)
     }

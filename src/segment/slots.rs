@@ -70,25 +70,27 @@ impl ManifestFiles {
         prefix: &str,
         kind: SlotKind,
     ) -> Result<(ManifestFiles, Vec<u8>, bool), ManifestError> {
-        let mut files = Vec::new();
-        let mut missing = 0;
+        let mut found = Vec::new();
         for name in names(prefix) {
             match directory.open(&name) {
-                Ok(file) => files.push(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    missing += 1;
-                    files.push(directory.create(&name)?);
-                }
+                Ok(file) => found.push(Some(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => found.push(None),
                 Err(error) => return Err(error.into()),
             }
         }
-        if missing == 2 {
-            for name in names(prefix) {
-                directory.remove(&name)?;
-            }
+        // Told before anything is made: an empty copy left by a crash here would look like damage.
+        if found.iter().all(Option::is_none) {
             return Err(ManifestError::Missing);
         }
-        if missing == 1 {
+        let missing = found.iter().any(Option::is_none);
+        let mut files = Vec::new();
+        for (name, file) in names(prefix).iter().zip(found) {
+            files.push(match file {
+                Some(file) => file,
+                None => directory.create(name)?,
+            });
+        }
+        if missing {
             directory.sync()?;
         }
         let files: [Arc<dyn File>; 2] = files.try_into().expect("one file a name");

@@ -5,7 +5,7 @@
 //! least one of the two sees the other.
 
 use crate::pool::Urgency;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, handshake};
 
 /// The thread runs, and will see everything before it sleeps.
 const AWAKE: u32 = 0;
@@ -58,6 +58,7 @@ impl Nudge {
         // SeqCst: stands before the thread's last look at the pool, as a producer's copy stands
         // before its look at this word.
         self.state.swap(state, Ordering::SeqCst);
+        handshake();
     }
 
     /// The thread is awake again.
@@ -70,6 +71,7 @@ impl Nudge {
     /// With `may_lead`, a producer that finds the thread idle is given the duty instead.
     #[inline]
     pub(crate) fn appended(&self, urgency: Urgency, block_ready: bool, may_lead: bool) -> Nudged {
+        handshake();
         let state = self.state.load(Ordering::SeqCst);
         let wake = match state {
             AWAKE => false,

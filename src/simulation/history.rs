@@ -464,7 +464,7 @@ impl History {
                 let oracle = &mut self.oracles[usize::from(shard)];
                 let before = oracle.accepted().len();
                 oracle.check_reopened(&found, ended.unwrap_or(Ended::Cleanly));
-                self.tally.records_cut_off += (before - oracle.accepted().len()) as u64;
+                self.tally.records_cut_off += before.saturating_sub(oracle.accepted().len()) as u64;
             }
             return log;
         }
