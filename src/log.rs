@@ -204,6 +204,7 @@ impl Log {
             blocks: count(&counters.blocks),
             block_bytes: count(&counters.record_bytes),
             device_bytes: count(&counters.device_bytes),
+            markers: count(&counters.markers),
             syncs: count(&counters.syncs),
             led: count(&counters.led),
             refused: count(&counters.refused),

@@ -13,6 +13,7 @@ pub(crate) struct Counters {
     pub record_bytes: AtomicU64,
     pub device_bytes: AtomicU64,
     pub syncs: AtomicU64,
+    pub markers: AtomicU64,
     pub led: AtomicU64,
     pub refused: AtomicU64,
     pub blocks_filled: AtomicU64,
@@ -23,6 +24,7 @@ impl Counters {
     /// A block was sealed.
     pub(crate) fn sealed(&self, records: u32, length: u32, device_bytes: usize) {
         self.blocks.fetch_add(1, Ordering::Relaxed);
+        self.markers.fetch_add(u64::from(records == 0), Ordering::Relaxed);
         self.records.fetch_add(records.into(), Ordering::Relaxed);
         self.record_bytes.fetch_add(length.into(), Ordering::Relaxed);
         self.device_bytes.fetch_add(device_bytes as u64, Ordering::Relaxed);
@@ -63,6 +65,9 @@ pub struct ShardStats {
     pub block_bytes: u64,
     /// Bytes handed to the device, padding included.
     pub device_bytes: u64,
+    /// Blocks without records among them, each written when the shard fell idle, to testify that
+    /// what was acknowledged is durable.
+    pub markers: u64,
     /// Syncs of a file issued since open; synchronous writes are not counted.
     pub syncs: u64,
     /// Blocks written by a caller itself, without the shard's thread.

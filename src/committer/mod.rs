@@ -99,6 +99,8 @@ pub(crate) struct Committer {
 #[derive(Debug)]
 struct Marker {
     /// The last block sealed held records, so that a marker would tell something.
+    owed: bool,
+    /// It is owed, and there is a place for it.
     armed: bool,
     idle_since: u64,
     last: Option<u64>,
@@ -119,7 +121,7 @@ impl Committer {
             completed,
             waiting: None,
             uncovered_since: None,
-            marker: Marker { armed: false, idle_since: 0, last: None },
+            marker: Marker { owed: false, armed: false, idle_since: 0, last: None },
             failed: false,
         }
     }
@@ -131,7 +133,8 @@ impl Committer {
         if block.urgency == Urgency::Synced {
             self.sync_target = self.sync_target.max(block.sequence);
         }
-        self.marker.armed = block.records > 0;
+        self.marker.owed = block.records > 0;
+        self.marker.armed = self.marker.owed;
         if block.records == 0 {
             self.marker.last = Some(now);
         }
@@ -283,6 +286,16 @@ impl Committer {
     /// No marker could be written now (no room for one): not before another interval is over.
     pub(crate) fn postpone_marker(&mut self, now: u64) {
         self.marker.last = Some(now);
+    }
+
+    /// There is no place for a marker, and there will be none until [`arm_marker`](Committer::arm_marker).
+    pub(crate) fn disarm_marker(&mut self) {
+        self.marker.armed = false;
+    }
+
+    /// There may be a place for a marker again.
+    pub(crate) fn arm_marker(&mut self) {
+        self.marker.armed = self.marker.owed;
     }
 
     /// Every block that was sealed is written.

@@ -159,8 +159,6 @@ impl Cursor {
     fn damaged(&mut self, view: &StoreView, cause: Defect, end: Lsn) -> ReadError {
         let shard = self.engine.id;
         let lsn = self.at;
-        // Looked up after the read: what was truncated meanwhile is no damage.
-        let horizon = self.engine.view().horizon;
         let mut place = lsn;
         loop {
             place = Lsn(place.0 + GRANULE);
@@ -180,10 +178,16 @@ impl Cursor {
                 Some(_) => {}
             }
         }
-        if lsn < horizon {
+        // Looked up after the read: what was truncated meanwhile is no damage, and its segment may
+        // hold another life already. A block that reaches over the horizon is not truncated.
+        let now = self.engine.view();
+        let horizon = now.horizon;
+        if lsn < horizon && (self.at <= horizon || now.segment_of(lsn).is_none()) {
+            self.from = self.from.max(horizon);
+            self.at = self.at.max(self.locate(horizon));
             return ReadError::Truncated { shard, lsn, horizon };
         }
-        ReadError::Damaged { shard, lsn, cause }
+        ReadError::Damaged { shard, lsn: lsn.max(horizon), cause }
     }
 
     /// Takes the records of a block that are asked for and owned.

@@ -136,7 +136,8 @@ impl ShardStore {
         spare_bytes_max: u64,
     ) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
         let (slots, body, mended) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
-        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
+        let mut manifest =
+            ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let mut segments = Vec::new();
         let mut missing = Vec::new();
         for &row in &manifest.segments {
@@ -150,6 +151,9 @@ impl ShardStore {
         let mut spares = Vec::new();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
             if manifest.segments.iter().all(|row| row.file != number) {
+                // A crash between making a file and listing it leaves a number that the manifest has
+                // not counted: listed like that, the manifest would be refused as damaged.
+                manifest.next_file = manifest.next_file.max(number.saturating_add(1));
                 spares.push((number, directory.open(&segment_name(number))?.bytes()?));
             }
         }

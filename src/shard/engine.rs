@@ -140,6 +140,8 @@ pub(crate) struct Engine {
     pub(super) queue: Mutex<Option<Box<dyn Queue>>>,
     keeper: Mutex<Option<std::sync::mpsc::Sender<ShardId>>>,
     segment_asked: AtomicBool,
+    /// A segment was made since the last turn.
+    pub(super) segment_came: AtomicBool,
     segment_need: AtomicU64,
     segment_error: Mutex<Option<SharedIo>>,
     segment_error_set: AtomicU32,
@@ -195,6 +197,7 @@ impl Engine {
             queue: Mutex::new(Some(setup.queue)),
             keeper: Mutex::new(setup.keeper),
             segment_asked: AtomicBool::new(false),
+            segment_came: AtomicBool::new(false),
             segment_need: AtomicU64::new(0),
             segment_error: Mutex::new(None),
             segment_error_set: AtomicU32::new(0),
@@ -315,8 +318,11 @@ impl Engine {
     fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
         let opened = {
             let mut opener = lock(&self.opener);
-            let opened =
-                if self.pool.is_closed() { opener.open(&self.pool, need, blocks_max) } else { Ok(()) };
+            let opened = match () {
+                () if self.failure.get().is_some() => Err(NoRoom::Shut),
+                () if self.pool.is_closed() => opener.open(&self.pool, need, blocks_max),
+                () => Ok(()),
+            };
             if opened.is_ok() {
                 self.look_ahead(&opener);
             }
@@ -360,7 +366,7 @@ impl Engine {
             batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
         let (planned, mut reserved) = {
             let mut opener = lock(&self.opener);
-            if opener.shut {
+            if opener.shut || self.failure.get().is_some() {
                 return Err(Refused::Error(self.shut_error()));
             }
             // Others go on behind the group; what they have in the open block goes out before it.
@@ -674,7 +680,7 @@ impl Engine {
             .flatten()
     }
 
-    fn ask_for_segment(&self, bytes: u64) {
+    pub(super) fn ask_for_segment(&self, bytes: u64) {
         self.segment_need.fetch_max(bytes, Ordering::SeqCst);
         if !self.segment_asked.swap(true, Ordering::SeqCst)
             && let Some(keeper) = &*lock(&self.keeper)
@@ -726,6 +732,8 @@ impl Engine {
                 self.opener().add_segment(segment);
                 self.segment_error_set.store(0, Ordering::SeqCst);
                 self.segment_made.store(now, Ordering::Relaxed);
+                self.segment_came.store(true, Ordering::SeqCst);
+                self.prod();
             }
             Err(error) => {
                 *lock(&self.segment_error) = Some(Arc::new(error));
@@ -790,7 +798,7 @@ impl Engine {
     ) -> Result<(), TruncateError> {
         // While this is held no block is opened, and producers wait here.
         let mut opener = self.opener();
-        if opener.shut {
+        if opener.shut || self.failure.get().is_some() {
             return Err(self.truncate_error(None));
         }
         self.pool.close_any();
@@ -838,8 +846,6 @@ impl Engine {
         let mut tasks = self.admission.shut();
         self.waiters.notify_all(&mut tasks);
         self.followers.notify(0, &mut tasks);
-        // Last: whoever holds the opener while it waits for the shard has been told by now.
-        self.opener().shut = true;
         if first {
             let failure = self.failure.get().expect("set above");
             self.notices.error(format!("{failure}"));

@@ -122,8 +122,11 @@ impl Engine {
         core.committer.tick(now);
         core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
         self.gather(core, now);
+        if self.segment_came.swap(false, Ordering::SeqCst) {
+            core.committer.arm_marker();
+        }
         if core.committer.wants_marker(now) {
-            // Postponed first: a marker that finds no room must not be due again at once.
+            // Postponed first: a marker that is not written must not be due again at once.
             core.committer.postpone_marker(now);
             self.mark(core, now);
         }
@@ -255,6 +258,11 @@ impl Engine {
             {
                 self.seal(core, &complete, now);
             }
+        } else if self.pool.in_use() < self.pool.blocks() {
+            // Due again once there is a segment for it. On a full disk that may be long: then the
+            // window stays open, and an idle shard does not spin.
+            core.committer.disarm_marker();
+            self.ask_for_segment(crate::format::GRANULE);
         }
     }
 
@@ -423,7 +431,11 @@ impl Engine {
             }
             drop(guard);
             crate::admission::wake(tasks);
-            if done() || stuck {
+            let made = !self.is_ended() && self.wants_segment();
+            if made {
+                self.make_segment();
+            }
+            if done() || (stuck && !made) {
                 return;
             }
         }

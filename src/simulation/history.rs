@@ -1,230 +1,177 @@
-//! One history: drawn from a seed, played on a simulated machine.
+//! Plays a plan through the public API on a simulated machine, with an oracle beside each shard.
 
 use std::path::Path;
 
 use super::oracle::{Accepted, Ended, Oracle};
-use crate::device::sim::{Counters, End, Faults, Random, SimMachine};
-use crate::error::{OpenError, TruncateError};
-use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
+use super::plan::{Damage, Kind, Plan, Step};
+use super::tally::Tally;
+use crate::device::sim::{End, Faults, Random, SimMachine};
+use crate::error::{AppendError, OpenError, ReadError, TruncateError};
+use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write, recovery};
 
 const PATH: &str = "/log";
 
-/// What happened over many histories.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
-    pub operations: u64,
-    pub appends: u64,
-    pub batches: u64,
-    pub records_cut_off: u64,
-    pub opens: u64,
-    pub opens_interrupted: u64,
-    pub clean_closes: u64,
-    pub failures: u64,
-    pub truncations_before: u64,
-    pub truncations_after: u64,
-    pub refusals: u64,
-    pub rotations: u64,
-    pub kills: u64,
-    pub power_cuts: u64,
-    pub torn_in_flight: u64,
-    pub write_errors: u64,
-    pub sync_errors: u64,
-    pub no_space: u64,
-}
-
-impl Tally {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 18] {
-        [
-            ("operations", &mut self.operations),
-            ("appends", &mut self.appends),
-            ("batches", &mut self.batches),
-            ("records_cut_off", &mut self.records_cut_off),
-            ("opens", &mut self.opens),
-            ("opens_interrupted", &mut self.opens_interrupted),
-            ("clean_closes", &mut self.clean_closes),
-            ("failures", &mut self.failures),
-            ("truncations_before", &mut self.truncations_before),
-            ("truncations_after", &mut self.truncations_after),
-            ("refusals", &mut self.refusals),
-            ("rotations", &mut self.rotations),
-            ("kills", &mut self.kills),
-            ("power_cuts", &mut self.power_cuts),
-            ("torn_in_flight", &mut self.torn_in_flight),
-            ("write_errors", &mut self.write_errors),
-            ("sync_errors", &mut self.sync_errors),
-            ("no_space", &mut self.no_space),
-        ]
-    }
-
-    pub(super) fn add(&mut self, other: &Tally) {
-        let mut other = other.clone();
-        for ((_, own), (_, other)) in self.fields().into_iter().zip(other.fields()) {
-            *own += *other;
-        }
-    }
-
-    /// A fault that is never hit is a test that does not exist.
-    pub(super) fn check_that_everything_happened(&mut self) {
-        for (name, count) in self.fields() {
-            assert!(*count > 0, "no history had any {name}");
-        }
-    }
-}
-
-/// How often a history does what: drawn per seed, so that some have many crashes and no errors.
-struct Odds {
-    operations: u64,
-    crash: u32,
-    crash_in_open: u32,
-    truncate: u32,
-    batch: u32,
-    large: u32,
-    idle: u32,
-    faults: Faults,
-}
-
 /// See the module.
 pub(super) struct History {
+    plan: Plan,
+    /// For what no step decides.
     random: Random,
     machine: SimMachine,
     options: Options,
-    shards: u16,
-    odds: Odds,
     oracles: Vec<Oracle>,
     pending: Vec<(Commit, Durability)>,
     next_payload: u64,
+    ends: u64,
+    /// Writes and syncs that had failed when this life began.
+    errors: u64,
+    trace: bool,
     tally: Tally,
 }
 
+/// What a reader found in one shard.
+struct Found {
+    records: Vec<Accepted>,
+    /// It was told of damage.
+    told: bool,
+}
+
 impl History {
-    pub(super) fn new(seed: u64) -> History {
-        let mut random = Random::new(seed);
-        let machine = SimMachine::new(random.next());
-        let shards = 1 + random.below(2) as u16;
-        let block_bytes = *random.pick(&[4096, 4096, 8192, 16384]);
-        let segment_bytes = u64::from(block_bytes) * *random.pick(&[4, 5, 8, 16]);
-        let memory_bytes = u64::from(block_bytes) * *random.pick(&[4, 6, 16]);
+    pub(super) fn new(plan: &Plan, trace: bool) -> History {
         let options = Options::new()
-            .shards(shards)
-            .block_bytes(block_bytes)
-            .segment_bytes(segment_bytes.max(16384))
-            .memory_bytes(memory_bytes);
-        let rare =
-            |random: &mut Random, most: u64| if random.below(2) == 0 { 0 } else { random.below(most) as u32 };
-        let faults = Faults {
-            write_error: rare(&mut random, 8),
-            sync_error: rare(&mut random, 20),
-            no_space: rare(&mut random, 200),
-            stop_at: None,
-            latency_ns_max: *random.pick(&[1, 1_000, 100_000, 20_000_000]),
-            write_through: random.below(3) > 0,
-        };
-        let odds = Odds {
-            operations: 30 + random.below(120),
-            crash: random.below(120) as u32,
-            crash_in_open: random.below(600) as u32,
-            truncate: rare(&mut random, 120),
-            batch: rare(&mut random, 200),
-            large: rare(&mut random, 300),
-            idle: rare(&mut random, 200),
-            faults,
-        };
-        let oracles = vec![Oracle::default(); usize::from(shards)];
-        let tally = Tally::default();
+            .shards(plan.shards)
+            .block_bytes(plan.block_bytes)
+            .segment_bytes(plan.segment_bytes)
+            .memory_bytes(plan.memory_bytes);
         History {
-            random,
-            machine,
+            plan: plan.clone(),
+            random: Random::new(plan.seed),
+            machine: SimMachine::new(plan.seed),
             options,
-            shards,
-            odds,
-            oracles,
+            oracles: vec![Oracle::default(); usize::from(plan.shards)],
             pending: Vec::new(),
             next_payload: 0,
-            tally,
+            ends: 0,
+            errors: 0,
+            trace,
+            tally: Tally::default(),
+        }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{}", what());
         }
     }
 
     pub(super) fn play(mut self) -> Tally {
-        let mut log = self.open(None);
-        let mut stop_planned = false;
-        for _ in 0..self.odds.operations {
-            self.tally.operations += 1;
-            if !stop_planned && self.random.per_mille(self.odds.crash) {
-                let at = self.machine.steps() + 1 + self.random.below(60);
-                self.machine.set_faults(Faults { stop_at: Some(at), ..self.odds.faults.clone() });
-                stop_planned = true;
-            }
-            self.operate(&log);
+        self.run();
+        let counters = self.machine.counters();
+        for (what, times) in [
+            ("kills", counters.kills),
+            ("power cuts", counters.power_cuts),
+            ("torn in flight", counters.torn_in_flight),
+            ("write errors", counters.write_errors),
+            ("sync errors", counters.sync_errors),
+            ("no space", counters.no_space),
+        ] {
+            self.tally.add(what, times);
+        }
+        if self.is_damaged() {
+            self.tally.count(match self.plan.damage.expect("nothing else damages").0 {
+                Damage::LostWrite => "lost writes",
+                Damage::MisdirectedWrite => "misdirected writes",
+                Damage::Rot => "rotten sectors",
+                Damage::Unreadable => "unreadable sectors",
+                Damage::VanishedSegment => "vanished segments",
+                Damage::StaleManifest => "stale manifests",
+            });
+        }
+        self.tally
+    }
+
+    fn run(&mut self) {
+        let Some(mut log) = self.open(None) else { return };
+        for step in std::mem::take(&mut self.plan.steps) {
+            self.tally.count("operations");
+            self.say(|| format!("{step:?}"));
+            self.random = Random::new(step.draw);
+            self.take_step(&log, step);
             let failed = log.stats().shards.iter().any(|shard| shard.failed);
-            if self.machine.has_stopped() || failed || self.random.per_mille(15) {
-                log = self.end_and_reopen(log);
-                stop_planned = false;
+            if self.machine.has_stopped() || failed || step.kind == Kind::End {
+                match self.end_and_reopen(log) {
+                    Some(reopened) => log = reopened,
+                    None => return,
+                }
             }
         }
         drop(self.end_and_reopen(log));
-        let Counters { kills, power_cuts, torn_in_flight, write_errors, sync_errors, no_space, .. } =
-            self.machine.counters();
-        Tally { kills, power_cuts, torn_in_flight, write_errors, sync_errors, no_space, ..self.tally }
     }
 
-    fn operate(&mut self, log: &Log) {
-        if self.random.per_mille(self.odds.truncate) {
-            return self.truncate(log);
-        }
-        if self.random.per_mille(self.odds.batch) {
-            return self.append_batch(log);
-        }
-        if self.random.per_mille(self.odds.idle) {
-            return self.idle(log);
-        }
-        match self.random.below(20) {
-            0..=9 => self.append(log),
-            10..=11 => self.wait_for_one(),
-            12..=14 => self.look_at_all(),
-            15 => {
-                let synced = log.sync().wait().is_ok();
-                if synced {
-                    for (commit, _) in &self.pending {
-                        self.oracles[usize::from(commit.position().shard().0)]
-                            .acknowledged_durable(commit.position());
-                    }
-                }
+    fn is_damaged(&self) -> bool {
+        self.machine.counters().damages > 0
+    }
+
+    fn take_step(&mut self, log: &Log, step: Step) {
+        match step.kind {
+            Kind::Append => self.append(log),
+            Kind::Batch => self.append_batch(log),
+            Kind::WaitForOne => self.wait_for_one(),
+            Kind::LookAtAll => self.look_at_all(),
+            Kind::Sync => self.sync(log),
+            Kind::Read => self.read(log),
+            Kind::Turn => log.turn_all(true),
+            Kind::Idle => self.idle(log),
+            Kind::StepWall => {
+                self.machine.step_wall(self.random.below(2_000_000_000) as i64 - 1_000_000_000);
             }
-            16 => self.read(log),
-            17 => {
-                let by = self.random.below(2_000_000_000) as i64 - 1_000_000_000;
-                self.machine.step_wall(by);
+            Kind::TruncateBefore => self.truncate_before(log),
+            Kind::TruncateAfter => self.truncate_after(log),
+            Kind::Stop => {
+                let at = self.machine.steps() + 1 + self.random.below(60);
+                self.machine.set_faults(Faults { stop_at: Some(at), ..self.faults() });
             }
-            _ => log.turn_all(true),
+            Kind::End => {}
         }
-        for shard in 0..self.shards {
+        for shard in 0..self.plan.shards {
             let durable = log.shard(ShardId(shard)).durable_lsn();
             self.oracles[usize::from(shard)].published(durable);
         }
     }
 
+    /// The plan's faults, with its damage to writes.
+    fn faults(&self) -> Faults {
+        let mut faults = self.plan.faults.clone();
+        match self.plan.damage {
+            Some((Damage::LostWrite, at)) => faults.lose_write = Some(1 + at % 40),
+            Some((Damage::MisdirectedWrite, at)) => faults.misdirect_write = Some(1 + at % 40),
+            _ => {}
+        }
+        faults
+    }
+
+    fn shard(&mut self) -> ShardId {
+        ShardId(self.random.below(u64::from(self.plan.shards)) as u16)
+    }
+
     fn payload(&mut self) -> Vec<u8> {
         self.next_payload += 1;
-        let bytes = if self.random.per_mille(self.odds.large) { 20_000 } else { 600 };
-        let bytes = self.random.below(bytes) as usize;
+        let most = if self.random.per_mille(self.plan.large) { 20_000 } else { 600 };
+        let bytes = self.random.below(most) as usize;
         // Many sectors alike, so that torn mixes of old and new can look whole.
         let mut payload = self.next_payload.to_le_bytes().to_vec();
         payload.resize(8 + bytes, *self.random.pick(&[0, 0, 7]));
         payload
     }
 
-    fn durability(&mut self) -> Durability {
-        *self.random.pick(&[
+    fn append(&mut self, log: &Log) {
+        let shard = self.shard();
+        let durability = *self.random.pick(&[
             Durability::Buffered,
             Durability::Written,
             Durability::Synced,
             Durability::Synced,
-        ])
-    }
-
-    fn append(&mut self, log: &Log) {
-        let shard = ShardId(self.random.below(u64::from(self.shards)) as u16);
-        let (payload, durability) = (self.payload(), self.durability());
+        ]);
+        let payload = self.payload();
         let priority = *self.random.pick(&[Priority::Low, Priority::Normal, Priority::High]);
         let write = Write::new(&payload).durability(durability).priority(priority);
         let commit = if self.random.below(4) == 0 {
@@ -234,48 +181,62 @@ impl History {
         };
         match commit {
             Ok(commit) => {
-                self.tally.appends += 1;
-                let (position, batch) = (commit.position(), self.next_payload);
-                self.oracles[usize::from(shard.0)].accept([Accepted { position, payload, batch }]);
+                self.tally.count("appends");
+                let position = commit.position();
+                self.say(|| format!("  {position}: {} bytes {durability:?}", payload.len()));
+                let record = Accepted::new(position, payload, self.next_payload);
+                self.oracles[usize::from(shard.0)].accept([record]);
                 self.pending.push((commit, durability));
             }
-            Err(_) => self.tally.refusals += 1,
+            Err(error) => {
+                self.say(|| format!("  refused: {error}"));
+                self.tally.count("refusals");
+            }
         }
     }
 
     fn append_batch(&mut self, log: &Log) {
-        let shard = ShardId(self.random.below(u64::from(self.shards)) as u16);
+        let shard = self.shard();
         let count = 2 + self.random.below(6);
         let payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
         let batch = self.next_payload;
+        let oracle = &mut self.oracles[usize::from(shard.0)];
         // A batch's positions come with its outcome, so it is waited for; one that failed may be
-        // there or not, which the shard's records after it would show: it ends the life.
+        // there or not, as the last thing of its shard: it ends the life.
         match log.shard(shard).append_batch(b"", &payloads).wait() {
             Ok(positions) => {
-                self.tally.batches += 1;
+                self.tally.count("batches");
                 let last = *positions.last().expect("a batch has records");
-                let records = positions.into_iter().zip(payloads).map(|(position, payload)| Accepted {
-                    position,
-                    payload,
-                    batch,
-                });
-                self.oracles[usize::from(shard.0)].accept(records);
-                self.oracles[usize::from(shard.0)].acknowledged_durable(last);
+                let records = positions.into_iter().zip(payloads);
+                oracle.accept(records.map(|(position, payload)| Accepted::new(position, payload, batch)));
+                oracle.acknowledged_durable(last);
+                self.say(|| format!("  batch of {count} up to {last}"));
             }
             Err(error) => {
-                // If it was accepted at all, it is the last of its shard.
-                if let crate::AppendError::ShardFailed(_) = error {
-                    self.oracles[usize::from(shard.0)].accept_unknown(payloads, batch);
+                if let AppendError::ShardFailed(_) = error {
+                    oracle.accept_unknown(payloads, batch);
+                    self.tally.count("batches of unknown outcome");
                 }
-                self.tally.refusals += 1;
+                self.say(|| format!("  batch refused: {error}"));
+                self.tally.count("refusals");
             }
         }
     }
 
-    fn acknowledge(oracle: &mut Oracle, commit: &Commit, durability: Durability) {
+    fn sync(&mut self, log: &Log) {
+        let synced = log.sync().wait();
+        self.say(|| format!("  {synced:?}"));
+        if synced.is_ok() {
+            for (commit, _) in &self.pending {
+                self.oracles[usize::from(commit.position().shard().0)].acknowledged_durable(commit.position());
+            }
+        }
+    }
+
+    fn acknowledge(oracle: &mut Oracle, position: Position, durability: Durability) {
         match durability {
-            Durability::Synced => oracle.acknowledged_durable(commit.position()),
-            Durability::Written => oracle.acknowledged_written(commit.position()),
+            Durability::Synced => oracle.acknowledged_durable(position),
+            Durability::Written => oracle.acknowledged_written(position),
             Durability::Buffered => {}
         }
     }
@@ -287,30 +248,31 @@ impl History {
         let index = self.random.below(self.pending.len() as u64) as usize;
         let (commit, durability) = self.pending.swap_remove(index);
         let position = commit.position();
-        let oracle = &mut self.oracles[usize::from(position.shard().0)];
-        if commit.wait().is_ok() {
-            match durability {
-                Durability::Synced => oracle.acknowledged_durable(position),
-                Durability::Written => oracle.acknowledged_written(position),
-                Durability::Buffered => {}
-            }
+        let outcome = commit.wait();
+        self.say(|| format!("  {position}: {outcome:?}"));
+        if outcome.is_ok() {
+            History::acknowledge(&mut self.oracles[usize::from(position.shard().0)], position, durability);
         }
     }
 
     fn look_at_all(&mut self) {
         for (commit, durability) in &self.pending {
-            let oracle = &mut self.oracles[usize::from(commit.position().shard().0)];
+            let position = commit.position();
+            let oracle = &mut self.oracles[usize::from(position.shard().0)];
             if matches!(commit.try_result(), Some(Ok(_))) {
-                History::acknowledge(oracle, commit, *durability);
+                History::acknowledge(oracle, position, *durability);
             }
             if commit.is_durable() {
-                oracle.acknowledged_durable(commit.position());
+                oracle.acknowledged_durable(position);
             }
         }
     }
 
     fn idle(&mut self, log: &Log) {
+        let markers = |log: &Log| log.stats().shards.iter().map(|shard| shard.markers).sum::<u64>();
+        let before = markers(log);
         log.turn_all(false);
+        self.tally.add("markers", markers(log) - before);
         if !log.stats().shards.iter().any(|shard| shard.failed) && !self.machine.has_stopped() {
             // Left alone, everything that was accepted becomes durable within the background bound.
             for (commit, _) in &self.pending {
@@ -320,21 +282,21 @@ impl History {
         self.look_at_all();
     }
 
-    fn found(log: &Log, shard: u16) -> Option<Vec<Accepted>> {
+    /// Everything that can be read of a shard; `None` once the machine has stopped.
+    fn found(&self, log: &Log, shard: u16) -> Option<Found> {
         let records = log.shard(ShardId(shard)).read(..).ok()?;
-        let mut found = Vec::new();
+        let mut found = Found { records: Vec::new(), told: false };
         for record in records {
             match record {
                 Ok(record) => {
-                    found.push(Accepted {
-                        position: record.position(),
-                        payload: record.payload().to_vec(),
-                        batch: 0,
-                    });
+                    let payload = record.payload().to_vec();
+                    found.records.push(Accepted::new(record.position(), payload, 0));
                 }
+                Err(_) if self.machine.has_stopped() => return None,
                 Err(error) => {
-                    assert!(error.to_string().contains("read error"), "no damage was done: {error}");
-                    return None; // The machine has stopped.
+                    assert!(self.is_damaged(), "no damage was done: {error}");
+                    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+                    found.told = true;
                 }
             }
         }
@@ -342,132 +304,235 @@ impl History {
     }
 
     fn read(&mut self, log: &Log) {
-        for shard in 0..self.shards {
-            if let Some(found) = History::found(log, shard) {
-                self.oracles[usize::from(shard)].check_served(&found);
+        for shard in 0..self.plan.shards {
+            let Some(found) = self.found(log, shard) else { return };
+            self.say_found(shard, &found);
+            let damaged = self.is_damaged();
+            let oracle = &mut self.oracles[usize::from(shard)];
+            if damaged {
+                oracle.check_damaged(&found.records, found.told);
+            } else {
+                oracle.check_served(&found.records);
             }
         }
-        if self.machine.has_stopped() {
+        let shard = self.shard();
+        let accepted = self.oracles[usize::from(shard.0)].accepted();
+        if accepted.is_empty() {
             return;
         }
-        let shard = self.random.below(u64::from(self.shards)) as usize;
-        let accepted = self.oracles[shard].accepted();
-        if !accepted.is_empty() {
-            let record = accepted[self.random.below(accepted.len() as u64) as usize].clone();
-            match log.get(record.position) {
-                Ok(found) => assert_eq!(found.payload(), record.payload),
-                Err(crate::ReadError::Truncated { .. } | crate::ReadError::ShardFailed(_)) => {}
-                Err(error) => assert!(self.machine.has_stopped(), "{}: {error}", record.position),
+        let record = accepted[self.random.below(accepted.len() as u64) as usize].clone();
+        match log.get(record.position) {
+            Ok(found) => assert_eq!(found.payload(), record.payload),
+            Err(ReadError::Truncated { .. } | ReadError::ShardFailed(_)) => {}
+            Err(error) => {
+                assert!(self.machine.has_stopped() || self.is_damaged(), "{}: {error}", record.position);
             }
         }
     }
 
-    fn truncate(&mut self, log: &Log) {
-        let id = self.random.below(u64::from(self.shards)) as u16;
-        let (shard, oracle) = (log.shard(ShardId(id)), &mut self.oracles[usize::from(id)]);
-        let Some(count) = Some(oracle.accepted().len() as u64).filter(|&count| count > 0) else { return };
-        let record = oracle.accepted()[self.random.below(count) as usize].clone();
-        let position: Position = record.position;
-        if self.random.below(2) == 0 {
-            oracle.truncate_before_asked(position.lsn());
-            if shard.truncate_before(position.lsn()).is_ok() {
-                self.tally.truncations_before += 1;
-                oracle.truncated_before();
-            }
-            return;
+    fn say_found(&self, shard: u16, found: &Found) {
+        self.say(|| {
+            let ends = (found.records.first(), found.records.last());
+            let ends = (ends.0.map(|record| record.position), ends.1.map(|record| record.position));
+            format!("  shard {shard}: {} records {ends:?} damage {}", found.records.len(), found.told)
+        });
+    }
+
+    /// A record that was accepted, if there is any.
+    fn some_record(&mut self) -> Option<Position> {
+        let shard = self.shard();
+        let accepted = self.oracles[usize::from(shard.0)].accepted();
+        (!accepted.is_empty())
+            .then(|| accepted[self.random.below(accepted.len() as u64) as usize].position)
+    }
+
+    fn truncate_before(&mut self, log: &Log) {
+        let Some(position) = self.some_record() else { return };
+        let oracle = &mut self.oracles[usize::from(position.shard().0)];
+        oracle.truncate_before_asked(position.lsn());
+        let result = log.shard(position.shard()).truncate_before(position.lsn());
+        if result.is_ok() {
+            self.tally.count("truncations before");
+            oracle.truncated_before(position.lsn());
         }
+        self.say(|| format!("  before {position}: {result:?}"));
+    }
+
+    fn truncate_after(&mut self, log: &Log) {
+        let Some(position) = self.some_record() else { return };
+        let oracle = &mut self.oracles[usize::from(position.shard().0)];
         oracle.truncate_after_asked(position);
-        match shard.truncate_after(position.lsn()) {
+        let result = log.shard(position.shard()).truncate_after(position.lsn());
+        self.say(|| format!("  after {position}: {result:?}"));
+        let oracle = &mut self.oracles[usize::from(position.shard().0)];
+        match result {
             Ok(()) => {
-                self.tally.truncations_after += 1;
+                self.tally.count("truncations after");
                 oracle.truncated_after();
                 let kept: Vec<Position> = oracle.accepted().iter().map(|record| record.position).collect();
                 self.pending.retain(|(commit, _)| {
-                    commit.position().shard().0 != id || kept.contains(&commit.position())
+                    commit.position().shard() != position.shard() || kept.contains(&commit.position())
                 });
             }
             Err(
                 TruncateError::InsideBatch { .. } | TruncateError::NotARecord { .. } | TruncateError::Read(_),
-            ) => {
-                oracle.truncate_after_refused();
-            }
+            ) => oracle.truncate_after_refused(),
             Err(_) => {}
         }
     }
 
     /// Ends the log in one of the ways in which logs end, and opens it again.
-    fn end_and_reopen(&mut self, log: Log) -> Log {
+    fn end_and_reopen(&mut self, log: Log) -> Option<Log> {
         self.look_at_all();
-        let failed = log.stats().shards.iter().any(|shard| shard.failed);
-        self.tally.failures += u64::from(failed);
-        self.tally.rotations += log.stats().shards.iter().map(|shard| shard.segments as u64).sum::<u64>();
+        let stats = log.stats();
+        // A shard that failed because the machine stopped has lost nothing of what was written.
+        let counters = self.machine.counters();
+        let errors = counters.write_errors + counters.sync_errors;
+        let failed = errors > std::mem::replace(&mut self.errors, errors);
+        self.tally.add("failed shards", u64::from(failed));
+        self.tally.add("segments", stats.shards.iter().map(|shard| shard.segments as u64).sum());
         let mut ended = Ended::Killed;
+        let mut off = true;
         if !self.machine.has_stopped() && self.random.below(3) == 0 {
-            if log.close().is_ok() {
-                self.tally.clean_closes += 1;
+            let closed = log.close();
+            self.say(|| format!("  close: {closed:?}"));
+            if closed.is_ok() {
+                self.tally.count("clean closes");
                 ended = Ended::Cleanly;
             } else {
                 ended = Ended::Cut;
             }
+            off = self.random.below(2) == 0;
             self.pending.clear();
             drop(log);
-            if self.random.below(2) == 0 {
+            if off {
                 // Nothing of a clean close is lost by a power cut.
-                let cut = self.random.below(2) == 0;
-                self.restart(cut);
+                self.restart();
             }
         } else {
             self.machine.stop();
             self.pending.clear();
             drop(log);
-            let cut = self.random.below(2) == 0;
-            self.restart(cut);
+            let cut = self.restart();
             // After a failed write or sync what was only written is void.
-            ended = if cut || failed { Ended::Cut } else { ended };
+            if cut || failed {
+                ended = Ended::Cut;
+            }
+        }
+        if off {
+            self.damage_at_rest();
         }
         self.open(Some(ended))
     }
 
-    fn restart(&mut self, cut: bool) {
-        self.machine.restart(if cut { End::PowerCut } else { End::Kill });
+    /// What happens to the disk while the machine is off.
+    fn damage_at_rest(&mut self) {
+        self.ends += 1;
+        let Some((damage, at)) = self.plan.damage else { return };
+        let due = self.ends == 1 + at % 3;
+        match damage {
+            Damage::Rot if due => self.machine.rot(),
+            Damage::Unreadable if due => self.machine.make_unreadable(),
+            Damage::VanishedSegment if due => self.machine.vanish_segment(),
+            Damage::StaleManifest if self.ends == 1 => self.machine.keep_manifests(),
+            Damage::StaleManifest if self.ends == 2 + at % 2 => self.machine.restore_manifests(),
+            _ => {}
+        }
     }
 
-    /// Opens the log, through as many crashes as are drawn, and lets the oracles judge.
-    fn open(&mut self, ended: Option<Ended>) -> Log {
+    /// Ends the life by a kill or a power cut; true for the latter.
+    fn restart(&mut self) -> bool {
+        let cut = self.random.below(2) == 0;
+        self.say(|| format!("  cut: {cut}"));
+        self.machine.restart(if cut { End::PowerCut } else { End::Kill });
+        cut
+    }
+
+    /// Opens the log, through as many crashes as are drawn, and lets the oracles judge. `None` if
+    /// the history is over: the disk was damaged, and what that did has been looked at.
+    fn open(&mut self, ended: Option<Ended>) -> Option<Log> {
         let mut ended = ended;
         loop {
-            let mut faults = self.odds.faults.clone();
-            let interrupted = self.random.per_mille(self.odds.crash_in_open);
+            let mut faults = self.faults();
+            let interrupted = self.random.per_mille(self.plan.crash_in_open);
             faults.stop_at = interrupted.then(|| self.machine.steps() + 1 + self.random.below(60));
             self.machine.set_faults(faults);
             let opened = self.options.clone().device(self.machine.device()).open(Path::new(PATH));
+            self.say(|| format!("  open: {:?}", opened.as_ref().err().map(ToString::to_string)));
             if self.machine.has_stopped() {
-                self.tally.opens_interrupted += 1;
+                self.tally.count("opens interrupted");
                 drop(opened);
-                let cut = self.random.below(2) == 0;
-                self.restart(cut);
-                ended = ended.map(|ended| match (ended, cut) {
-                    (Ended::Killed, true) => Ended::Cut,
-                    (ended, _) => ended,
-                });
+                let cut = self.restart();
+                ended = ended.map(|ended| if ended == Ended::Killed && cut { Ended::Cut } else { ended });
                 continue;
             }
-            self.machine.set_faults(self.odds.faults.clone());
-            self.tally.opens += 1;
-            let log = match opened {
-                Ok(log) => log,
-                Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => continue,
-                Err(error) => panic!("an honest log does not open: {error}"),
-            };
-            for shard in 0..self.shards {
-                let found = History::found(&log, shard).expect("the machine runs");
-                let oracle = &mut self.oracles[usize::from(shard)];
-                let before = oracle.accepted().len();
-                oracle.check_reopened(&found, ended.unwrap_or(Ended::Cleanly));
-                self.tally.records_cut_off += before.saturating_sub(oracle.accepted().len()) as u64;
+            self.machine.set_faults(self.faults());
+            self.tally.count("opens");
+            match opened {
+                Ok(log) if self.is_damaged() => {
+                    self.check_damaged(&log);
+                    return None;
+                }
+                Ok(log) => {
+                    self.check_reopened(&log, ended.unwrap_or(Ended::Cleanly));
+                    return Some(log);
+                }
+                Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => {}
+                Err(error) => {
+                    assert!(self.is_damaged(), "an honest log does not open: {error}");
+                    self.check_refused(&error);
+                    return None;
+                }
             }
-            return log;
         }
+    }
+
+    fn check_reopened(&mut self, log: &Log, ended: Ended) {
+        for shard in 0..self.plan.shards {
+            let found = self.found(log, shard).expect("the machine runs");
+            self.say_found(shard, &found);
+            let oracle = &mut self.oracles[usize::from(shard)];
+            let before = oracle.accepted().len();
+            oracle.check_reopened(&found.records, ended);
+            let after = oracle.accepted().len();
+            self.tally.add("records cut off (row 6)", before.saturating_sub(after) as u64);
+        }
+    }
+
+    /// The disk was damaged, and the log opened all the same.
+    fn check_damaged(&mut self, log: &Log) {
+        let stale = matches!(self.plan.damage, Some((Damage::StaleManifest, _)));
+        for shard in 0..self.plan.shards {
+            let Some(found) = self.found(log, shard) else { return };
+            self.say_found(shard, &found);
+            if stale {
+                // Two copies at once are more than one fault: what was cut may come back, and what
+                // lies in segments that they do not list is not looked at.
+                continue;
+            }
+            let lost = self.oracles[usize::from(shard)].check_damaged(&found.records, found.told);
+            self.tally.count(match (found.told, lost) {
+                (true, _) => "damage found by a reader",
+                (false, 0) => "damage without effect",
+                (false, _) => "losses in the window",
+            });
+        }
+    }
+
+    /// The disk was damaged, and the log did not open: so it says again, and nothing was changed.
+    fn check_refused(&mut self, error: &OpenError) {
+        let again = self.options.clone().device(self.machine.device()).open(Path::new(PATH));
+        assert_eq!(again.err().map(|again| again.to_string()), Some(error.to_string()), "the second answer");
+        let OpenError::Damaged { cause, .. } = error else { return };
+        self.tally.count(match cause {
+            recovery::Damage::Manifest(_) => "verdict: manifest (row 1)",
+            recovery::Damage::CleanEnd(_) => "verdict: clean end (row 1)",
+            recovery::Damage::Segment { .. } => "verdict: segment (row 2)",
+            recovery::Damage::Testimony(_) => "verdict: testimony (row 3)",
+            recovery::Damage::StaleManifest(_) => "verdict: stale manifest (row 4)",
+            recovery::Damage::Unreadable => "verdict: unreadable (row 5)",
+            recovery::Damage::Block(_) => unreachable!("open judges no single block"),
+        });
     }
 }
 

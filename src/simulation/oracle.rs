@@ -10,6 +10,14 @@ pub(super) struct Accepted {
     pub payload: Vec<u8>,
     /// The batch that it belongs to; records of no batch have numbers of their own.
     pub batch: u64,
+    /// So many records were durable when this one was handed in: what makes it durable says so.
+    pub durable_before: usize,
+}
+
+impl Accepted {
+    pub(super) fn new(position: Position, payload: Vec<u8>, batch: u64) -> Accepted {
+        Accepted { position, payload, batch, durable_before: 0 }
+    }
 }
 
 /// How the machine or the log ended before a reopen.
@@ -32,6 +40,9 @@ pub(super) struct Oracle {
     durable: usize,
     /// So many of them were acknowledged as written.
     written: usize,
+    /// So many of them are testified: a record that was handed in when they were durable is durable,
+    /// or an epoch began behind them, or the log was closed. To lose one of these is never silent.
+    testified: usize,
     /// Truncated below it for certain, and perhaps below this.
     horizon: Lsn,
     horizon_asked: Lsn,
@@ -43,7 +54,8 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn accept(&mut self, records: impl IntoIterator<Item = Accepted>) {
-        for record in records {
+        for mut record in records {
+            record.durable_before = self.durable;
             if let Some(last) = self.accepted.last() {
                 assert!(record.position > last.position, "positions rise: {record:?} after {last:?}");
             }
@@ -63,9 +75,15 @@ impl Oracle {
 
     /// The record was acknowledged as durable. Durability is a prefix, and batches are whole.
     pub(super) fn acknowledged_durable(&mut self, position: Position) {
-        let count = self.count_through(position);
+        self.durable_through(self.count_through(position));
+    }
+
+    fn durable_through(&mut self, count: usize) {
         self.durable = self.durable.max(count);
-        self.written = self.written.max(count);
+        self.written = self.written.max(self.durable);
+        if let Some(record) = count.checked_sub(1).map(|index| &self.accepted[index]) {
+            self.testified = self.testified.max(record.durable_before);
+        }
     }
 
     pub(super) fn acknowledged_written(&mut self, position: Position) {
@@ -75,16 +93,15 @@ impl Oracle {
     /// Everything below this LSN was published as durable.
     pub(super) fn published(&mut self, durable: Lsn) {
         let count = self.accepted.iter().take_while(|record| record.position.lsn() < durable).count();
-        self.durable = self.durable.max(count);
-        self.written = self.written.max(count);
+        self.durable_through(count);
     }
 
     pub(super) fn truncate_before_asked(&mut self, lsn: Lsn) {
         self.horizon_asked = self.horizon_asked.max(lsn);
     }
 
-    pub(super) fn truncated_before(&mut self) {
-        self.horizon = self.horizon.max(self.horizon_asked);
+    pub(super) fn truncated_before(&mut self, lsn: Lsn) {
+        self.horizon = self.horizon.max(lsn);
     }
 
     pub(super) fn truncate_after_asked(&mut self, position: Position) {
@@ -102,6 +119,7 @@ impl Oracle {
         // A cut syncs what it keeps.
         self.durable = count;
         self.written = count;
+        self.testified = count;
     }
 
     pub(super) fn accepted(&self) -> &[Accepted] {
@@ -125,8 +143,33 @@ impl Oracle {
             first + served.len(),
             self.durable
         );
-        self.durable = self.durable.max(first + served.len());
-        self.written = self.written.max(self.durable);
+        self.durable_through(first + served.len());
+    }
+
+    /// Judges what is there after the disk was damaged: what is served is what was appended, and
+    /// what is missing was told, unless nothing testified to it. Returns how many were lost unsaid.
+    pub(super) fn check_damaged(&self, found: &[Accepted], told: bool) -> usize {
+        let mut next = 0;
+        for record in found {
+            let Some(index) = self.accepted[next..].iter().position(|own| own.position == record.position)
+            else {
+                // A batch of unknown outcome may stand at the end.
+                let known = self.unknown.iter().any(|(payload, _)| *payload == record.payload);
+                assert!(known, "{record:?} was never accepted, or was cut, or comes twice");
+                continue;
+            };
+            assert_eq!(self.accepted[next + index].payload, record.payload, "at {}", record.position);
+            next += index + 1;
+        }
+        let horizon = self.horizon.max(self.horizon_asked);
+        let is_there = |own: &Accepted| found.iter().any(|record| record.position == own.position);
+        let reachable = self.accepted.iter().enumerate().filter(|(_, own)| own.position.lsn() >= horizon);
+        let missing: Vec<usize> = reachable.filter(|(_, own)| !is_there(own)).map(|(index, _)| index).collect();
+        // A cut that was asked for, and whose outcome is not known, may have taken them.
+        let testified = self.cut_asked.map_or(self.testified, |cut| self.testified.min(cut));
+        let silent = missing.iter().filter(|&&index| index < testified).count();
+        assert!(told || silent == 0, "{silent} testified records are gone and nobody said so");
+        if told { 0 } else { missing.iter().filter(|&&index| index < self.durable).count() }
     }
 
     /// Judges what is there after a reopen, and takes it as what is there.
@@ -170,7 +213,12 @@ impl Oracle {
         self.accepted.truncate(kept);
         self.durable = kept;
         self.written = kept;
-        self.horizon = if first == allowed[0] { self.horizon } else { self.horizon_asked };
+        self.testified = kept;
+        if !found.is_empty() {
+            // What was asked for and did not come about is settled now.
+            self.horizon = if first == allowed[0] { self.horizon } else { self.horizon_asked };
+            self.horizon_asked = self.horizon;
+        }
     }
 
     /// How many records are kept if none can be read: as many as the horizon may hide.

@@ -1,6 +1,7 @@
 //! One simulated file: what reads see, what the platters hold, and what lies between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use super::random::Random;
 
@@ -40,6 +41,8 @@ pub(crate) struct SimFile {
     /// Sectors that differ and that a sync would save, each with the number of its last write.
     dirty: BTreeMap<usize, u64>,
     writes: u64,
+    /// Sectors that cannot be read until they are written again.
+    unreadable: BTreeSet<usize>,
     /// A sync failed: the cache may show sectors that the disk lacks and that no sync saves.
     lies: bool,
 }
@@ -56,11 +59,29 @@ impl SimFile {
         self.current.len() as u64
     }
 
-    pub(crate) fn read(&self, into: &mut [u8], offset: u64) -> usize {
-        let Some(rest) = self.current.get(offset as usize..) else { return 0 };
+    pub(crate) fn read(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Some(rest) = self.current.get(offset as usize..) else { return Ok(0) };
         let count = rest.len().min(into.len());
+        let sectors = offset as usize / SECTOR..(offset as usize + count).div_ceil(SECTOR);
+        if self.unreadable.range(sectors).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         into[..count].copy_from_slice(&rest[..count]);
-        count
+        Ok(count)
+    }
+
+    pub(crate) fn make_unreadable(&mut self, sector: usize) {
+        self.unreadable.insert(sector);
+    }
+
+    /// Rot: a bit changes, on the disk and for whoever reads it.
+    pub(crate) fn flip(&mut self, sector: usize, bit: usize) {
+        let at = sector * SECTOR + bit / 8;
+        for bytes in [&mut self.current, &mut self.durable] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
     }
 
     pub(crate) fn grow(&mut self, bytes: u64) {
@@ -77,6 +98,7 @@ impl SimFile {
         self.writes += 1;
         for sector in start / SECTOR..(start + bytes.len()).div_ceil(SECTOR) {
             self.dirty.insert(sector, self.writes);
+            self.unreadable.remove(&sector);
         }
     }
 

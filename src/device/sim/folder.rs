@@ -1,0 +1,263 @@
+//! The machine as a process sees it: folders, files, locks, time.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::SimMachine;
+use super::disk::SimFile;
+use super::queue::SimQueue;
+use super::world::{World, stopped};
+use crate::device::{
+    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueSetup, Wake,
+};
+
+#[derive(Debug)]
+pub(super) struct SimDevice {
+    pub(super) machine: SimMachine,
+    pub(super) life: u64,
+}
+
+impl Device for SimDevice {
+    fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let mut world = self.machine.world();
+        world.step(self.life)?;
+        // Folders are durable once made, as the trait promises.
+        world.folders.entry(path.to_owned()).or_default();
+        Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
+    }
+
+    fn now(&self) -> u64 {
+        self.machine.world().now
+    }
+
+    fn wall(&self) -> u64 {
+        self.machine.world().wall
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut world = self.machine.world();
+        bytes.fill_with(|| world.random.next() as u8);
+        Ok(())
+    }
+
+    fn threaded(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct SimDirectory {
+    machine: SimMachine,
+    life: u64,
+    path: PathBuf,
+}
+
+impl SimDirectory {
+    /// Runs on the folder after a step of this life.
+    fn with<T>(&self, act: impl FnOnce(&mut World, &Path) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.machine.world();
+        world.step(self.life)?;
+        act(&mut world, &self.path)
+    }
+
+    fn handle(&self, number: u64) -> Arc<dyn File> {
+        Arc::new(SimHandle { machine: self.machine.clone(), life: self.life, number })
+    }
+}
+
+impl Directory for SimDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.with(|world, path| Ok(world.folders[path].names.keys().cloned().collect()))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let found = self.with(|world, path| Ok(world.folders[path].names.get(name).copied()))?;
+        found.map(|number| self.handle(number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let number = self.with(|world, path| {
+            let number = world.next_number;
+            world.next_number += 1;
+            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            if folder.names.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            folder.names.insert(name.to_owned(), number);
+            world.files.insert(number, SimFile::default());
+            Ok(number)
+        })?;
+        Ok(self.handle(number))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.with(|world, path| {
+            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            folder.names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(|world, path| {
+            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            folder.durable.clone_from(&folder.names);
+            Ok(())
+        })
+    }
+
+    fn lock(&self, _name: &str) -> Result<Arc<dyn Lock>, LockError> {
+        let locked = self.with(|world, path| {
+            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            Ok(std::mem::replace(&mut folder.locked, true))
+        });
+        match locked {
+            Ok(false) => Ok(Arc::new(SimLock {
+                machine: self.machine.clone(),
+                life: self.life,
+                path: self.path.clone(),
+            })),
+            Ok(true) => Err(LockError::Held("this process".to_owned())),
+            Err(error) => Err(LockError::Io(error)),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let write_through = self.machine.world().faults.write_through;
+        Capabilities { file_system: FileSystem::Simulated, direct: true, write_through, durable: true }
+    }
+
+    fn queue(&self, _setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
+        let mut world = self.machine.world();
+        world.step(self.life)?;
+        world.next_number += 1;
+        let number = world.next_number;
+        Ok((Box::new(SimQueue::new(self.machine.clone(), self.life, number)), Arc::new(NoWake)))
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    machine: SimMachine,
+    life: u64,
+    path: PathBuf,
+}
+
+impl Lock for SimLock {
+    fn release(&self) {
+        let mut world = self.machine.world();
+        if world.life == self.life
+            && let Some(folder) = world.folders.get_mut(&self.path)
+        {
+            folder.locked = false;
+        }
+    }
+
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[derive(Debug)]
+struct SimHandle {
+    machine: SimMachine,
+    life: u64,
+    number: u64,
+}
+
+impl SimHandle {
+    fn with<T>(&self, act: impl FnOnce(&mut World, u64) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.machine.world();
+        world.step(self.life)?;
+        act(&mut world, self.number)
+    }
+}
+
+impl File for SimHandle {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        // Reading is no step: it changes nothing that a stop could leave half done.
+        let mut world = self.machine.world();
+        if world.stopped || world.life != self.life {
+            return Err(stopped());
+        }
+        world.file(self.number).read(bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+        let mut guard = self.machine.world();
+        let world = &mut *guard;
+        if let Err(error) = world.step(self.life) {
+            // The machine stopped in the middle of this very write: some of it may have landed.
+            if world.life == self.life && world.faults.stop_at == Some(world.steps) {
+                let mut random = world.random.clone();
+                world.file(self.number).write_torn(bytes, offset, &mut random);
+                world.random = random;
+                world.steps += 1;
+            }
+            return Err(error);
+        }
+        let file = world.file(self.number);
+        if sync {
+            file.write_through(bytes, offset)
+        } else {
+            file.write(bytes, offset)
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(|world, number| {
+            let snapshot = world.file(number).snapshot();
+            world.file(number).sync(&snapshot);
+            Ok(())
+        })
+    }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        self.with(|world, number| {
+            world.file(number).forget_cache();
+            Ok(())
+        })
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.with(|world, number| Ok(world.file(number).bytes()))
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.with(|world, number| {
+            if world.random.per_mille(world.faults.no_space) {
+                world.counters.no_space += 1;
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            world.file(number).grow(bytes);
+            Ok(())
+        })
+    }
+
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+#[derive(Debug)]
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+

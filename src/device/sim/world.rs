@@ -1,0 +1,277 @@
+//! The state of the machine, and what happens to it at each step.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::PathBuf;
+
+use super::disk::{SECTOR, SimFile, Snapshot};
+use super::random::Random;
+use crate::device::{Completion, Operation, OperationKind};
+
+/// What may go wrong, and how often; times in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults {
+    /// Writes through the queue that fail, per mille.
+    pub write_error: u32,
+    /// Syncs through the queue that fail, per mille; what was dirty is lost, and the cache hides it.
+    pub sync_error: u32,
+    /// Allocations that find the disk full, per mille.
+    pub no_space: u32,
+    /// The machine stops at this step, a step being a submission, a completion or a blocking call.
+    pub stop_at: Option<u64>,
+    pub latency_ns_max: u64,
+    /// Whether synchronous writes are offered; else blocks are made durable by syncs.
+    pub write_through: bool,
+    /// The write through the queue with this number completes and does not reach the disk.
+    pub lose_write: Option<u64>,
+    /// The write through the queue with this number lands elsewhere in its file.
+    pub misdirect_write: Option<u64>,
+}
+
+impl Default for Faults {
+    fn default() -> Faults {
+        Faults {
+            write_error: 0,
+            sync_error: 0,
+            no_space: 0,
+            stop_at: None,
+            latency_ns_max: 100_000,
+            write_through: true,
+            lose_write: None,
+            misdirect_write: None,
+        }
+    }
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Kill,
+    PowerCut,
+}
+
+/// How often something happened: a fault that is never hit is a test that does not exist.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub writes: u64,
+    pub syncs: u64,
+    pub write_errors: u64,
+    pub sync_errors: u64,
+    pub no_space: u64,
+    pub stops: u64,
+    pub kills: u64,
+    pub power_cuts: u64,
+    pub torn_in_flight: u64,
+    /// Damage that no honest disk does, done so far.
+    pub damages: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct SimFolder {
+    pub(super) names: BTreeMap<String, u64>,
+    pub(super) durable: BTreeMap<String, u64>,
+    pub(super) locked: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) queue: u64,
+    pub(super) due: u64,
+    pub(super) operation: Operation,
+    /// Of the bytes at submission: a buffer must not change under the device.
+    pub(super) hash: u64,
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) now: u64,
+    pub(super) wall: u64,
+    pub(super) life: u64,
+    pub(super) stopped: bool,
+    pub(super) steps: u64,
+    pub(super) next_number: u64,
+    pub(super) files: BTreeMap<u64, SimFile>,
+    pub(super) folders: BTreeMap<PathBuf, SimFolder>,
+    /// Files as they were when somebody asked to remember them.
+    /// Times that somebody waited in this life.
+    pub(super) waits: u64,
+    pub(super) kept: BTreeMap<u64, SimFile>,
+    pub(super) in_flight: Vec<InFlight>,
+    pub(super) faults: Faults,
+    pub(super) counters: Counters,
+}
+
+pub(super) fn stopped() -> io::Error {
+    io::Error::other("the machine has stopped")
+}
+
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl World {
+    /// Counts a step of this life; an error once the machine has stopped.
+    pub(super) fn step(&mut self, life: u64) -> io::Result<()> {
+        if self.stopped || life != self.life {
+            return Err(stopped());
+        }
+        self.steps += 1;
+        if self.faults.stop_at == Some(self.steps) {
+            self.stopped = true;
+            self.counters.stops += 1;
+            return Err(stopped());
+        }
+        Ok(())
+    }
+
+    pub(super) fn file(&mut self, number: u64) -> &mut SimFile {
+        self.files.get_mut(&number).expect("an open file exists")
+    }
+
+    pub(super) fn complete(&mut self, flight: InFlight) -> Completion {
+        let id = flight.operation.id;
+        let number = flight.operation.file.number();
+        let Err(error) = self.step(self.life) else {
+            let result = match &flight.operation.kind {
+                OperationKind::Write { bytes, offset, sync } => {
+                    assert_eq!(
+                        hash(bytes),
+                        flight.hash,
+                        "a buffer changed between submission and completion"
+                    );
+                    self.complete_write(number, bytes, *offset, *sync)
+                }
+                OperationKind::Sync => self.complete_sync(number, &flight),
+            };
+            return Completion { id, result };
+        };
+        // What was under way when the machine stopped is settled by `restart`.
+        self.in_flight.push(InFlight { due: u64::MAX, ..flight });
+        Completion { id, result: Err(error) }
+    }
+
+    fn complete_write(&mut self, number: u64, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+        self.counters.writes += 1;
+        if self.random.per_mille(self.faults.write_error) {
+            self.counters.write_errors += 1;
+            let mut random = self.random.clone();
+            self.file(number).write_torn(bytes, offset, &mut random);
+            self.random = random;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if self.faults.lose_write == Some(self.counters.writes) {
+            self.counters.damages += 1;
+            return Ok(());
+        }
+        let mut offset = offset;
+        if self.faults.misdirect_write == Some(self.counters.writes) {
+            let places = (self.file(number).bytes().saturating_sub(bytes.len() as u64)) / 4096 + 1;
+            let elsewhere = self.random.below(places) * 4096;
+            if elsewhere != offset {
+                self.counters.damages += 1;
+                offset = elsewhere;
+            }
+        }
+        if sync {
+            self.file(number).write_through(bytes, offset)
+        } else {
+            self.file(number).write(bytes, offset)
+        }
+        Ok(())
+    }
+
+    fn complete_sync(&mut self, number: u64, flight: &InFlight) -> io::Result<()> {
+        self.counters.syncs += 1;
+        if self.random.per_mille(self.faults.sync_error) {
+            self.counters.sync_errors += 1;
+            let mut random = self.random.clone();
+            self.file(number).fail_sync(&mut random);
+            self.random = random;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let snapshot = flight.snapshot.as_ref().expect("a sync has a snapshot");
+        self.file(number).sync(snapshot);
+        Ok(())
+    }
+
+    /// Flips a bit somewhere in the files of a shard, or makes a sector of them unreadable.
+    pub(super) fn rot(&mut self, unreadable: bool) {
+        let files: Vec<u64> = self.shard_files(|_| true);
+        if files.is_empty() {
+            return;
+        }
+        let number = *self.random.pick(&files);
+        let sectors = self.file(number).bytes() / SECTOR as u64;
+        if sectors == 0 {
+            return;
+        }
+        let sector = self.random.below(sectors) as usize;
+        let bit = self.random.below(SECTOR as u64 * 8) as usize;
+        let file = self.file(number);
+        if unreadable { file.make_unreadable(sector) } else { file.flip(sector, bit) }
+        self.counters.damages += 1;
+    }
+
+    /// Takes a segment's file away.
+    pub(super) fn vanish(&mut self) {
+        let segments = self.shard_files(|name| name.ends_with(".seg"));
+        if segments.is_empty() {
+            return;
+        }
+        let gone = *self.random.pick(&segments);
+        for folder in self.folders.values_mut() {
+            folder.names.retain(|_, number| *number != gone);
+            folder.durable.retain(|_, number| *number != gone);
+        }
+        self.counters.damages += 1;
+    }
+
+    pub(super) fn shard_files(&self, wanted: impl Fn(&str) -> bool) -> Vec<u64> {
+        let shards = self.folders.iter().filter(|(path, _)| path.to_string_lossy().contains("shard-"));
+        let names = shards.flat_map(|(_, folder)| folder.names.iter());
+        names.filter(|(name, _)| wanted(name)).map(|(_, number)| *number).collect()
+    }
+
+    /// What becomes of a write that was in flight when its process ended.
+    pub(super) fn land(&mut self, flight: &InFlight) {
+        if let OperationKind::Write { bytes, offset, .. } = &flight.operation.kind {
+            let number = flight.operation.file.number();
+            let mut random = self.random.clone();
+            if let Some(file) = self.files.get_mut(&number) {
+                file.write_torn(bytes, *offset, &mut random);
+                self.counters.torn_in_flight += 1;
+            }
+            self.random = random;
+        }
+    }
+}
+
+impl SimFolder {
+    /// Each name that differs from what a sync saved is kept or lost by itself.
+    pub(super) fn power_cut(&mut self, random: &mut Random) {
+        let mut after = self.durable.clone();
+        let changed: Vec<String> = self
+            .names
+            .keys()
+            .chain(self.durable.keys())
+            .filter(|name| self.names.get(*name) != self.durable.get(*name))
+            .cloned()
+            .collect();
+        for name in changed {
+            if random.below(2) == 0 {
+                match self.names.get(&name) {
+                    Some(number) => after.insert(name, *number),
+                    None => after.remove(&name),
+                };
+            }
+        }
+        self.names.clone_from(&after);
+        self.durable = after;
+    }
+}
+

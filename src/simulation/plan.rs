@@ -1,0 +1,203 @@
+//! What a history does: a value, so that it can be drawn from a seed, made from a fuzzer's bytes,
+//! printed and shrunk.
+
+use std::fmt;
+
+use crate::device::sim::{Faults, Random};
+
+/// One step. Its details come from `draw` alone, so that taking other steps away changes none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub kind: Kind,
+    pub draw: u64,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Append,
+    Batch,
+    WaitForOne,
+    LookAtAll,
+    Sync,
+    Read,
+    Turn,
+    Idle,
+    StepWall,
+    TruncateBefore,
+    TruncateAfter,
+    /// The machine stops a few steps of its own later.
+    Stop,
+    /// The log ends, in one of the ways in which logs end, and is opened again.
+    End,
+}
+
+impl Kind {
+    const ALL: [Kind; 13] = [
+        Kind::Append,
+        Kind::Batch,
+        Kind::WaitForOne,
+        Kind::LookAtAll,
+        Kind::Sync,
+        Kind::Read,
+        Kind::Turn,
+        Kind::Idle,
+        Kind::StepWall,
+        Kind::TruncateBefore,
+        Kind::TruncateAfter,
+        Kind::Stop,
+        Kind::End,
+    ];
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}:{:x}", self.kind, self.draw)
+    }
+}
+
+/// Something that no honest disk does; at most one in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A write that completes and never reaches the disk.
+    LostWrite,
+    /// A write that lands elsewhere in its file.
+    MisdirectedWrite,
+    /// A bit that changes while the machine is off.
+    Rot,
+    /// A sector that cannot be read any more.
+    Unreadable,
+    /// A segment file that is gone.
+    VanishedSegment,
+    /// Both copies of a shard's manifest as they were some time ago.
+    StaleManifest,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub seed: u64,
+    pub shards: u16,
+    pub block_bytes: u32,
+    pub segment_bytes: u64,
+    pub memory_bytes: u64,
+    /// How often an open is interrupted, per mille.
+    pub crash_in_open: u32,
+    pub large: u32,
+    pub faults: Faults,
+    /// What is done to the disk, and at which write or end.
+    pub damage: Option<(Damage, u64)>,
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The history of a seed. Odds are drawn too, so that some histories have many crashes and no
+    /// errors, and others the reverse (swarm testing; Groce et al., ISSTA 2012).
+    pub(crate) fn draw(seed: u64) -> Plan {
+        let mut random = Random::new(seed);
+        let mut plan = Plan::setup(&mut random);
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4];
+        for weight in &mut weights {
+            *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
+        }
+        weights[0] = weights[0].max(20);
+        let total: u64 = weights.iter().sum();
+        for _ in 0..100 + random.below(80) {
+            let mut at = random.below(total);
+            let mut index = 0;
+            while at >= weights[index] {
+                at -= weights[index];
+                index += 1;
+            }
+            plan.steps.push(Step { kind: Kind::ALL[index], draw: random.next() });
+        }
+        plan
+    }
+
+    fn setup(random: &mut Random) -> Plan {
+        let rare =
+            |random: &mut Random, most: u64| if random.below(2) == 0 { 0 } else { random.below(most) as u32 };
+        let block_bytes = *random.pick(&[4096, 4096, 8192, 16384]);
+        let segment_bytes = (u64::from(block_bytes) * *random.pick(&[4, 5, 8, 16])).max(16384);
+        let faults = Faults {
+            write_error: rare(random, 8),
+            sync_error: rare(random, 20),
+            no_space: rare(random, 200),
+            latency_ns_max: *random.pick(&[1, 1_000, 100_000, 20_000_000]),
+            write_through: random.below(3) > 0,
+            ..Faults::default()
+        };
+        let kinds = [
+            Damage::LostWrite,
+            Damage::MisdirectedWrite,
+            Damage::Rot,
+            Damage::Rot,
+            Damage::Unreadable,
+            Damage::VanishedSegment,
+            Damage::StaleManifest,
+        ];
+        let damage = (random.below(3) == 0).then(|| (*random.pick(&kinds), random.next()));
+        // A failed sync loses data as well, which would be a second fault.
+        let faults = if damage.is_some() { Faults { write_error: 0, sync_error: 0, ..faults } } else { faults };
+        Plan {
+            seed: random.next(),
+            shards: 1 + random.below(2) as u16,
+            block_bytes,
+            segment_bytes,
+            memory_bytes: u64::from(block_bytes) * *random.pick(&[4, 6, 16]),
+            crash_in_open: random.below(600) as u32,
+            large: rare(random, 300),
+            faults,
+            damage,
+            steps: Vec::new(),
+        }
+    }
+
+    /// A history that a fuzzer chose: eight bytes for the setup, then three bytes a step.
+    #[cfg_attr(not(feature = "simulation"), allow(dead_code))]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Plan {
+        let (head, rest) = bytes.split_at(bytes.len().min(8));
+        let seed = head.iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+        let mut plan = Plan::setup(&mut Random::new(seed));
+        for step in rest.chunks_exact(3).take(400) {
+            let kind = Kind::ALL[usize::from(step[0]) % Kind::ALL.len()];
+            let draw = Random::new(u64::from(step[1]) << 8 | u64::from(step[2])).next();
+            plan.steps.push(Step { kind, draw });
+        }
+        plan
+    }
+
+    /// The shortest history that still fails, by taking stretches of steps away for as long as that
+    /// helps (Zeller's delta debugging, without the refinement).
+    pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
+        let mut best = self.clone();
+        for setting in 0..5 {
+            let mut simpler = best.clone();
+            match setting {
+                0 => simpler.crash_in_open = 0,
+                1 => simpler.large = 0,
+                2 => simpler.shards = 1,
+                3 => simpler.damage = None,
+                _ => simpler.faults.no_space = 0,
+            }
+            if fails(&simpler) {
+                best = simpler;
+            }
+        }
+        let mut stretch = best.steps.len() / 2;
+        while stretch > 0 {
+            let mut at = 0;
+            while at < best.steps.len() {
+                let mut shorter = best.clone();
+                shorter.steps.drain(at..(at + stretch).min(best.steps.len()));
+                if fails(&shorter) {
+                    best = shorter;
+                } else {
+                    at += stretch;
+                }
+            }
+            stretch /= 2;
+        }
+        best
+    }
+}

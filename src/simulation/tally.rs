@@ -1,0 +1,76 @@
+//! What happened over many histories.
+
+/// Counts, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
+
+/// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
+/// verdict table that never speaks, is a test that does not exist.
+const EVERYTHING: [&str; 35] = [
+    "appends",
+    "batches",
+    "refusals",
+    "operations",
+    "opens",
+    "opens interrupted",
+    "clean closes",
+    "kills",
+    "power cuts",
+    "torn in flight",
+    "failed shards",
+    "write errors",
+    "sync errors",
+    "no space",
+    "records cut off (row 6)",
+    "batches of unknown outcome",
+    "segments",
+    "truncations before",
+    "truncations after",
+    "markers",
+    "lost writes",
+    "misdirected writes",
+    "rotten sectors",
+    "unreadable sectors",
+    "vanished segments",
+    "stale manifests",
+    "verdict: manifest (row 1)",
+    "verdict: clean end (row 1)",
+    "verdict: segment (row 2)",
+    "verdict: testimony (row 3)",
+    "verdict: stale manifest (row 4)",
+    "verdict: unreadable (row 5)",
+    "damage found by a reader",
+    "losses in the window",
+    "damage without effect",
+];
+
+impl Tally {
+    pub(crate) fn count(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    pub(crate) fn add(&mut self, what: &'static str, times: u64) {
+        debug_assert!(EVERYTHING.contains(&what), "{what} is not in the list");
+        *self.0.entry(what).or_default() += times;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Tally) {
+        for (what, times) in &other.0 {
+            self.add(what, *times);
+        }
+    }
+
+    /// The names of what never happened.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        EVERYTHING.into_iter().filter(|what| self.0.get(what).copied().unwrap_or(0) == 0).collect()
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for what in EVERYTHING {
+            writeln!(f, "{:>12} {what}", self.0.get(what).copied().unwrap_or(0))?;
+        }
+        Ok(())
+    }
+}
