@@ -356,8 +356,10 @@ fn create(
     let names = directory.list()?;
     if !names.iter().any(|name| name == CREATING) {
         directory.create(CREATING)?;
-        directory.sync()?;
     }
+    // Also where it is there: whoever made it may have been killed before its name was durable, and
+    // without it a half made manifest would look like damage.
+    directory.sync()?;
     let mut log_id = [0; 16];
     device.random(&mut log_id)?;
     for shard in 0..layout.shards {

@@ -179,9 +179,14 @@ pub(crate) struct Last {
 }
 
 impl Last {
+    /// It holds nothing, and would not be written if it were closed now.
+    pub(crate) fn is_void(&self) -> bool {
+        self.length == BLOCK_HEADER_BYTES && !self.marker
+    }
+
     /// Where the stream ends if the block is closed now; a block without records takes no place.
     pub(crate) fn end(&self) -> Lsn {
-        if self.length == BLOCK_HEADER_BYTES && !self.marker {
+        if self.is_void() {
             return self.previous_end;
         }
         Lsn(self.lsn.0 + round_to_granule(u64::from(self.length)))

@@ -44,8 +44,11 @@ fn flush(engine: &Engine, position: Position) -> Result<(), ReadError> {
     let accepted = engine.last_target(Durability::Synced).filter(|last| last.lsn >= position.lsn());
     let Some(last) = accepted else { return Err(ReadError::NotAPosition(position)) };
     engine.ask_sync(&last);
-    let target = Target { lsn: position.lsn(), durability: Durability::Written, ..last };
-    match engine.wait(&target, None) {
+    await_written(engine, &Target { lsn: position.lsn(), durability: Durability::Written, ..last })
+}
+
+fn await_written(engine: &Engine, target: &Target) -> Result<(), ReadError> {
+    match engine.wait(target, None) {
         Some(Ok(())) => Ok(()),
         Some(Err(AppendError::ShardFailed(failure))) => Err(ReadError::ShardFailed(failure)),
         _ => Err(ReadError::Closed),
@@ -107,6 +110,11 @@ fn header_before(
 
 /// A record in fragments.
 fn assemble(engine: &Arc<Engine>, position: Position) -> Result<Record, ReadError> {
+    // Its first fragment is written. The others were accepted with it, and may still be under way.
+    if let Some(last) = engine.last_target(Durability::Written).filter(|last| last.lsn >= engine.written()) {
+        engine.ask_sync(&last);
+        await_written(engine, &last)?;
+    }
     let mut cursor = Cursor::new(engine.clone(), position.lsn())?;
     match cursor.next(engine.written(), Lsn::MAX) {
         Step::Record(record) if record.position() == position => Ok(record),

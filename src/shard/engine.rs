@@ -575,18 +575,16 @@ impl Engine {
     /// The target of "everything that was accepted before": the last record, if there is any.
     pub(crate) fn last_target(&self, durability: Durability) -> Option<Target> {
         let last = self.pool.last();
-        let bytes = last.length.saturating_sub(BLOCK_HEADER_BYTES);
         if last.sequence == 0 {
             return None;
         }
         // An empty open block: then it is the one before it that counts, and its end is known.
-        let lsn = if bytes == 0 {
-            last.previous_end.0.checked_sub(1)?
-        } else {
-            last.lsn.0 + u64::from(last.length) - 1
-        };
-        let sequence = if bytes == 0 { last.sequence - 1 } else { last.sequence };
-        Some(Target { lsn: Lsn(lsn), sequence, durability })
+        if last.is_void() {
+            let lsn = last.previous_end.0.checked_sub(1)?;
+            return Some(Target { lsn: Lsn(lsn), sequence: last.sequence - 1, durability });
+        }
+        let lsn = Lsn(last.lsn.0 + u64::from(last.length) - 1);
+        Some(Target { lsn, sequence: last.sequence, durability })
     }
 
     /// Asks that everything up to the target be durable.
@@ -805,6 +803,10 @@ impl Engine {
         self.settle().map_err(|_| self.truncate_error(None))?;
         let cut = find_cut()?;
         let mut core = lock(&self.core);
+        // Void blocks that nobody has passed over yet.
+        let now = self.device.now();
+        self.gather(&mut core, now);
+        self.publish(&mut core, now);
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);
         let timestamp = self.published.timestamp.load(Ordering::SeqCst);

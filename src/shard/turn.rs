@@ -195,7 +195,9 @@ impl Engine {
         let sequence = core.next_to_seal;
         core.next_to_seal += 1;
         if complete.records == 0 && !complete.marker {
-            return; // Void: the next block takes its place.
+            // Void: the next block takes its place. Somebody may wait for all up to it.
+            core.unresolved.push_back((sequence, complete.previous_end, core.timestamp));
+            return;
         }
         let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
         core.timestamp = timestamp + u64::from(complete.records.saturating_sub(1));
@@ -431,7 +433,8 @@ impl Engine {
             }
             drop(guard);
             crate::admission::wake(tasks);
-            let made = !self.is_ended() && self.wants_segment();
+            // Whoever holds the opener waits for the shard, and needs no segment.
+            let made = !self.is_ended() && self.wants_segment() && self.opener.try_lock().is_ok();
             if made {
                 self.make_segment();
             }

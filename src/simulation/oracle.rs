@@ -43,9 +43,9 @@ pub(super) struct Oracle {
     /// So many of them are testified: a record that was handed in when they were durable is durable,
     /// or an epoch began behind them, or the log was closed. To lose one of these is never silent.
     testified: usize,
-    /// Truncated below it for certain, and perhaps below this.
+    /// Truncated below it for certain, and perhaps below one of these.
     horizon: Lsn,
-    horizon_asked: Lsn,
+    horizons_asked: Vec<Lsn>,
     /// A batch that may follow what was accepted: its outcome is not known.
     unknown: Vec<(Vec<u8>, u64)>,
     /// A cut behind so many records was asked for, and its outcome is not known.
@@ -97,11 +97,12 @@ impl Oracle {
     }
 
     pub(super) fn truncate_before_asked(&mut self, lsn: Lsn) {
-        self.horizon_asked = self.horizon_asked.max(lsn);
+        self.horizons_asked.push(lsn);
     }
 
     pub(super) fn truncated_before(&mut self, lsn: Lsn) {
         self.horizon = self.horizon.max(lsn);
+        self.horizons_asked.retain(|&asked| asked > lsn);
     }
 
     pub(super) fn truncate_after_asked(&mut self, position: Position) {
@@ -161,7 +162,7 @@ impl Oracle {
             assert_eq!(self.accepted[next + index].payload, record.payload, "at {}", record.position);
             next += index + 1;
         }
-        let horizon = self.horizon.max(self.horizon_asked);
+        let horizon = self.horizons_asked.iter().copied().fold(self.horizon, Lsn::max);
         let is_there = |own: &Accepted| found.iter().any(|record| record.position == own.position);
         let reachable = self.accepted.iter().enumerate().filter(|(_, own)| own.position.lsn() >= horizon);
         let missing: Vec<usize> = reachable.filter(|(_, own)| !is_there(own)).map(|(index, _)| index).collect();
@@ -189,11 +190,16 @@ impl Oracle {
             }
             None => self.accepted.len(),
         };
-        let allowed = [self.visible(self.horizon), self.visible(self.horizon_asked)];
+        let horizons = [self.horizon].into_iter().chain(self.horizons_asked.iter().copied());
+        let horizons = horizons.filter(|&horizon| horizon >= self.horizon);
+        let allowed: Vec<(usize, Lsn)> = horizons.map(|horizon| (self.visible(horizon), horizon)).collect();
         if !found.is_empty() {
-            assert!(allowed.contains(&first), "the log begins at record {first}, not at one of {allowed:?}");
+            let known = allowed.iter().any(|(visible, _)| *visible == first);
+            assert!(known, "the log begins at record {first}, not at one of {allowed:?}");
         }
-        let kept = if found.is_empty() { self.keeps_nothing(allowed) } else { first + found.len() };
+        // If there is nothing, the horizon hides all that is kept, and what it hides does not matter.
+        let hidden = allowed.iter().map(|(visible, _)| *visible).max().unwrap_or(0);
+        let kept = if found.is_empty() { hidden } else { first + found.len() };
         assert!(kept <= self.accepted.len(), "{kept} records found, {} accepted", self.accepted.len());
         if !found.is_empty() {
             assert_same(found, &self.accepted[first..kept]);
@@ -210,22 +216,19 @@ impl Oracle {
         if let (Some(last), Some(next)) = (self.accepted[..kept].last(), self.accepted.get(kept)) {
             assert!(was_cut || last.batch != next.batch, "a batch was torn behind record {kept}");
         }
+        let kept = if found.is_empty() { 0 } else { kept };
         self.accepted.truncate(kept);
         self.durable = kept;
         self.written = kept;
         self.testified = kept;
         if !found.is_empty() {
             // What was asked for and did not come about is settled now.
-            self.horizon = if first == allowed[0] { self.horizon } else { self.horizon_asked };
-            self.horizon_asked = self.horizon;
+            let settled = allowed.iter().find(|(visible, _)| *visible == first);
+            self.horizon = settled.map_or(self.horizon, |(_, horizon)| *horizon);
+            self.horizons_asked.clear();
         }
     }
 
-    /// How many records are kept if none can be read: as many as the horizon may hide.
-    fn keeps_nothing(&self, allowed: [usize; 2]) -> usize {
-        let hidden = allowed[1].max(allowed[0]);
-        hidden.max(self.durable.min(hidden)).min(self.accepted.len())
-    }
 }
 
 fn assert_same(found: &[Accepted], expected: &[Accepted]) {

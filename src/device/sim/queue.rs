@@ -106,3 +106,26 @@ impl Queue for SimQueue {
         if self.done.is_empty() { None } else { Some(self.done.remove(0)) }
     }
 }
+
+impl Drop for SimQueue {
+    /// As every driver: what is under way when its queue is given up ends before anything else
+    /// happens in its files. What a killed process leaves behind, [`super::SimMachine::restart`] settles.
+    fn drop(&mut self) {
+        let ended: Vec<InFlight> = {
+            let mut guard = self.machine.world();
+            let world = &mut *guard;
+            if world.stopped || world.life != self.life {
+                return;
+            }
+            let (own, others) = std::mem::take(&mut world.in_flight)
+                .into_iter()
+                .partition::<Vec<_>, _>(|flight| flight.queue == self.number);
+            world.in_flight = others;
+            own
+        };
+        for flight in ended {
+            let operation = self.machine.world().complete(flight);
+            drop(operation);
+        }
+    }
+}
