@@ -51,7 +51,8 @@ pub(super) enum Step {
 impl Cursor {
     /// A cursor at the first record at or above `from`.
     pub(super) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Cursor, ReadError> {
-        let window = WINDOW_BYTES.max(engine.block_bytes() as usize * 2);
+        let whole = usize::try_from(engine.segment_bytes()).unwrap_or(usize::MAX);
+        let window = WINDOW_BYTES.min(whole).max(engine.block_bytes() as usize * 2);
         let reader = SegmentReader::new(window)
             .map_err(|error| ReadError::Io { shard: engine.id, source: Arc::new(error) })?;
         let mut cursor = Cursor { engine, reader, at: from, from, ready: VecDeque::new(), partial: None };

@@ -611,6 +611,11 @@ impl Engine {
         Ok(result)
     }
 
+    /// The largest segment.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     pub(crate) fn block_bytes(&self) -> u32 {
         self.pool.block_bytes()
     }
