@@ -15,6 +15,8 @@
 compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
 mod admission;
+#[cfg(feature = "ceiling")]
+pub mod ceiling;
 mod commit;
 mod committer;
 mod device;

@@ -228,9 +228,16 @@ fn keep(engines: &[Arc<Engine>], asked: &Receiver<ShardId>) {
     crate::sys::block_signals();
     loop {
         match asked.recv_timeout(Duration::from_secs(1)) {
-            Ok(shard) => engines[usize::from(shard.0)].make_segment(),
+            Ok(shard) => {
+                let engine = &engines[usize::from(shard.0)];
+                engine.retain(); // First: what is given up is what the next segment is made of.
+                engine.make_segment();
+            }
             // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
-            Err(RecvTimeoutError::Timeout) => engines.iter().for_each(|engine| engine.announce()),
+            Err(RecvTimeoutError::Timeout) => engines.iter().for_each(|engine| {
+                engine.announce();
+                engine.retain();
+            }),
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
@@ -413,7 +420,7 @@ fn judge_shard(
     let io = |operation| at(operation, path);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (store, missing, mended) =
-        ShardStore::open(directory, config.segment_bytes).map_err(manifest_error(path))?;
+        ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
         return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
@@ -479,8 +486,7 @@ impl Builder<'_> {
             start,
             pool,
             committer: self.committer,
-            segment_bytes: config.segment_bytes,
-            first_segment_bytes: config.first_segment_bytes,
+            space: config.space,
             record_bytes: config.record_bytes,
             record_limit: config.record_limit,
             timestamp,

@@ -6,7 +6,9 @@ use crate::device::Device;
 use crate::error::OpenError;
 use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
+use crate::shard::SpaceConfig;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How far an append must have got before its [`Commit`](crate::Commit) says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +90,8 @@ pub struct Options {
     backend: Backend,
     pin_threads: bool,
     require_durable: bool,
+    retain_bytes: Option<u64>,
+    retain_age: Option<Duration>,
     directories: Option<Vec<PathBuf>>,
     device: Option<Arc<dyn Device>>,
 }
@@ -165,6 +169,26 @@ impl Options {
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
+        self
+    }
+
+    /// Lets each shard forget its oldest segments once this many bytes of the log lie behind them;
+    /// by default everything is kept until it is truncated.
+    ///
+    /// At least this much is kept, and at most a segment or two more. Applied in the background,
+    /// about once a second and whenever a segment is made; readers that fall behind get
+    /// [`ReadError::Truncated`](crate::ReadError::Truncated).
+    #[must_use]
+    pub fn retain_bytes(mut self, bytes: u64) -> Options {
+        self.retain_bytes = Some(bytes);
+        self
+    }
+
+    /// Lets each shard forget a segment once everything in it is older than this; otherwise as
+    /// [`retain_bytes`](Options::retain_bytes). With both, whichever comes first.
+    #[must_use]
+    pub fn retain_age(mut self, age: Duration) -> Options {
+        self.retain_age = Some(age);
         self
     }
 
@@ -301,11 +325,15 @@ impl Options {
         Ok(Config {
             shards: layout.shards,
             block_bytes: layout.block_bytes,
-            segment_bytes: layout.segment_bytes,
-            first_segment_bytes: (FIRST_SEGMENTS_BYTES / u64::from(layout.shards))
-                .clamp(64 << 10, 4 << 20)
-                .min(layout.segment_bytes)
-                .next_multiple_of(GRANULE),
+            space: SpaceConfig {
+                segment_bytes: layout.segment_bytes,
+                first_segment_bytes: (FIRST_SEGMENTS_BYTES / u64::from(layout.shards))
+                    .clamp(64 << 10, 4 << 20)
+                    .min(layout.segment_bytes)
+                    .next_multiple_of(GRANULE),
+                retain_bytes: self.retain_bytes,
+                retain_ns: self.retain_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
+            },
             blocks,
             record_bytes,
             record_limit,
@@ -335,8 +363,7 @@ pub(crate) struct Layout {
 pub(crate) struct Config {
     pub shards: u16,
     pub block_bytes: u32,
-    pub segment_bytes: u64,
-    pub first_segment_bytes: u64,
+    pub space: SpaceConfig,
     /// Blocks of each shard's pool.
     pub blocks: u32,
     pub record_bytes: u64,

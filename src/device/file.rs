@@ -59,7 +59,14 @@ impl Device for RealDevice {
 fn make_durably(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Perhaps made a moment ago by somebody who was killed before its name was durable. Where
+            // the folder above may not be opened, it was not made by us.
+            if let Ok(parent) = fs::File::open(parent_of(path)) {
+                let _ = parent.sync_all();
+            }
+            return Ok(());
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = path.parent().ok_or(error)?;
             make_durably(parent)?;
@@ -67,8 +74,11 @@ fn make_durably(path: &Path) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    fs::File::open(parent_of(path))?.sync_all()
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether files in the folder can be opened for direct I/O at our granule. Tried with a file that

@@ -23,6 +23,8 @@ pub(crate) use probe::memory_limit;
 pub use probe::{Capabilities, FileSystem};
 pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
 pub(crate) use syscall::perform;
+#[cfg(feature = "ceiling")]
+pub(crate) use uring::bare as bare_uring;
 
 /// A place where logs live: the real file system, or the simulated one.
 pub(crate) trait Device: Send + Sync + Debug {

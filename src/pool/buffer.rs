@@ -151,6 +151,14 @@ impl AlignedBuffer {
     pub(crate) fn zeroed(length: usize) -> io::Result<AlignedBuffer> {
         Ok(AlignedBuffer { region: Region::map(length.max(1))?, length })
     }
+
+    /// Bytes of one value.
+    #[cfg(feature = "ceiling")]
+    pub(crate) fn filled(length: usize, byte: u8) -> io::Result<AlignedBuffer> {
+        let mut buffer = AlignedBuffer::zeroed(length)?;
+        buffer.fill(byte);
+        Ok(buffer)
+    }
 }
 
 impl Deref for AlignedBuffer {

@@ -198,7 +198,10 @@ impl Last {
 pub(crate) enum Claim<'a> {
     /// The range is the caller's, to fill at once.
     Taken(Reserved<'a>),
-    /// No block is open, or it had no room and has been closed: one must be opened.
+    /// It had no room, and the caller has just closed the open block: whoever seals must be told,
+    /// and one must be opened.
+    Full,
+    /// No block is open: one must be opened.
     Closed,
 }
 
@@ -289,7 +292,7 @@ impl Pool {
                         bytes,
                     });
                 }
-                Ok(_) => return Claim::Closed,
+                Ok(_) => return Claim::Full,
                 Err(now) => seen = now,
             }
         }
@@ -566,7 +569,7 @@ mod tests {
     fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
         match pool.claim(bytes) {
             Claim::Taken(reserved) => Some(reserved),
-            Claim::Closed => None,
+            Claim::Full | Claim::Closed => None,
         }
     }
 

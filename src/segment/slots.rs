@@ -82,7 +82,6 @@ impl ManifestFiles {
         if found.iter().all(Option::is_none) {
             return Err(ManifestError::Missing);
         }
-        let missing = found.iter().any(Option::is_none);
         let mut files = Vec::new();
         for (name, file) in names(prefix).iter().zip(found) {
             files.push(match file {
@@ -90,9 +89,9 @@ impl ManifestFiles {
                 None => directory.create(name)?,
             });
         }
-        if missing {
-            directory.sync()?;
-        }
+        // The names, too: whoever made them may have been killed before they were durable, and a power
+        // cut would take back what relies on them from now on.
+        directory.sync()?;
         let files: [Arc<dyn File>; 2] = files.try_into().expect("one file a name");
         for file in &files {
             file.sync()?;

@@ -5,13 +5,18 @@
 //! leads one block itself (`lead`), and where there are no threads, whoever waits turns it. All go
 //! through the same committer under the same lock, the token.
 
+mod append;
 mod driver;
+mod ending;
 mod engine;
 mod lead;
 mod nudge;
 mod opener;
+mod space;
 mod turn;
 mod waiters;
 
-pub(crate) use engine::{Batch, Engine, EngineSetup, Placed, Refused, Target};
+pub(crate) use append::Batch;
+pub(crate) use engine::{Engine, EngineSetup, Placed, Refused, Target};
+pub(crate) use space::SpaceConfig;
 pub(crate) use waiters::Registration;

@@ -122,7 +122,7 @@ impl Engine {
         core.committer.tick(now);
         core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
         self.gather(core, now);
-        if self.segment_came.swap(false, Ordering::SeqCst) {
+        if self.space.came.swap(false, Ordering::SeqCst) {
             core.committer.arm_marker();
         }
         if core.committer.wants_marker(now) {

@@ -228,7 +228,8 @@ impl History {
         self.say(|| format!("  {synced:?}"));
         if synced.is_ok() {
             for (commit, _) in &self.pending {
-                self.oracles[usize::from(commit.position().shard().0)].acknowledged_durable(commit.position());
+                self.oracles[usize::from(commit.position().shard().0)]
+                    .acknowledged_durable(commit.position());
             }
         }
     }
@@ -342,8 +343,7 @@ impl History {
     fn some_record(&mut self) -> Option<Position> {
         let shard = self.shard();
         let accepted = self.oracles[usize::from(shard.0)].accepted();
-        (!accepted.is_empty())
-            .then(|| accepted[self.random.below(accepted.len() as u64) as usize].position)
+        (!accepted.is_empty()).then(|| accepted[self.random.below(accepted.len() as u64) as usize].position)
     }
 
     fn truncate_before(&mut self, log: &Log) {

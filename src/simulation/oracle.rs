@@ -165,7 +165,8 @@ impl Oracle {
         let horizon = self.horizons_asked.iter().copied().fold(self.horizon, Lsn::max);
         let is_there = |own: &Accepted| found.iter().any(|record| record.position == own.position);
         let reachable = self.accepted.iter().enumerate().filter(|(_, own)| own.position.lsn() >= horizon);
-        let missing: Vec<usize> = reachable.filter(|(_, own)| !is_there(own)).map(|(index, _)| index).collect();
+        let missing: Vec<usize> =
+            reachable.filter(|(_, own)| !is_there(own)).map(|(index, _)| index).collect();
         // A cut that was asked for, and whose outcome is not known, may have taken them.
         let testified = self.cut_asked.map_or(self.testified, |cut| self.testified.min(cut));
         let silent = missing.iter().filter(|&&index| index < testified).count();
@@ -228,7 +229,6 @@ impl Oracle {
             self.horizons_asked.clear();
         }
     }
-
 }
 
 fn assert_same(found: &[Accepted], expected: &[Accepted]) {

@@ -138,7 +138,8 @@ impl Plan {
         ];
         let damage = (random.below(3) == 0).then(|| (*random.pick(&kinds), random.next()));
         // A failed sync loses data as well, which would be a second fault.
-        let faults = if damage.is_some() { Faults { write_error: 0, sync_error: 0, ..faults } } else { faults };
+        let faults =
+            if damage.is_some() { Faults { write_error: 0, sync_error: 0, ..faults } } else { faults };
         Plan {
             seed: random.next(),
             shards: 1 + random.below(2) as u16,

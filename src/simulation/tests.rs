@@ -20,15 +20,20 @@ fn histories() {
             move || {
                 let mut tally = Tally::default();
                 for seed in seeds.skip(thread as usize).step_by(threads as usize) {
-                    let again =
-                        format!("SAWMILL_SEEDS={seed}..{} cargo test --lib simulation::tests::histories", seed + 1);
+                    let again = format!(
+                        "SAWMILL_SEEDS={seed}..{} cargo test --lib simulation::tests::histories",
+                        seed + 1
+                    );
                     tally.merge(&play(&Plan::draw(seed), &again));
                 }
                 tally
             }
         };
         let handles: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a history failed; its seed is above")).collect()
+        handles
+            .into_iter()
+            .map(|handle| handle.join().expect("a history failed; its seed is above"))
+            .collect()
     });
     let mut total = Tally::default();
     tallies.iter().for_each(|tally| total.merge(tally));

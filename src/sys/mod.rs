@@ -214,6 +214,22 @@ pub(crate) fn physical_memory() -> u64 {
     u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
+/// CPU time of the process so far, user and system, all threads.
+#[cfg(feature = "ceiling")]
+pub(crate) fn cpu_time() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to an `rusage` that outlives the call, and a zeroed one is valid.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |value: libc::timeval| {
+        let seconds = Duration::from_secs(u64::try_from(value.tv_sec).unwrap_or(0));
+        seconds + Duration::from_micros(u64::try_from(value.tv_usec).unwrap_or(0))
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
 /// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
 pub(crate) fn fork_marker() -> &'static AtomicU32 {
     use std::sync::OnceLock;

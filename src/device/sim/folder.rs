@@ -260,4 +260,3 @@ struct NoWake;
 impl Wake for NoWake {
     fn wake(&self) {}
 }
-

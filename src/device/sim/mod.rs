@@ -19,8 +19,8 @@ use super::Device;
 use crate::sync::lock;
 use folder::SimDevice;
 pub(crate) use random::Random;
-pub(crate) use world::{Counters, End, Faults};
 use world::World;
+pub(crate) use world::{Counters, End, Faults};
 
 /// The simulated machine; clones are the same machine.
 #[derive(Clone, Debug)]
@@ -163,4 +163,3 @@ impl SimMachine {
         drop(flights);
     }
 }
-

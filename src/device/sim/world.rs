@@ -213,7 +213,11 @@ impl World {
         let sector = self.random.below(sectors) as usize;
         let bit = self.random.below(SECTOR as u64 * 8) as usize;
         let file = self.file(number);
-        if unreadable { file.make_unreadable(sector) } else { file.flip(sector, bit) }
+        if unreadable {
+            file.make_unreadable(sector)
+        } else {
+            file.flip(sector, bit)
+        }
         self.counters.damages += 1;
     }
 
@@ -274,4 +278,3 @@ impl SimFolder {
         self.durable = after;
     }
 }
-

@@ -9,6 +9,9 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(feature = "ceiling")]
+mod bare;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -20,6 +23,9 @@ use io_uring::{IoUring, opcode, squeue, types};
 use super::{Completion, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
 use crate::pool::Pool;
 use crate::sys;
+
+#[cfg(feature = "ceiling")]
+pub(crate) use bare::run as bare;
 
 /// The user data of the read that waits for a wake-up.
 const WAKE: u64 = u64::MAX;

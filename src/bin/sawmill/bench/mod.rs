@@ -1,0 +1,195 @@
+//! `sawmill bench`: the main job, measured.
+
+mod crash;
+mod loads;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use sawmill::ceiling::{BareFile, Method, Writes};
+use sawmill::{Backend, Durability, Log, Options};
+
+use loads::{Load, Outcome};
+use report::{Report, Row};
+
+pub type Error = Box<dyn std::error::Error>;
+
+/// Larger than any drive's cache of recently written blocks would help with, small enough to make.
+const BARE_BYTES: u64 = 1 << 30;
+const RETAIN_BYTES: u64 = 768 << 20;
+
+/// Ingest records, beside the same writes without the engine; then kill a writer and check.
+///
+/// Figures are medians of interleaved repetitions: the engine, then the bare writes, and again. Only
+/// what was durable (or written, where it says so) before the clock stopped counts, and what is
+/// still there of it is read back.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Where to write: a folder to make the files in; by default a temporary one, in the working
+    /// directory's file system if that can be written to.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 0.6)]
+    seconds: f64,
+    /// Repetitions of each.
+    #[arg(long, default_value_t = 5)]
+    repeat: u32,
+    /// Bytes of each record.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    record_bytes: u32,
+    /// Shards of the log.
+    #[arg(long, default_value_t = 1)]
+    shards: u16,
+    /// Only the loads whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// The driver: auto, uring or syscall.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "uring", "syscall"])]
+    backend: String,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    child: crash::Child,
+}
+
+impl Bench {
+    pub fn run(&self) -> Result<ExitCode, Error> {
+        if let Some(dir) = self.child.directory() {
+            return crash::write_until_killed(dir).map(|()| ExitCode::SUCCESS);
+        }
+        if !(self.seconds > 0.0 && self.seconds <= 3_600.0 && self.repeat > 0) {
+            return Err("--seconds and --repeat must be above 0, and --seconds at most 3600".into());
+        }
+        let place = Place::make(self.dir.as_deref())?;
+        let report = self.measure(&place)?;
+        if self.json {
+            println!("{}", report.json());
+        } else {
+            print!("{}", report.table());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self) -> Options {
+        let backend = match self.backend.as_str() {
+            "uring" => Backend::Uring,
+            "syscall" => Backend::Syscall,
+            _ => Backend::Auto,
+        };
+        Options::new().shards(self.shards).backend(backend).retain_bytes(RETAIN_BYTES / u64::from(self.shards))
+    }
+
+    fn measure(&self, place: &Place) -> Result<Report, Error> {
+        let time = Duration::from_secs_f64(self.seconds);
+        let wanted = |load: &Load| self.only.as_ref().is_none_or(|only| load.name().contains(only.as_str()));
+        let loads: Vec<Load> = Load::all(self.record_bytes).into_iter().filter(wanted).collect();
+        let bar = self.progress(2 + loads.len() as u64 * (u64::from(self.repeat) + 1) + 1);
+        bar.set_message("making the bare file");
+        let bare = BareFile::make(place.path(), BARE_BYTES)?;
+        bar.inc(1);
+        let log = self.options().open(place.path().join("log"))?;
+        let mut report = Report::new(&log, place.path(), self.record_bytes, time);
+        bar.set_message("warming up");
+        warm_up(&log)?;
+        bar.inc(1);
+        for load in &loads {
+            bar.set_message(load.name().to_owned());
+            load.run(&log, time / 4)?;
+            bar.inc(1);
+            let mut row = Row::new(load);
+            for _ in 0..self.repeat {
+                let outcome = load.run(&log, time)?;
+                row.add(&outcome, &bare_beside(&bare, load, &outcome, time)?);
+                bar.inc(1);
+            }
+            report.rows.push(row);
+        }
+        report.notices = log.stats().notices;
+        log.close()?;
+        bar.set_message("killing a writer");
+        report.crash = Some(crash::kill_and_check(place.path())?);
+        bar.finish_and_clear();
+        Ok(report)
+    }
+
+    fn progress(&self, steps: u64) -> ProgressBar {
+        if self.json {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+        ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+}
+
+/// Fills the log until it recycles its segments: the steady state of a log with retention.
+fn warm_up(log: &Log) -> Result<(), Error> {
+    let payload = vec![1u8; 64 << 10];
+    let bytes = RETAIN_BYTES * 2;
+    for _ in 0..bytes / payload.len() as u64 {
+        let write = sawmill::Write::new(&payload).durability(Durability::Written);
+        drop(log.append(write).admitted().wait()?);
+    }
+    Ok(log.sync().wait()?)
+}
+
+/// The same writes without the engine: bare blocks of the size that the engine's had, at whatever
+/// of a few depths does best.
+fn bare_beside(file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) -> Result<f64, Error> {
+    if load.is_one_by_one() {
+        let bare = file.blocking(4096, Method::WriteThrough, time)?;
+        return Ok(bare.percentile(50.0).as_secs_f64());
+    }
+    let durable = load.is_durable();
+    let block_bytes = if durable { outcome.mean_block_bytes() } else { 256 << 10 };
+    let method = if durable { Method::WriteThrough } else { Method::Plain };
+    let depths: &[u32] = if durable { &[1, 2, 4] } else { &[8, 16] };
+    let mut best: f64 = 0.0;
+    for &depth in depths {
+        let writes = Writes { block_bytes, depth, method };
+        let share = time / depths.len() as u32;
+        let bare = match file.uring(&writes, share) {
+            Ok(bare) => bare,
+            Err(_) => file.blocking(block_bytes, method, share)?,
+        };
+        best = best.max(bare.bytes_per_second());
+    }
+    Ok(best)
+}
+
+/// A folder for the run, removed at its end.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(asked: Option<&Path>) -> Result<Place, Error> {
+        let name = format!("sawmill-bench-{}", std::process::id());
+        if let Some(asked) = asked {
+            let path = asked.join(name);
+            std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            return Ok(Place(path.canonicalize()?));
+        }
+        // The temporary directory is often memory, which says nothing of a disk.
+        for parent in [std::env::current_dir()?.join("target"), std::env::current_dir()?, std::env::temp_dir()] {
+            let path = parent.join(&name);
+            if std::fs::create_dir(&path).is_ok() {
+                return Ok(Place(path));
+            }
+        }
+        Err("no folder to write in; give one with --dir".into())
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,200 @@
+//! What was measured, for people and for programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use sawmill::Log;
+use serde_json::{Value, json};
+
+use super::crash::Crash;
+use super::loads::{Load, Outcome};
+
+pub struct Report {
+    backend: &'static str,
+    capabilities: sawmill::Capabilities,
+    path: String,
+    record_bytes: u32,
+    time: Duration,
+    pub rows: Vec<Row>,
+    pub crash: Option<Crash>,
+    pub notices: Vec<String>,
+}
+
+/// One load: its repetitions.
+pub struct Row {
+    name: String,
+    one_by_one: bool,
+    records_per_second: Vec<f64>,
+    payload_mib: Vec<f64>,
+    /// Device bytes against the bare writes' or, of one blocking writer, medians of latency.
+    to_bare: Vec<f64>,
+    cpu_ns: Vec<f64>,
+    fill: Vec<f64>,
+    amplification: Vec<f64>,
+    records_per_block: Vec<f64>,
+    latencies: Histogram<u64>,
+    records: u64,
+    verified: u64,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+impl Row {
+    pub fn new(load: &Load) -> Row {
+        Row {
+            name: load.name().to_owned(),
+            one_by_one: load.is_one_by_one(),
+            records_per_second: Vec::new(),
+            payload_mib: Vec::new(),
+            to_bare: Vec::new(),
+            cpu_ns: Vec::new(),
+            fill: Vec::new(),
+            amplification: Vec::new(),
+            records_per_block: Vec::new(),
+            latencies: Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("three digits are allowed"),
+            records: 0,
+            verified: 0,
+        }
+    }
+
+    pub fn add(&mut self, outcome: &Outcome, bare: &f64) {
+        let seconds = outcome.elapsed.as_secs_f64();
+        let records = outcome.records.max(1) as f64;
+        self.records_per_second.push(outcome.records as f64 / seconds);
+        self.payload_mib.push(outcome.payload_bytes as f64 / seconds / f64::from(1 << 20));
+        self.to_bare.push(if self.one_by_one {
+            outcome.latencies.value_at_quantile(0.5) as f64 / 1e9 / bare
+        } else {
+            outcome.device_bytes as f64 / seconds / bare
+        });
+        self.cpu_ns.push(outcome.cpu.as_nanos() as f64 / records);
+        self.fill.push(outcome.block_bytes as f64 / outcome.device_bytes.max(1) as f64);
+        self.amplification.push(outcome.device_bytes as f64 / outcome.payload_bytes.max(1) as f64);
+        self.records_per_block.push(records / outcome.blocks.max(1) as f64);
+        let _ = self.latencies.add(&outcome.latencies);
+        self.records += outcome.records;
+        self.verified += outcome.verified;
+    }
+
+    fn micros(&self, quantile: f64) -> f64 {
+        self.latencies.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+impl Report {
+    pub fn new(log: &Log, path: &Path, record_bytes: u32, time: Duration) -> Report {
+        let shard = &log.stats().shards[0];
+        Report {
+            backend: shard.backend,
+            capabilities: shard.capabilities,
+            path: path.display().to_string(),
+            record_bytes,
+            time,
+            rows: Vec::new(),
+            crash: None,
+            notices: Vec::new(),
+        }
+    }
+
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let capabilities = &self.capabilities;
+        let _ = writeln!(
+            text,
+            "{} on {:?}{}{}; records of {} bytes; medians of {} runs of {:?}",
+            self.backend,
+            capabilities.file_system,
+            if capabilities.direct { ", O_DIRECT" } else { ", through the page cache" },
+            if capabilities.durable { "" } else { ", NOT DURABLE (memory)" },
+            self.record_bytes,
+            self.rows.first().map_or(0, |row| row.to_bare.len()),
+            self.time,
+        );
+        let _ = writeln!(
+            text,
+            "{:<24} {:>10} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
+            "", "records/s", "MiB/s", "to bare", "p50 us", "p99 us", "p99.9 us", "CPU ns", "fill", "amp", "rec/blk"
+        );
+        for row in &self.rows {
+            let latency = |quantile| match row.latencies.len() {
+                0 => "-".to_owned(),
+                _ => format!("{:.0}", row.micros(quantile)),
+            };
+            let _ = writeln!(
+                text,
+                "{:<24} {:>10.0} {:>8.1} {:>7.2}{} {:>9} {:>9} {:>9} {:>8.0} {:>6.2} {:>6.2} {:>7.1}",
+                row.name,
+                median(&row.records_per_second),
+                median(&row.payload_mib),
+                median(&row.to_bare),
+                if row.one_by_one { '*' } else { ' ' },
+                latency(0.5),
+                latency(0.99),
+                latency(0.999),
+                median(&row.cpu_ns),
+                median(&row.fill),
+                median(&row.amplification),
+                median(&row.records_per_block),
+            );
+        }
+        text.push_str(
+            "to bare: device bytes a second against bare io_uring writes of the same block size, in the same run\n\
+             *: median latency against a bare pwritev2(RWF_DSYNC), lower is better\n\
+             CPU: per record, all threads, system time included; fill: headers and records per device byte; amp: device bytes per payload byte\n",
+        );
+        let (records, verified) = self.totals();
+        let _ = writeln!(text, "{records} records were durable before the clock stopped; {verified} of them are \
+            still kept and were read back");
+        if let Some(crash) = &self.crash {
+            let _ = writeln!(text, "{crash}");
+        }
+        text
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        self.rows.iter().fold((0, 0), |(records, verified), row| (records + row.records, verified + row.verified))
+    }
+
+    pub fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "load": row.name,
+                    "records_per_second": row.records_per_second,
+                    "payload_mib_per_second": row.payload_mib,
+                    "to_bare": row.to_bare,
+                    "to_bare_is": if row.one_by_one { "median latency" } else { "device bytes a second" },
+                    "cpu_ns_per_record": row.cpu_ns,
+                    "block_fill": row.fill,
+                    "write_amplification": row.amplification,
+                    "records_per_block": row.records_per_block,
+                    "latency_us": { "p50": row.micros(0.5), "p90": row.micros(0.9), "p99": row.micros(0.99),
+                        "p999": row.micros(0.999), "max": row.micros(1.0), "samples": row.latencies.len() },
+                    "records": row.records,
+                    "records_read_back": row.verified,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "backend": self.backend,
+            "file_system": format!("{:?}", self.capabilities.file_system),
+            "direct": self.capabilities.direct,
+            "durable": self.capabilities.durable,
+            "folder": self.path,
+            "record_bytes": self.record_bytes,
+            "seconds": self.time.as_secs_f64(),
+            "loads": rows,
+            "crash": self.crash.as_ref().map(Crash::json),
+            "notices": self.notices,
+        })
+    }
+}

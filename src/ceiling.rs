@@ -1,0 +1,190 @@
+//! The device's own ceiling: the same writes without an engine.
+//!
+//! Figures of an engine mean little alone, on machines that are shared and differ. Here are bare
+//! writes to put beside them in the same run: huge-page buffers, already written extents,
+//! `O_DIRECT`, through io_uring at any depth or one at a time by `pwritev2(2)`.
+//!
+//! ```
+//! use std::time::Duration;
+//! use sawmill::ceiling::{BareFile, Method, Writes};
+//! # let dir = tempfile::tempdir()?;
+//! let file = BareFile::make(dir.path(), 8 << 20)?;
+//! let writes = Writes { block_bytes: 4096, depth: 4, method: Method::WriteThrough };
+//! match file.uring(&writes, Duration::from_millis(20)) {
+//!     Ok(bare) => println!("{:.0} writes/s, median {:?}", bare.per_second(), bare.percentile(50.0)),
+//!     Err(error) => println!("no io_uring here: {error}"),
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::device::{Device, Directory, File, RealDevice, bare_uring};
+use crate::pool::AlignedBuffer;
+use crate::sys;
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// Not at all.
+    Plain,
+    /// By itself (`RWF_DSYNC`).
+    WriteThrough,
+    /// By an `fdatasync` after it.
+    Flush,
+}
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Writes {
+    /// Bytes of each write, a multiple of 4096.
+    pub block_bytes: u32,
+    /// Writes in flight at once; 1 or more.
+    pub depth: u32,
+    /// How each is made durable.
+    pub method: Method,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Writes that completed, durable if their method makes them so.
+    pub writes: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// From the first submission to the last completion.
+    pub elapsed: Duration,
+    /// CPU time of the whole process meanwhile, the kernel's included.
+    pub cpu: Duration,
+    /// Of each write, in nanoseconds, sorted.
+    latencies: Vec<u64>,
+}
+
+impl Measured {
+    /// Writes a second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.writes as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Bytes a second.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The latency that so many percent of the writes did not exceed.
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Duration {
+        let last = self.latencies.len().saturating_sub(1);
+        let index = (last as f64 * percent / 100.0).round() as usize;
+        Duration::from_nanos(self.latencies.get(index).copied().unwrap_or(0))
+    }
+}
+
+/// A file of already written extents. Removed when it is dropped.
+#[derive(Debug)]
+pub struct BareFile {
+    directory: Arc<dyn Directory>,
+    file: Arc<dyn File>,
+    bytes: u64,
+}
+
+const NAME: &str = "sawmill-bare.tmp";
+const FILL_BYTES: u64 = 1 << 20;
+
+impl BareFile {
+    /// Makes a file of `bytes` in the folder `path` and writes all of it.
+    ///
+    /// # Errors
+    /// Where the file cannot be made; a file of the same name, left by a run that was killed, is
+    /// replaced.
+    pub fn make(path: impl AsRef<Path>, bytes: u64) -> io::Result<BareFile> {
+        let bytes = bytes.next_multiple_of(FILL_BYTES);
+        let directory = RealDevice::new().directory(path.as_ref())?;
+        let _ = directory.remove(NAME);
+        let file = directory.create(NAME)?;
+        let made = BareFile { directory, file, bytes };
+        made.file.allocate(bytes)?;
+        let filler = AlignedBuffer::filled(FILL_BYTES as usize, 0x5a)?;
+        for offset in (0..bytes).step_by(FILL_BYTES as usize) {
+            made.file.write_at(&filler, offset, false)?;
+        }
+        made.file.sync()?;
+        Ok(made)
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join(NAME)
+    }
+
+    /// Writes through io_uring for `time`, at a fixed depth from one thread.
+    ///
+    /// # Errors
+    /// Where io_uring is not to be had, or a write fails.
+    ///
+    /// # Panics
+    /// If a number in `writes` is not as it says there.
+    pub fn uring(&self, writes: &Writes, time: Duration) -> io::Result<Measured> {
+        assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes.is_multiple_of(4096));
+        let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        self.measure(writes.block_bytes, |latencies| {
+            bare_uring(file, self.bytes, writes, time, |latency| latencies.push(latency))
+        })
+    }
+
+    /// Writes one block after the other by `pwritev2(2)` for `time`.
+    ///
+    /// # Errors
+    /// Where a write fails.
+    pub fn blocking(&self, block_bytes: u32, method: Method, time: Duration) -> io::Result<Measured> {
+        let block = AlignedBuffer::filled(block_bytes as usize, 0xa5)?;
+        let places = self.bytes / u64::from(block_bytes);
+        self.measure(block_bytes, |latencies| {
+            let began = Instant::now();
+            let mut count = 0;
+            while began.elapsed() < time {
+                let before = Instant::now();
+                let offset = count % places * u64::from(block_bytes);
+                self.file.write_at(&block, offset, method == Method::WriteThrough)?;
+                if method == Method::Flush {
+                    self.file.sync()?;
+                }
+                latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                count += 1;
+            }
+            Ok(count)
+        })
+    }
+
+    fn measure(
+        &self,
+        block_bytes: u32,
+        run: impl FnOnce(&mut Vec<u64>) -> io::Result<u64>,
+    ) -> io::Result<Measured> {
+        let mut latencies = Vec::with_capacity(1 << 16);
+        let (began, cpu) = (Instant::now(), sys::cpu_time());
+        let writes = run(&mut latencies)?;
+        let (elapsed, cpu) = (began.elapsed(), sys::cpu_time().saturating_sub(cpu));
+        latencies.sort_unstable();
+        Ok(Measured { writes, bytes: writes * u64::from(block_bytes), elapsed, cpu, latencies })
+    }
+}
+
+impl Drop for BareFile {
+    fn drop(&mut self) {
+        let _ = self.directory.remove(NAME);
+    }
+}
+
+/// CPU time of the whole process so far, the kernel's share included.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    sys::cpu_time()
+}

@@ -1,0 +1,92 @@
+//! A bare loop over io_uring: what the device takes when nothing else has to be decided.
+//!
+//! Registered huge-page buffers, a registered file, a fixed depth, one thread; each completion is
+//! replaced by the next write.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::ceiling::{Method, Writes};
+use crate::pool::AlignedBuffer;
+
+/// Set in the user data of a sync.
+const SYNC: u64 = 1 << 32;
+
+/// Writes to `file`, which has `file_bytes`, for `time`; tells each write's latency in nanoseconds.
+pub(crate) fn run(
+    file: BorrowedFd<'_>,
+    file_bytes: u64,
+    writes: &Writes,
+    time: Duration,
+    mut latency: impl FnMut(u64),
+) -> io::Result<u64> {
+    let Writes { block_bytes, depth, method } = *writes;
+    let memory = AlignedBuffer::filled(block_bytes as usize * depth as usize, 0xa5)?;
+    let mut ring = IoUring::new((depth * 2).next_power_of_two())?;
+    let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
+    // SAFETY: the memory outlives the ring: nothing is in flight when this returns, and the ring is
+    // dropped before it.
+    let fixed = unsafe { ring.submitter().register_buffers(&[vector]) }.is_ok();
+    ring.submitter().register_files(&[file.as_raw_fd()])?;
+    let places = file_bytes / u64::from(block_bytes);
+    let mut place = 0;
+    let mut next_write = |slot: u64| -> squeue::Entry {
+        let offset = place % places * u64::from(block_bytes);
+        place += 1;
+        let from = memory[slot as usize * block_bytes as usize..].as_ptr();
+        let flags = if method == Method::WriteThrough { libc::RWF_DSYNC } else { 0 };
+        let target = types::Fixed(0);
+        let entry = if fixed {
+            opcode::WriteFixed::new(target, from, block_bytes, 0).offset(offset).rw_flags(flags).build()
+        } else {
+            opcode::Write::new(target, from, block_bytes).offset(offset).rw_flags(flags).build()
+        };
+        entry.user_data(slot)
+    };
+    let sync = |slot| {
+        let entry = opcode::Fsync::new(types::Fixed(0)).flags(types::FsyncFlags::DATASYNC).build();
+        entry.user_data(SYNC | slot)
+    };
+    let began = Instant::now();
+    let mut begins = vec![began; depth as usize];
+    let mut entries: Vec<squeue::Entry> = (0..u64::from(depth)).map(&mut next_write).collect();
+    let (mut in_flight, mut done) = (0, 0);
+    let mut failed = None;
+    loop {
+        for entry in entries.drain(..) {
+            // SAFETY: the buffer of a slot is used by one operation at a time, and outlives the ring;
+            // the queue has room for all slots.
+            unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+            in_flight += 1;
+        }
+        if in_flight == 0 {
+            break;
+        }
+        ring.submit_and_wait(1)?;
+        let now = Instant::now();
+        for completion in ring.completion() {
+            in_flight -= 1;
+            let (slot, result) = (completion.user_data() & !SYNC, completion.result());
+            let is_sync = completion.user_data() & SYNC != 0;
+            if result < 0 {
+                failed = Some(io::Error::from_raw_os_error(-result));
+            } else if !is_sync && result as u32 != block_bytes {
+                failed = Some(io::ErrorKind::WriteZero.into());
+            } else if !is_sync && method == Method::Flush {
+                entries.push(sync(slot));
+                continue;
+            } else {
+                done += 1;
+                latency(u64::try_from((now - begins[slot as usize]).as_nanos()).unwrap_or(u64::MAX));
+            }
+            if failed.is_none() && now - began < time {
+                begins[slot as usize] = now;
+                entries.push(next_write(slot));
+            }
+        }
+    }
+    failed.map_or(Ok(done), Err)
+}

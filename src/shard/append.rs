@@ -1,0 +1,269 @@
+//! The append path: reserve, copy and checksum in the caller's own thread, then nudge the shard.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use super::engine::{Engine, Placed, Refused, Target};
+use super::nudge::Nudged;
+use super::opener::NoRoom;
+use crate::error::AppendError;
+use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, encode_record, encoded_bytes};
+use crate::options::{Durability, Priority};
+use crate::pool::{Claim, Reserved, Urgency};
+use crate::position::{Lsn, Position};
+use crate::sync::lock;
+
+/// Records of one key for one shard, to be accepted together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch<'a> {
+    pub key: &'a [u8],
+    pub payloads: &'a [&'a [u8]],
+}
+
+impl Batch<'_> {
+    /// Bytes of keys and payloads.
+    pub(crate) fn bytes(&self) -> u64 {
+        let payloads: u64 = self.payloads.iter().map(|payload| payload.len() as u64).sum();
+        payloads + self.key.len() as u64 * self.payloads.len() as u64
+    }
+}
+
+impl Engine {
+    // Appending.
+
+    /// Blocks that records of a priority may take, of all.
+    pub(super) fn blocks_max(&self, priority: Priority) -> u32 {
+        let blocks = self.pool.blocks();
+        match priority {
+            Priority::Low => blocks / 2,
+            Priority::Normal => blocks - blocks / 8,
+            Priority::High => blocks,
+        }
+    }
+
+    /// Whether a waiter of this priority may try again.
+    pub(super) fn admits(&self, priority: Priority) -> bool {
+        self.pool.in_use() < self.blocks_max(priority)
+    }
+
+    /// Accepts a batch if there is room now. The batch is not empty.
+    ///
+    /// Positions of all records are pushed to `positions` if it is given. With `may_lead` the caller
+    /// may be given the duty to write its own block.
+    pub(crate) fn put(
+        &self,
+        batch: &Batch<'_>,
+        priority: Priority,
+        durability: Durability,
+        may_lead: bool,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        let urgency = match durability {
+            Durability::Buffered => Urgency::Background,
+            Durability::Written => Urgency::Written,
+            Durability::Synced => Urgency::Synced,
+        };
+        let Some(need) = self.check_size(batch)? else {
+            return self.put_group(batch, priority, durability, urgency, positions);
+        };
+        let blocks_max = self.blocks_max(priority);
+        if self.pool.in_use() > blocks_max {
+            return Err(Refused::NoRoom);
+        }
+        let mut reserved = loop {
+            match self.pool.claim(need) {
+                Claim::Taken(reserved) => break reserved,
+                Claim::Full => {
+                    self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
+                    self.appended(Urgency::Background, true, false);
+                    self.open_block(need, blocks_max)?;
+                }
+                Claim::Closed => self.open_block(need, blocks_max)?,
+            }
+        };
+        let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
+        let position = Position::new(self.id, reserved.epoch(), lsn, block);
+        let mut offset = 0;
+        let count = batch.payloads.len();
+        for (index, payload) in batch.payloads.iter().enumerate() {
+            let at = Lsn(lsn.0 + offset as u64);
+            if let Some(positions) = &mut positions {
+                positions.push(Position::new(self.id, reserved.epoch(), at, block));
+            }
+            let body = (batch.key.len() + payload.len()) as u32;
+            let bytes = encoded_bytes(body) as usize;
+            let mut flags = RecordFlags::WHOLE;
+            if index + 1 < count {
+                flags = flags.with(RecordFlags::MORE);
+            }
+            if index > 0 {
+                flags = flags.with(RecordFlags::JOINED);
+            }
+            let seed = reserved.seed();
+            let place = &mut reserved.bytes_mut()[offset..offset + bytes];
+            encode_record(place, seed, at, batch.key.len() as u16, body, flags, [batch.key, payload]);
+            offset += bytes;
+        }
+        let sequence = reserved.sequence();
+        let ready = reserved.finish(count as u32, urgency);
+        let duty = self.appended(urgency, ready, may_lead);
+        Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
+    }
+
+    /// Bytes that the batch takes in a block; `None` if it does not fit into one.
+    fn check_size(&self, batch: &Batch<'_>) -> Result<Option<u32>, Refused> {
+        let too_large = |bytes: usize, limit, limit_bytes| {
+            Err(Refused::Error(AppendError::TooLarge { bytes: bytes as u64, limit, limit_bytes }))
+        };
+        if batch.key.len() > usize::from(u16::MAX) {
+            return too_large(batch.key.len(), "the format's key length", u64::from(u16::MAX));
+        }
+        let bytes = batch.bytes();
+        let headers = 24 * (batch.payloads.len() as u64 - 1);
+        if bytes + headers > self.record_bytes {
+            return too_large((bytes + headers) as usize, self.record_limit, self.record_bytes);
+        }
+        let key = batch.key.len();
+        let need: u64 =
+            batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();
+        let fits = need <= u64::from(self.pool.block_bytes() - BLOCK_HEADER_BYTES);
+        Ok(fits.then_some(need as u32))
+    }
+
+    /// Opens the next block, unless somebody else just did.
+    fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
+        let opened = {
+            let mut opener = lock(&self.opener);
+            let opened = match () {
+                () if self.failure.get().is_some() => Err(NoRoom::Shut),
+                () if self.pool.is_closed() => opener.open(&self.pool, need, blocks_max),
+                () => Ok(()),
+            };
+            if opened.is_ok() {
+                self.look_ahead(&opener);
+            }
+            opened
+        };
+        opened.map_err(|reason| self.refused(reason))
+    }
+
+    fn refused(&self, reason: NoRoom) -> Refused {
+        match reason {
+            NoRoom::Memory => Refused::NoRoom,
+            NoRoom::Shut => Refused::Error(self.shut_error()),
+            NoRoom::Segment { bytes } => {
+                let error = self.segment_error();
+                self.ask_for_segment(bytes);
+                error.map_or(Refused::NoRoom, |source| {
+                    Refused::Error(AppendError::NoSpace { shard: self.id, source })
+                })
+            }
+        }
+    }
+
+    /// Why nothing is accepted any more.
+    pub(crate) fn shut_error(&self) -> AppendError {
+        self.failure.get().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
+    }
+
+    /// Accepts a batch that does not fit into one block: it gets blocks of its own, all or none.
+    fn put_group(
+        &self,
+        batch: &Batch<'_>,
+        priority: Priority,
+        durability: Durability,
+        urgency: Urgency,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        let bodies: Vec<u32> =
+            batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
+        let (planned, mut reserved) = {
+            let mut opener = lock(&self.opener);
+            if opener.shut || self.failure.get().is_some() {
+                return Err(Refused::Error(self.shut_error()));
+            }
+            // Others go on behind the group; what they have in the open block goes out before it.
+            self.pool.close_any();
+            let planned = opener
+                .plan(&self.pool, &bodies, self.blocks_max(priority))
+                .map_err(|reason| self.refused(reason))?;
+            let mut reserved: VecDeque<Reserved<'_>> = VecDeque::with_capacity(planned.len());
+            for block in &planned {
+                let opened = self.pool.open_closed(&block.place, block.length, block.group);
+                reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
+                opener.leave_behind(block.place.lsn);
+            }
+            self.look_ahead(&opener);
+            (planned, reserved)
+        };
+        let mut placed = None;
+        for block in &planned {
+            let mut range = reserved.pop_front().expect("one for each planned block");
+            let (seed, epoch, start) = (range.seed(), range.epoch(), range.lsn());
+            let mut offset = 0;
+            for piece in &block.pieces {
+                let payload = batch.payloads[piece.record];
+                let at = Lsn(start.0 + offset as u64);
+                let body = [
+                    part(batch.key, 0, piece.from, piece.to),
+                    part(payload, batch.key.len(), piece.from, piece.to),
+                ];
+                let bytes = encoded_bytes(piece.to - piece.from) as usize;
+                let place = &mut range.bytes_mut()[offset..offset + bytes];
+                encode_record(
+                    place,
+                    seed,
+                    at,
+                    batch.key.len() as u16,
+                    bodies[piece.record],
+                    piece.flags,
+                    body,
+                );
+                offset += bytes;
+                let position = Position::new(self.id, epoch, at, block.place.lsn);
+                if let Some(positions) = positions.as_mut().filter(|_| piece.from == 0) {
+                    positions.push(position);
+                }
+                let first = placed.map_or(position, |placed: Placed| placed.position);
+                let target = Target { lsn: at, sequence: range.sequence(), durability };
+                placed = Some(Placed { position: first, target, duty: false });
+            }
+            range.finish(block.pieces.len() as u32, urgency);
+        }
+        self.appended(urgency, true, false);
+        Ok(placed.expect("a group has a piece"))
+    }
+
+    /// Wakes the thread if it must be; true if the caller was given the duty.
+    #[inline]
+    fn appended(&self, urgency: Urgency, ready: bool, may_lead: bool) -> bool {
+        match self.nudge.appended(urgency, ready, may_lead && self.threaded) {
+            Nudged::Nothing => false,
+            Nudged::Duty => true,
+            Nudged::Wake => {
+                self.wake.wake();
+                false
+            }
+        }
+    }
+
+    /// Gives the duty of an accepted batch to the thread.
+    pub(crate) fn announce(&self) {
+        if self.nudge.announce() == Nudged::Wake {
+            self.wake.wake();
+        }
+    }
+
+    /// Makes the thread look, whatever it does.
+    pub(crate) fn prod(&self) {
+        if self.nudge.wake() == Nudged::Wake {
+            self.wake.wake();
+        }
+    }
+}
+
+/// The part of `bytes`, which start at `at` in the body, that lies in `from..to`.
+fn part(bytes: &[u8], at: usize, from: u32, to: u32) -> &[u8] {
+    let clip = |edge: u32| (edge as usize).saturating_sub(at).min(bytes.len());
+    &bytes[clip(from)..clip(to)]
+}

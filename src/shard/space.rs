@@ -1,0 +1,290 @@
+//! The space that a shard takes: segments made ready, truncation at both ends, retention.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::engine::Engine;
+use super::opener::Opener;
+use crate::admission;
+use crate::committer::{Committer, CommitterConfig};
+use crate::error::{AppendError, SharedIo, TruncateError};
+use crate::format::{BlockHeader, GRANULE};
+use crate::options::Durability;
+use crate::position::Lsn;
+use crate::segment::{Segment, StoreView};
+use crate::sync::lock;
+
+/// How much space a shard takes and keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpaceConfig {
+    pub segment_bytes: u64,
+    pub first_segment_bytes: u64,
+    /// Segments are given up once so many bytes lie behind them...
+    pub retain_bytes: Option<u64>,
+    /// ... or once all in them is older than this many nanoseconds.
+    pub retain_ns: Option<u64>,
+}
+
+/// How the making of segments stands.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub config: SpaceConfig,
+    /// A segment is asked for.
+    asked: AtomicBool,
+    /// It must have this many bytes.
+    need: AtomicU64,
+    /// One was made since the last turn.
+    pub came: AtomicBool,
+    /// Why the last one could not be made.
+    error: Mutex<Option<SharedIo>>,
+    error_set: AtomicBool,
+    /// When the last one was made, to see how fast they fill.
+    made_at: AtomicU64,
+}
+
+impl Space {
+    pub(super) fn new(config: SpaceConfig) -> Space {
+        Space {
+            config,
+            asked: AtomicBool::new(false),
+            need: AtomicU64::new(0),
+            came: AtomicBool::new(false),
+            error: Mutex::new(None),
+            error_set: AtomicBool::new(false),
+            made_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Engine {
+    /// Asks for the next segment while the one in use still has room.
+    pub(super) fn look_ahead(&self, opener: &Opener) {
+        let (ready, last) = opener.bytes_ready(&self.pool);
+        if ready < last / 2 && self.threaded {
+            self.ask_for_segment(0);
+        }
+    }
+
+    pub(super) fn segment_error(&self) -> Option<SharedIo> {
+        let is_set = self.space.error_set.load(Ordering::SeqCst);
+        if is_set { lock(&self.space.error).clone() } else { None }
+    }
+
+    pub(super) fn ask_for_segment(&self, bytes: u64) {
+        self.space.need.fetch_max(bytes, Ordering::SeqCst);
+        if !self.space.asked.swap(true, Ordering::SeqCst)
+            && let Some(keeper) = &*lock(&self.keeper)
+        {
+            // A keeper that is gone belongs to a log that is closed.
+            let _ = keeper.send(self.id);
+        }
+    }
+
+    /// Whether the next segment is waited for, and nobody but the caller would make it.
+    pub(crate) fn wants_segment(&self) -> bool {
+        self.space.asked.load(Ordering::SeqCst)
+    }
+
+    /// Makes a segment ready if there is none, as before the first append.
+    pub(crate) fn make_first_segment(&self) {
+        if self.opener().bytes_ready(&self.pool).0 == 0 {
+            self.make_segment();
+        }
+    }
+
+    /// Makes the next segment ready. Called by the keeper, or where there are no threads by whoever
+    /// waits for it.
+    pub(crate) fn make_segment(&self) {
+        let need = self.space.need.swap(0, Ordering::SeqCst);
+        let (ready, last, from) = {
+            let opener = self.opener();
+            let (ready, last) = opener.bytes_ready(&self.pool);
+            (ready, last, opener.end(&self.pool))
+        };
+        let now = self.device.now();
+        let bytes = self.next_segment_bytes(last, now).max(need).next_multiple_of(GRANULE);
+        let made = {
+            let mut store = lock(&self.store);
+            // Once the segment in use runs out, space that is merely allocated must do.
+            // Not known while somebody else opens a block: then the next look tells.
+            let low =
+                || self.opener.try_lock().is_ok_and(|opener| opener.bytes_ready(&self.pool).0 < last / 16);
+            let hurry = || ready == 0 && last > 0 || low();
+            let made = store.add_segment(bytes, from, || self.marks(), hurry);
+            if made.is_ok() {
+                self.publish_view(&store);
+            }
+            made
+        };
+        match made {
+            Ok(segment) => {
+                self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
+                self.opener().add_segment(segment);
+                self.space.error_set.store(false, Ordering::SeqCst);
+                self.space.made_at.store(now, Ordering::Relaxed);
+                self.space.came.store(true, Ordering::SeqCst);
+                self.prod();
+            }
+            Err(error) => {
+                *lock(&self.space.error) = Some(Arc::new(error));
+                self.space.error_set.store(true, Ordering::SeqCst);
+            }
+        }
+        self.space.asked.store(false, Ordering::SeqCst);
+        // Whether there is room now or an error to tell: everybody who waits looks again.
+        admission::wake(self.admission.call_all());
+    }
+
+    /// Segments start small and grow fourfold while each fills within ten seconds.
+    fn next_segment_bytes(&self, last: u64, now: u64) -> u64 {
+        if last == 0 {
+            return self.space.config.first_segment_bytes;
+        }
+        let fast = now.saturating_sub(self.space.made_at.load(Ordering::Relaxed)) < 10_000_000_000;
+        if fast {
+            last.saturating_mul(4).min(self.space.config.segment_bytes)
+        } else {
+            last.min(self.space.config.segment_bytes)
+        }
+    }
+
+    /// Space was made: an earlier failure to grow says nothing any more.
+    pub(crate) fn retry_segment(&self) {
+        if self.space.error_set.swap(false, Ordering::SeqCst) {
+            admission::wake(self.admission.call_all());
+        }
+    }
+
+    // Retention.
+
+    /// Gives up the segments that need not be kept any longer. Called by the keeper.
+    ///
+    /// An error is told in one line of the log; the next call tries again.
+    pub(crate) fn retain(&self) {
+        let Some(horizon) = self.retention_horizon() else { return };
+        if let Err(error) = self.truncate_before(horizon) {
+            self.notices.warn(format!("shard {}: retention: {error}", self.id));
+        }
+    }
+
+    /// The end of the last segment that may go; `None` if none may.
+    fn retention_horizon(&self) -> Option<Lsn> {
+        let SpaceConfig { retain_bytes, retain_ns, .. } = self.space.config;
+        if retain_bytes.is_none() && retain_ns.is_none() || self.is_ended() {
+            return None;
+        }
+        let (view, durable) = (self.view(), self.durable());
+        let too_much = |end: Lsn| retain_bytes.is_some_and(|bytes| durable.0.saturating_sub(end.0) >= bytes);
+        let before = retain_ns.and_then(|age| self.device.wall().checked_sub(age));
+        let whole = view.segments.iter().filter(|segment| segment.end() <= durable);
+        let horizon = whole
+            .take_while(|segment| {
+                too_much(segment.end()) || before.is_some_and(|before| self.is_older(&view, segment, before))
+            })
+            .last()?
+            .end();
+        (horizon > view.horizon).then_some(horizon)
+    }
+
+    /// Whether everything in the segment is older than `before`: the block behind it tells.
+    fn is_older(&self, view: &StoreView, segment: &Segment, before: u64) -> bool {
+        let next = view.segments.iter().find(|next| next.base() >= segment.end());
+        let Some(next) = next.filter(|next| next.base() < self.durable()) else { return false };
+        let header = self.with_reader(|reader| {
+            let bytes = reader.bytes(next, 0, GRANULE as usize).ok()?;
+            BlockHeader::decode(bytes).ok()
+        });
+        header.ok().flatten().is_some_and(|header| {
+            header.is_of(&view.log_id, view.shard) && header.lsn() == next.base() && header.timestamp < before
+        })
+    }
+
+    // Truncating.
+
+    /// Waits until everything that was accepted is durable. The caller may hold the opener.
+    fn settle(&self) -> Result<(), AppendError> {
+        let Some(target) = self.last_target(Durability::Synced) else { return Ok(()) };
+        self.ask_sync(&target);
+        self.wait(&target, None).unwrap_or_else(|| Err(self.shut_error()))
+    }
+
+    /// Forgets everything below `lsn`, or below the durable LSN if that is lower.
+    pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        if self.is_ended() {
+            return Err(self.truncate_error(None));
+        }
+        if lsn > self.durable() {
+            self.settle().map_err(|_| self.truncate_error(None))?;
+        }
+        let active = self.opener().active();
+        let horizon = lsn.min(self.durable());
+        let mut store = lock(&self.store);
+        let result = store.truncate_before(horizon, active, &self.marks());
+        self.publish_view(&store);
+        drop(store);
+        self.retry_segment();
+        result.map_err(|error| self.truncate_error(Some(error)))
+    }
+
+    /// Cuts off everything behind the record at `lsn`; `find_cut` looks it up and gives the place
+    /// behind it.
+    pub(crate) fn truncate_after(
+        &self,
+        nonce: u64,
+        config: CommitterConfig,
+        find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
+    ) -> Result<(), TruncateError> {
+        // While this is held no block is opened, and producers wait here.
+        let mut opener = self.opener();
+        if opener.shut || self.failure.get().is_some() {
+            return Err(self.truncate_error(None));
+        }
+        self.pool.close_any();
+        self.settle().map_err(|_| self.truncate_error(None))?;
+        let cut = find_cut()?;
+        let mut core = lock(&self.core);
+        // Void blocks that nobody has passed over yet.
+        let now = self.device.now();
+        self.gather(&mut core, now);
+        self.publish(&mut core, now);
+        let start = opener.end(&self.pool);
+        let mut store = lock(&self.store);
+        let timestamp = self.published.timestamp.load(Ordering::SeqCst);
+        let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
+            Ok(identity) => identity,
+            Err(error) => {
+                // Whether the cut holds shows at the next open. What was appended behind it now might
+                // be cut off then, so nothing more is.
+                let path = store.directory().path().to_owned();
+                let told = io::Error::new(error.kind(), error.to_string());
+                drop(store);
+                core.committer.fail();
+                let tasks = self.stop("cutting the log", path, told);
+                drop((core, opener));
+                admission::wake(tasks);
+                return Err(self.truncate_error(Some(error)));
+            }
+        };
+        opener.begin_epoch(&self.pool, &identity, start);
+        core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
+        for mark in [
+            &self.published.checkpoint,
+            &self.published.covered,
+            &self.published.written,
+            &self.published.durable,
+        ] {
+            mark.store(start.0, Ordering::SeqCst);
+        }
+        self.publish_view(&store);
+        Ok(())
+    }
+
+    fn truncate_error(&self, error: Option<io::Error>) -> TruncateError {
+        match (error, self.failure.get()) {
+            (Some(error), _) => TruncateError::Io { shard: self.id, source: Arc::new(error) },
+            (None, Some(failure)) => TruncateError::ShardFailed(failure.clone()),
+            (None, None) => TruncateError::Closed,
+        }
+    }
+}
