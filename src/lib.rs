@@ -15,6 +15,7 @@
 compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
 mod admission;
+mod append;
 #[cfg(feature = "ceiling")]
 pub mod ceiling;
 mod commit;
@@ -40,7 +41,8 @@ mod sync;
 mod sys;
 mod write;
 
-pub use commit::{Admitted, Append, AppendBatch, Commit, Sync};
+pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
+pub use commit::{Commit, Sync};
 pub use device::{Capabilities, FileSystem};
 pub use error::{AppendError, CloseError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;

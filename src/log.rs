@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::commit::{Append, AppendBatch, Commit, Sync};
+use crate::append::{Append, AppendBatch};
+use crate::commit::{Commit, Sync};
 use crate::committer::CommitterConfig;
 use crate::device::{Device, Lock};
 use crate::error::{AppendError, CloseError, OpenError, ReadError, TruncateError};
@@ -17,7 +18,7 @@ use crate::options::{Config, Options};
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, Record};
 use crate::router::Router;
-use crate::shard::Engine;
+use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
 use crate::sync::lock;
 use crate::write::Write;
@@ -44,6 +45,7 @@ pub struct Log {
 pub(crate) struct Inner {
     pub path: PathBuf,
     pub engines: Vec<Arc<Engine>>,
+    pub holds: Vec<Holds>,
     pub router: Router,
     pub config: Config,
     pub committer: CommitterConfig,
@@ -72,7 +74,8 @@ impl Log {
         self.inner.engines.get(usize::from(shard.0))
     }
 
-    fn engine_for(&self, key: &[u8]) -> &Arc<Engine> {
+    #[inline]
+    fn holds_for(&self, key: &[u8]) -> &Holds {
         let engines = &self.inner.engines;
         let shard = if key.is_empty() {
             self.inner.router.nearest(|shard| {
@@ -82,7 +85,7 @@ impl Log {
         } else {
             self.inner.router.route(key)
         };
-        &engines[usize::from(shard.0)]
+        &self.inner.holds[usize::from(shard.0)]
     }
 
     /// Appends a record to the shard of its key, or to the nearest with room if it has none.
@@ -103,9 +106,10 @@ impl Log {
     /// let position = log.append(b"from a thread").wait()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         let write = write.into();
-        Append::begin(self.engine_for(&write.key).clone(), write, self.inner.config.durability)
+        Append::begin(self.holds_for(&write.key).take(), write, self.inner.config.durability)
     }
 
     /// Appends a record if there is room for it now, and never waits for any.
@@ -115,7 +119,7 @@ impl Log {
     /// then.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
-        Commit::try_begin(self.engine_for(&write.key), &write, self.inner.config.durability)
+        Commit::try_begin(self.holds_for(&write.key).take(), &write, self.inner.config.durability)
     }
 
     /// Appends several records of one key to one shard: after any crash all of them are there, or
@@ -135,13 +139,13 @@ impl Log {
     ) -> AppendBatch<'a> {
         let key = key.as_ref();
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        AppendBatch::begin(self.engine_for(key).clone(), key, payloads, self.inner.config.durability)
+        AppendBatch::begin(self.holds_for(key).take(), key, payloads, self.inner.config.durability)
     }
 
     /// Waits until everything that was accepted before this call is durable, whatever durability
     /// was asked for it.
     pub fn sync(&self) -> Sync {
-        Sync::begin(&self.inner.engines)
+        Sync::begin(self.inner.holds.iter().map(Holds::take))
     }
 
     /// One shard. One that does not exist is an error of what is asked of it.
@@ -323,6 +327,10 @@ impl Shard {
         self.log.engine(self.id).ok_or(self.id)
     }
 
+    fn hold(&self) -> Result<Hold, ShardId> {
+        self.log.inner.holds.get(usize::from(self.id.0)).map(Holds::take).ok_or(self.id)
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> ShardId {
@@ -331,8 +339,8 @@ impl Shard {
 
     /// Appends a record to this shard, whatever its key. As [`Log::append`] otherwise.
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
-        match self.engine() {
-            Ok(engine) => Append::begin(engine.clone(), write.into(), self.log.inner.config.durability),
+        match self.hold() {
+            Ok(hold) => Append::begin(hold, write.into(), self.log.inner.config.durability),
             Err(shard) => Append::failed(AppendError::NoSuchShard(shard)),
         }
     }
@@ -342,8 +350,8 @@ impl Shard {
     /// # Errors
     /// As [`Log::try_append`].
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
-        let engine = self.engine().map_err(AppendError::NoSuchShard)?;
-        Commit::try_begin(engine, &write.into(), self.log.inner.config.durability)
+        let hold = self.hold().map_err(AppendError::NoSuchShard)?;
+        Commit::try_begin(hold, &write.into(), self.log.inner.config.durability)
     }
 
     /// Appends several records to this shard, all or none. As [`Log::append_batch`] otherwise.
@@ -353,10 +361,8 @@ impl Shard {
         payloads: &'a [P],
     ) -> AppendBatch<'a> {
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        match self.engine() {
-            Ok(engine) => {
-                AppendBatch::begin(engine.clone(), key.as_ref(), payloads, self.log.inner.config.durability)
-            }
+        match self.hold() {
+            Ok(hold) => AppendBatch::begin(hold, key.as_ref(), payloads, self.log.inner.config.durability),
             Err(shard) => AppendBatch::failed(AppendError::NoSuchShard(shard)),
         }
     }

@@ -22,7 +22,7 @@ use crate::position::{Lsn, ShardId};
 use crate::recovery::{SegmentReader, Verdict, judge, scan};
 use crate::router::{Router, even_slots};
 use crate::segment::{ManifestError, ManifestFiles, ShardStore};
-use crate::shard::{Engine, EngineSetup};
+use crate::shard::{Engine, EngineSetup, Holds};
 
 const LOCK: &str = "sawmill.lock";
 /// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
@@ -189,6 +189,7 @@ fn open_locked(
         Ok(())
     })?;
     let inner = Inner {
+        holds: engines.iter().map(Holds::new).collect(),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),
         engines,

@@ -39,42 +39,48 @@ impl fmt::Display for ShardId {
 /// that took its LSN later. Positions order by shard, then by age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    shard: u16,
-    epoch: u32,
-    lsn: u64,
-    /// Distance from the start of the enclosing block, in units of [`GRANULE`](crate::format::GRANULE),
-    /// so that a lookup reads from the block's header on and no further back.
-    back: u16,
+    /// Shard (16 bits), epoch (32), upper 16 bits of the LSN: two words that order as they stand.
+    high: u64,
+    /// Lower 48 bits of the LSN; then the distance from the start of the enclosing block (16 bits) in
+    /// units of [`GRANULE`](crate::format::GRANULE), so that a lookup reads from the block's header on
+    /// and no further back.
+    low: u64,
 }
 
 impl Position {
+    #[inline]
     pub(crate) fn new(shard: ShardId, epoch: u32, lsn: Lsn, block: Lsn) -> Position {
         assert!(block <= lsn, "a record lies inside its block");
         let granules = (lsn.0 - block.0) / crate::format::GRANULE;
-        let back = u16::try_from(granules).expect("a block has fewer than 65,536 granules");
-        Position { shard: shard.0, epoch, lsn: lsn.0, back }
+        assert!(granules < 1 << 16, "a block has fewer than 65,536 granules");
+        Position {
+            high: u64::from(shard.0) << 48 | u64::from(epoch) << 16 | lsn.0 >> 48,
+            low: lsn.0 << 16 | granules,
+        }
     }
 
     /// The shard that holds the record.
     #[must_use]
     pub fn shard(&self) -> ShardId {
-        ShardId(self.shard)
+        ShardId((self.high >> 48) as u16)
     }
 
     /// The record's LSN in its shard.
+    #[inline]
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        Lsn(self.lsn)
+        Lsn(self.high << 48 | self.low >> 16)
     }
 
     pub(crate) fn epoch(&self) -> u32 {
-        self.epoch
+        (self.high >> 16) as u32
     }
 
     /// Start of the enclosing block; `None` if the bytes this came from were not a position.
     pub(crate) fn block(&self) -> Option<Lsn> {
-        let granule = self.lsn - self.lsn % crate::format::GRANULE;
-        granule.checked_sub(u64::from(self.back) * crate::format::GRANULE).map(Lsn)
+        let lsn = self.lsn().0;
+        let back = (self.low & 0xffff) * crate::format::GRANULE;
+        (lsn - lsn % crate::format::GRANULE).checked_sub(back).map(Lsn)
     }
 
     /// A form to store elsewhere: 16 bytes that sort as the positions do.
@@ -90,10 +96,8 @@ impl Position {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        bytes[0..2].copy_from_slice(&self.shard.to_be_bytes());
-        bytes[2..6].copy_from_slice(&self.epoch.to_be_bytes());
-        bytes[6..14].copy_from_slice(&self.lsn.to_be_bytes());
-        bytes[14..16].copy_from_slice(&self.back.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.high.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.low.to_be_bytes());
         bytes
     }
 
@@ -103,15 +107,8 @@ impl Position {
     /// [`ReadError::NotAPosition`](crate::ReadError::NotAPosition) when it is read.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Position {
-        let field = |range: std::ops::Range<usize>| {
-            bytes[range].iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte))
-        };
-        Position {
-            shard: field(0..2) as u16,
-            epoch: field(2..6) as u32,
-            lsn: field(6..14),
-            back: field(14..16) as u16,
-        }
+        let both = u128::from_be_bytes(bytes);
+        Position { high: (both >> 64) as u64, low: both as u64 }
     }
 }
 
@@ -124,7 +121,7 @@ impl fmt::Debug for Position {
 impl fmt::Display for Position {
     /// `shard@lsn`, with the epoch behind a dot.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}.{}", self.shard, self.lsn, self.epoch)
+        write!(f, "{}@{}.{}", self.shard(), self.lsn(), self.epoch())
     }
 }
 

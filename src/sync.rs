@@ -19,6 +19,21 @@ pub(crate) fn handshake() {
     loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// Keeps what different threads write on lines of their own (two, since lines are fetched in pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct CacheLine<T>(pub T);
+
+/// A small number of this thread, so that threads spread over shards and over reference counts, and
+/// each stays where it is.
+#[inline]
+pub(crate) fn thread_number() -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    thread_local!(static OWN: u32 = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    // While a thread ends its own number may be gone; any will do then.
+    OWN.try_with(|own| *own).unwrap_or(0)
+}
+
 /// Locks, taking over from a thread that panicked: the data behind each of our locks is valid at
 /// every step, and a panic in user code (a waker) must not spread to other callers.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

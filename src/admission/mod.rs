@@ -12,7 +12,7 @@ use std::task::Waker;
 use std::thread::Thread;
 
 use crate::options::Priority;
-use crate::sync::lock;
+use crate::sync::{CacheLine, lock};
 
 /// An offer that is not taken within a millisecond passes on: far above a wake-up (some 60 us), far
 /// below what a caller would call a stall.
@@ -85,7 +85,7 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// Waiters that have let no offer pass, and [`SHUT`].
-    word: AtomicU64,
+    word: CacheLine<AtomicU64>,
     queue: Mutex<Queue>,
 }
 
@@ -93,17 +93,17 @@ impl Admission {
     /// Whether an append may go ahead without a look at the queue.
     #[inline]
     pub(crate) fn is_clear(&self) -> bool {
-        self.word.load(Ordering::SeqCst) == 0
+        self.word.0.load(Ordering::SeqCst) == 0
     }
 
     pub(crate) fn is_shut(&self) -> bool {
-        self.word.load(Ordering::SeqCst) & SHUT != 0
+        self.word.0.load(Ordering::SeqCst) & SHUT != 0
     }
 
     /// Nothing is accepted from now on; gives the wakers of everybody, to be told so.
     #[must_use]
     pub(crate) fn shut(&self) -> Vec<Waker> {
-        self.word.fetch_or(SHUT, Ordering::SeqCst);
+        self.word.0.fetch_or(SHUT, Ordering::SeqCst);
         self.call_all()
     }
 
@@ -121,7 +121,7 @@ impl Admission {
         let id = queue.next_id;
         queue.next_id += 1;
         queue.lines[line_of(priority)].push_back(Ticket { id, call: None, offered_at: None, passed: false });
-        self.word.fetch_add(1, Ordering::SeqCst);
+        self.word.0.fetch_add(1, Ordering::SeqCst);
         Place { id, priority }
     }
 
@@ -161,7 +161,7 @@ impl Admission {
         let ticket = line.remove(index).expect("found");
         drop(queue);
         if !ticket.passed {
-            self.word.fetch_sub(1, Ordering::SeqCst);
+            self.word.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -206,7 +206,7 @@ impl Admission {
             if now >= due {
                 ticket.passed = true;
                 ticket.offered_at = None;
-                self.word.fetch_sub(1, Ordering::SeqCst);
+                self.word.0.fetch_sub(1, Ordering::SeqCst);
             } else {
                 next = Some(next.map_or(due, |next: u64| next.min(due)));
             }

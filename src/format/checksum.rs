@@ -34,7 +34,7 @@ impl EpochSeed {
     /// CRC32C of `bytes`, which stand at `lsn`.
     pub(crate) fn crc_at(self, lsn: u64, bytes: &[u8]) -> u32 {
         let high = ((lsn >> 32) as u32).wrapping_mul(0x9e37_79b1);
-        crc32c::crc32c_append(self.0 ^ lsn as u32 ^ high, bytes)
+        crate::sys::crc32c_append(self.0 ^ lsn as u32 ^ high, bytes)
     }
 }
 

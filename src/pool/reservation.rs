@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::buffer::{Region, SealedBytes};
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
 use crate::position::Lsn;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, handshake};
+use crate::sync::{AtomicU32, AtomicU64, CacheLine, Ordering, handshake};
 
 /// How soon a block must go out, by the most demanding record in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,11 +95,6 @@ impl Tail {
     }
 }
 
-/// Keeps what different threads write on lines of their own (two, since lines are fetched in pairs).
-#[derive(Debug)]
-#[repr(align(128))]
-struct Line<T>(T);
-
 /// What is known of the block in a slot. All but `filled` and `urgency` are written by whoever opens
 /// the block, before the tail word is published, and read after it was seen.
 #[derive(Debug)]
@@ -116,11 +111,18 @@ struct Slot {
     group_before: AtomicU64,
     /// 1 if the block is written although it holds no record.
     marker: AtomicU32,
+    /// 1 while a [`SealedBytes`] of this slot lives.
+    sealed: AtomicU32,
+    /// On a line of its own: every producer writes it, and reads what stands above.
+    progress: CacheLine<Progress>,
+}
+
+/// How far the copies into a block have got.
+#[derive(Debug)]
+struct Progress {
     /// Records in the high half, bytes in the low half, of those that are copied.
     filled: AtomicU64,
     urgency: AtomicU32,
-    /// 1 while a [`SealedBytes`] of this slot lives.
-    sealed: AtomicU32,
 }
 
 impl Slot {
@@ -135,9 +137,8 @@ impl Slot {
             group_start: AtomicU64::new(u64::MAX),
             group_before: AtomicU64::new(0),
             marker: AtomicU32::new(0),
-            filled: AtomicU64::new(0),
-            urgency: AtomicU32::new(0),
             sealed: AtomicU32::new(0),
+            progress: CacheLine(Progress { filled: AtomicU64::new(0), urgency: AtomicU32::new(0) }),
         }
     }
 }
@@ -210,9 +211,9 @@ pub(crate) enum Claim<'a> {
 pub(crate) struct Pool {
     region: Arc<Region>,
     block_bytes: u32,
-    tail: Line<AtomicU64>,
+    tail: CacheLine<AtomicU64>,
     /// All blocks up to this sequence are given back.
-    released: Line<AtomicU64>,
+    released: CacheLine<AtomicU64>,
     slots: Box<[Slot]>,
 }
 
@@ -228,8 +229,8 @@ impl Pool {
         Ok(Pool {
             region: Arc::new(region),
             block_bytes,
-            tail: Line(AtomicU64::new(Tail::new(0, 0, true).0)),
-            released: Line(AtomicU64::new(0)),
+            tail: CacheLine(AtomicU64::new(Tail::new(0, 0, true).0)),
+            released: CacheLine(AtomicU64::new(0)),
             slots: (0..blocks).map(|_| Slot::new()).collect(),
         })
     }
@@ -357,8 +358,8 @@ impl Pool {
         slot.group_start.store(group.map_or(u64::MAX, |group| group.start.0), Ordering::Relaxed);
         slot.group_before.store(group.map_or(0, |group| group.before.0), Ordering::Relaxed);
         slot.marker.store(u32::from(marker), Ordering::Relaxed);
-        slot.filled.store(0, Ordering::Relaxed);
-        slot.urgency.store(0, Ordering::Relaxed);
+        slot.progress.0.filled.store(0, Ordering::Relaxed);
+        slot.progress.0.urgency.store(0, Ordering::Relaxed);
         // SeqCst, hence release: publishes the fields above.
         self.tail.0.store(Tail::new(sequence, length, closed).0, Ordering::SeqCst);
         Some(sequence)
@@ -413,7 +414,7 @@ impl Pool {
     pub(crate) fn pending(&self) -> Pending {
         let tail = self.load_tail();
         let bytes = if tail.closed() { 0 } else { tail.offset() - BLOCK_HEADER_BYTES };
-        let urgency = self.slot(tail.sequence()).urgency.load(Ordering::Acquire);
+        let urgency = self.slot(tail.sequence()).progress.0.urgency.load(Ordering::Acquire);
         Pending { sequence: tail.sequence(), bytes, urgency: Urgency::from_raw(urgency) }
     }
 
@@ -433,7 +434,7 @@ impl Pool {
         let slot = self.slot(sequence);
         handshake();
         // SeqCst, hence acquire: the producers' copies happened before their additions.
-        let filled = slot.filled.load(Ordering::SeqCst);
+        let filled = slot.progress.0.filled.load(Ordering::SeqCst);
         let bytes = filled as u32;
         assert!(bytes <= length - BLOCK_HEADER_BYTES, "more copied than reserved");
         if bytes < length - BLOCK_HEADER_BYTES {
@@ -446,7 +447,7 @@ impl Pool {
             epoch: slot.epoch.load(Ordering::Relaxed),
             length,
             records: (filled >> 32) as u32,
-            urgency: Urgency::from_raw(slot.urgency.load(Ordering::Relaxed)),
+            urgency: Urgency::from_raw(slot.progress.0.urgency.load(Ordering::Relaxed)),
             group: (group_start != u64::MAX).then(|| Group {
                 start: Lsn(group_start),
                 before: Lsn(slot.group_before.load(Ordering::Relaxed)),
@@ -539,13 +540,13 @@ impl Reserved<'_> {
     pub(crate) fn finish(self, records: u32, urgency: Urgency) -> bool {
         let slot = self.slot();
         let urgency = urgency as u32;
-        if slot.urgency.load(Ordering::Relaxed) < urgency {
-            slot.urgency.fetch_max(urgency, Ordering::Relaxed);
+        if slot.progress.0.urgency.load(Ordering::Relaxed) < urgency {
+            slot.progress.0.urgency.fetch_max(urgency, Ordering::Relaxed);
         }
         let add = u64::from(records) << 32 | u64::from(self.bytes);
         // SeqCst, hence release: publishes the copy and the urgency with the count; and orders this
         // before the look at whether the shard's thread sleeps.
-        let before = slot.filled.fetch_add(add, Ordering::SeqCst);
+        let before = slot.progress.0.filled.fetch_add(add, Ordering::SeqCst);
         handshake();
         let filled = before as u32 + self.bytes;
         self.pool.closed_length(self.sequence).is_some_and(|length| filled == length - BLOCK_HEADER_BYTES)

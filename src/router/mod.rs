@@ -1,10 +1,10 @@
 //! Which shard takes a record: by its key, or the nearest with room.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::format::crc;
 use crate::position::ShardId;
+use crate::sync::thread_number;
 
 /// Slots of a new log. A key's slot never changes; slots move between shards as a whole.
 pub(crate) const SLOTS: u32 = 4096;
@@ -30,19 +30,6 @@ pub(crate) fn slot_of(key: &[u8], slots: u32) -> u32 {
 /// Slots dealt out evenly.
 pub(crate) fn even_slots(shards: u16) -> Vec<u16> {
     (0..SLOTS).map(|slot| (slot % u32::from(shards)) as u16).collect()
-}
-
-/// A small number of this thread, so that threads spread over shards and each stays where it is.
-fn thread_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    thread_local!(static OWN: Cell<Option<u32>> = const { Cell::new(None) });
-    OWN.with(|own| {
-        own.get().unwrap_or_else(|| {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            own.set(Some(number));
-            number
-        })
-    })
 }
 
 impl Router {

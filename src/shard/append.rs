@@ -58,29 +58,11 @@ impl Engine {
         may_lead: bool,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let urgency = match durability {
-            Durability::Buffered => Urgency::Background,
-            Durability::Written => Urgency::Written,
-            Durability::Synced => Urgency::Synced,
-        };
+        let urgency = urgency(durability);
         let Some(need) = self.check_size(batch)? else {
             return self.put_group(batch, priority, durability, urgency, positions);
         };
-        let blocks_max = self.blocks_max(priority);
-        if self.pool.in_use() > blocks_max {
-            return Err(Refused::NoRoom);
-        }
-        let mut reserved = loop {
-            match self.pool.claim(need) {
-                Claim::Taken(reserved) => break reserved,
-                Claim::Full => {
-                    self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
-                    self.appended(Urgency::Background, true, false);
-                    self.open_block(need, blocks_max)?;
-                }
-                Claim::Closed => self.open_block(need, blocks_max)?,
-            }
-        };
+        let mut reserved = self.reserve(need, priority)?;
         let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
         let position = Position::new(self.id, reserved.epoch(), lsn, block);
         let mut offset = 0;
@@ -108,6 +90,52 @@ impl Engine {
         let ready = reserved.finish(count as u32, urgency);
         let duty = self.appended(urgency, ready, may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
+    }
+
+    /// Accepts one record if there is room now: what [`put`](Engine::put) does, for the case that is
+    /// worth being quick.
+    pub(crate) fn put_one(
+        &self,
+        key: &[u8],
+        payload: &[u8],
+        priority: Priority,
+        durability: Durability,
+        may_lead: bool,
+    ) -> Result<Placed, Refused> {
+        let body = key.len() + payload.len();
+        let fits = body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX);
+        if !fits {
+            return self.put(&Batch { key, payloads: &[payload] }, priority, durability, may_lead, None);
+        }
+        let urgency = urgency(durability);
+        let mut reserved = self.reserve(encoded_bytes(body as u32), priority)?;
+        let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
+        let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
+        let (flags, key_bytes) = (RecordFlags::WHOLE, key.len() as u16);
+        encode_record(reserved.bytes_mut(), seed, lsn, key_bytes, body as u32, flags, [key, payload]);
+        let ready = reserved.finish(1, urgency);
+        let duty = self.appended(urgency, ready, may_lead);
+        Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
+    }
+
+    /// Takes a range of the open block, or of the next one.
+    #[inline]
+    fn reserve(&self, need: u32, priority: Priority) -> Result<Reserved<'_>, Refused> {
+        let blocks_max = self.blocks_max(priority);
+        if self.pool.in_use() > blocks_max {
+            return Err(Refused::NoRoom);
+        }
+        loop {
+            match self.pool.claim(need) {
+                Claim::Taken(reserved) => return Ok(reserved),
+                Claim::Full => {
+                    self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
+                    self.appended(Urgency::Background, true, false);
+                    self.open_block(need, blocks_max)?;
+                }
+                Claim::Closed => self.open_block(need, blocks_max)?,
+            }
+        }
     }
 
     /// Bytes that the batch takes in a block; `None` if it does not fit into one.
@@ -259,6 +287,14 @@ impl Engine {
         if self.nudge.wake() == Nudged::Wake {
             self.wake.wake();
         }
+    }
+}
+
+fn urgency(durability: Durability) -> Urgency {
+    match durability {
+        Durability::Buffered => Urgency::Background,
+        Durability::Written => Urgency::Written,
+        Durability::Synced => Urgency::Synced,
     }
 }
 

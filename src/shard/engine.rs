@@ -16,7 +16,7 @@ use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Capabilities, Device, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure};
-use crate::format::Identity;
+use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
 use crate::options::{Durability, Priority};
 use crate::pool::Pool;
@@ -24,7 +24,7 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::recovery::SegmentReader;
 use crate::segment::{Marks, Segment, ShardStore, StoreView};
 use crate::stats::Counters;
-use crate::sync::lock;
+use crate::sync::{CacheLine, lock};
 
 /// What an accepted batch waits for.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ pub(crate) struct Engine {
     pub(crate) id: ShardId,
     pub(super) device: Arc<dyn Device>,
     pub(super) pool: Arc<Pool>,
-    pub(super) published: Published,
+    pub(super) published: CacheLine<Published>,
     pub(super) opener: Mutex<Opener>,
     /// The token: whoever holds it turns the shard.
     pub(super) core: Mutex<Core>,
@@ -124,6 +124,8 @@ pub(crate) struct Engine {
     pub(super) queue: Mutex<Option<Box<dyn Queue>>>,
     pub(super) keeper: Mutex<Option<std::sync::mpsc::Sender<ShardId>>>,
     pub(super) space: Space,
+    /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
+    pub(super) one_block_bytes: usize,
     pub(super) record_bytes: u64,
     pub(super) record_limit: &'static str,
     pub(super) clock: Arc<AtomicU64>,
@@ -146,14 +148,14 @@ impl Engine {
         let capabilities = setup.store.directory().capabilities();
         Engine {
             id: setup.id,
-            published: Published {
+            published: CacheLine(Published {
                 written: AtomicU64::new(written.0),
                 durable: AtomicU64::new(durable.0),
                 covered: AtomicU64::new(covered.0),
                 checkpoint: AtomicU64::new(checkpoint.0),
                 timestamp: AtomicU64::new(setup.timestamp),
                 drain_rate: AtomicU64::new(0),
-            },
+            }),
             opener: Mutex::new(opener),
             core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks)),
             nudge: Nudge::new(),
@@ -172,6 +174,9 @@ impl Engine {
             queue: Mutex::new(Some(setup.queue)),
             keeper: Mutex::new(setup.keeper),
             space: Space::new(setup.space),
+            one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
+                as usize)
+                .min(setup.record_bytes as usize),
             record_bytes: setup.record_bytes,
             record_limit: setup.record_limit,
             clock: setup.clock,
@@ -192,7 +197,7 @@ impl Engine {
         let above = self.pool.in_use().saturating_sub(self.blocks_max(priority).saturating_sub(1));
         let bytes = bytes.max(u64::from(above.max(1)) * u64::from(self.pool.block_bytes()));
         // Before anything was measured: a slow disk's rate.
-        let rate = match self.published.drain_rate.load(Ordering::Relaxed) {
+        let rate = match self.published.0.drain_rate.load(Ordering::Relaxed) {
             0 => 32 << 20,
             rate => rate,
         };
@@ -219,7 +224,7 @@ impl Engine {
 
     /// The outcome of an accepted batch, once it is known.
     pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), AppendError>> {
-        if Lsn(self.published.durable.load(Ordering::SeqCst)) > target.lsn {
+        if Lsn(self.published.0.durable.load(Ordering::SeqCst)) > target.lsn {
             return Some(Ok(()));
         }
         if let Some(failure) = self.failure.get() {
@@ -228,7 +233,7 @@ impl Engine {
         match target.durability {
             Durability::Buffered => Some(Ok(())),
             Durability::Written => {
-                (Lsn(self.published.written.load(Ordering::SeqCst)) > target.lsn).then_some(Ok(()))
+                (Lsn(self.published.0.written.load(Ordering::SeqCst)) > target.lsn).then_some(Ok(()))
             }
             Durability::Synced => None,
         }
@@ -267,11 +272,11 @@ impl Engine {
     // What is so.
 
     pub(crate) fn durable(&self) -> Lsn {
-        Lsn(self.published.durable.load(Ordering::SeqCst))
+        Lsn(self.published.0.durable.load(Ordering::SeqCst))
     }
 
     pub(crate) fn written(&self) -> Lsn {
-        Lsn(self.published.written.load(Ordering::SeqCst))
+        Lsn(self.published.0.written.load(Ordering::SeqCst))
     }
 
     pub(crate) fn failure(&self) -> Option<&Arc<Failure>> {
@@ -287,15 +292,15 @@ impl Engine {
     }
 
     pub(crate) fn drain_rate(&self) -> u64 {
-        self.published.drain_rate.load(Ordering::Relaxed)
+        self.published.0.drain_rate.load(Ordering::Relaxed)
     }
 
     /// What the manifest is told whenever it is written.
     pub(crate) fn marks(&self) -> Marks {
         // In this order: each pair that this can give was true at some moment, and old is never wrong.
-        let checkpoint = Lsn(self.published.checkpoint.load(Ordering::SeqCst));
-        let covered = Lsn(self.published.covered.load(Ordering::SeqCst));
-        Marks { checkpoint, covered, timestamp: self.published.timestamp.load(Ordering::SeqCst) }
+        let checkpoint = Lsn(self.published.0.checkpoint.load(Ordering::SeqCst));
+        let covered = Lsn(self.published.0.covered.load(Ordering::SeqCst));
+        Marks { checkpoint, covered, timestamp: self.published.0.timestamp.load(Ordering::SeqCst) }
     }
 
     pub(crate) fn view(&self) -> Arc<StoreView> {

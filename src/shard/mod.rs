@@ -9,6 +9,7 @@ mod append;
 mod driver;
 mod ending;
 mod engine;
+mod hold;
 mod lead;
 mod nudge;
 mod opener;
@@ -18,5 +19,6 @@ mod waiters;
 
 pub(crate) use append::Batch;
 pub(crate) use engine::{Engine, EngineSetup, Placed, Refused, Target};
+pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;
 pub(crate) use waiters::Registration;

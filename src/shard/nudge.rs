@@ -5,7 +5,7 @@
 //! least one of the two sees the other.
 
 use crate::pool::Urgency;
-use crate::sync::{AtomicU32, Ordering, handshake};
+use crate::sync::{AtomicU32, CacheLine, Ordering, handshake};
 
 /// The thread runs, and will see everything before it sleeps.
 const AWAKE: u32 = 0;
@@ -40,12 +40,12 @@ pub(crate) enum Nudged {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Nudge {
-    state: AtomicU32,
+    state: CacheLine<AtomicU32>,
 }
 
 impl Nudge {
     pub(crate) fn new() -> Nudge {
-        Nudge { state: AtomicU32::new(AWAKE) }
+        Nudge { state: CacheLine(AtomicU32::new(AWAKE)) }
     }
 
     /// The thread is about to sleep. It looks once more for work after this and before it does.
@@ -57,13 +57,13 @@ impl Nudge {
         };
         // SeqCst: stands before the thread's last look at the pool, as a producer's copy stands
         // before its look at this word.
-        self.state.swap(state, Ordering::SeqCst);
+        self.state.0.swap(state, Ordering::SeqCst);
         handshake();
     }
 
     /// The thread is awake again.
     pub(crate) fn wakes(&self) {
-        self.state.swap(AWAKE, Ordering::SeqCst);
+        self.state.0.swap(AWAKE, Ordering::SeqCst);
     }
 
     /// A producer finished a record; `block_ready` if that made a closed block complete.
@@ -72,7 +72,7 @@ impl Nudge {
     #[inline]
     pub(crate) fn appended(&self, urgency: Urgency, block_ready: bool, may_lead: bool) -> Nudged {
         handshake();
-        let state = self.state.load(Ordering::SeqCst);
+        let state = self.state.0.load(Ordering::SeqCst);
         let wake = match state {
             AWAKE => false,
             BUSY => block_ready,
@@ -83,7 +83,7 @@ impl Nudge {
             return Nudged::Nothing;
         }
         if may_lead && !block_ready && matches!(state, GATHERING | IDLE) {
-            let claimed = self.state.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
+            let claimed = self.state.0.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
             if claimed.is_ok() {
                 return Nudged::Duty;
             }
@@ -93,22 +93,22 @@ impl Nudge {
 
     /// Somebody wants the thread to look, whatever it does.
     pub(crate) fn wake(&self) -> Nudged {
-        if self.state.swap(AWAKE, Ordering::SeqCst) == AWAKE { Nudged::Nothing } else { Nudged::Wake }
+        if self.state.0.swap(AWAKE, Ordering::SeqCst) == AWAKE { Nudged::Nothing } else { Nudged::Wake }
     }
 
     /// The duty is given to the thread.
     pub(crate) fn announce(&self) -> Nudged {
-        if self.state.load(Ordering::SeqCst) == ANNOUNCED { self.wake() } else { Nudged::Nothing }
+        if self.state.0.load(Ordering::SeqCst) == ANNOUNCED { self.wake() } else { Nudged::Nothing }
     }
 
     /// The duty becomes a lead: until [`led`](Nudge::led) others need not wake the thread.
     pub(crate) fn leads(&self) -> bool {
-        self.state.compare_exchange(ANNOUNCED, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.state.0.compare_exchange(ANNOUNCED, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// The lead is over and nothing is in flight. The leader looks once more for work after this.
     pub(crate) fn led(&self) {
-        let _ = self.state.compare_exchange(BUSY, IDLE, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.state.0.compare_exchange(BUSY, IDLE, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 

@@ -250,7 +250,7 @@ impl Engine {
         self.publish(&mut core, now);
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);
-        let timestamp = self.published.timestamp.load(Ordering::SeqCst);
+        let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
         let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
             Ok(identity) => identity,
             Err(error) => {
@@ -269,10 +269,10 @@ impl Engine {
         opener.begin_epoch(&self.pool, &identity, start);
         core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
         for mark in [
-            &self.published.checkpoint,
-            &self.published.covered,
-            &self.published.written,
-            &self.published.durable,
+            &self.published.0.checkpoint,
+            &self.published.0.covered,
+            &self.published.0.written,
+            &self.published.0.durable,
         ] {
             mark.store(start.0, Ordering::SeqCst);
         }

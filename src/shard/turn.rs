@@ -201,7 +201,7 @@ impl Engine {
         }
         let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
         core.timestamp = timestamp + u64::from(complete.records.saturating_sub(1));
-        self.published.timestamp.store(core.timestamp, Ordering::SeqCst);
+        self.published.0.timestamp.store(core.timestamp, Ordering::SeqCst);
         let seal = BlockSeal {
             lsn: complete.lsn,
             previous_end: complete.previous_end,
@@ -326,10 +326,10 @@ impl Engine {
         {
             self.clock.fetch_max(timestamp, Ordering::SeqCst);
         }
-        self.published.checkpoint.store(marks.checkpoint.0, Ordering::SeqCst);
-        self.published.covered.store(marks.covered.0, Ordering::SeqCst);
-        self.published.written.store(marks.written.0, Ordering::SeqCst);
-        let durable_before = self.published.durable.swap(marks.durable.0, Ordering::SeqCst);
+        self.published.0.checkpoint.store(marks.checkpoint.0, Ordering::SeqCst);
+        self.published.0.covered.store(marks.covered.0, Ordering::SeqCst);
+        self.published.0.written.store(marks.written.0, Ordering::SeqCst);
+        let durable_before = self.published.0.durable.swap(marks.durable.0, Ordering::SeqCst);
         for &(sequence, ..) in core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed) {
             if sequence > core.announced {
                 self.waiters.notify(sequence, &mut core.tasks);
@@ -364,9 +364,9 @@ impl Engine {
         if core.drain.bytes > 0 && passed < 200_000_000 {
             let rate = u128::from(core.drain.bytes) * 1_000_000_000 / u128::from(passed);
             let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
-            let old = self.published.drain_rate.load(Ordering::Relaxed);
+            let old = self.published.0.drain_rate.load(Ordering::Relaxed);
             let mean = if old == 0 { rate } else { old / 2 + rate / 2 };
-            self.published.drain_rate.store(mean.max(1), Ordering::Relaxed);
+            self.published.0.drain_rate.store(mean.max(1), Ordering::Relaxed);
         }
         core.drain = Drain { since: now, bytes: 0, last: core.drain.last };
     }

@@ -1,6 +1,8 @@
-//! System calls that std does not offer, one thin safe function each.
+//! System calls and instructions that std does not offer safely, one thin safe function each.
 
 #![allow(unsafe_code)]
+
+mod crc;
 
 use std::ffi::c_void;
 use std::io;
@@ -8,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
+
+pub(crate) use crc::crc32c_append;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

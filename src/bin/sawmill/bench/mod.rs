@@ -82,7 +82,10 @@ impl Bench {
             "syscall" => Backend::Syscall,
             _ => Backend::Auto,
         };
-        Options::new().shards(self.shards).backend(backend).retain_bytes(RETAIN_BYTES / u64::from(self.shards))
+        Options::new()
+            .shards(self.shards)
+            .backend(backend)
+            .retain_bytes(RETAIN_BYTES / u64::from(self.shards))
     }
 
     fn measure(&self, place: &Place) -> Result<Report, Error> {
@@ -174,7 +177,9 @@ impl Place {
             return Ok(Place(path.canonicalize()?));
         }
         // The temporary directory is often memory, which says nothing of a disk.
-        for parent in [std::env::current_dir()?.join("target"), std::env::current_dir()?, std::env::temp_dir()] {
+        for parent in
+            [std::env::current_dir()?.join("target"), std::env::current_dir()?, std::env::temp_dir()]
+        {
             let path = parent.join(&name);
             if std::fs::create_dir(&path).is_ok() {
                 return Ok(Place(path));

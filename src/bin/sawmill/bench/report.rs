@@ -119,7 +119,17 @@ impl Report {
         let _ = writeln!(
             text,
             "{:<24} {:>10} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
-            "", "records/s", "MiB/s", "to bare", "p50 us", "p99 us", "p99.9 us", "CPU ns", "fill", "amp", "rec/blk"
+            "",
+            "records/s",
+            "MiB/s",
+            "to bare",
+            "p50 us",
+            "p99 us",
+            "p99.9 us",
+            "CPU ns",
+            "fill",
+            "amp",
+            "rec/blk"
         );
         for row in &self.rows {
             let latency = |quantile| match row.latencies.len() {
@@ -149,8 +159,11 @@ impl Report {
              CPU: per record, all threads, system time included; fill: headers and records per device byte; amp: device bytes per payload byte\n",
         );
         let (records, verified) = self.totals();
-        let _ = writeln!(text, "{records} records were durable before the clock stopped; {verified} of them are \
-            still kept and were read back");
+        let _ = writeln!(
+            text,
+            "{records} records were durable before the clock stopped; {verified} of them are \
+            still kept and were read back"
+        );
         if let Some(crash) = &self.crash {
             let _ = writeln!(text, "{crash}");
         }
@@ -158,7 +171,9 @@ impl Report {
     }
 
     fn totals(&self) -> (u64, u64) {
-        self.rows.iter().fold((0, 0), |(records, verified), row| (records + row.records, verified + row.verified))
+        self.rows
+            .iter()
+            .fold((0, 0), |(records, verified), row| (records + row.records, verified + row.verified))
     }
 
     pub fn json(&self) -> Value {

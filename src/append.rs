@@ -1,0 +1,465 @@
+//! The handles of an append: room first, then durability. Futures that need no runtime, with a
+//! blocking `wait` each.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::admission::{self, Call, Place};
+use crate::commit::{Commit, is_owner};
+use crate::error::AppendError;
+use crate::options::{Durability, Priority};
+use crate::position::Position;
+use crate::shard::{Batch, Engine, Hold, Placed, Refused};
+use crate::write::Write;
+
+enum Payloads<'a> {
+    One(Cow<'a, [u8]>),
+    Many(Vec<&'a [u8]>),
+}
+
+/// What is to be appended, kept until it is accepted.
+struct Job<'a> {
+    key: Cow<'a, [u8]>,
+    payloads: Payloads<'a>,
+    priority: Priority,
+    durability: Durability,
+}
+
+impl Job<'_> {
+    fn put(
+        &self,
+        engine: &Engine,
+        may_lead: bool,
+        positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        match &self.payloads {
+            Payloads::One(payload) => {
+                engine.put_one(&self.key, payload, self.priority, self.durability, may_lead)
+            }
+            Payloads::Many(payloads) => {
+                let batch = Batch { key: &self.key, payloads };
+                engine.put(&batch, self.priority, self.durability, may_lead, positions)
+            }
+        }
+    }
+}
+
+/// A job in line for room. Dropping it withdraws the append.
+struct Queued<'a> {
+    engine: Hold,
+    job: Job<'a>,
+    place: Place,
+}
+
+impl Drop for Queued<'_> {
+    /// Gives the place up, and offers what room there is to the next.
+    fn drop(&mut self) {
+        if is_owner() {
+            self.engine.admission.leave(&self.place);
+            admission::wake(self.engine.offer());
+        }
+    }
+}
+
+/// An append on its way. Only the parts know how to end, so that the fast path moves no more than a
+/// [`Commit`].
+enum State<'a> {
+    Accepted(Commit),
+    Queued(Queued<'a>),
+    Failed(AppendError),
+    /// It was told, and is told again to whoever asks again.
+    Done(Position),
+    /// Its commit was handed out.
+    Gone,
+}
+
+/// Positions of a batch's records; `None` for a single record.
+type Positions<'p> = Option<&'p mut Vec<Position>>;
+
+impl<'a> State<'a> {
+    /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
+    fn begin(engine: Hold, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
+        if !is_owner() {
+            return State::Failed(AppendError::Forked);
+        }
+        if engine.admission.is_shut() {
+            return State::Failed(engine.shut_error());
+        }
+        if engine.admission.is_clear() {
+            if let Some(positions) = positions.as_deref_mut() {
+                positions.clear();
+            }
+            match job.put(&engine, job.durability > Durability::Buffered, positions) {
+                Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
+                Err(Refused::Error(error)) => return State::Failed(error),
+                Err(Refused::NoRoom) => {}
+            }
+        }
+        let place = engine.admission.enter(job.priority);
+        State::Queued(Queued { engine, job, place })
+    }
+
+    /// One attempt to take room, in the call of whoever holds the handle. True once it is over.
+    fn attempt(&mut self, mut positions: Positions<'_>) -> bool {
+        let State::Queued(queued) = self else { return true };
+        let engine = &queued.engine;
+        if engine.admission.is_shut() {
+            *self = State::Failed(engine.shut_error());
+            return true;
+        }
+        if !engine.admission.is_turn(&queued.place) {
+            return false;
+        }
+        if let Some(positions) = positions.as_deref_mut() {
+            positions.clear();
+        }
+        match queued.job.put(engine, false, positions) {
+            Err(Refused::NoRoom) => {
+                if !engine.is_threaded() {
+                    make_room(engine);
+                }
+                false
+            }
+            Ok(placed) => {
+                let engine = engine.clone();
+                *self = State::Accepted(Commit::new(engine, &placed));
+                true
+            }
+            Err(Refused::Error(error)) => {
+                *self = State::Failed(error);
+                true
+            }
+        }
+    }
+
+    fn poll_admitted(&mut self, context: &mut Context<'_>, mut positions: Positions<'_>) -> Poll<()> {
+        // Twice: what becomes free after the call is left is offered through it.
+        for _ in 0..2 {
+            if self.attempt(positions.as_deref_mut()) {
+                return Poll::Ready(());
+            }
+            let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
+            engine.admission.wait(place, Call::Task(context.waker().clone()));
+        }
+        if let State::Queued(Queued { engine, .. }) = self
+            && !engine.is_threaded()
+        {
+            // Nobody else turns the shard: go on until it has room.
+            return if self.wait_admitted(None, positions) { Poll::Ready(()) } else { Poll::Pending };
+        }
+        Poll::Pending
+    }
+
+    /// Blocks until it is over; false if the time was over first.
+    fn wait_admitted(&mut self, deadline: Option<Instant>, mut positions: Positions<'_>) -> bool {
+        while !self.attempt(positions.as_deref_mut()) {
+            let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
+            if !engine.is_threaded() {
+                continue;
+            }
+            engine.admission.wait(place, Call::Thread(std::thread::current()));
+            if self.attempt(positions.as_deref_mut()) {
+                return true;
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(left) if left.is_zero() => return false,
+                Some(left) => std::thread::park_timeout(left),
+                None => std::thread::park(),
+            }
+        }
+        true
+    }
+
+    /// Blocks until the outcome is known; `None` if the time was over first.
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        positions: Positions<'_>,
+    ) -> Option<Result<Position, AppendError>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        if !self.wait_admitted(deadline, positions) {
+            return None;
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if let State::Accepted(commit) = self {
+            let outcome = commit.lead_and_wait(left)?;
+            *self = State::told(outcome);
+        }
+        Some(self.outcome())
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        positions: Positions<'_>,
+    ) -> Poll<Result<Position, AppendError>> {
+        if self.poll_admitted(context, positions).is_pending() {
+            return Poll::Pending;
+        }
+        if let State::Accepted(commit) = self {
+            commit.announce();
+            match Pin::new(commit).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(outcome) => *self = State::told(outcome),
+            }
+        }
+        Poll::Ready(self.outcome())
+    }
+
+    fn told(outcome: Result<Position, AppendError>) -> State<'a> {
+        outcome.map_or_else(State::Failed, State::Done)
+    }
+
+    fn outcome(&self) -> Result<Position, AppendError> {
+        match self {
+            State::Done(position) => Ok(*position),
+            State::Failed(error) => Err(error.clone()),
+            State::Accepted(_) | State::Queued(_) | State::Gone => unreachable!("its outcome is known"),
+        }
+    }
+
+    #[inline]
+    fn into_commit(self) -> Result<Commit, AppendError> {
+        match self {
+            State::Accepted(mut commit) => {
+                commit.announce();
+                Ok(commit)
+            }
+            State::Failed(error) => Err(error),
+            State::Queued(_) | State::Done(_) | State::Gone => unreachable!("it was admitted just now"),
+        }
+    }
+}
+
+/// Where nobody else turns the shard: makes the next segment, or writes blocks out.
+fn make_room(engine: &Engine) {
+    if engine.wants_segment() {
+        engine.make_segment();
+    } else {
+        let before = engine.blocks_in_use();
+        if let Some(target) = engine.last_target(Durability::Written) {
+            engine.ask_sync(&target);
+        }
+        engine.turn_until(|| engine.blocks_in_use() < before || engine.failure().is_some());
+    }
+}
+
+/// An append: room first, then durability. By [`Log::append`](crate::Log::append).
+///
+/// When there is room and nobody waits for it, the record was accepted in the call that made this
+/// handle, polled or not. Otherwise the handle waits in line: room is taken in its own poll or
+/// [`wait`](Append::wait), and dropping it withdraws the append. Once the record is accepted,
+/// dropping the handle does not withdraw it.
+#[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
+pub struct Append<'a>(State<'a>);
+
+impl<'a> Append<'a> {
+    #[inline]
+    pub(crate) fn begin(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
+        let durability = write.durability.unwrap_or(durability);
+        if is_owner() && engine.admission.is_clear() {
+            // Nothing is set up for a record that need not wait.
+            let (priority, may_lead) = (write.priority, durability > Durability::Buffered);
+            if let Ok(placed) = engine.put_one(&write.key, &write.payload, priority, durability, may_lead) {
+                return Append(State::Accepted(Commit::new(engine, &placed)));
+            }
+        }
+        Append::begin_slowly(engine, write, durability)
+    }
+
+    /// It may have to wait, or be told why it is refused.
+    #[cold]
+    fn begin_slowly(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
+        let (key, payloads) = (write.key, Payloads::One(write.payload));
+        Append(State::begin(engine, Job { key, payloads, priority: write.priority, durability }, None))
+    }
+
+    pub(crate) fn failed(error: AppendError) -> Append<'a> {
+        Append(State::Failed(error))
+    }
+
+    /// Blocks this thread until the record is as durable as it was asked to be.
+    ///
+    /// If the shard is idle this thread writes the block itself.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; only [`AppendError::ShardFailed`] leaves open whether the record is kept.
+    pub fn wait(mut self) -> Result<Position, AppendError> {
+        self.0.wait(None, None).expect("there is no time limit")
+    }
+
+    /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time was over first. What was
+    /// not accepted by then may be tried again by this handle, and is withdrawn if it is dropped.
+    ///
+    /// # Errors
+    /// As [`wait`](Append::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Position, AppendError>> {
+        self.0.wait(Some(timeout), None)
+    }
+
+    /// Waits for room only: the way to keep a window of appends in flight.
+    #[inline]
+    pub fn admitted(self) -> Admitted<'a> {
+        Admitted(self)
+    }
+}
+
+impl Future for Append<'_> {
+    type Output = Result<Position, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(context, None)
+    }
+}
+
+impl fmt::Debug for Append<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Append").finish_non_exhaustive()
+    }
+}
+
+/// An append that waits for room; gives its [`Commit`]. By [`Append::admitted`].
+///
+/// As a future it gives the commit once: polling it again after that panics.
+#[must_use = "a record that is not accepted is not appended"]
+pub struct Admitted<'a>(Append<'a>);
+
+impl Admitted<'_> {
+    /// Blocks this thread until the record is accepted.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; on an error the record was not accepted.
+    #[inline]
+    pub fn wait(mut self) -> Result<Commit, AppendError> {
+        if let State::Queued(_) = self.0.0 {
+            self.0.0.wait_admitted(None, None);
+        }
+        self.0.0.into_commit()
+    }
+}
+
+impl Future for Admitted<'_> {
+    type Output = Result<Commit, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!matches!(self.0.0, State::Gone), "the handle was polled after it was ready");
+        if self.0.0.poll_admitted(context, None).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(std::mem::replace(&mut self.0.0, State::Gone).into_commit())
+    }
+}
+
+impl fmt::Debug for Admitted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").finish_non_exhaustive()
+    }
+}
+
+/// An append of several records, all or none. By [`Log::append_batch`](crate::Log::append_batch).
+#[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
+pub struct AppendBatch<'a> {
+    state: State<'a>,
+    positions: Vec<Position>,
+}
+
+impl<'a> AppendBatch<'a> {
+    pub(crate) fn begin(
+        engine: Hold,
+        key: &'a [u8],
+        payloads: Vec<&'a [u8]>,
+        durability: Durability,
+    ) -> AppendBatch<'a> {
+        if payloads.is_empty() {
+            return AppendBatch::failed(AppendError::EmptyBatch);
+        }
+        let mut positions = Vec::with_capacity(payloads.len());
+        let (key, payloads) = (Cow::Borrowed(key), Payloads::Many(payloads));
+        let job = Job { key, payloads, priority: Priority::Normal, durability };
+        AppendBatch { state: State::begin(engine, job, Some(&mut positions)), positions }
+    }
+
+    pub(crate) fn failed(error: AppendError) -> AppendBatch<'a> {
+        AppendBatch { state: State::Failed(error), positions: Vec::new() }
+    }
+
+    /// Blocks this thread until the whole batch is as durable as it was asked to be.
+    ///
+    /// # Errors
+    /// As [`Append::wait`].
+    pub fn wait(mut self) -> Result<Vec<Position>, AppendError> {
+        self.state.wait(None, Some(&mut self.positions)).expect("there is no time limit")?;
+        Ok(self.positions)
+    }
+
+    /// Waits for room only, and gives the positions with a [`Commit`] of the whole batch: the way to
+    /// keep several batches in flight.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// let (commit, positions) = log.append_batch(b"", &[b"a", b"b"]).admitted().wait()?;
+    /// assert_eq!((commit.position(), positions.len()), (positions[0], 2));
+    /// commit.wait()?; // now both are durable
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn admitted(self) -> AdmittedBatch<'a> {
+        AdmittedBatch(self)
+    }
+}
+
+impl Future for AppendBatch<'_> {
+    type Output = Result<Vec<Position>, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let AppendBatch { state, positions } = &mut *self;
+        state.poll(context, Some(positions)).map(|result| result.map(|_| positions.clone()))
+    }
+}
+
+impl fmt::Debug for AppendBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppendBatch").finish_non_exhaustive()
+    }
+}
+
+/// A batch that waits for room; gives its [`Commit`] and positions. By [`AppendBatch::admitted`].
+///
+/// As a future it gives them once: polling it again after that panics.
+#[must_use = "a batch that is not accepted is not appended"]
+pub struct AdmittedBatch<'a>(AppendBatch<'a>);
+
+impl AdmittedBatch<'_> {
+    /// Blocks this thread until the batch is accepted.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; on an error nothing of the batch was accepted.
+    pub fn wait(mut self) -> Result<(Commit, Vec<Position>), AppendError> {
+        self.0.state.wait_admitted(None, Some(&mut self.0.positions));
+        Ok((self.0.state.into_commit()?, self.0.positions))
+    }
+}
+
+impl Future for AdmittedBatch<'_> {
+    type Output = Result<(Commit, Vec<Position>), AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let AppendBatch { state, positions } = &mut self.0;
+        assert!(!matches!(state, State::Gone), "the handle was polled after it was ready");
+        if state.poll_admitted(context, Some(positions)).is_pending() {
+            return Poll::Pending;
+        }
+        let commit = std::mem::replace(state, State::Gone).into_commit();
+        Poll::Ready(commit.map(|commit| (commit, std::mem::take(positions))))
+    }
+}
+
+impl fmt::Debug for AdmittedBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmittedBatch").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,43 @@
+//! A handle's hold on its shard.
+//!
+//! Every append takes one and gives it back. A single reference count would be the one word that all
+//! producers write, so there are several, and each thread uses its own.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Engine;
+use crate::sync::{CacheLine, thread_number};
+
+/// Above the number of cores, threads share counts, which costs little.
+const STRIPES: usize = 64;
+
+/// Keeps an engine alive; cheap to take from many threads at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold(Arc<CacheLine<Arc<Engine>>>);
+
+impl Deref for Hold {
+    type Target = Engine;
+
+    #[inline]
+    fn deref(&self) -> &Engine {
+        &self.0.0
+    }
+}
+
+/// Where holds of one engine come from.
+#[derive(Debug)]
+pub(crate) struct Holds(Box<[Hold]>);
+
+impl Holds {
+    pub(crate) fn new(engine: &Arc<Engine>) -> Holds {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let stripes = cores.next_power_of_two().min(STRIPES);
+        Holds((0..stripes).map(|_| Hold(Arc::new(CacheLine(engine.clone())))).collect())
+    }
+
+    #[inline]
+    pub(crate) fn take(&self) -> Hold {
+        self.0[thread_number() as usize & (self.0.len() - 1)].clone()
+    }
+}
