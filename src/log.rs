@@ -16,7 +16,8 @@ use crate::notice::Notices;
 use crate::open;
 use crate::options::{Config, Options};
 use crate::position::{Lsn, Position, ShardId};
-use crate::read::{self, Follow, Merged, Range, Record};
+use crate::read::{self, Follow, Merged, Range, Record, Source};
+use crate::read_only::LogReader;
 use crate::router::Router;
 use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
@@ -64,6 +65,15 @@ impl Log {
     /// See [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Log, OpenError> {
         Options::new().open(path)
+    }
+
+    /// Opens the log in `path` to read it beside its owner, living or dead: nothing is locked, written
+    /// or recovered. Serves what the log testifies to be durable.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<LogReader, OpenError> {
+        LogReader::open(path.as_ref())
     }
 
     pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Log, OpenError> {
@@ -174,7 +184,7 @@ impl Log {
     /// See [`ReadError`].
     pub fn get(&self, position: Position) -> Result<Record, ReadError> {
         let engine = self.engine(position.shard()).ok_or(ReadError::NoSuchShard(position.shard()))?;
-        read::get(engine, position)
+        read::get(&source(engine), position)
     }
 
     /// All shards' durable records within a range of times (nanoseconds since the Unix epoch), in
@@ -183,7 +193,7 @@ impl Log {
     /// # Errors
     /// Where no memory is to be had for the readers. Errors in reading come from the iterator.
     pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {
-        Merged::new(&self.inner.engines, &range)
+        Merged::new(self.inner.engines.iter().map(source), &range)
     }
 
     /// What the log has done, and how it does.
@@ -315,6 +325,11 @@ impl fmt::Debug for Log {
     }
 }
 
+/// A shard as what readers read from.
+fn source(engine: &Arc<Engine>) -> Arc<dyn Source> {
+    engine.clone()
+}
+
 /// One shard of a log. By [`Log::shard`].
 #[derive(Clone, Debug)]
 pub struct Shard {
@@ -391,7 +406,7 @@ impl Shard {
     /// A shard that does not exist. Errors in reading come from the iterator, which goes on behind
     /// them.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
-        Range::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), &range)
+        Range::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
     }
 
     /// The records from `lsn` on, and then what comes: a blocking iterator and a stream.
@@ -429,7 +444,7 @@ impl Shard {
             .random(&mut nonce)
             .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
         engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || {
-            read::find_cut(engine, lsn)
+            read::find_cut(&source(engine), lsn)
         })
     }
 }

@@ -43,12 +43,12 @@ fn shard_folder(shard: u16) -> String {
     format!("shard-{shard:04}")
 }
 
-fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |error| OpenError::Io { operation, path, source: Arc::new(error) }
 }
 
-fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
+pub(crate) fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
     let path = path.to_owned();
     move |error| match error {
         ManifestError::Missing => OpenError::ManifestDamaged {
@@ -158,7 +158,7 @@ fn open_locked(
     }
     // All shards are judged before anything is written.
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
-        judge_shard(device.as_ref(), &shard_path(path, &layout, shard), &manifest, shard, &config)
+        judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
     })?;
     let (keeper, asked) = channel();
     let keeper = device.threaded().then_some(keeper);
@@ -276,10 +276,10 @@ fn committer_config(capabilities: &Capabilities, layout: &Layout) -> CommitterCo
     }
 }
 
-fn shard_path(path: &Path, layout: &Layout, shard: u16) -> PathBuf {
-    let home = match layout.directories.len() {
+pub(crate) fn shard_path(path: &Path, directories: &[String], shard: u16) -> PathBuf {
+    let home = match directories.len() {
         0 => path.to_owned(),
-        count => PathBuf::from(&layout.directories[usize::from(shard) % count]),
+        count => PathBuf::from(&directories[usize::from(shard) % count]),
     };
     home.join(shard_folder(shard))
 }
@@ -371,7 +371,7 @@ fn create(
     let mut log_id = [0; 16];
     device.random(&mut log_id)?;
     for shard in 0..layout.shards {
-        let folder = device.directory(&shard_path(path, layout, shard))?;
+        let folder = device.directory(&shard_path(path, &layout.directories, shard))?;
         // Left by an earlier attempt.
         for name in folder.list()? {
             folder.remove(&name)?;
@@ -435,8 +435,7 @@ fn judge_shard(
     }
     let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
     let mut reader = SegmentReader::for_scan(config.block_bytes, largest).map_err(io("taking memory for"))?;
-    let row = *manifest.epochs.last().expect("a manifest has an epoch");
-    let scan = scan(&mut reader, store.segments(), &manifest.identity(&row), &row, manifest.checkpoint);
+    let scan = scan(&mut reader, store.segments(), manifest);
     let id = ShardId(shard);
     match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
         Verdict::Tail { cut } => {

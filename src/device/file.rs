@@ -34,7 +34,17 @@ impl Device for RealDevice {
         let path = path.canonicalize()?;
         let direct = has_direct(&path)?;
         let capabilities = Capabilities::of(file.as_fd(), direct);
-        Ok(Arc::new(RealDirectory { path, file, capabilities }))
+        Ok(Arc::new(RealDirectory { path, file, capabilities, writes: true }))
+    }
+
+    fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let file = fs::File::open(path)?;
+        if !file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        // Whether direct I/O is to be had is seen at each file.
+        let capabilities = Capabilities::of(file.as_fd(), true);
+        Ok(Arc::new(RealDirectory { path: path.canonicalize()?, file, capabilities, writes: false }))
     }
 
     fn now(&self) -> u64 {
@@ -116,12 +126,14 @@ struct RealDirectory {
     path: PathBuf,
     file: fs::File,
     capabilities: Capabilities,
+    /// Else it is only read in, and not ours.
+    writes: bool,
 }
 
 impl RealDirectory {
     fn options(&self) -> fs::OpenOptions {
         let mut options = fs::OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(self.writes);
         if self.capabilities.direct {
             options.custom_flags(libc::O_DIRECT);
         }
@@ -139,7 +151,13 @@ impl Directory for RealDirectory {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.options().open(self.path.join(name))?;
+        let path = self.path.join(name);
+        let file = match self.options().open(&path) {
+            Err(error) if !self.writes && error.raw_os_error() == Some(libc::EINVAL) => {
+                fs::File::open(&path)?
+            }
+            opened => opened?,
+        };
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }

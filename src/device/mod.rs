@@ -33,6 +33,9 @@ pub(crate) trait Device: Send + Sync + Debug {
     /// A folder that was made, and those above it that were, is durable on return.
     fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
 
+    /// Opens a folder that is there, to read in it and nothing else.
+    fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+
     /// Nanoseconds on a clock that never goes back.
     fn now(&self) -> u64;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Record;
+use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, RECORD_HEADER_BYTES, RecordFlags, Records,
@@ -12,7 +12,6 @@ use crate::format::{
 use crate::position::{Lsn, Position};
 use crate::recovery::SegmentReader;
 use crate::segment::StoreView;
-use crate::shard::Engine;
 
 /// Reads are this large, so that one holds several blocks.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -30,7 +29,7 @@ struct Partial {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    engine: Arc<Engine>,
+    source: Arc<dyn Source>,
     reader: SegmentReader,
     /// Where the next block stands or would.
     at: Lsn,
@@ -50,12 +49,12 @@ pub(super) enum Step {
 
 impl Cursor {
     /// A cursor at the first record at or above `from`.
-    pub(super) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Cursor, ReadError> {
-        let whole = usize::try_from(engine.segment_bytes()).unwrap_or(usize::MAX);
-        let window = WINDOW_BYTES.min(whole).max(engine.block_bytes() as usize * 2);
+    pub(super) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
+        let whole = usize::try_from(source.segment_bytes()).unwrap_or(usize::MAX);
+        let window = WINDOW_BYTES.min(whole).max(source.block_bytes() as usize * 2);
         let reader = SegmentReader::new(window)
-            .map_err(|error| ReadError::Io { shard: engine.id, source: Arc::new(error) })?;
-        let mut cursor = Cursor { engine, reader, at: from, from, ready: VecDeque::new(), partial: None };
+            .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
+        let mut cursor = Cursor { source, reader, at: from, from, ready: VecDeque::new(), partial: None };
         cursor.at = cursor.locate(from);
         Ok(cursor)
     }
@@ -65,14 +64,14 @@ impl Cursor {
     /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap
     /// at the end of a segment is smaller than a block.
     fn locate(&mut self, lsn: Lsn) -> Lsn {
-        let view = self.engine.view();
+        let view = self.source.view();
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
         let Some(index) = view.segment_of(lsn) else { return lsn };
         let segment = view.segments[index].clone();
         let lowest = segment
             .base()
             .max(row_start)
-            .max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.engine.block_bytes()))));
+            .max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.source.block_bytes()))));
         let mut place = Lsn(lsn.0 - lsn.0 % GRANULE);
         while place >= lowest {
             if let Some(header) = header_at(&mut self.reader, &view, place) {
@@ -121,12 +120,12 @@ impl Cursor {
             if self.at >= limit {
                 return Ok(None);
             }
-            let view = self.engine.view();
+            let view = self.source.view();
             if self.at < view.horizon && self.from < view.horizon {
                 let (lsn, horizon) = (self.from, view.horizon);
                 self.from = horizon;
                 self.at = self.locate(horizon);
-                return Err(ReadError::Truncated { shard: self.engine.id, lsn, horizon });
+                return Err(ReadError::Truncated { shard: self.source.id(), lsn, horizon });
             }
             let Some((row, owned_end)) = view.epochs.owner(self.at).map(|(row, end)| (*row, end)) else {
                 match view.epochs.next_owned(self.at) {
@@ -158,7 +157,7 @@ impl Cursor {
 
     /// The error for a block that is not there, with the cursor moved to the next one that is.
     fn damaged(&mut self, view: &StoreView, cause: Defect, end: Lsn) -> ReadError {
-        let shard = self.engine.id;
+        let shard = self.source.id();
         let lsn = self.at;
         let mut place = lsn;
         loop {
@@ -181,7 +180,7 @@ impl Cursor {
         }
         // Looked up after the read: what was truncated meanwhile is no damage, and its segment may
         // hold another life already. A block that reaches over the horizon is not truncated.
-        let now = self.engine.view();
+        let now = self.source.view_now();
         let horizon = now.horizon;
         if lsn < horizon && (self.at <= horizon || now.segment_of(lsn).is_none()) {
             self.from = self.from.max(horizon);
@@ -200,7 +199,7 @@ impl Cursor {
                 self.partial = None;
                 break;
             }
-            let position = Position::new(self.engine.id, header.epoch, record.lsn, header.lsn());
+            let position = Position::new(self.source.id(), header.epoch, record.lsn, header.lsn());
             let timestamp = header.timestamp + u64::from(record.index);
             let flags = record.header.flags;
             let key_bytes = usize::from(record.header.key_bytes);
@@ -240,18 +239,18 @@ impl Cursor {
         }
     }
 
-    pub(super) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+    pub(super) fn source(&self) -> &Arc<dyn Source> {
+        &self.source
     }
 }
 
 /// The place behind the record at `lsn`, where the log can be cut.
-pub(crate) fn find_cut(engine: &Arc<Engine>, lsn: Lsn) -> Result<Lsn, TruncateError> {
-    let shard = engine.id;
-    let mut cursor = Cursor::new(engine.clone(), lsn).map_err(TruncateError::Read)?;
+pub(crate) fn find_cut(source: &Arc<dyn Source>, lsn: Lsn) -> Result<Lsn, TruncateError> {
+    let shard = source.id();
+    let mut cursor = Cursor::new(source.clone(), lsn).map_err(TruncateError::Read)?;
     let mut found = false;
     while let Some((header, block, owned_end)) =
-        cursor.read_block(engine.durable()).map_err(TruncateError::Read)?
+        cursor.read_block(source.durable()).map_err(TruncateError::Read)?
     {
         let Ok(mut records) = Records::new(&header, &block) else { break };
         if !found && (header.end() <= lsn || lsn >= owned_end || !records.skip_to(lsn)) {

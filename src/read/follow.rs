@@ -57,7 +57,7 @@ impl Follow {
 
     /// The next record or error that is there; `None` if there is none now.
     fn step(&mut self) -> Option<Result<Record, ReadError>> {
-        let limit = self.cursor.engine().durable();
+        let limit = self.cursor.source().durable();
         match self.cursor.next(limit, Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),

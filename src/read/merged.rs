@@ -5,9 +5,8 @@ use std::collections::BinaryHeap;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use super::{Range, Record};
+use super::{Range, Record, Source};
 use crate::error::ReadError;
-use crate::shard::Engine;
 
 /// The records of all shards within a range of times, in the order of their times. By
 /// [`Log::merged`](crate::Log::merged).
@@ -28,7 +27,10 @@ pub struct Merged {
 }
 
 impl Merged {
-    pub(crate) fn new(engines: &[Arc<Engine>], range: &impl RangeBounds<u64>) -> Result<Merged, ReadError> {
+    pub(crate) fn new(
+        sources: impl IntoIterator<Item = Arc<dyn Source>>,
+        range: &impl RangeBounds<u64>,
+    ) -> Result<Merged, ReadError> {
         let first = match range.start_bound() {
             Bound::Included(time) => *time,
             Bound::Excluded(time) => time.saturating_add(1),
@@ -41,7 +43,7 @@ impl Merged {
         };
         // The limits of all shards are taken before the first record is read.
         let shards: Vec<Range> =
-            engines.iter().map(|engine| Range::new(engine.clone(), &..)).collect::<Result<_, _>>()?;
+            sources.into_iter().map(|source| Range::new(source, &..)).collect::<Result<_, _>>()?;
         let count = shards.len();
         Ok(Merged {
             shards,

@@ -9,6 +9,7 @@ mod get;
 mod merged;
 mod range;
 mod record;
+mod source;
 
 pub use follow::{Follow, FollowStop};
 pub use merged::Merged;
@@ -17,3 +18,4 @@ pub use record::Record;
 
 pub(crate) use cursor::find_cut;
 pub(crate) use get::get;
+pub(crate) use source::Source;

@@ -3,11 +3,10 @@
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use super::Record;
 use super::cursor::{Cursor, Step};
+use super::{Record, Source};
 use crate::error::ReadError;
 use crate::position::Lsn;
-use crate::shard::Engine;
 
 /// The records of a shard within a range, in order. By [`Shard::read`](crate::Shard::read).
 ///
@@ -37,12 +36,12 @@ pub(crate) fn bounds(range: &impl RangeBounds<Lsn>) -> (Option<Lsn>, Lsn) {
 }
 
 impl Range {
-    pub(crate) fn new(engine: Arc<Engine>, range: &impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+    pub(crate) fn new(source: Arc<dyn Source>, range: &impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         let (start, end) = bounds(range);
-        let limit = engine.durable();
+        let limit = source.durable();
         // Without a start it begins where the log does, which is no error.
-        let start = start.unwrap_or_else(|| engine.view().horizon);
-        Ok(Range { cursor: Cursor::new(engine, start)?, limit, end })
+        let start = start.unwrap_or_else(|| source.view().horizon);
+        Ok(Range { cursor: Cursor::new(source, start)?, limit, end })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Following the chain of blocks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::format::{BlockHeader, Defect, EpochRow, GRANULE, Identity, RecordFlags, Records};
+use crate::format::{BlockHeader, Defect, GRANULE, Identity, RecordFlags, Records, ShardManifest};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
 use crate::segment::Segment;
@@ -130,53 +131,84 @@ pub(crate) struct Scan {
     pub defect: Defect,
     /// Time of the last record found; 0 if there is none.
     pub timestamp: u64,
-    pub blocks: u64,
-    pub records: u64,
+    /// All below it is durable, as the manifest and the blocks themselves testify.
+    pub durable: Lsn,
+    testified: Lsn,
+    /// Ends of blocks above what is testified, each with the group that is open there.
+    untold: VecDeque<(Lsn, Option<Lsn>)>,
 }
 
-/// Follows the chain of the last epoch from `checkpoint`.
-pub(crate) fn scan(
-    reader: &mut SegmentReader,
-    segments: &[Arc<Segment>],
-    identity: &Identity,
-    row: &EpochRow,
-    checkpoint: Lsn,
-) -> Scan {
-    assert!(checkpoint.0 >= row.start, "the checkpoint lies in the last epoch");
-    let mut scan = Scan {
-        end: checkpoint,
-        open_group: None,
-        defect: Defect::NoHeader,
-        timestamp: 0,
-        blocks: 0,
-        records: 0,
-    };
-    loop {
-        let at = segments.iter().find(|segment| segment.contains(scan.end));
-        let next = segments.iter().find(|segment| segment.base() >= scan.end);
-        let mut accepted = None;
-        for (segment, lsn) in [at.map(|s| (s, scan.end)), next.map(|s| (s, s.base()))].into_iter().flatten() {
-            match reader.block(segment, identity, lsn, Some(scan.end)) {
+impl Scan {
+    /// Nothing yet, from the manifest's checkpoint on.
+    pub(crate) fn from(manifest: &ShardManifest) -> Scan {
+        let checkpoint = manifest.checkpoint;
+        let testified = manifest.covered.max(manifest.clean_end.unwrap_or_default());
+        Scan {
+            end: checkpoint,
+            open_group: None,
+            defect: Defect::NoHeader,
+            timestamp: 0,
+            durable: checkpoint,
+            testified,
+            untold: VecDeque::new(),
+        }
+    }
+
+    /// Follows the chain of an epoch as far as it goes.
+    pub(crate) fn advance(
+        &mut self,
+        reader: &mut SegmentReader,
+        segments: &[Arc<Segment>],
+        identity: &Identity,
+    ) {
+        while let Some(header) = self.next(reader, segments, identity) {
+            self.end = header.end();
+            self.defect = Defect::NoHeader;
+            self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
+            self.testified = self.testified.max(Lsn(header.covered));
+            self.untold.push_back((self.end, self.open_group));
+            while let Some(&(end, group)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
+                self.durable = self.durable.max(group.unwrap_or(end));
+                self.untold.pop_front();
+            }
+        }
+    }
+
+    /// The block that continues the chain.
+    fn next(
+        &mut self,
+        reader: &mut SegmentReader,
+        segments: &[Arc<Segment>],
+        identity: &Identity,
+    ) -> Option<BlockHeader> {
+        let at = segments.iter().find(|segment| segment.contains(self.end));
+        let next = segments.iter().find(|segment| segment.base() >= self.end);
+        let places = [at.map(|segment| (segment, self.end)), next.map(|segment| (segment, segment.base()))];
+        for (segment, lsn) in places.into_iter().flatten() {
+            match reader.block(segment, identity, lsn, Some(self.end)) {
                 Ok((header, block)) => {
-                    let records = Records::new(&header, block).expect("checked above");
+                    let records = Records::new(&header, block).expect("checked by the reader");
                     for record in records.flatten() {
-                        note_group(&mut scan.open_group, record.lsn, record.header.flags);
+                        note_group(&mut self.open_group, record.lsn, record.header.flags);
                     }
-                    accepted = Some(header);
-                    break;
+                    return Some(header);
                 }
                 // The defect that counts is that of the place where the chain would go on.
-                Err(defect) if lsn == scan.end || at.is_none() => scan.defect = defect,
+                Err(defect) if lsn == self.end || at.is_none() => self.defect = defect,
                 Err(_) => {}
             }
         }
-        let Some(header) = accepted else { return scan };
-        scan.end = header.end();
-        scan.defect = Defect::NoHeader;
-        scan.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
-        scan.blocks += 1;
-        scan.records += u64::from(header.record_count);
+        None
     }
+}
+
+/// Follows the chain of the last epoch from the checkpoint.
+pub(crate) fn scan(reader: &mut SegmentReader, segments: &[Arc<Segment>], manifest: &ShardManifest) -> Scan {
+    let row = manifest.epochs.last().expect("a manifest has an epoch");
+    assert!(manifest.checkpoint.0 >= row.start, "the checkpoint lies in the last epoch");
+    let mut scan = Scan::from(manifest);
+    scan.advance(reader, segments, &manifest.identity(row));
+    scan
 }
 
 /// Tracks where the group that is open behind a record began.

@@ -12,6 +12,9 @@ use crate::pool::AlignedBuffer;
 /// Room for 2,600 segments or 2,000 epochs at once; it grows beyond that.
 const SLOT_BYTES: u64 = 64 << 10;
 
+/// A write of a copy takes a millisecond or so; this is far more.
+const PEEKS_MAX: u32 = 200;
+
 /// Why no manifest could be read.
 #[derive(Debug)]
 pub(crate) enum ManifestError {
@@ -117,6 +120,46 @@ impl ManifestFiles {
         let [first, second] = copies;
         let (sequence, body) = if lower == 1 { first } else { second }.expect("the higher copy is valid");
         Ok((ManifestFiles { kind, files, sequence, lower, capacity }, body, mended))
+    }
+
+    /// The body of the valid copy, read beside whoever owns it.
+    ///
+    /// The owner overwrites one copy after the other, so both can be caught half written in turn, and
+    /// are then looked at again.
+    pub(crate) fn peek(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+    ) -> Result<Vec<u8>, ManifestError> {
+        let mut defects = [Defect::Short; 2];
+        for _ in 0..PEEKS_MAX {
+            let mut found = None;
+            let mut missing = 0;
+            for (name, defect) in names(prefix).iter().zip(&mut defects) {
+                let file = match directory.open(name) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        missing += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                match decode_slot(kind, &read_whole(file.as_ref())?) {
+                    Ok((sequence, body)) if found.as_ref().is_none_or(|(best, _)| sequence > *best) => {
+                        found = Some((sequence, body.to_vec()));
+                    }
+                    Ok(_) => {}
+                    Err(Defect::Version) => return Err(ManifestError::TooNew),
+                    Err(found) => *defect = found,
+                }
+            }
+            match found {
+                Some((_, body)) => return Ok(body),
+                None if missing == 2 => return Err(ManifestError::Missing),
+                None => std::thread::yield_now(),
+            }
+        }
+        Err(ManifestError::Damaged(defects))
     }
 
     /// Takes the room that a body of this size needs; an error leaves everything as it was.

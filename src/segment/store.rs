@@ -85,6 +85,54 @@ impl StoreView {
     }
 }
 
+/// The segments that a manifest lists, and the rows of those that are missing or too short.
+fn open_segments(
+    directory: &dyn Directory,
+    manifest: &ShardManifest,
+) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
+    let (mut segments, mut missing) = (Vec::new(), Vec::new());
+    for &row in &manifest.segments {
+        match directory.open(&segment_name(row.file)) {
+            Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
+            Ok(_) => missing.push(row),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((segments, missing))
+}
+
+fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>]) -> StoreView {
+    StoreView {
+        log_id: manifest.log_id,
+        shard: manifest.shard,
+        horizon: manifest.horizon,
+        epochs: manifest.epochs.clone(),
+        segments: segments.to_vec(),
+    }
+}
+
+/// A shard's manifest and segments, read beside whoever owns them: nothing is locked or written.
+#[derive(Debug)]
+pub(crate) struct Glimpse {
+    pub manifest: ShardManifest,
+    pub segments: Vec<Arc<Segment>>,
+    pub missing: Vec<SegmentRow>,
+}
+
+impl Glimpse {
+    pub(crate) fn of(directory: &dyn Directory) -> Result<Glimpse, ManifestError> {
+        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
+        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
+        let (segments, missing) = open_segments(directory, &manifest)?;
+        Ok(Glimpse { manifest, segments, missing })
+    }
+
+    pub(crate) fn view(&self) -> StoreView {
+        view_of(&self.manifest, &self.segments)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ShardStore {
@@ -138,16 +186,7 @@ impl ShardStore {
         let (slots, body, mended) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let mut segments = Vec::new();
-        let mut missing = Vec::new();
-        for &row in &manifest.segments {
-            match directory.open(&segment_name(row.file)) {
-                Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
-                Ok(_) => missing.push(row),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest)?;
         let mut spares = Vec::new();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
             if manifest.segments.iter().all(|row| row.file != number) {
@@ -184,13 +223,7 @@ impl ShardStore {
     }
 
     pub(crate) fn view(&self) -> StoreView {
-        StoreView {
-            log_id: self.manifest.log_id,
-            shard: self.manifest.shard,
-            horizon: self.manifest.horizon,
-            epochs: self.manifest.epochs.clone(),
-            segments: self.segments.clone(),
-        }
+        view_of(&self.manifest, &self.segments)
     }
 
     /// Makes `next` the manifest, durably; on an error the old one stays in force here.

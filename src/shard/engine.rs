@@ -338,20 +338,18 @@ impl Engine {
 
     // Reading.
 
-    /// Runs with a reader that holds any block; its buffer is kept for the next one.
-    pub(crate) fn with_reader<T>(&self, run: impl FnOnce(&mut SegmentReader) -> T) -> io::Result<T> {
+    /// A reader that holds any block; its buffer is kept for the next one.
+    pub(crate) fn lend_reader(&self) -> io::Result<SegmentReader> {
         let kept = lock(&self.readers).pop();
-        let mut reader = match kept {
-            Some(reader) => reader,
-            None => SegmentReader::new(self.pool.block_bytes() as usize * 2)?,
-        };
+        kept.map_or_else(|| SegmentReader::new(self.pool.block_bytes() as usize * 2), Ok)
+    }
+
+    pub(crate) fn give_back(&self, mut reader: SegmentReader) {
         reader.forget();
-        let result = run(&mut reader);
         let mut readers = lock(&self.readers);
         if readers.len() < 4 {
             readers.push(reader);
         }
-        Ok(result)
     }
 
     /// The largest segment.

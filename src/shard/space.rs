@@ -191,11 +191,11 @@ impl Engine {
     fn is_older(&self, view: &StoreView, segment: &Segment, before: u64) -> bool {
         let next = view.segments.iter().find(|next| next.base() >= segment.end());
         let Some(next) = next.filter(|next| next.base() < self.durable()) else { return false };
-        let header = self.with_reader(|reader| {
-            let bytes = reader.bytes(next, 0, GRANULE as usize).ok()?;
-            BlockHeader::decode(bytes).ok()
-        });
-        header.ok().flatten().is_some_and(|header| {
+        let Ok(mut reader) = self.lend_reader() else { return false };
+        let header =
+            reader.bytes(next, 0, GRANULE as usize).ok().and_then(|bytes| BlockHeader::decode(bytes).ok());
+        self.give_back(reader);
+        header.is_some_and(|header| {
             header.is_of(&view.log_id, view.shard) && header.lsn() == next.base() && header.timestamp < before
         })
     }

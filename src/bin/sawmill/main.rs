@@ -3,10 +3,19 @@
 //! Exit codes: 0, all is well; 1, something could not be done; 2, wrong arguments; 3, damage found.
 
 mod bench;
+mod dump;
+mod show;
+mod stat;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Damage was found.
+const DAMAGED: u8 = 3;
 
 /// An append-only log engine: measure a disk with it, and look into logs.
 #[derive(Debug, Parser)]
@@ -18,19 +27,38 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ingest records, beside the same writes without the engine; then kill a writer and check.
     Bench(bench::Bench),
+    Stat(stat::Stat),
+    Dump(dump::Dump),
+    Tail(dump::Tail),
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Stat(stat) => stat.run(),
+        Command::Dump(dump) => dump.run(),
+        Command::Tail(tail) => tail.run(),
+        Command::Verify(verify) => verify.run(),
     };
     match result {
         Ok(code) => code,
+        // Whoever read the output has had enough.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sawmill: {error}");
-            ExitCode::from(1)
+            let damaged = error.downcast_ref::<sawmill::OpenError>().is_some_and(|error| {
+                matches!(
+                    error,
+                    sawmill::OpenError::Damaged { .. } | sawmill::OpenError::ManifestDamaged { .. }
+                )
+            });
+            ExitCode::from(if damaged { DAMAGED } else { 1 })
         }
     }
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

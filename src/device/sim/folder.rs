@@ -27,6 +27,15 @@ impl Device for SimDevice {
         Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
     }
 
+    fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let mut world = self.machine.world();
+        world.step(self.life)?;
+        if !world.folders.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
+    }
+
     fn now(&self) -> u64 {
         self.machine.world().now
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use sawmill::{Log, Options, Position};
 use serde_json::{Value, json};
 
-use super::Error;
+use crate::Error;
 
 /// After this many acknowledgements the child is killed.
 const ACKNOWLEDGEMENTS: usize = 20_000;

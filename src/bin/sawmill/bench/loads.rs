@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use sawmill::ceiling::cpu_time;
 use sawmill::{Commit, Durability, Log, Lsn, ShardId, Stats, Write};
 
-use super::Error;
+use crate::Error;
 
 /// Latencies of windowed records are looked at this often: two clock reads are half of what such a
 /// record costs.

@@ -16,7 +16,7 @@ use sawmill::{Backend, Durability, Log, Options};
 use loads::{Load, Outcome};
 use report::{Report, Row};
 
-pub type Error = Box<dyn std::error::Error>;
+use crate::Error;
 
 /// Larger than any drive's cache of recently written blocks would help with, small enough to make.
 const BARE_BYTES: u64 = 1 << 30;

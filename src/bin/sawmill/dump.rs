@@ -1,0 +1,154 @@
+//! `sawmill dump` and `sawmill tail`: records of a log, read beside its owner.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use sawmill::{Log, LogReader, Lsn, ReadError, Record, ShardId};
+
+use crate::show::Format;
+use crate::{DAMAGED, Error};
+
+/// Print the records of a log in the order of their times, or of one shard in its order.
+#[derive(Debug, Args)]
+pub struct Dump {
+    /// The log's directory.
+    dir: PathBuf,
+    /// Of this shard alone.
+    #[arg(long)]
+    shard: Option<u16>,
+    /// From this LSN on, of a shard.
+    #[arg(long, default_value_t = 0, requires = "shard")]
+    from: u64,
+    /// At most so many.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// How records are shown.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Print the last records of a log, and with --follow those that come.
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The log's directory.
+    dir: PathBuf,
+    /// Of this shard alone.
+    #[arg(long)]
+    shard: Option<u16>,
+    /// How many of each shard to begin with.
+    #[arg(short = 'n', long, default_value_t = 10)]
+    lines: usize,
+    /// Go on with what comes, until interrupted.
+    #[arg(short, long)]
+    follow: bool,
+    /// How records are shown.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// How often a followed log is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Prints what there is and tells of damage; true if there was any.
+fn print(
+    records: impl Iterator<Item = Result<Record, ReadError>>,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<bool, Error> {
+    let mut damaged = false;
+    for record in records {
+        match record {
+            Ok(record) => format.write(&record, out)?,
+            Err(error @ (ReadError::Damaged { .. } | ReadError::Truncated { .. })) => {
+                eprintln!("sawmill: {error}");
+                damaged |= matches!(error, ReadError::Damaged { .. });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(damaged)
+}
+
+fn code(damaged: bool) -> ExitCode {
+    if damaged { ExitCode::from(DAMAGED) } else { ExitCode::SUCCESS }
+}
+
+impl Dump {
+    pub fn run(&self) -> Result<ExitCode, Error> {
+        let log = Log::open_read_only(&self.dir)?;
+        let mut out = BufWriter::new(io::stdout().lock());
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let damaged = match self.shard {
+            Some(shard) => {
+                // An explicit start below the horizon is told; the default one is where the log begins.
+                let shard = log.shard(ShardId(shard));
+                let records = if self.from == 0 { shard.read(..)? } else { shard.read(Lsn(self.from)..)? };
+                print(records.take(limit), self.format, &mut out)?
+            }
+            None => print(log.merged(..)?.take(limit), self.format, &mut out)?,
+        };
+        out.flush()?;
+        Ok(code(damaged))
+    }
+}
+
+impl Tail {
+    pub fn run(&self) -> Result<ExitCode, Error> {
+        let log = Log::open_read_only(&self.dir)?;
+        let shards: Vec<u16> = self.shard.map_or_else(|| (0..log.shards()).collect(), |shard| vec![shard]);
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut damaged = false;
+        let mut next = Vec::new();
+        for &shard in &shards {
+            let (last, end) = self.last(&log, ShardId(shard), &mut damaged)?;
+            print(last.into_iter().map(Ok), self.format, &mut out)?;
+            next.push(end);
+        }
+        out.flush()?;
+        while self.follow {
+            std::thread::sleep(LOOK_EVERY);
+            for (&shard, from) in shards.iter().zip(&mut next) {
+                let reader = log.shard(ShardId(shard));
+                let end = reader.durable_lsn()?;
+                if end > *from {
+                    damaged |= print(reader.read(*from..end)?, self.format, &mut out)?;
+                    *from = end;
+                }
+            }
+            out.flush()?;
+        }
+        Ok(code(damaged))
+    }
+
+    /// The last records of a shard, and where what comes will begin.
+    fn last(&self, log: &LogReader, shard: ShardId, damaged: &mut bool) -> Result<(Vec<Record>, Lsn), Error> {
+        let reader = log.shard(shard);
+        let end = reader.durable_lsn()?;
+        // Twice as far back each time, until there are enough or it is everything.
+        let mut back = 1u64 << 20;
+        loop {
+            let from = Lsn(end.0.saturating_sub(back));
+            let mut last = std::collections::VecDeque::new();
+            for record in reader.read(from..end)? {
+                match record {
+                    Ok(record) => {
+                        last.push_back(record);
+                        if last.len() > self.lines {
+                            last.pop_front();
+                        }
+                    }
+                    Err(ReadError::Damaged { .. }) => *damaged = true,
+                    Err(ReadError::Truncated { .. }) => back = u64::MAX,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if last.len() >= self.lines || back >= end.0 {
+                return Ok((last.into(), end));
+            }
+            back = back.saturating_mul(8);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Where readers read from: a shard that is open here, or the files of one that somebody else owns.
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::{AppendError, ReadError};
+use crate::options::Durability;
+use crate::position::{Lsn, ShardId};
+use crate::recovery::SegmentReader;
+use crate::segment::StoreView;
+use crate::shard::{Engine, Target};
+
+/// See the module.
+pub(crate) trait Source: Send + Sync + Debug {
+    fn id(&self) -> ShardId;
+
+    /// What the shard has now.
+    fn view(&self) -> Arc<StoreView>;
+
+    /// The same, after a read that found something else than it should: a log of somebody else may
+    /// have changed meanwhile.
+    fn view_now(&self) -> Arc<StoreView> {
+        self.view()
+    }
+
+    /// All below it is durable.
+    fn durable(&self) -> Lsn;
+
+    /// All below it is written.
+    fn written(&self) -> Lsn;
+
+    /// Makes what was accepted up to `lsn` written, or everything if `whole`; false if nothing was
+    /// accepted there.
+    fn flush(&self, lsn: Lsn, whole: bool) -> Result<bool, ReadError>;
+
+    fn block_bytes(&self) -> u32;
+
+    /// The largest segment.
+    fn segment_bytes(&self) -> u64;
+
+    /// A reader that holds any block, kept from an earlier use if there is one.
+    fn lend_reader(&self) -> io::Result<SegmentReader>;
+
+    fn give_back(&self, reader: SegmentReader);
+}
+
+impl Source for Engine {
+    fn id(&self) -> ShardId {
+        self.id
+    }
+
+    fn view(&self) -> Arc<StoreView> {
+        self.view()
+    }
+
+    fn durable(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn written(&self) -> Lsn {
+        self.written()
+    }
+
+    fn flush(&self, lsn: Lsn, whole: bool) -> Result<bool, ReadError> {
+        let written = self.written();
+        if written > lsn && !whole {
+            return Ok(true);
+        }
+        let Some(last) = self.last_target(Durability::Written) else { return Ok(false) };
+        if last.lsn < lsn {
+            return Ok(false);
+        }
+        let target = if whole { last } else { Target { lsn, ..last } };
+        if written > target.lsn {
+            return Ok(true);
+        }
+        self.ask_sync(&last);
+        match self.wait(&target, None) {
+            Some(Ok(())) => Ok(true),
+            Some(Err(AppendError::ShardFailed(failure))) => Err(ReadError::ShardFailed(failure)),
+            _ => Err(ReadError::Closed),
+        }
+    }
+
+    fn block_bytes(&self) -> u32 {
+        self.block_bytes()
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.segment_bytes()
+    }
+
+    fn lend_reader(&self) -> io::Result<SegmentReader> {
+        self.lend_reader()
+    }
+
+    fn give_back(&self, reader: SegmentReader) {
+        self.give_back(reader);
+    }
+}

@@ -1,0 +1,398 @@
+//! Reading a log beside its owner: no lock, no write, no recovery.
+//!
+//! What is served is what the log itself testifies to be durable: the manifest, and the covered LSN
+//! that every block carries. That is a little less than the owner knows, by the blocks that were
+//! written last; an idle log catches up by its idle marker.
+
+use std::fmt;
+use std::io;
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::device::{Device, Directory, RealDevice};
+use crate::error::{OpenError, ReadError};
+use crate::format::{LogManifest, SlotKind};
+use crate::open::{at, manifest_error, shard_path};
+use crate::position::{Lsn, Position, ShardId};
+use crate::read::{self, Merged, Range, Record, Source};
+use crate::recovery::{self, Damage, Scan, SegmentReader, Verdict};
+use crate::segment::{Glimpse, ManifestError, ManifestFiles, StoreView};
+use crate::sync::lock;
+
+/// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let owner = sawmill::Options::new().shards(1).open(dir.path())?;
+/// # owner.append(b"a").wait()?;
+/// # owner.append(b"b").wait()?; // whose block testifies that the first one is durable
+/// let log = sawmill::Log::open_read_only(dir.path())?;
+/// for record in log.shard(sawmill::ShardId(0)).read(..)? {
+///     println!("{}", record?.position());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct LogReader {
+    path: PathBuf,
+    shards: Vec<Arc<ForeignShard>>,
+}
+
+/// A shard of a log that is read and not owned. By [`LogReader::shard`].
+#[derive(Clone, Debug)]
+pub struct ShardReader {
+    id: ShardId,
+    shard: Option<Arc<ForeignShard>>,
+}
+
+/// What a shard has on disk. By [`LogReader::summary`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShardSummary {
+    /// Which.
+    pub shard: ShardId,
+    /// Where the log begins.
+    pub horizon: Lsn,
+    /// All records below it are known to be durable.
+    pub durable_lsn: Lsn,
+    /// Where the last intact block ends.
+    pub end: Lsn,
+    /// From where an open would have to read.
+    pub checkpoint: Lsn,
+    /// The log was closed, and its end recorded.
+    pub closed: bool,
+    /// The number of the epoch that it is in.
+    pub epoch: u32,
+    /// Segment files that it lists.
+    pub segments: usize,
+    /// Bytes of these.
+    pub segment_bytes: u64,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+/// A place that is not as it was written. By [`LogReader::verify`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Finding {
+    /// Found by reading.
+    #[error("{0}")]
+    Read(ReadError),
+    /// Something that was durable is missing where the shard's log ends.
+    #[error("shard {shard} ends at LSN {lsn}: {cause}")]
+    End {
+        /// The shard.
+        shard: ShardId,
+        /// Where the readable part ends.
+        lsn: Lsn,
+        /// What betrays the damage.
+        cause: Damage,
+    },
+}
+
+/// What [`LogReader::verify`] saw.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Records whose checksums are right.
+    pub records: u64,
+    /// Bytes of their keys and payloads.
+    pub bytes: u64,
+    /// Everything that is not as it was written.
+    pub findings: Vec<Finding>,
+}
+
+impl LogReader {
+    pub(crate) fn open(path: &Path) -> Result<LogReader, OpenError> {
+        LogReader::open_on(&RealDevice::new(), path)
+    }
+
+    fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
+        let directory = device.directory_to_read(path).map_err(at("opening the directory", path))?;
+        let body =
+            ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
+                ManifestError::Missing => at("reading the manifest", path)(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "there is no log",
+                )),
+                error => manifest_error(path)(error),
+            })?;
+        let log = LogManifest::decode(&body)
+            .map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))?;
+        let shards = (0..log.shards).map(|shard| {
+            let path = shard_path(path, &log.directories, shard);
+            let directory =
+                device.directory_to_read(&path).map_err(at("opening the shard's folder", &path))?;
+            let glimpse = Glimpse::of(directory.as_ref()).map_err(manifest_error(&path))?;
+            let shard = ForeignShard {
+                id: ShardId(shard),
+                directory,
+                block_bytes: log.block_bytes,
+                segment_bytes: log.segment_bytes,
+                state: Mutex::new(State {
+                    view: Arc::new(glimpse.view()),
+                    scan: Scan::from(&glimpse.manifest),
+                    glimpse,
+                }),
+            };
+            Ok(Arc::new(shard))
+        });
+        Ok(LogReader { path: path.to_owned(), shards: shards.collect::<Result<_, OpenError>>()? })
+    }
+
+    /// Where the log lives.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many shards the log has.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    /// One shard. One that does not exist is an error of what is asked of it.
+    #[must_use]
+    pub fn shard(&self, shard: ShardId) -> ShardReader {
+        ShardReader { id: shard, shard: self.shards.get(usize::from(shard.0)).cloned() }
+    }
+
+    /// Reads the record at a position, if it is known to be durable.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; [`ReadError::NotAPosition`] also of one that is not known to be durable yet.
+    pub fn get(&self, position: Position) -> Result<Record, ReadError> {
+        let shard = self.shards.get(usize::from(position.shard().0));
+        let shard = shard.ok_or(ReadError::NoSuchShard(position.shard()))?;
+        shard.refresh()?;
+        read::get(&shard.source(), position)
+    }
+
+    /// As [`Log::merged`](crate::Log::merged), of what is known to be durable now.
+    ///
+    /// # Errors
+    /// Where the log's files cannot be read. Errors in reading records come from the iterator.
+    pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {
+        for shard in &self.shards {
+            shard.refresh()?;
+        }
+        Merged::new(self.shards.iter().map(ForeignShard::source), &range)
+    }
+
+    /// What each shard has on disk now.
+    ///
+    /// # Errors
+    /// Where the log's files cannot be read.
+    pub fn summary(&self) -> Result<Vec<ShardSummary>, ReadError> {
+        self.shards.iter().map(|shard| shard.summary()).collect()
+    }
+
+    /// Reads everything, checks every checksum, and judges the end of each shard as an open would.
+    ///
+    /// Changes nothing, and may run beside the owner: what it truncates meanwhile is no damage.
+    ///
+    /// # Errors
+    /// Where the log's files cannot be read at all; damage is what the result is for.
+    pub fn verify(&self) -> Result<Verified, ReadError> {
+        let mut verified = Verified::default();
+        for shard in &self.shards {
+            verified.findings.extend(shard.verify_end()?);
+            for record in Range::new(shard.source(), &..)? {
+                match record {
+                    Ok(record) => {
+                        verified.records += 1;
+                        verified.bytes += (record.key().len() + record.payload().len()) as u64;
+                    }
+                    Err(ReadError::Truncated { .. }) => {}
+                    Err(error) => verified.findings.push(Finding::Read(error)),
+                }
+            }
+        }
+        Ok(verified)
+    }
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogReader")
+            .field("path", &self.path)
+            .field("shards", &self.shards())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShardReader {
+    fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
+        let shard = self.shard.as_ref().ok_or(ReadError::NoSuchShard(self.id))?;
+        shard.refresh()?;
+        Ok(shard)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// All records below it are known to be durable now.
+    ///
+    /// # Errors
+    /// A shard that does not exist, or files that cannot be read.
+    pub fn durable_lsn(&self) -> Result<Lsn, ReadError> {
+        Ok(self.shard()?.durable())
+    }
+
+    /// As [`Shard::read`](crate::Shard::read), of what is known to be durable now.
+    ///
+    /// # Errors
+    /// A shard that does not exist, or files that cannot be read. Errors in reading records come from
+    /// the iterator.
+    pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+        Range::new(self.shard()?.source(), &range)
+    }
+}
+
+/// A shard of somebody else's.
+#[derive(Debug)]
+struct ForeignShard {
+    id: ShardId,
+    directory: Arc<dyn Directory>,
+    block_bytes: u32,
+    segment_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    glimpse: Glimpse,
+    view: Arc<StoreView>,
+    /// How far the chain of the last epoch was followed.
+    scan: Scan,
+}
+
+impl ForeignShard {
+    fn source(self: &Arc<ForeignShard>) -> Arc<dyn Source> {
+        self.clone()
+    }
+
+    fn io(&self, source: io::Error) -> ReadError {
+        ReadError::Io { shard: self.id, source: Arc::new(source) }
+    }
+
+    fn reader(&self) -> Result<SegmentReader, ReadError> {
+        SegmentReader::for_scan(self.block_bytes, self.segment_bytes).map_err(|error| self.io(error))
+    }
+
+    /// Reads the manifest again; what it cannot read stays as it was.
+    fn reload(&self, state: &mut State) -> Result<(), ReadError> {
+        let glimpse = Glimpse::of(self.directory.as_ref()).map_err(|error| {
+            self.io(match error {
+                ManifestError::Io(error) => error,
+                error => io::Error::other(format!("the manifest cannot be read: {error:?}")),
+            })
+        })?;
+        state.view = Arc::new(glimpse.view());
+        // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
+        let same = glimpse.manifest.epochs.last() == state.glimpse.manifest.epochs.last();
+        if !same || state.scan.end < glimpse.manifest.checkpoint {
+            state.scan = Scan::from(&glimpse.manifest);
+        }
+        state.glimpse = glimpse;
+        Ok(())
+    }
+
+    /// Looks how far the log has got.
+    fn refresh(&self) -> Result<(), ReadError> {
+        let mut reader = self.reader()?;
+        self.follow(&mut lock(&self.state), &mut reader)
+    }
+
+    fn follow(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
+        self.reload(state)?;
+        let row = *state.glimpse.manifest.epochs.last().expect("a manifest has an epoch");
+        let identity = state.glimpse.manifest.identity(&row);
+        state.scan.advance(reader, &state.glimpse.segments, &identity);
+        Ok(())
+    }
+
+    fn summary(&self) -> Result<ShardSummary, ReadError> {
+        self.refresh()?;
+        let state = lock(&self.state);
+        let manifest = &state.glimpse.manifest;
+        Ok(ShardSummary {
+            shard: self.id,
+            horizon: manifest.horizon,
+            durable_lsn: state.scan.durable,
+            end: state.scan.end,
+            checkpoint: manifest.checkpoint,
+            closed: manifest.clean_end.is_some(),
+            epoch: manifest.epochs.last().map_or(0, |row| row.epoch),
+            segments: manifest.segments.len(),
+            segment_bytes: manifest.segments.iter().map(|row| row.bytes).sum(),
+            path: self.directory.path().to_owned(),
+        })
+    }
+
+    /// Judges the end as an open would. The owner may go on meanwhile: an end that moves is none.
+    fn verify_end(&self) -> Result<Option<Finding>, ReadError> {
+        let mut last = None;
+        loop {
+            let mut reader = self.reader()?;
+            let mut state = lock(&self.state);
+            self.follow(&mut state, &mut reader)?;
+            let (glimpse, scan) = (&state.glimpse, &state.scan);
+            let verdict =
+                recovery::judge(&mut reader, &glimpse.segments, &glimpse.manifest, &glimpse.missing, scan);
+            let Verdict::Damaged { lsn, cause } = verdict else { return Ok(None) };
+            if last == Some((scan.end, glimpse.manifest.next_file)) {
+                return Ok(Some(Finding::End { shard: self.id, lsn, cause }));
+            }
+            last = Some((scan.end, glimpse.manifest.next_file));
+        }
+    }
+}
+
+impl Source for ForeignShard {
+    fn id(&self) -> ShardId {
+        self.id
+    }
+
+    fn view(&self) -> Arc<StoreView> {
+        lock(&self.state).view.clone()
+    }
+
+    fn view_now(&self) -> Arc<StoreView> {
+        let mut state = lock(&self.state);
+        // If it cannot be read now, what was known stands, and the damage is told as it was found.
+        let _ = self.reload(&mut state);
+        state.view.clone()
+    }
+
+    fn durable(&self) -> Lsn {
+        lock(&self.state).scan.durable
+    }
+
+    fn written(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn flush(&self, lsn: Lsn, _whole: bool) -> Result<bool, ReadError> {
+        Ok(lsn < self.durable())
+    }
+
+    fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    fn lend_reader(&self) -> io::Result<SegmentReader> {
+        SegmentReader::new(self.block_bytes as usize * 2)
+    }
+
+    fn give_back(&self, _: SegmentReader) {}
+}
