@@ -255,6 +255,47 @@ pub enum TruncateError {
     },
 }
 
+/// Why a consumer could not be had, or its progress not be kept.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumerError {
+    /// The name cannot be a file's: 1 to 64 letters, digits, `.`, `-` and `_` can.
+    #[error("`{0}` is no name for a consumer: 1 to 64 letters, digits, `.`, `-` and `_` are")]
+    Name(String),
+    /// There is a consumer of this name already.
+    #[error("the consumer `{0}` is in use; drop it there first")]
+    InUse(String),
+    /// The position is not one of a durable record of this log. Nothing was committed.
+    #[error("{0} is not the position of a durable record")]
+    NotAPosition(Position),
+    /// Both copies of its progress are damaged. Remove the files `consumer-NAME.*` to begin anew.
+    #[error("the progress of consumer `{name}` is damaged in both copies; remove its files to begin anew")]
+    Damaged {
+        /// Its name.
+        name: String,
+    },
+    /// Its progress was written by a newer version of sawmill.
+    #[error("the progress of consumer `{name}` was written by a newer version of sawmill")]
+    TooNew {
+        /// Its name.
+        name: String,
+    },
+    /// The log could not be read.
+    #[error("{0}")]
+    Read(ReadError),
+    /// Its progress could not be read or written.
+    #[error("the progress of consumer `{name}`: {source}")]
+    Io {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        source: SharedIo,
+    },
+    /// The log has been closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
 /// Why a close was not clean. Whatever it is, what was acknowledged as synced is safe.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -265,6 +306,9 @@ pub enum CloseError {
     /// A shard had stopped, or stopped at the last writes.
     #[error("{0}")]
     ShardFailed(Arc<Failure>),
+    /// What a consumer has committed could not be recorded; the log itself is closed.
+    #[error("{0}")]
+    Consumer(ConsumerError),
     /// The end could not be recorded: the next open recovers as after a crash.
     #[error("recording the end of shard {shard}: {source}")]
     Io {

@@ -20,6 +20,7 @@ mod append;
 pub mod ceiling;
 mod commit;
 mod committer;
+mod consumer;
 mod device;
 mod error;
 mod format;
@@ -35,8 +36,8 @@ mod recovery;
 mod router;
 mod segment;
 mod shard;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod stats;
 mod sync;
 mod sys;
@@ -44,8 +45,9 @@ mod write;
 
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
 pub use commit::{Commit, Sync};
+pub use consumer::{Consumer, ConsumerStop};
 pub use device::{Capabilities, FileSystem};
-pub use error::{AppendError, CloseError, Failure, OpenError, ReadError, TruncateError};
+pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;
 pub use log::{Log, Shard};
 pub use options::{Backend, Durability, Options, Priority};

@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use crate::append::{Append, AppendBatch};
 use crate::commit::{Commit, Sync};
 use crate::committer::CommitterConfig;
-use crate::device::{Device, Lock};
-use crate::error::{AppendError, CloseError, OpenError, ReadError, TruncateError};
+use crate::consumer::{self, Consumer, Registry};
+use crate::device::{Device, Directory, Lock};
+use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::notice::Notices;
 use crate::open;
 use crate::options::{Config, Options};
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     pub notices: Arc<Notices>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     pub closed: AtomicBool,
+    pub directory: Arc<dyn Directory>,
+    pub consumers: Registry,
 }
 
 impl Log {
@@ -196,6 +199,20 @@ impl Log {
         Merged::new(self.inner.engines.iter().map(source), &range)
     }
 
+    /// A reader of all shards that remembers, durably, how far it has got.
+    ///
+    /// A new one begins where the log does. There is one at a time of each name. Truncation and
+    /// retention do not wait for consumers.
+    ///
+    /// # Errors
+    /// See [`ConsumerError`].
+    pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
+        if self.inner.closed.load(Ordering::SeqCst) {
+            return Err(ConsumerError::Closed);
+        }
+        Consumer::open(name, self.inner.directory.as_ref(), &self.inner.engines, &self.inner.consumers)
+    }
+
     /// What the log has done, and how it does.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -231,7 +248,7 @@ impl Log {
     }
 
     /// Turns a shard of a log without threads, once or until nothing happens any more.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn turn_shard(&self, shard: ShardId, once: bool) {
         self.inner.engines[usize::from(shard.0)].turn_until(|| once);
     }
@@ -258,13 +275,14 @@ impl Inner {
             return Err(CloseError::Closed);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));
-        close_all(&self.engines, threads, self.lock.as_ref())
+        close_all(&self.engines, &self.consumers, threads, self.lock.as_ref())
     }
 }
 
 /// Writes out and ends all shards, then gives the lock up.
 fn close_all(
     engines: &[Arc<Engine>],
+    consumers: &Registry,
     threads: Vec<JoinHandle<()>>,
     lock: &dyn Lock,
 ) -> Result<(), CloseError> {
@@ -285,8 +303,9 @@ fn close_all(
         engine.end();
         result = result.and(closed);
     }
+    let flushed = consumer::flush_all(consumers).map_err(CloseError::Consumer);
     lock.release();
-    result
+    result.and(flushed)
 }
 
 impl Drop for Inner {
@@ -297,9 +316,10 @@ impl Drop for Inner {
         let threads = std::mem::take(&mut *lock(&self.threads));
         let own = std::thread::current().id();
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
+        let consumers = self.consumers.clone();
         let (notices, path) = (self.notices.clone(), self.path.clone());
         let close = move |threads| {
-            if let Err(error) = close_all(&engines, threads, held.as_ref()) {
+            if let Err(error) = close_all(&engines, &consumers, threads, held.as_ref()) {
                 notices.error(format!("closing {}: {error}", path.display()));
             }
         };

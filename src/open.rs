@@ -6,11 +6,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::committer::{CommitterConfig, SyncMethod};
+use crate::consumer::{self, Registry};
 use crate::device::{Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake};
 use crate::error::OpenError;
 use crate::format::{LogManifest, SlotKind};
@@ -91,7 +92,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
     let directory = device.directory(path).map_err(at("opening the directory", path))?;
     check_foreign(directory.as_ref())?;
     let lock = take_lock(directory.as_ref(), device.as_ref())?;
-    let result = open_locked(path, options, &wanted, device, directory.as_ref(), lock.clone());
+    let result = open_locked(path, options, &wanted, device, directory, lock.clone());
     if result.is_err() {
         lock.release();
     }
@@ -138,11 +139,11 @@ fn open_locked(
     options: &Options,
     wanted: &Layout,
     device: Arc<dyn Device>,
-    directory: &dyn Directory,
+    directory: Arc<dyn Directory>,
     lock: Arc<dyn Lock>,
 ) -> Result<Inner, OpenError> {
     let notices = Arc::new(Notices::default());
-    let manifest = open_manifest(path, wanted, device.as_ref(), directory, &notices)?;
+    let manifest = open_manifest(path, wanted, device.as_ref(), directory.as_ref(), &notices)?;
     let layout = Layout {
         shards: manifest.shards,
         block_bytes: manifest.block_bytes,
@@ -160,7 +161,8 @@ fn open_locked(
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
         judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
     })?;
-    let (keeper, asked) = channel();
+    // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
+    let (keeper, asked) = sync_channel(usize::from(config.shards));
     let keeper = device.threaded().then_some(keeper);
     let committer = committer_config(&capabilities, &layout);
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
@@ -201,6 +203,8 @@ fn open_locked(
         notices,
         threads: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
+        directory,
+        consumers: Registry::default(),
     };
     start_threads(&inner, asked).map_err(at("starting threads for", path))?;
     report(&inner, &capabilities);
@@ -217,29 +221,56 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         threads.push(engine.start(cpu)?);
     }
-    let engines = inner.engines.clone();
-    threads.push(
-        std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keep(&engines, &asked))?,
-    );
+    let keeper = Keeper {
+        engines: inner.engines.clone(),
+        consumers: inner.consumers.clone(),
+        notices: inner.notices.clone(),
+    };
+    threads
+        .push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?);
     Ok(())
 }
 
-/// The keeper's thread: makes segments ready, off the commit path.
-fn keep(engines: &[Arc<Engine>], asked: &Receiver<ShardId>) {
-    crate::sys::block_signals();
-    loop {
-        match asked.recv_timeout(Duration::from_secs(1)) {
-            Ok(shard) => {
-                let engine = &engines[usize::from(shard.0)];
-                engine.retain(); // First: what is given up is what the next segment is made of.
-                engine.make_segment();
+/// How often the keeper looks at what nobody asks for.
+const KEEPER_EVERY: Duration = Duration::from_secs(1);
+
+/// The keeper's thread: makes segments ready, forgets what need not be kept, and writes down what
+/// consumers have committed, all off the commit path.
+struct Keeper {
+    engines: Vec<Arc<Engine>>,
+    consumers: Registry,
+    notices: Arc<Notices>,
+}
+
+impl Keeper {
+    fn run(&self, asked: &Receiver<ShardId>) {
+        crate::sys::block_signals();
+        let mut due = Instant::now() + KEEPER_EVERY;
+        loop {
+            match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(shard) => {
+                    let engine = &self.engines[usize::from(shard.0)];
+                    engine.retain(); // First: what is given up is what the next segment is made of.
+                    engine.make_segment();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
+            if Instant::now() >= due {
+                self.look_around();
+                due = Instant::now() + KEEPER_EVERY;
+            }
+        }
+    }
+
+    fn look_around(&self) {
+        for engine in &self.engines {
             // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
-            Err(RecvTimeoutError::Timeout) => engines.iter().for_each(|engine| {
-                engine.announce();
-                engine.retain();
-            }),
-            Err(RecvTimeoutError::Disconnected) => return,
+            engine.announce();
+            engine.retain();
+        }
+        if let Err(error) = consumer::flush_all(&self.consumers) {
+            self.notices.warn(error.to_string());
         }
     }
 }
@@ -453,7 +484,7 @@ struct Builder<'a> {
     device: &'a Arc<dyn Device>,
     lock: &'a Arc<dyn Lock>,
     clock: Arc<AtomicU64>,
-    keeper: Option<Sender<ShardId>>,
+    keeper: Option<SyncSender<ShardId>>,
     notices: &'a Arc<Notices>,
     /// The driver that the first shard got; the others get the same.
     driver: Option<Driver>,

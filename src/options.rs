@@ -199,9 +199,12 @@ impl Options {
         self
     }
 
-    #[cfg(test)]
-    pub(crate) fn device(mut self, device: Arc<dyn Device>) -> Options {
-        self.device = Some(device);
+    /// Opens the log on a simulated machine, as the process that lives on it now: it has no threads,
+    /// time is virtual, and whoever waits turns the shards.
+    #[cfg(any(test, feature = "simulation"))]
+    #[must_use]
+    pub fn device(mut self, machine: &crate::simulation::Simulated) -> Options {
+        self.device = Some(machine.device());
         self
     }
 

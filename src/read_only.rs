@@ -299,6 +299,7 @@ impl ForeignShard {
         if !same || state.scan.end < glimpse.manifest.checkpoint {
             state.scan = Scan::from(&glimpse.manifest);
         }
+        state.scan.hear(glimpse.manifest.covered.max(glimpse.manifest.clean_end.unwrap_or_default()));
         state.glimpse = glimpse;
         Ok(())
     }

@@ -58,11 +58,21 @@ struct Ticket {
     passed: bool,
 }
 
-#[derive(Debug, Default)]
+/// Places in each line that are there from the start, so that to queue allocates nothing; with more
+/// waiters than that a line grows now and then, in proportion to the handles.
+const PLACES: usize = 256;
+
+#[derive(Debug)]
 struct Queue {
     next_id: u64,
     /// By priority, the highest first.
     lines: [VecDeque<Ticket>; 3],
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { next_id: 0, lines: [(); 3].map(|()| VecDeque::with_capacity(PLACES)) }
+    }
 }
 
 fn line_of(priority: Priority) -> usize {

@@ -7,7 +7,7 @@
 mod file;
 pub(crate) mod probe;
 mod queue;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim;
 mod syscall;
 mod uring;
@@ -99,7 +99,7 @@ pub(crate) trait File: Send + Sync + Debug {
     /// For drivers of this kind of device; `None` for a simulated file.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     /// For the simulator's queue; 0 for a real file.
     fn number(&self) -> u64 {
         0

@@ -19,6 +19,7 @@ pub(crate) const SLOT_HEADER_BYTES: usize = 32;
 pub(crate) enum SlotKind {
     Log = 1,
     Shard = 2,
+    Progress = 3,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

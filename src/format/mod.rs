@@ -7,6 +7,7 @@
 mod block;
 mod checksum;
 mod manifest;
+mod progress;
 mod record;
 
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
@@ -15,6 +16,7 @@ pub(crate) use manifest::{
     EpochRow, EpochTable, LogManifest, SLOT_HEADER_BYTES, SegmentRow, ShardManifest, SlotKind, decode_slot,
     encode_slot,
 };
+pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes};
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.

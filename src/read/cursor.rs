@@ -28,7 +28,7 @@ struct Partial {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     source: Arc<dyn Source>,
     reader: SegmentReader,
     /// Where the next block stands or would.
@@ -40,7 +40,7 @@ pub(super) struct Cursor {
 }
 
 /// What a step of the cursor found.
-pub(super) enum Step {
+pub(crate) enum Step {
     Record(Record),
     /// Nothing below the limit any more.
     End,
@@ -49,7 +49,7 @@ pub(super) enum Step {
 
 impl Cursor {
     /// A cursor at the first record at or above `from`.
-    pub(super) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
+    pub(crate) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
         let whole = usize::try_from(source.segment_bytes()).unwrap_or(usize::MAX);
         let window = WINDOW_BYTES.min(whole).max(source.block_bytes() as usize * 2);
         let reader = SegmentReader::new(window)
@@ -87,7 +87,7 @@ impl Cursor {
 
     /// The next record that begins below `end` and is whole below `limit`, the durable LSN when it
     /// was looked up.
-    pub(super) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
+    pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
             if let Some(record) = self.ready.pop_front() {
                 return if record.lsn() < end { Step::Record(record) } else { Step::End };
@@ -237,6 +237,11 @@ impl Cursor {
                 }
             }
         }
+    }
+
+    /// Whether the next record is read already.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     pub(super) fn source(&self) -> &Arc<dyn Source> {

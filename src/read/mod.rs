@@ -16,6 +16,6 @@ pub use merged::Merged;
 pub use range::Range;
 pub use record::Record;
 
-pub(crate) use cursor::find_cut;
+pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use get::get;
 pub(crate) use source::Source;

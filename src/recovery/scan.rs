@@ -165,12 +165,17 @@ impl Scan {
             self.end = header.end();
             self.defect = Defect::NoHeader;
             self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
-            self.testified = self.testified.max(Lsn(header.covered));
             self.untold.push_back((self.end, self.open_group));
-            while let Some(&(end, group)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
-                self.durable = self.durable.max(group.unwrap_or(end));
-                self.untold.pop_front();
-            }
+            self.hear(Lsn(header.covered));
+        }
+    }
+
+    /// Somebody testifies that all below `covered` is durable.
+    pub(crate) fn hear(&mut self, covered: Lsn) {
+        self.testified = self.testified.max(covered);
+        while let Some(&(end, group)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
+            self.durable = self.durable.max(group.unwrap_or(end));
+            self.untold.pop_front();
         }
     }
 

@@ -64,6 +64,11 @@ impl ManifestFiles {
         Ok(manifest)
     }
 
+    /// Takes both copies away.
+    pub(crate) fn remove(directory: &dyn Directory, prefix: &str) -> io::Result<()> {
+        names(prefix).iter().try_for_each(|name| directory.remove(name))
+    }
+
     /// Reads the valid copy; true if the other one is not what it should be.
     ///
     /// Both are synced and read past the cache first: what a dead owner failed to sync must not be
@@ -180,17 +185,24 @@ impl ManifestFiles {
     /// # Errors
     /// After any the copies may differ, and the caller must write no more.
     pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
+        self.write_one(body)?;
+        self.write_one(body)
+    }
+
+    /// Writes the lower copy alone, durably: if that tears, the other one counts.
+    ///
+    /// # Errors
+    /// As [`write`](ManifestFiles::write).
+    pub(crate) fn write_one(&mut self, body: &[u8]) -> io::Result<()> {
         self.reserve(body.len())?;
-        for _ in 0..2 {
-            let slot = encode_slot(self.kind, self.sequence + 1, body);
-            let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
-            bytes[..slot.len()].copy_from_slice(&slot);
-            let file = &self.files[self.lower];
-            file.write_at(&bytes, 0, false)?;
-            file.sync()?;
-            self.sequence += 1;
-            self.lower = 1 - self.lower;
-        }
+        let slot = encode_slot(self.kind, self.sequence + 1, body);
+        let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
+        bytes[..slot.len()].copy_from_slice(&slot);
+        let file = &self.files[self.lower];
+        file.write_at(&bytes, 0, false)?;
+        file.sync()?;
+        self.sequence += 1;
+        self.lower = 1 - self.lower;
         Ok(())
     }
 }

@@ -90,7 +90,7 @@ pub(crate) struct EngineSetup {
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
     /// Sends the shard's number to whoever makes segments.
-    pub keeper: Option<std::sync::mpsc::Sender<ShardId>>,
+    pub keeper: Option<std::sync::mpsc::SyncSender<ShardId>>,
 }
 
 /// See the module.
@@ -122,7 +122,7 @@ pub(crate) struct Engine {
     view: RwLock<Arc<StoreView>>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue>>>,
-    pub(super) keeper: Mutex<Option<std::sync::mpsc::Sender<ShardId>>>,
+    pub(super) keeper: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
     pub(super) one_block_bytes: usize,

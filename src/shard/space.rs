@@ -77,7 +77,7 @@ impl Engine {
             && let Some(keeper) = &*lock(&self.keeper)
         {
             // A keeper that is gone belongs to a log that is closed.
-            let _ = keeper.send(self.id);
+            let _ = keeper.try_send(self.id);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::machine::Simulated;
 use super::oracle::{Accepted, Ended, Oracle};
 use super::plan::{Damage, Kind, Plan, Step};
 use super::tally::Tally;
@@ -457,7 +458,7 @@ impl History {
             let interrupted = self.random.per_mille(self.plan.crash_in_open);
             faults.stop_at = interrupted.then(|| self.machine.steps() + 1 + self.random.below(60));
             self.machine.set_faults(faults);
-            let opened = self.options.clone().device(self.machine.device()).open(Path::new(PATH));
+            let opened = self.options.clone().device(&Simulated::of(&self.machine)).open(Path::new(PATH));
             self.say(|| format!("  open: {:?}", opened.as_ref().err().map(ToString::to_string)));
             if self.machine.has_stopped() {
                 self.tally.count("opens interrupted");
@@ -521,7 +522,7 @@ impl History {
 
     /// The disk was damaged, and the log did not open: so it says again, and nothing was changed.
     fn check_refused(&mut self, error: &OpenError) {
-        let again = self.options.clone().device(self.machine.device()).open(Path::new(PATH));
+        let again = self.options.clone().device(&Simulated::of(&self.machine)).open(Path::new(PATH));
         assert_eq!(again.err().map(|again| again.to_string()), Some(error.to_string()), "the second answer");
         let OpenError::Damaged { cause, .. } = error else { return };
         self.tally.count(match cause {

@@ -1,11 +1,35 @@
-//! Histories by seed: the whole engine on the simulated machine, against an oracle.
+//! A simulated machine, for tests of what survives: a disk, folders, locks and a clock from one seed.
 //!
-//! A seed is a history: a [`plan`] with options, faults and steps. [`history`] plays it through the
-//! public API, [`oracle`] knows only what was appended, acknowledged and cut, and judges what is
-//! there after each reopen, [`tally`] counts what happened. A history that fails is shrunk.
-//! `docs/crash-safety.md` says what is modelled and how to rerun a seed.
+//! A log that is opened on a [`Simulated`] machine has no threads; time is virtual, and whoever waits
+//! turns the shards, so that a seed replays exactly. The machine can be stopped at any step, and ends
+//! a life by a kill or by a power cut, after which of everything that no sync covered each sector is
+//! there or not. `docs/crash-safety.md` says what is modelled.
+//!
+//! ```
+//! use sawmill::simulation::{End, Simulated};
+//! use sawmill::Options;
+//! let machine = Simulated::seed(7);
+//! let options = Options::new().shards(1);
+//! let log = options.clone().device(&machine).open("/log")?;
+//! let position = log.append(b"kept").wait()?;
+//! drop(log.append(b"perhaps").admitted().wait()?); // nobody was told that it is durable
+//! machine.stop();
+//! drop(log);
+//! machine.restart(End::PowerCut);
+//! let log = options.device(&machine).open("/log")?;
+//! assert_eq!(log.get(position)?.payload(), b"kept");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The engine itself is tested so, by histories: a seed is a plan with options, faults and steps, which
+//! is played through the public API beside an oracle that knows only what was appended, acknowledged
+//! and cut, and that judges what is there after each reopen. What happened is counted, and a history
+//! that fails is shrunk.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod history;
+mod machine;
 mod oracle;
 mod plan;
 mod tally;
@@ -15,6 +39,7 @@ mod tests;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use history::History;
+pub use machine::{End, Faults, Simulated};
 use plan::Plan;
 use tally::Tally;
 

@@ -91,6 +91,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    #[cfg(test)]
     /// The history of a seed. Odds are drawn too, so that some histories have many crashes and no
     /// errors, and others the reverse (swarm testing; Groce et al., ISSTA 2012).
     pub(crate) fn draw(seed: u64) -> Plan {
@@ -155,7 +156,6 @@ impl Plan {
     }
 
     /// A history that a fuzzer chose: eight bytes for the setup, then three bytes a step.
-    #[cfg_attr(not(feature = "simulation"), allow(dead_code))]
     pub(crate) fn from_bytes(bytes: &[u8]) -> Plan {
         let (head, rest) = bytes.split_at(bytes.len().min(8));
         let seed = head.iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));

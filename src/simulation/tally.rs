@@ -4,6 +4,7 @@
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 
+#[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
 const EVERYTHING: [&str; 33] = [
@@ -53,12 +54,14 @@ impl Tally {
         *self.0.entry(what).or_default() += times;
     }
 
+    #[cfg(test)]
     pub(crate) fn merge(&mut self, other: &Tally) {
         for (what, times) in &other.0 {
             self.add(what, *times);
         }
     }
 
+    #[cfg(test)]
     /// The names of what never happened.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         EVERYTHING.into_iter().filter(|what| self.0.get(what).copied().unwrap_or(0) == 0).collect()

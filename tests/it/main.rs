@@ -4,8 +4,18 @@ mod harness;
 
 mod acknowledged_is_kept;
 mod batch_is_whole;
+mod consumers;
+mod failed_sync;
+mod fallback;
+mod file_systems;
+mod full_disk;
 mod handles;
+mod kill_storm;
 mod limits;
+mod manners;
+mod mounts;
 mod overload;
+mod read_only;
 mod reading;
+mod retention;
 mod truncation;

@@ -108,19 +108,21 @@ impl Tail {
             next.push(end);
         }
         out.flush()?;
-        while self.follow {
+        if !self.follow {
+            return Ok(code(damaged));
+        }
+        loop {
             std::thread::sleep(LOOK_EVERY);
             for (&shard, from) in shards.iter().zip(&mut next) {
                 let reader = log.shard(ShardId(shard));
                 let end = reader.durable_lsn()?;
                 if end > *from {
-                    damaged |= print(reader.read(*from..end)?, self.format, &mut out)?;
+                    print(reader.read(*from..end)?, self.format, &mut out)?;
                     *from = end;
                 }
             }
             out.flush()?;
         }
-        Ok(code(damaged))
     }
 
     /// The last records of a shard, and where what comes will begin.

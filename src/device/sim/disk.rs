@@ -74,6 +74,13 @@ impl SimFile {
         self.unreadable.insert(sector);
     }
 
+    /// Somebody changes the file while the machine is off.
+    pub(crate) fn edit(&mut self, act: impl FnOnce(&mut Vec<u8>)) {
+        act(&mut self.current);
+        self.durable.clone_from(&self.current);
+        self.dirty.clear();
+    }
+
     /// Rot: a bit changes, on the disk and for whoever reads it.
     pub(crate) fn flip(&mut self, sector: usize, bit: usize) {
         let at = sector * SECTOR + bit / 8;

@@ -98,6 +98,19 @@ impl SimMachine {
         self.world().rot(true);
     }
 
+    /// Changes bytes of a file, whichever these numbers hit: folders in order, names in order.
+    pub(crate) fn edit(&self, which: usize, act: impl FnOnce(&str, &mut Vec<u8>)) {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let names = world.folders.values().flat_map(|folder| folder.names.iter());
+        let all: Vec<(String, u64)> = names.map(|(name, number)| (name.clone(), *number)).collect();
+        if all.is_empty() {
+            return;
+        }
+        let (name, number) = &all[which % all.len()];
+        world.file(*number).edit(|bytes| act(name, bytes));
+    }
+
     /// Takes a segment's file away while the machine is off.
     pub(crate) fn vanish_segment(&self) {
         self.world().vanish();

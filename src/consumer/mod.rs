@@ -1,0 +1,313 @@
+//! Named consumers: readers that remember how far they have got.
+//!
+//! A consumer reads all shards and gets every record at least once: what it has committed is durable
+//! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
+//! there after a reopen or a crash. [`progress`] is what is remembered.
+
+mod progress;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+
+pub(crate) use progress::Progress;
+
+use crate::device::Directory;
+use crate::error::{ConsumerError, ReadError};
+use crate::format::EpochTable;
+use crate::position::{Lsn, Position};
+use crate::read::{Cursor, Record, Step};
+use crate::shard::{Engine, Registration};
+use crate::sync::lock;
+
+/// The consumers of a log that are open now: one per name.
+pub(crate) type Registry = Arc<Mutex<Vec<Arc<Progress>>>>;
+
+/// Makes durable what was committed. Called by the keeper, and when the log is closed.
+pub(crate) fn flush_all(registry: &Registry) -> Result<(), ConsumerError> {
+    let open: Vec<Arc<Progress>> = lock(registry).clone();
+    open.iter().map(|progress| progress.flush()).fold(Ok(()), Result::and)
+}
+
+/// One shard, as far as it was read.
+#[derive(Debug)]
+struct Lane {
+    engine: Arc<Engine>,
+    cursor: Cursor,
+    registration: Option<Registration>,
+}
+
+/// A reader of all shards with durable progress. By [`Log::consumer`](crate::Log::consumer).
+///
+/// [`next`](Iterator::next) blocks until a record is durable, as a [`Stream`] it waits for it; both
+/// end when the log is closed or stopped, or by [`stop`](Consumer::stop). Records of one shard come
+/// in their order; shards take turns. Each record comes at least once: after a crash those that were
+/// not committed come again.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+/// log.append(b"to: you").wait()?;
+/// let mut worker = log.consumer("mailer")?;
+/// if let Some(record) = worker.next() {
+///     let record = record?;
+///     // ... send it ...
+///     worker.commit(record.position())?;
+/// }
+/// worker.flush()?; // now the commit survives a crash
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a consumer does nothing until it is asked for records"]
+pub struct Consumer {
+    lanes: Vec<Lane>,
+    /// The shard that is asked first.
+    turn: usize,
+    progress: Arc<Progress>,
+    registry: Registry,
+    stop: ConsumerStop,
+}
+
+/// Ends a [`Consumer`], from any thread.
+#[derive(Clone, Debug)]
+pub struct ConsumerStop {
+    engines: Arc<[Arc<Engine>]>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl ConsumerStop {
+    /// Ends it, also while it waits.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        for engine in self.engines.iter() {
+            engine.wake_followers();
+        }
+    }
+}
+
+/// From where a consumer goes on that had committed `position`.
+///
+/// What its epoch does not own any more was cut off or lost: then it is set back to the cut.
+fn resume(epochs: &EpochTable, position: Position) -> Lsn {
+    let lsn = position.lsn();
+    match epochs.owner(lsn) {
+        Some((row, _)) if row.epoch == position.epoch() => Lsn(lsn.0 + 1),
+        _ => {
+            let earlier = epochs.ranges().filter(|(row, _)| row.epoch <= position.epoch());
+            earlier.last().map_or(Lsn::MIN, |(_, range)| range.end.min(lsn))
+        }
+    }
+}
+
+impl Consumer {
+    pub(crate) fn open(
+        name: &str,
+        directory: &dyn Directory,
+        engines: &[Arc<Engine>],
+        registry: &Registry,
+    ) -> Result<Consumer, ConsumerError> {
+        progress::check_name(name)?;
+        let mut open = lock(registry);
+        if open.iter().any(|progress| progress.name() == name) {
+            return Err(ConsumerError::InUse(name.to_owned()));
+        }
+        let progress = Arc::new(Progress::open(directory, name, engines.len() as u16)?);
+        let lanes = engines.iter().map(|engine| {
+            let view = engine.view();
+            // A new consumer begins where the log does; one that fell behind the horizon is told so.
+            let from = progress.of(engine.id).map_or(view.horizon, |position| resume(&view.epochs, position));
+            let cursor = Cursor::new(engine.clone(), from)?;
+            Ok(Lane { engine: engine.clone(), cursor, registration: None })
+        });
+        let lanes = lanes.collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)?;
+        open.push(progress.clone());
+        let stop = ConsumerStop { engines: engines.into(), stopped: Arc::default() };
+        Ok(Consumer { lanes, turn: 0, progress, registry: registry.clone(), stop })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.progress.name()
+    }
+
+    /// A handle that ends this consumer.
+    #[must_use]
+    pub fn stop(&self) -> ConsumerStop {
+        self.stop.clone()
+    }
+
+    /// Says that this record, and all before it in its shard, need not come again.
+    ///
+    /// Costs no I/O: it is durable within about a second, or after [`flush`](Consumer::flush). An
+    /// earlier position than one committed before changes nothing.
+    ///
+    /// # Errors
+    /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log.
+    pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
+        let lane = self.lanes.get(usize::from(position.shard().0));
+        match lane {
+            Some(lane) if position.lsn() < lane.engine.durable() => {
+                self.progress.commit(position);
+                Ok(())
+            }
+            _ => Err(ConsumerError::NotAPosition(position)),
+        }
+    }
+
+    /// Makes what was committed durable.
+    ///
+    /// # Errors
+    /// Where it cannot be written. After that the progress of this consumer is not recorded any more,
+    /// since a failed sync is final; a reopen goes on from what was durable.
+    pub fn flush(&self) -> Result<(), ConsumerError> {
+        self.progress.flush()
+    }
+
+    /// Bytes of the log, headers included, between what was committed and what is durable, over all
+    /// shards. 0 if everything was committed.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.lanes.iter().map(|lane| self.lag_of(lane)).sum()
+    }
+
+    fn lag_of(&self, lane: &Lane) -> u64 {
+        let view = lane.engine.view();
+        let committed = self.progress.of(lane.engine.id);
+        let from = committed.map_or(view.horizon, |position| resume(&view.epochs, position));
+        let durable = lane.engine.durable();
+        let behind = durable.0.saturating_sub(from.max(view.horizon).0);
+        // Behind the last record there is only padding.
+        if committed.is_some() && behind < u64::from(lane.engine.block_bytes()) {
+            let mut cursor = match Cursor::new(lane.engine.clone(), from) {
+                Ok(cursor) => cursor,
+                Err(_) => return behind,
+            };
+            if matches!(cursor.next(durable, Lsn::MAX), Step::End) {
+                return 0;
+            }
+        }
+        behind
+    }
+
+    /// The next record or error that is there now.
+    fn step(&mut self) -> Option<Result<Record, ReadError>> {
+        let count = self.lanes.len();
+        for offset in 0..count {
+            let index = (self.turn + offset) % count;
+            let lane = &mut self.lanes[index];
+            match lane.cursor.next(lane.engine.durable(), Lsn::MAX) {
+                Step::End => {}
+                Step::Record(record) => {
+                    // A shard keeps its turn while what was read of it lasts: blocks, not records, alternate.
+                    self.turn = if lane.cursor.has_ready() { index } else { (index + 1) % count };
+                    return Some(Ok(record));
+                }
+                Step::Error(error) => {
+                    self.turn = (index + 1) % count;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    fn is_ended(&self) -> bool {
+        self.stop.stopped.load(Ordering::SeqCst) || self.lanes.iter().all(|lane| lane.engine.is_ended())
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        for lane in &mut self.lanes {
+            lane.registration = Some(lane.engine.register_follower(waker, lane.registration));
+        }
+    }
+
+    /// The next record, for which it waits at most `timeout`.
+    ///
+    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Record, ReadError>> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            for registered in [false, true] {
+                // Asked before the step: what became durable before the end is delivered.
+                let ended = self.is_ended();
+                let step = self.step();
+                if step.is_some() || ended {
+                    return step;
+                }
+                if !registered {
+                    self.register(&waker);
+                }
+            }
+            if !self.lanes[0].engine.is_threaded() {
+                let before: Vec<Lsn> = self.lanes.iter().map(|lane| lane.engine.durable()).collect();
+                self.lanes.iter().for_each(|lane| lane.engine.turn_until(|| false));
+                if self.lanes.iter().map(|lane| lane.engine.durable()).eq(before) {
+                    return None; // Nothing can come any more.
+                }
+                continue;
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(left) if left.is_zero() => return None,
+                Some(left) => std::thread::park_timeout(left),
+                None => std::thread::park(),
+            }
+        }
+    }
+}
+
+/// Wakes a thread that waits for several shards at once.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Unpark>) {
+        self.0.unpark();
+    }
+}
+
+impl Iterator for Consumer {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.wait(None)
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Record, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        for registered in [false, true] {
+            let ended = self.is_ended();
+            let step = self.step();
+            if step.is_some() || ended {
+                return Poll::Ready(step);
+            }
+            if !registered {
+                self.register(context.waker());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Consumer {
+    /// Makes what was committed durable, as far as that goes; [`flush`](Consumer::flush) tells of errors.
+    fn drop(&mut self) {
+        let _ = self.progress.flush();
+        for lane in &mut self.lanes {
+            if let Some(registration) = lane.registration.take() {
+                lane.engine.forget_follower(registration);
+            }
+        }
+        lock(&self.registry).retain(|progress| !Arc::ptr_eq(progress, &self.progress));
+    }
+}

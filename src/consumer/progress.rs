@@ -1,0 +1,115 @@
+//! How far a consumer has got, durably.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::device::Directory;
+use crate::error::{ConsumerError, SharedIo};
+use crate::format::{Defect, SlotKind, decode_progress, encode_progress};
+use crate::position::{Position, ShardId};
+use crate::segment::{ManifestError, ManifestFiles};
+use crate::sync::lock;
+
+/// The progress of one consumer: for each shard the last position that was committed.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    name: String,
+    positions: Mutex<Vec<Option<Position>>>,
+    dirty: AtomicBool,
+    files: Mutex<ManifestFiles>,
+    /// A write failed: what the files hold shows at the next open.
+    failed: Mutex<Option<SharedIo>>,
+}
+
+/// What a consumer's files are called.
+fn prefix(name: &str) -> String {
+    format!("consumer-{name}")
+}
+
+fn create(directory: &dyn Directory, prefix: &str) -> io::Result<ManifestFiles> {
+    let files = ManifestFiles::create(directory, prefix, SlotKind::Progress, &encode_progress(&[]))?;
+    directory.sync()?;
+    Ok(files)
+}
+
+/// Letters, digits, `.`, `-` and `_`, so that it can stand in a file's name anywhere.
+pub(super) fn check_name(name: &str) -> Result<(), ConsumerError> {
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    if fits { Ok(()) } else { Err(ConsumerError::Name(name.to_owned())) }
+}
+
+impl Progress {
+    /// What the consumer of this name had committed; nothing if it is new.
+    pub(super) fn open(
+        directory: &dyn Directory,
+        name: &str,
+        shards: u16,
+    ) -> Result<Progress, ConsumerError> {
+        let io = |error: io::Error| ConsumerError::Io { name: name.to_owned(), source: error.into() };
+        let prefix = prefix(name);
+        let (files, positions) = match ManifestFiles::open(directory, &prefix, SlotKind::Progress) {
+            Ok((files, body, _)) => (files, decode_progress(&body)),
+            Err(ManifestError::Missing) => (create(directory, &prefix).map_err(io)?, Ok(Vec::new())),
+            // The second copy is written once the first is durable, and nothing is committed before
+            // both are: without it there was a crash while they were made.
+            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
+                let made = ManifestFiles::remove(directory, &prefix);
+                (made.and_then(|()| create(directory, &prefix)).map_err(io)?, Ok(Vec::new()))
+            }
+            Err(ManifestError::Damaged(_)) => {
+                return Err(ConsumerError::Damaged { name: name.to_owned() });
+            }
+            Err(ManifestError::TooNew) => return Err(ConsumerError::TooNew { name: name.to_owned() }),
+            Err(ManifestError::Io(error)) => return Err(io(error)),
+        };
+        let mut positions = positions.map_err(|_| ConsumerError::Damaged { name: name.to_owned() })?;
+        positions.resize(usize::from(shards), None);
+        Ok(Progress {
+            name: name.to_owned(),
+            positions: Mutex::new(positions),
+            dirty: AtomicBool::new(false),
+            files: Mutex::new(files),
+            failed: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn of(&self, shard: ShardId) -> Option<Position> {
+        lock(&self.positions)[usize::from(shard.0)]
+    }
+
+    /// Notes a position, unless a later one was noted before.
+    pub(super) fn commit(&self, position: Position) {
+        let mut positions = lock(&self.positions);
+        let own = &mut positions[usize::from(position.shard().0)];
+        if own.is_none_or(|own| own < position) {
+            *own = Some(position);
+            drop(positions);
+            self.dirty.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Makes what was committed durable.
+    pub(crate) fn flush(&self) -> Result<(), ConsumerError> {
+        let mut files = lock(&self.files);
+        let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };
+        if let Some(source) = &*lock(&self.failed) {
+            return Err(told(source));
+        }
+        if !self.dirty.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let body = encode_progress(&lock(&self.positions));
+        // One copy at a time: if it tears, the other one is a little older, and some records come twice.
+        files.write_one(&body).map_err(|error| {
+            let source = SharedIo::new(error);
+            *lock(&self.failed) = Some(source.clone());
+            told(&source)
+        })
+    }
+}

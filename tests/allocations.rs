@@ -1,0 +1,79 @@
+//! An append allocates nothing: not the first after open, not at a full block, not while rotating, not
+//! queued, not refused, not failing. Counted per thread, by a global allocator of this test's own.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use sawmill::{Durability, Log, Options, Priority, Write};
+
+struct Counting;
+
+thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+
+// SAFETY: every call is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = COUNT.with(Cell::get);
+    run();
+    COUNT.with(Cell::get) - before
+}
+
+fn open(dir: &std::path::Path) -> Log {
+    Options::new()
+        .shards(1)
+        .block_bytes(16 << 10)
+        .segment_bytes(1 << 20)
+        .memory_bytes(1 << 20)
+        .open(dir)
+        .unwrap()
+}
+
+#[test]
+fn an_append_allocates_nothing() {
+    assert!(allocations(|| drop(vec![1u8; 10])) > 0, "the allocator counts");
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log = open(dir.path());
+    let payload = [7u8; 900];
+    let write = |durability| Write::new(&payload).key(b"key").durability(durability);
+    let first = allocations(|| {
+        log.append(write(Durability::Synced)).wait().unwrap();
+    });
+    assert_eq!(first, 0, "the first one after open");
+    for durability in [Durability::Buffered, Durability::Written, Durability::Synced] {
+        // Over many blocks and several segments.
+        let rotating = allocations(|| {
+            for _ in 0..5_000 {
+                drop(log.append(write(durability)).admitted().wait().unwrap());
+            }
+            log.append(write(durability)).wait().unwrap();
+        });
+        assert_eq!(rotating, 0, "{durability:?}");
+    }
+    let refused = allocations(|| {
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let write = write(Durability::Buffered).priority(Priority::Low);
+            refused += u32::from(log.try_append(write).is_err());
+        }
+        assert!(refused > 0, "the queue was never full");
+    });
+    assert_eq!(refused, 0, "refusals");
+    log.close().unwrap();
+    let closed = allocations(|| assert!(log.append(write(Durability::Synced)).wait().is_err()));
+    assert_eq!(closed, 0, "a log that is closed");
+}

@@ -1,0 +1,118 @@
+//! `open_read_only`: beside a living owner and beside none.
+
+use sawmill::{Durability, Finding, Log, Lsn, OpenError, ReadError, ShardId, Write};
+
+use crate::harness::Ground;
+use crate::on_every_ground;
+
+on_every_ground!(
+    what_is_testified_can_be_read_beside_the_owner,
+    a_reader_tolerates_recycling,
+    verify_finds_what_was_damaged,
+    reading_changes_nothing,
+);
+
+fn what_is_testified_can_be_read_beside_the_owner(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().shards(2).open(dir.path()).unwrap();
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    assert_eq!(reader.merged(..).unwrap().count(), 0);
+    let mut positions = Vec::new();
+    for index in 0..100u32 {
+        let size = if index % 20 == 0 { 600_000 } else { 100 };
+        let write = Write::new(vec![index as u8; size]).key(index.to_le_bytes());
+        positions.push(log.append(write).wait().unwrap());
+    }
+    // The block that was written last testifies for those before it; after a close nothing is missing.
+    for shard in 0..2 {
+        let own = log.shard(ShardId(shard)).durable_lsn();
+        let known = reader.shard(ShardId(shard)).durable_lsn().unwrap();
+        assert!(known <= own && known > Lsn(0), "{known} of {own}");
+    }
+    let first = reader.get(positions[0]).unwrap();
+    assert_eq!(first.payload().len(), 600_000);
+    log.close().unwrap();
+    let read: Vec<_> = reader.merged(..).unwrap().map(|record| record.unwrap().position()).collect();
+    assert_eq!(read, positions);
+    assert!(matches!(reader.shard(ShardId(7)).read(..), Err(ReadError::NoSuchShard(_))));
+}
+
+fn a_reader_tolerates_recycling(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let shard = log.shard(ShardId(0));
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    let mut at = Lsn(0);
+    let mut truncated = false;
+    for round in 0..30u8 {
+        for _ in 0..200 {
+            drop(shard.append(Write::new(vec![round; 3_000]).durability(Durability::Buffered)));
+        }
+        log.sync().wait().unwrap();
+        let mut records = reader.shard(ShardId(0)).read(at..).unwrap();
+        for record in records.by_ref().take(100) {
+            match record {
+                Ok(record) => at = Lsn(record.lsn().0 + 1),
+                Err(ReadError::Truncated { horizon, .. }) => {
+                    truncated = true;
+                    at = at.max(horizon);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        shard.truncate_before(shard.durable_lsn()).unwrap();
+        for record in records {
+            assert!(matches!(record, Ok(_) | Err(ReadError::Truncated { .. })), "{record:?}");
+        }
+    }
+    assert!(truncated);
+    assert_eq!(reader.verify().unwrap().findings.len(), 0);
+}
+
+fn verify_finds_what_was_damaged(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let positions: Vec<_> = (0..20u8).map(|index| log.append(vec![index; 3_000]).wait().unwrap()).collect();
+    log.close().unwrap();
+    let verified = Log::open_read_only(dir.path()).unwrap().verify().unwrap();
+    assert_eq!((verified.records, verified.findings.len()), (20, 0));
+    let path = dir.path().join("shard-0000/0000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[positions[7].lsn().0 as usize + 100] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let verified = Log::open_read_only(dir.path()).unwrap().verify().unwrap();
+    assert_eq!(verified.records, 19);
+    let [Finding::Read(ReadError::Damaged { lsn, .. })] = &verified.findings[..] else {
+        panic!("{:?}", verified.findings)
+    };
+    assert!(*lsn <= positions[7].lsn() && positions[6].lsn() < *lsn);
+}
+
+fn reading_changes_nothing(ground: Ground) {
+    let dir = ground.directory();
+    let error = Log::open_read_only(dir.path().join("none")).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(Log::open_read_only(dir.path()).is_err(), "an empty folder is no log, and stays empty");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let log = ground.options().open(dir.path()).unwrap();
+    log.append(b"x").wait().unwrap();
+    log.close().unwrap();
+    let tree = || {
+        let mut files = Vec::new();
+        for folder in [dir.path().to_owned(), dir.path().join("shard-0000")] {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let data = entry.metadata().unwrap();
+                let bytes = if data.is_file() { std::fs::read(entry.path()).unwrap() } else { Vec::new() };
+                files.push((entry.path(), data.modified().unwrap(), bytes));
+            }
+        }
+        files.sort();
+        files
+    };
+    let before = tree();
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    reader.verify().unwrap();
+    assert_eq!(reader.merged(..).unwrap().count(), 1);
+    assert!(before == tree());
+}
