@@ -118,7 +118,8 @@ pub(crate) struct LogLayout {
     pub block_bytes: u32,
     pub segment_bytes: u64,
     pub slots: u32,
-    pub reserved: u32,
+    /// The unit of placement that the log was made with.
+    pub granule: u32,
 }
 
 /// What a log is: written when it is made, and when slots move.
@@ -143,7 +144,7 @@ impl LogManifest {
             block_bytes: self.block_bytes,
             segment_bytes: self.segment_bytes,
             slots: self.slots.len() as u32,
-            reserved: 0,
+            granule: super::GRANULE as u32,
         };
         let mut bytes = bytemuck::bytes_of(&layout).to_vec();
         bytes.extend_from_slice(bytemuck::cast_slice(&self.slots));
@@ -166,6 +167,7 @@ impl LogManifest {
         }
         reader.finish()?;
         let sane = layout.shards > 0
+            && u64::from(layout.granule) == super::GRANULE
             && !slots.is_empty()
             && slots.iter().all(|&shard| shard < layout.shards)
             && layout.block_bytes >= super::GRANULE as u32

@@ -6,6 +6,8 @@
 
 mod block;
 mod checksum;
+#[cfg(test)]
+mod documented;
 mod manifest;
 mod progress;
 mod record;

@@ -1,1 +1,236 @@
+//! Each row of the verdict table, by a log that is damaged on purpose.
 
+use super::Damage;
+use crate::device::sim::SimMachine;
+use crate::error::OpenError;
+use crate::format::{BlockHeader, Defect, GRANULE, ShardManifest, SlotKind, decode_slot, encode_slot};
+use crate::position::{Lsn, Position};
+use crate::simulation::{End, Simulated};
+use crate::{Log, Options};
+
+const PATH: &str = "/log";
+
+struct Case {
+    inner: SimMachine,
+    machine: Simulated,
+}
+
+impl Case {
+    fn new() -> Case {
+        let inner = SimMachine::new(11);
+        let machine = Simulated::of(&inner);
+        Case { inner, machine }
+    }
+
+    fn open(&self) -> Result<Log, OpenError> {
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(32768).memory_bytes(32768);
+        options.device(&self.machine).open(PATH)
+    }
+
+    /// A log of three acknowledged records, each in a block of its own, whose process was killed.
+    fn with_three_records(&self) -> Vec<Position> {
+        let log = self.open().unwrap();
+        let positions = (0..3u8).map(|number| log.append([number; 100]).wait().unwrap()).collect();
+        self.kill(log);
+        positions
+    }
+
+    fn kill(&self, log: Log) {
+        self.machine.stop();
+        drop(log);
+        self.machine.restart(End::Kill);
+    }
+
+    /// Changes each file whose name contains this.
+    fn edit(&self, name: &str, mut act: impl FnMut(&mut Vec<u8>)) {
+        let mut edited = 0;
+        for which in 0..self.inner.files() {
+            self.inner.edit(which, |own, bytes| {
+                if own.contains(name) {
+                    act(bytes);
+                    edited += 1;
+                }
+            });
+        }
+        assert!(edited > 0, "there is no {name}");
+    }
+
+    fn edit_segment(&self, act: impl FnMut(&mut Vec<u8>)) {
+        self.edit("0000000001.seg", act);
+    }
+
+    /// Changes the manifest, in both copies.
+    fn edit_manifest(&self, act: impl Fn(&mut ShardManifest)) {
+        self.edit("shard.manifest", |bytes| {
+            let Ok((sequence, body)) = decode_slot(SlotKind::Shard, bytes) else { return };
+            let mut manifest = ShardManifest::decode(body).unwrap();
+            act(&mut manifest);
+            let slot = encode_slot(SlotKind::Shard, sequence, &manifest.encode());
+            bytes[..slot.len()].copy_from_slice(&slot);
+        });
+    }
+
+    fn damage(&self) -> (Lsn, Damage) {
+        match self.open() {
+            Err(OpenError::Damaged { lsn, cause, .. }) => (lsn, cause),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The records that are left.
+    fn left(&self) -> usize {
+        self.open().unwrap().merged(..).unwrap().map(Result::unwrap).count()
+    }
+}
+
+fn block(number: u64) -> usize {
+    (number * GRANULE) as usize
+}
+
+#[test]
+fn row_1_below_what_the_manifest_testifies() {
+    let case = Case::new();
+    case.with_three_records();
+    case.edit_manifest(|manifest| manifest.covered = Lsn(4 * GRANULE));
+    assert_eq!(case.damage(), (Lsn(3 * GRANULE), Damage::Manifest(Lsn(4 * GRANULE))));
+}
+
+#[test]
+fn row_1_not_at_the_clean_end() {
+    for end in [2, 4] {
+        let case = Case::new();
+        case.with_three_records();
+        case.edit_manifest(|manifest| manifest.clean_end = Some(Lsn(end * GRANULE)));
+        let (lsn, cause) = case.damage();
+        assert_eq!(cause, Damage::CleanEnd(Lsn(end * GRANULE)));
+        assert_eq!(lsn, Lsn(end.min(3) * GRANULE));
+    }
+}
+
+#[test]
+fn row_2_a_listed_segment_is_missing_or_short() {
+    let case = Case::new();
+    case.with_three_records();
+    case.edit_segment(|bytes| bytes.truncate(bytes.len() - 1));
+    assert_eq!(case.damage().1, Damage::Segment { file: 1 });
+}
+
+#[test]
+fn row_3_a_later_block_testifies() {
+    let case = Case::new();
+    case.with_three_records();
+    case.edit_segment(|bytes| bytes[block(0) + 100] ^= 1);
+    let (lsn, cause) = case.damage();
+    assert_eq!(lsn, Lsn(0));
+    assert!(matches!(cause, Damage::Testimony(covered) if covered > Lsn(0)), "{cause}");
+}
+
+/// Its records need not check, and its place need not be its own.
+#[test]
+fn row_3_a_misplaced_and_torn_block_testifies_too() {
+    let case = Case::new();
+    case.with_three_records();
+    case.edit_segment(|bytes| {
+        let third = bytes[block(2)..block(3)].to_vec();
+        bytes[block(0)..block(3)].fill(0);
+        bytes[block(1)..block(2)].copy_from_slice(&third);
+        bytes[block(1) + 88..block(2)].fill(0);
+    });
+    assert!(matches!(case.damage(), (Lsn(0), Damage::Testimony(_))));
+}
+
+#[test]
+fn row_4_a_block_of_an_epoch_that_the_manifest_does_not_know() {
+    let case = Case::new();
+    case.with_three_records();
+    case.edit_segment(|bytes| {
+        let mut header = BlockHeader::decode(&bytes[block(2)..]).unwrap();
+        let identity = crate::format::Identity { epoch: header.epoch + 1, ..header.identity() };
+        let seal = crate::format::BlockSeal {
+            lsn: header.lsn(),
+            previous_end: Lsn(header.previous_end),
+            covered: Lsn(0),
+            timestamp: header.timestamp,
+            record_count: 0,
+            length: 88,
+        };
+        header = BlockHeader::sealed(&identity, &seal);
+        bytes[block(2)..block(2) + 88].copy_from_slice(bytemuck::bytes_of(&header));
+    });
+    assert!(matches!(case.damage(), (Lsn(lsn), Damage::StaleManifest(_)) if lsn == 2 * GRANULE));
+}
+
+#[test]
+fn row_5_a_place_that_cannot_be_read_is_no_tail() {
+    let case = Case::new();
+    case.with_three_records();
+    case.inner.make_unreadable_at("0000000001.seg", block(3) / 512);
+    let (lsn, cause) = case.damage();
+    assert_eq!((lsn, cause), (Lsn(3 * GRANULE), Damage::Unreadable));
+    assert!(cause.to_string().contains("nothing acknowledged is known to be lost"));
+}
+
+#[test]
+fn row_6_a_torn_tail_is_cut_off_quietly() {
+    let case = Case::new();
+    let log = case.open().unwrap();
+    log.append([1; 100]).wait().unwrap();
+    let half = log.append_batch(b"", &[vec![1; 3_000], vec![2; 3_000]]).wait().unwrap();
+    case.kill(log);
+    // The batch's second block is torn: the whole batch goes, as nothing testifies to it.
+    case.edit_segment(|bytes| bytes[half[1].lsn().0 as usize / 4096 * 4096 + 600] ^= 1);
+    assert_eq!(case.left(), 1);
+}
+
+#[test]
+fn several_torn_blocks_with_intact_ones_between_are_no_damage() {
+    let case = Case::new();
+    let log = case.open().unwrap();
+    log.append([1; 100]).wait().unwrap();
+    for byte in 0..4u8 {
+        let write = crate::Write::new([byte; 3_000]).durability(crate::Durability::Written);
+        log.append(write).wait().unwrap();
+    }
+    case.kill(log);
+    // A power cut may take any of what was only written: the second and the fourth of the four.
+    case.edit_segment(|bytes| {
+        bytes[block(2)..block(3)].fill(0);
+        bytes[block(4) + 512..block(5)].fill(0);
+    });
+    assert_eq!(case.left(), 2);
+}
+
+/// The one window that no single host can close: before a marker says so, rot on the last
+/// acknowledged block cannot be told from a torn tail; after it, it is damage.
+#[test]
+fn rot_on_the_last_block_is_a_tail_before_the_marker_and_damage_after_it() {
+    for marker in [false, true] {
+        let case = Case::new();
+        let log = case.open().unwrap();
+        let last = (0..3u8).map(|number| log.append([number; 100]).wait().unwrap()).last().unwrap();
+        if marker {
+            log.turn_shard(crate::ShardId(0), false);
+            assert_eq!(log.stats().shards[0].markers, 1);
+        }
+        case.kill(log);
+        case.edit_segment(|bytes| bytes[last.lsn().0 as usize + 50] ^= 1);
+        if marker {
+            assert!(matches!(case.damage(), (Lsn(8192), Damage::Testimony(Lsn(12288)))));
+        } else {
+            assert_eq!(case.left(), 2);
+        }
+    }
+}
+
+#[test]
+fn damage_below_the_checkpoint_is_found_by_readers() {
+    let case = Case::new();
+    let positions = case.with_three_records();
+    case.open().unwrap().close().unwrap();
+    case.edit_segment(|bytes| bytes[positions[1].lsn().0 as usize + 20] ^= 1);
+    let log = case.open().unwrap();
+    let found: Vec<_> = log.merged(..).unwrap().collect();
+    assert!(found[0].is_ok() && found[2].is_ok());
+    let Err(crate::ReadError::Damaged { lsn, cause, .. }) = &found[1] else { panic!("{found:?}") };
+    assert_eq!((*lsn, *cause), (Lsn(GRANULE), Defect::RecordChecksum));
+}

@@ -40,7 +40,7 @@ impl Simulated {
         Simulated(SimMachine::new(seed))
     }
 
-    pub(super) fn of(machine: &SimMachine) -> Simulated {
+    pub(crate) fn of(machine: &SimMachine) -> Simulated {
         Simulated(machine.clone())
     }
 

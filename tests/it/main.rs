@@ -9,6 +9,7 @@ mod failed_sync;
 mod fallback;
 mod file_systems;
 mod full_disk;
+mod golden;
 mod handles;
 mod kill_storm;
 mod limits;

@@ -111,6 +111,22 @@ impl SimMachine {
         world.file(*number).edit(|bytes| act(name, bytes));
     }
 
+    /// How many files there are.
+    #[cfg(test)]
+    pub(crate) fn files(&self) -> usize {
+        self.world().folders.values().map(|folder| folder.names.len()).sum()
+    }
+
+    /// Makes a sector of a file unreadable.
+    #[cfg(test)]
+    pub(crate) fn make_unreadable_at(&self, name: &str, sector: usize) {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let numbers = world.folders.values().filter_map(|folder| folder.names.get(name));
+        let number = *numbers.last().expect("the file is there");
+        world.file(number).make_unreadable(sector);
+    }
+
     /// Takes a segment's file away while the machine is off.
     pub(crate) fn vanish_segment(&self) {
         self.world().vanish();

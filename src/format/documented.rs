@@ -1,0 +1,88 @@
+//! Holds `docs/format.md` against the code: each table lists a structure's fields as they lie.
+
+use super::block::BlockHeader;
+use super::manifest::{EpochRow, LogLayout, SegmentRow, ShardLayout, SlotHeader};
+use super::progress::ProgressRow;
+use super::record::RecordHeader;
+
+/// Offset, width and name of each field, in the order in which they lie, and the whole size.
+struct Layout {
+    name: &'static str,
+    fields: Vec<(usize, usize, &'static str)>,
+    size: usize,
+}
+
+macro_rules! layout {
+    ($of:ident { $($field:ident),* $(,)? }) => {{
+        let zeroed: $of = bytemuck::Zeroable::zeroed();
+        // Names every field: a new one does not compile until it is documented.
+        let $of { $($field: _),* } = zeroed;
+        let mut fields = vec![$(
+            (std::mem::offset_of!($of, $field), size_of_val(&zeroed.$field), stringify!($field))
+        ),*];
+        fields.sort();
+        Layout { name: stringify!($of), fields, size: size_of::<$of>() }
+    }};
+}
+
+fn layouts() -> Vec<Layout> {
+    vec![
+        layout!(SlotHeader { magic, version, kind, crc, sequence, body_bytes, reserved }),
+        layout!(LogLayout { log_id, shards, directories, block_bytes, segment_bytes, slots, granule }),
+        layout!(ShardLayout {
+            log_id,
+            shard,
+            clean,
+            next_epoch,
+            next_file,
+            epochs,
+            segments,
+            reserved,
+            horizon,
+            checkpoint,
+            covered,
+            clean_end,
+            timestamp,
+        }),
+        layout!(EpochRow { epoch, reserved, nonce, start, cut }),
+        layout!(SegmentRow { base, bytes, file, reserved }),
+        layout!(ProgressRow { position, committed, reserved }),
+        layout!(BlockHeader {
+            magic,
+            version,
+            codec,
+            shard,
+            reserved,
+            log_id,
+            epoch,
+            record_count,
+            nonce,
+            lsn,
+            previous_end,
+            covered,
+            timestamp,
+            length,
+            crc,
+        }),
+        layout!(RecordHeader { crc, body_bytes, whole_bytes, key_bytes, flags }),
+    ]
+}
+
+#[test]
+fn the_page_shows_what_the_code_writes() {
+    let page = include_str!("../../docs/format.md");
+    for layout in layouts() {
+        let section = page.split(&format!("### {}\n", layout.name)).nth(1);
+        let section = section.unwrap_or_else(|| panic!("{} is not documented", layout.name));
+        let section = section.split("\n#").next().unwrap_or_default();
+        let rows = section.lines().filter_map(|line| {
+            let mut cells = line.split('|').map(str::trim).skip(1);
+            let (offset, width) = (cells.next()?.parse().ok()?, cells.next()?.parse().ok()?);
+            Some((offset, width, cells.next()?))
+        });
+        let documented: Vec<(usize, usize, &str)> = rows.collect();
+        assert_eq!(documented, layout.fields, "{}", layout.name);
+        let end = documented.last().map_or(0, |(offset, width, _)| offset + width);
+        assert_eq!(end, layout.size, "{} has no padding", layout.name);
+    }
+}
