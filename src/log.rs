@@ -1,10 +1,13 @@
 //! The front desk: [`Log`] and its [`Shard`]s.
 
 use std::fmt;
+use std::future::Future;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
 use crate::append::{Append, AppendBatch};
@@ -17,7 +20,7 @@ use crate::notice::Notices;
 use crate::open;
 use crate::options::{Config, Options};
 use crate::position::{Lsn, Position, ShardId};
-use crate::read::{self, Follow, Merged, Range, Record, Source};
+use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
 use crate::read_only::LogReader;
 use crate::router::Router;
 use crate::shard::{Engine, Hold, Holds};
@@ -242,6 +245,7 @@ impl Log {
             memory_blocks_used: engine.blocks_in_use(),
             memory_blocks: engine.memory_blocks(),
             drain_rate: engine.drain_rate(),
+            oldest_operation: engine.oldest_operation(),
             segments: view.segments.len(),
             failed: engine.failure().is_some(),
         }
@@ -266,6 +270,63 @@ impl Log {
     /// See [`CloseError`]. Whatever it is, the directory is free and another open recovers.
     pub fn close(&self) -> Result<(), CloseError> {
         self.inner.close()
+    }
+
+    /// As [`close`](Log::close), for tasks: it begins now, on a thread of its own, and the handle says
+    /// how it ended.
+    pub fn close_async(&self) -> Close {
+        Close::begin(self.inner.clone())
+    }
+}
+
+/// A close on its way. By [`Log::close_async`].
+///
+/// The close goes on whether this is polled or not; dropping it does not stop it.
+#[must_use = "nobody learns how the close ended"]
+#[derive(Debug)]
+pub struct Close(Arc<Mutex<Closing>>);
+
+#[derive(Debug, Default)]
+struct Closing {
+    outcome: Option<Result<(), CloseError>>,
+    waker: Option<Waker>,
+}
+
+impl Close {
+    fn begin(inner: Arc<Inner>) -> Close {
+        let closing = Arc::new(Mutex::new(Closing::default()));
+        let shared = closing.clone();
+        let run = move || {
+            let outcome = inner.close();
+            // Given up first: whoever is woken may open the log again.
+            drop(inner);
+            let waker = {
+                let mut closing = lock(&shared);
+                closing.outcome = Some(outcome);
+                closing.waker.take()
+            };
+            crate::admission::wake(waker);
+        };
+        if let Err(error) = std::thread::Builder::new().name("sawmill-close".into()).spawn(run) {
+            let source = Arc::new(error);
+            lock(&closing).outcome = Some(Err(CloseError::Io { shard: ShardId(0), source }));
+        }
+        Close(closing)
+    }
+}
+
+impl Future for Close {
+    type Output = Result<(), CloseError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut closing = lock(&self.0);
+        match &closing.outcome {
+            Some(outcome) => Poll::Ready(outcome.clone()),
+            None => {
+                closing.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -427,6 +488,24 @@ impl Shard {
     /// them.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         Range::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
+    }
+
+    /// As [`read`](Shard::read), the last record first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// # log.append(b"a").wait()?;
+    /// let last = log.append(b"b").wait()?;
+    /// let newest = log.shard(sawmill::ShardId(0)).read_back(..)?.next().expect("there is one")?;
+    /// assert_eq!(newest.position(), last);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`read`](Shard::read).
+    pub fn read_back(&self, range: impl RangeBounds<Lsn>) -> Result<RangeBack, ReadError> {
+        RangeBack::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
     }
 
     /// The records from `lsn` on, and then what comes: a blocking iterator and a stream.

@@ -6,21 +6,24 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::committer::{CommitterConfig, SyncMethod};
-use crate::consumer::{self, Registry};
-use crate::device::{Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake};
+use crate::consumer::Registry;
+use crate::device::{
+    Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake, measure_sync,
+};
 use crate::error::OpenError;
 use crate::format::{LogManifest, SlotKind};
+use crate::keeper::Keeper;
 use crate::log::Inner;
 use crate::notice::Notices;
-use crate::options::{Backend, Config, Layout, Options};
+use crate::options::{Backend, Config, Layout, OnDamage, Options};
 use crate::pool::Pool;
 use crate::position::{Lsn, ShardId};
-use crate::recovery::{SegmentReader, Verdict, judge, scan};
+use crate::recovery::{SegmentReader, Verdict, beyond, judge, scan};
 use crate::router::{Router, even_slots};
 use crate::segment::{ManifestError, ManifestFiles, ShardStore};
 use crate::shard::{Engine, EngineSetup, Holds};
@@ -164,7 +167,7 @@ fn open_locked(
     // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
     let (keeper, asked) = sync_channel(usize::from(config.shards));
     let keeper = device.threaded().then_some(keeper);
-    let committer = committer_config(&capabilities, &layout);
+    let committer = committer_config(sync_method(device.as_ref(), directory.as_ref(), &notices), &layout);
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
         config: &config,
@@ -221,58 +224,10 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         threads.push(engine.start(cpu)?);
     }
-    let keeper = Keeper {
-        engines: inner.engines.clone(),
-        consumers: inner.consumers.clone(),
-        notices: inner.notices.clone(),
-    };
+    let mut keeper = Keeper::new(&inner.engines, &inner.consumers, &inner.notices);
     threads
         .push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?);
     Ok(())
-}
-
-/// How often the keeper looks at what nobody asks for.
-const KEEPER_EVERY: Duration = Duration::from_secs(1);
-
-/// The keeper's thread: makes segments ready, forgets what need not be kept, and writes down what
-/// consumers have committed, all off the commit path.
-struct Keeper {
-    engines: Vec<Arc<Engine>>,
-    consumers: Registry,
-    notices: Arc<Notices>,
-}
-
-impl Keeper {
-    fn run(&self, asked: &Receiver<ShardId>) {
-        crate::sys::block_signals();
-        let mut due = Instant::now() + KEEPER_EVERY;
-        loop {
-            match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(shard) => {
-                    let engine = &self.engines[usize::from(shard.0)];
-                    engine.retain(); // First: what is given up is what the next segment is made of.
-                    engine.make_segment();
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if Instant::now() >= due {
-                self.look_around();
-                due = Instant::now() + KEEPER_EVERY;
-            }
-        }
-    }
-
-    fn look_around(&self) {
-        for engine in &self.engines {
-            // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
-            engine.announce();
-            engine.retain();
-        }
-        if let Err(error) = consumer::flush_all(&self.consumers) {
-            self.notices.warn(error.to_string());
-        }
-    }
 }
 
 fn report(inner: &Inner, capabilities: &Capabilities) {
@@ -295,11 +250,36 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
     ));
 }
 
-fn committer_config(capabilities: &Capabilities, layout: &Layout) -> CommitterConfig {
+/// How blocks are made durable: by synchronous writes where they are honoured, unless a sync of the file is
+/// clearly faster on this device, as on some consumer drives.
+fn sync_method(device: &dyn Device, directory: &dyn Directory, notices: &Notices) -> SyncMethod {
+    if !directory.capabilities().write_through {
+        return SyncMethod::Flush;
+    }
+    // Under the simulator every call takes no time.
+    let measured =
+        if device.threaded() { measure_sync(device, directory) } else { return SyncMethod::WriteThrough };
+    match measured {
+        // A disk that is full is opened all the same.
+        Err(_) => SyncMethod::WriteThrough,
+        Ok([through, flush]) => {
+            let flush_wins = through > flush + flush / 2;
+            notices.info(format!(
+                "{}: a 4 KiB synchronous write takes {:?}, a write and fdatasync {:?}",
+                directory.path().display(),
+                Duration::from_nanos(through),
+                Duration::from_nanos(flush),
+            ));
+            if flush_wins { SyncMethod::Flush } else { SyncMethod::WriteThrough }
+        }
+    }
+}
+
+fn committer_config(method: SyncMethod, layout: &Layout) -> CommitterConfig {
     let devices = layout.directories.len().max(1) as u32;
     let shards_per_device = u32::from(layout.shards).div_ceil(devices);
     CommitterConfig {
-        method: if capabilities.write_through { SyncMethod::WriteThrough } else { SyncMethod::Flush },
+        method,
         depth: (DEVICE_DEPTH / shards_per_device).max(2),
         background_ns: BACKGROUND_NS,
         marker_delay_ns: MARKER_DELAY_NS,
@@ -440,6 +420,8 @@ struct Judged {
     start: Lsn,
     timestamp: u64,
     mended: bool,
+    /// What it was opened past.
+    damage: Option<String>,
 }
 
 fn judge_shard(
@@ -451,7 +433,7 @@ fn judge_shard(
 ) -> Result<Judged, OpenError> {
     let io = |operation| at(operation, path);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
-    let (store, missing, mended) =
+    let (mut store, missing, mended) =
         ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
@@ -471,7 +453,15 @@ fn judge_shard(
     match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
-            Ok(Judged { id, cut, start: scan.end, timestamp, mended, store })
+            Ok(Judged { id, cut, start: scan.end, timestamp, mended, damage: None, store })
+        }
+        Verdict::Damaged { lsn, cause } if config.on_damage == OnDamage::Continue => {
+            let (start, epoch) = beyond(&mut reader, store.segments(), manifest, &scan);
+            let timestamp = manifest.timestamp.max(scan.timestamp);
+            store.pass_damage(epoch);
+            let damage =
+                Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}; it goes on at {start}"));
+            Ok(Judged { id, cut: start, start, timestamp, mended, damage, store })
         }
         Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
     }
@@ -492,10 +482,13 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn engine(&mut self, judged: Judged) -> Result<Engine, OpenError> {
-        let Judged { id, mut store, cut, start, timestamp, mended } = judged;
+        let Judged { id, mut store, cut, start, timestamp, mended, damage } = judged;
         let path = store.directory().path().to_owned();
         if mended {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        }
+        if let Some(damage) = damage {
+            self.notices.error(damage);
         }
         let config = self.config;
         let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;

@@ -50,6 +50,19 @@ pub enum Backend {
     Syscall,
 }
 
+/// What to do with a log that is damaged in what an open must read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnDamage {
+    /// [`OpenError::Damaged`], and nothing is changed. What is readable can be read by
+    /// [`Log::open_read_only`].
+    #[default]
+    Refuse,
+    /// Leave the damaged stretch where it is and go on behind everything that was ever durable. Readers
+    /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it; a line of the log says so.
+    Continue,
+}
+
 /// The most shards that a log can have.
 pub(crate) const SHARDS_MAX: u16 = 1024;
 /// 256 KiB: with huge pages as good as anything larger, at half the latency of the next size.
@@ -90,6 +103,7 @@ pub struct Options {
     backend: Backend,
     pin_threads: bool,
     require_durable: bool,
+    on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
     directories: Option<Vec<PathBuf>>,
@@ -169,6 +183,13 @@ impl Options {
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
+        self
+    }
+
+    /// What to do if the log is damaged in what must be read to open it; [`OnDamage::Refuse`] by default.
+    #[must_use]
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Options {
+        self.on_damage = on_damage;
         self
     }
 
@@ -344,6 +365,7 @@ impl Options {
             backend: self.backend,
             pin_threads: self.pin_threads,
             require_durable: self.require_durable,
+            on_damage: self.on_damage,
         })
     }
 
@@ -376,4 +398,5 @@ pub(crate) struct Config {
     pub backend: Backend,
     pub pin_threads: bool,
     pub require_durable: bool,
+    pub on_damage: OnDamage,
 }

@@ -1,6 +1,7 @@
 //! What a log has done and how it does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::device::Capabilities;
 use crate::position::{Lsn, ShardId};
@@ -80,6 +81,9 @@ pub struct ShardStats {
     pub memory_blocks: u32,
     /// Bytes per second that it drained when it was last busy; 0 before that.
     pub drain_rate: u64,
+    /// For how long the oldest write or sync has been out that the device has not answered; `None` if
+    /// there is none. A device that hangs shows here.
+    pub oldest_operation: Option<Duration>,
     /// Segments that it has.
     pub segments: usize,
     /// Whether it has stopped after a failure.

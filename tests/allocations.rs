@@ -49,7 +49,8 @@ fn an_append_allocates_nothing() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let log = open(dir.path());
     let payload = [7u8; 900];
-    let write = |durability| Write::new(&payload).key(b"key").durability(durability);
+    let payload = &payload;
+    let write = |durability| Write::new(payload).key(b"key").durability(durability);
     let first = allocations(|| {
         log.append(write(Durability::Synced)).wait().unwrap();
     });

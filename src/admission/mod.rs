@@ -18,6 +18,10 @@ use crate::sync::{CacheLine, lock};
 /// below what a caller would call a stall.
 pub(crate) const OFFER_NS: u64 = 1_000_000;
 
+/// Offers that are out at once. Waking one waiter after the other would drain a queue at one record a
+/// wake-up, some tens of thousands a second; whoever takes its offer makes the next ones.
+const OFFERS_MAX: usize = 32;
+
 /// Set in the word when nothing is accepted any more.
 const SHUT: u64 = 1 << 63;
 
@@ -175,32 +179,33 @@ impl Admission {
         }
     }
 
-    /// There is room, for `admits(priority)`: offers it to the first who waits, and gives back the
-    /// waker if that is a task.
+    /// There is room, for `admits(priority)`: offers it to those who wait longest, and gives back the
+    /// wakers of those that are tasks.
     #[must_use]
-    pub(crate) fn offer(&self, now: u64, admits: impl Fn(Priority) -> bool) -> Option<Waker> {
+    pub(crate) fn offer(&self, now: u64, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
+        let mut tasks = Vec::new();
         if self.is_clear() {
-            return None;
+            return tasks;
         }
-        let call = {
-            let mut queue = lock(&self.queue);
-            let priorities = [Priority::High, Priority::Normal, Priority::Low];
-            let mut call = None;
-            'lines: for (line, priority) in queue.lines.iter_mut().zip(priorities) {
-                for ticket in line.iter_mut().filter(|_| admits(priority)) {
-                    if ticket.offered_at.is_some() && !ticket.passed {
-                        break 'lines; // An offer is out.
-                    }
-                    if ticket.call.is_some() {
-                        ticket.offered_at = Some(now);
-                        call = ticket.call.take();
-                        break 'lines;
-                    }
+        let mut queue = lock(&self.queue);
+        let priorities = [Priority::High, Priority::Normal, Priority::Low];
+        let mut out = 0;
+        for (line, priority) in queue.lines.iter_mut().zip(priorities) {
+            for ticket in line.iter_mut().filter(|_| admits(priority)) {
+                if out == OFFERS_MAX {
+                    return tasks;
+                }
+                if ticket.offered_at.is_some() && !ticket.passed {
+                    out += 1;
+                } else if let Some(call) = ticket.call.take() {
+                    ticket.offered_at = Some(now);
+                    out += 1;
+                    // A thread is woken at once, which runs none of the user's code.
+                    tasks.extend(call.call());
                 }
             }
-            call
-        };
-        call.and_then(Call::call)
+        }
+        tasks
     }
 
     /// Lets offers pass that were not taken in time. Returns when to look again.
@@ -259,13 +264,26 @@ mod tests {
         let (first, first_calls) = waiter(&admission, Priority::Normal);
         let (second, second_calls) = waiter(&admission, Priority::Normal);
         wake(admission.offer(0, |_| true));
-        assert_eq!((calls(&first_calls), calls(&second_calls)), (1, 0));
-        assert!(admission.is_turn(&first) && !admission.is_turn(&second));
+        assert_eq!((calls(&first_calls), calls(&second_calls)), (1, 1));
+        assert!(admission.is_turn(&first) && admission.is_turn(&second));
         admission.leave(&first);
-        wake(admission.offer(0, |_| true));
-        assert_eq!(calls(&second_calls), 1);
         admission.leave(&second);
         assert!(admission.is_clear());
+    }
+
+    #[test]
+    fn offers_go_out_in_order_and_so_many_at_a_time() {
+        let admission = Admission::default();
+        let waiters: Vec<_> = (0..OFFERS_MAX + 8).map(|_| waiter(&admission, Priority::Normal)).collect();
+        wake(admission.offer(0, |_| true));
+        wake(admission.offer(0, |_| true));
+        let called =
+            |waiters: &[(Place, Arc<Count>)]| waiters.iter().map(|(_, count)| calls(count)).sum::<u32>();
+        assert_eq!(called(&waiters[..OFFERS_MAX]), OFFERS_MAX as u32, "each is called once");
+        assert_eq!(called(&waiters[OFFERS_MAX..]), 0);
+        admission.leave(&waiters[0].0);
+        wake(admission.offer(0, |_| true));
+        assert_eq!(called(&waiters[OFFERS_MAX..OFFERS_MAX + 1]), 1);
     }
 
     #[test]
@@ -273,11 +291,9 @@ mod tests {
         let admission = Admission::default();
         let (_low, low_calls) = waiter(&admission, Priority::Low);
         let (high, high_calls) = waiter(&admission, Priority::High);
-        wake(admission.offer(0, |_| true));
+        wake(admission.offer(0, |priority| priority == Priority::High));
         assert_eq!((calls(&low_calls), calls(&high_calls)), (0, 1));
         admission.leave(&high);
-        wake(admission.offer(0, |priority| priority == Priority::High));
-        assert_eq!(calls(&low_calls), 0);
         wake(admission.offer(0, |_| true));
         assert_eq!(calls(&low_calls), 1);
     }
@@ -289,10 +305,13 @@ mod tests {
         let (dead, _) = waiter(&admission, Priority::Normal);
         let (alive, alive_calls) = waiter(&admission, Priority::Normal);
         wake(admission.offer(0, |_| true));
+        assert_eq!(calls(&alive_calls), 1);
         assert_eq!(admission.tick(10), Some(OFFER_NS));
+        // The one that lives has been polled and waits again; the other lets its offer pass.
+        admission.wait(&alive, Call::Task(Waker::from(alive_calls.clone())));
         assert_eq!(admission.tick(OFFER_NS), None);
         wake(admission.offer(OFFER_NS, |_| true));
-        assert_eq!(calls(&alive_calls), 1);
+        assert_eq!(calls(&alive_calls), 2);
         admission.leave(&alive);
         assert!(admission.is_clear(), "a waiter that let an offer pass holds nobody up");
         assert!(admission.is_turn(&dead), "and may still take room when it is polled");

@@ -1,8 +1,15 @@
 //! What a folder's file system and device can do, as a plain value that tests can make up.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::{Device, Directory};
+use crate::format::GRANULE;
+use crate::pool::AlignedBuffer;
 use crate::sys;
+
+/// A file that is there for a moment.
+const PROBE: &str = "sawmill.probe";
 
 /// The file systems that differ in something that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,37 @@ impl Capabilities {
             durable: file_system.is_durable(),
         }
     }
+}
+
+/// Medians, in nanoseconds, of a few synchronous writes, and of as many writes with a sync behind each.
+pub(crate) fn measure_sync(device: &dyn Device, directory: &dyn Directory) -> io::Result<[u64; 2]> {
+    const TIMES: usize = 9;
+    let _ = directory.remove(PROBE);
+    let file = directory.create(PROBE)?;
+    let result = (|| {
+        let granule = AlignedBuffer::zeroed(GRANULE as usize)?;
+        for index in 0..TIMES as u64 {
+            file.write_at(&granule, index * GRANULE, false)?;
+        }
+        file.sync()?;
+        let mut medians = [0; 2];
+        for (through, median) in [true, false].into_iter().zip(&mut medians) {
+            let mut times = [0; TIMES];
+            for (index, time) in times.iter_mut().enumerate() {
+                let began = device.now();
+                file.write_at(&granule, index as u64 * GRANULE, through)?;
+                if !through {
+                    file.sync()?;
+                }
+                *time = device.now() - began;
+            }
+            times.sort_unstable();
+            *median = times[TIMES / 2];
+        }
+        Ok(medians)
+    })();
+    let _ = directory.remove(PROBE);
+    result
 }
 
 /// Memory that this process may use, in bytes: the machine's, or less if its control group says so.

@@ -59,6 +59,14 @@ impl Cursor {
         Ok(cursor)
     }
 
+    /// Goes to the first record at or above `from`.
+    pub(super) fn seek(&mut self, from: Lsn) {
+        self.ready.clear();
+        self.partial = None;
+        self.from = from;
+        self.at = self.locate(from);
+    }
+
     /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
     ///
     /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap

@@ -3,6 +3,7 @@
 //! All read blocks from the device through one cursor ([`cursor`]), check every checksum, and stop
 //! at the durable LSN. They hold no lock of the append path and do not keep a log open.
 
+mod back;
 mod cursor;
 mod follow;
 mod get;
@@ -11,6 +12,7 @@ mod range;
 mod record;
 mod source;
 
+pub use back::RangeBack;
 pub use follow::{Follow, FollowStop};
 pub use merged::Merged;
 pub use range::Range;

@@ -9,7 +9,7 @@ mod verdict;
 
 pub(crate) use scan::{Scan, SegmentReader, scan};
 pub use verdict::Damage;
-pub(crate) use verdict::{Verdict, judge};
+pub(crate) use verdict::{Verdict, beyond, judge};
 
 #[cfg(test)]
 mod tests;

@@ -127,8 +127,6 @@ pub(crate) struct Scan {
     pub end: Lsn,
     /// Start of a group that is not whole below `end`.
     pub open_group: Option<Lsn>,
-    /// Why the chain ends there.
-    pub defect: Defect,
     /// Time of the last record found; 0 if there is none.
     pub timestamp: u64,
     /// All below it is durable, as the manifest and the blocks themselves testify.
@@ -146,7 +144,6 @@ impl Scan {
         Scan {
             end: checkpoint,
             open_group: None,
-            defect: Defect::NoHeader,
             timestamp: 0,
             durable: checkpoint,
             testified,
@@ -163,7 +160,6 @@ impl Scan {
     ) {
         while let Some(header) = self.next(reader, segments, identity) {
             self.end = header.end();
-            self.defect = Defect::NoHeader;
             self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
             self.untold.push_back((self.end, self.open_group));
             self.hear(Lsn(header.covered));
@@ -190,18 +186,13 @@ impl Scan {
         let next = segments.iter().find(|segment| segment.base() >= self.end);
         let places = [at.map(|segment| (segment, self.end)), next.map(|segment| (segment, segment.base()))];
         for (segment, lsn) in places.into_iter().flatten() {
-            match reader.block(segment, identity, lsn, Some(self.end)) {
-                Ok((header, block)) => {
-                    let records = Records::new(&header, block).expect("checked by the reader");
-                    for record in records.flatten() {
-                        note_group(&mut self.open_group, record.lsn, record.header.flags);
-                    }
-                    return Some(header);
-                }
-                // The defect that counts is that of the place where the chain would go on.
-                Err(defect) if lsn == self.end || at.is_none() => self.defect = defect,
-                Err(_) => {}
+            // Why a place does not continue the chain is for the verdict to find out.
+            let Ok((header, block)) = reader.block(segment, identity, lsn, Some(self.end)) else { continue };
+            let records = Records::new(&header, block).expect("checked by the reader");
+            for record in records.flatten() {
+                note_group(&mut self.open_group, record.lsn, record.header.flags);
             }
+            return Some(header);
         }
         None
     }

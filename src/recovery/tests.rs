@@ -200,6 +200,36 @@ fn several_torn_blocks_with_intact_ones_between_are_no_damage() {
     assert_eq!(case.left(), 2);
 }
 
+/// Opened past damage: the rest stays readable, the damaged stretch is told, nothing is cried again.
+#[test]
+fn a_log_can_go_on_behind_damage() {
+    for missing in [false, true] {
+        let case = Case::new();
+        case.with_three_records();
+        case.edit_segment(|bytes| {
+            bytes[block(1) + 100] ^= 1;
+            if missing {
+                bytes.truncate(4096);
+            }
+        });
+        case.damage();
+        let options = Options::new().on_damage(crate::OnDamage::Continue).device(&case.machine);
+        let log = options.open(PATH).unwrap();
+        assert!(log.stats().notices.iter().any(|line| line.contains("is damaged at LSN")));
+        let new = log.append(b"behind the damage").wait().unwrap();
+        assert!(new.lsn() >= Lsn(3 * GRANULE));
+        case.kill(log);
+        let log = case.open().expect("damage that was passed is not cried again");
+        let found: Vec<_> = log.merged(..).unwrap().collect();
+        let told =
+            found.iter().filter(|found| matches!(found, Err(crate::ReadError::Damaged { .. }))).count();
+        assert!(told >= 1, "{found:?}");
+        let read = found.iter().flatten().count();
+        assert_eq!(read, if missing { 1 } else { 3 });
+        assert_eq!(log.get(new).unwrap().payload(), b"behind the damage");
+    }
+}
+
 /// The one window that no single host can close: before a marker says so, rot on the last
 /// acknowledged block cannot be told from a torn tail; after it, it is damage.
 #[test]
@@ -207,7 +237,10 @@ fn rot_on_the_last_block_is_a_tail_before_the_marker_and_damage_after_it() {
     for marker in [false, true] {
         let case = Case::new();
         let log = case.open().unwrap();
-        let last = (0..3u8).map(|number| log.append([number; 100]).wait().unwrap()).last().unwrap();
+        for number in 0..2u8 {
+            log.append([number; 100]).wait().unwrap();
+        }
+        let last = log.append([2; 100]).wait().unwrap();
         if marker {
             log.turn_shard(crate::ShardId(0), false);
             assert_eq!(log.stats().shards[0].markers, 1);

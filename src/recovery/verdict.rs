@@ -69,21 +69,47 @@ pub(crate) fn judge(
     if let Some(row) = missing.first() {
         return Verdict::Damaged { lsn: Lsn(row.base), cause: Damage::Segment { file: row.file } };
     }
-    // 3, 4 and, for the rest of the segments, 5.
+    // 3, 4 and 5.
     if let Some(cause) = testimony(reader, segments, manifest, row, end) {
         return Verdict::Damaged { lsn: end, cause };
-    }
-    // 5. A place that cannot be read is never a tail.
-    if scan.defect == Defect::Unreadable {
-        return Verdict::Damaged { lsn: end, cause: Damage::Unreadable };
     }
     // 6. A torn tail: nothing says that what is not whole was ever acknowledged.
     Verdict::Tail { cut: scan.open_group.unwrap_or(end) }
 }
 
+/// Where a log goes on behind damage: above every LSN that was ever sealed or testified, in an epoch above
+/// every one that was ever used, as far as what is left of the log shows.
+pub(crate) fn beyond(
+    reader: &mut SegmentReader,
+    segments: &[Arc<Segment>],
+    manifest: &ShardManifest,
+    scan: &Scan,
+) -> (Lsn, u32) {
+    let row = manifest.epochs.last().expect("a manifest has an epoch");
+    // Segments that are missing held something, too.
+    let missing = manifest.segments.iter().filter(|row| segments.iter().all(|own| own.row.file != row.file));
+    let missing = missing.map(SegmentRow::end).max().unwrap_or_default();
+    let clean_end = manifest.clean_end.unwrap_or_default();
+    let known = [scan.end, Lsn(row.start), manifest.covered, clean_end, missing];
+    let mut start = known.into_iter().max().unwrap_or_default();
+    let mut epoch = manifest.next_epoch;
+    for segment in segments {
+        for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
+            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else { continue };
+            let Ok(header) = BlockHeader::decode(bytes) else { continue };
+            if header.is_of(&manifest.log_id, manifest.shard) {
+                start = start.max(header.end()).max(Lsn(header.covered));
+                epoch = epoch.max(header.epoch.saturating_add(1));
+            }
+        }
+    }
+    (Lsn(crate::format::round_to_granule(start.0)), epoch)
+}
+
 /// Looks for a header that says that more was durable than `end`, at every place from the
 /// checkpoint's segment on. Its records need not check and, for its testimony, its place need not
-/// be its own.
+/// be its own. A place that cannot be read might hold one, and is never taken for a tail; what another
+/// place says for certain goes before it.
 fn testimony(
     reader: &mut SegmentReader,
     segments: &[Arc<Segment>],
@@ -92,11 +118,12 @@ fn testimony(
     end: Lsn,
 ) -> Option<Damage> {
     let own = manifest.identity(row);
+    let mut unreadable = None;
     for segment in segments.iter().filter(|segment| segment.end() > manifest.checkpoint) {
         for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
-            let bytes = match reader.bytes(segment, offset, GRANULE as usize) {
-                Ok(bytes) => bytes,
-                Err(_) => return Some(Damage::Unreadable),
+            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
+                unreadable = Some(Damage::Unreadable);
+                continue;
             };
             let Ok(header) = BlockHeader::decode(bytes) else { continue };
             if !header.is_of(&own.log_id, own.shard) {
@@ -111,5 +138,5 @@ fn testimony(
             }
         }
     }
-    None
+    unreadable
 }

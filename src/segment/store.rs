@@ -275,6 +275,14 @@ impl ShardStore {
         Ok(identity)
     }
 
+    /// The shard is opened past damage: what is missing is listed no more, and epochs go on above those
+    /// that were seen. Nothing is written yet; the epoch that begins next does so.
+    pub(crate) fn pass_damage(&mut self, next_epoch: u32) {
+        let here = &self.segments;
+        self.manifest.segments.retain(|row| here.iter().any(|segment| segment.row.file == row.file));
+        self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
+    }
+
     /// Lists a new segment behind the last one, of at least `bytes`, and returns it.
     ///
     /// A spare that is large enough is taken first: its extents are written already. A new file is
@@ -287,7 +295,7 @@ impl ShardStore {
         hurry: impl Fn() -> bool,
     ) -> io::Result<Arc<Segment>> {
         self.collect_retired();
-        let base = self.segments.last().map_or(from, |last| last.end());
+        let base = self.segments.last().map_or(from, |last| last.end().max(from));
         let mut next_file = self.manifest.next_file;
         let spare =
             self.spares.iter().position(|&(_, spare)| spare >= bytes && spare <= bytes.saturating_mul(4));

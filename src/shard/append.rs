@@ -41,9 +41,12 @@ impl Engine {
         }
     }
 
-    /// Whether a waiter of this priority may try again.
+    /// Whether there is enough room to offer it to waiters of this priority.
+    ///
+    /// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed
+    /// is let go only when there is room for many of them to go on without another one.
     pub(super) fn admits(&self, priority: Priority) -> bool {
-        self.pool.in_use() < self.blocks_max(priority)
+        self.pool.in_use() + self.pool.blocks() / 8 < self.blocks_max(priority)
     }
 
     /// Accepts a batch if there is room now. The batch is not empty.

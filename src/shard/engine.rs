@@ -63,6 +63,8 @@ pub(super) struct Published {
     pub checkpoint: AtomicU64,
     /// The highest time given to a record.
     pub timestamp: AtomicU64,
+    /// Since when the oldest operation has been out; `u64::MAX` if there is none.
+    pub oldest: AtomicU64,
     /// Bytes per second that the shard drains when it is busy.
     pub drain_rate: AtomicU64,
 }
@@ -154,6 +156,7 @@ impl Engine {
                 covered: AtomicU64::new(covered.0),
                 checkpoint: AtomicU64::new(checkpoint.0),
                 timestamp: AtomicU64::new(setup.timestamp),
+                oldest: AtomicU64::new(u64::MAX),
                 drain_rate: AtomicU64::new(0),
             }),
             opener: Mutex::new(opener),
@@ -213,9 +216,9 @@ impl Engine {
 
     /// Offers the room that there is to whoever waits for it. Wake what it gives under no lock.
     #[must_use]
-    pub(crate) fn offer(&self) -> Option<Waker> {
+    pub(crate) fn offer(&self) -> Vec<Waker> {
         if self.admission.is_clear() {
-            return None;
+            return Vec::new();
         }
         self.admission.offer(self.device.now(), |priority| self.admits(priority))
     }
@@ -289,6 +292,12 @@ impl Engine {
 
     pub(crate) fn memory_blocks(&self) -> u32 {
         self.pool.blocks()
+    }
+
+    /// For how long the oldest operation that the device has not answered has been out.
+    pub(crate) fn oldest_operation(&self) -> Option<Duration> {
+        let since = self.published.0.oldest.load(Ordering::Relaxed);
+        (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)))
     }
 
     pub(crate) fn drain_rate(&self) -> u64 {

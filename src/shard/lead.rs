@@ -37,6 +37,7 @@ impl Engine {
         }
         while let Some(action) = core.committer.next_action() {
             let operation = self.operation(&mut core, &action);
+            self.publish_oldest(&core);
             drop(core);
             let result = device::perform(&operation);
             let id = operation.id;
@@ -46,6 +47,7 @@ impl Engine {
         }
         self.counters.led.fetch_add(1, Ordering::Relaxed);
         let now = self.device.now();
+        self.publish_oldest(&core);
         self.publish(&mut core, now);
         self.nudge.led();
         let deadline = core.committer.deadline().unwrap_or(u64::MAX);

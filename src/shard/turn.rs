@@ -32,6 +32,8 @@ struct Submitted {
     operation: OperationId,
     name: &'static str,
     segment: Arc<Segment>,
+    /// When it was made.
+    since: u64,
 }
 
 /// What only the holder of the token touches.
@@ -134,6 +136,7 @@ impl Engine {
         if let Err(error) = queue.enter(Wait::No) {
             self.fail(core, "io_uring_enter", None, error);
         }
+        self.publish_oldest(core);
         self.publish(core, now);
         let offers = self.admission.tick(now);
         core.tasks.extend(self.offer());
@@ -298,7 +301,7 @@ impl Engine {
             }
         };
         let file = segment.file.clone();
-        core.submitted.push(Submitted { operation, name, segment });
+        core.submitted.push(Submitted { operation, name, segment, since: self.device.now() });
         Operation { id: operation.0, file, kind }
     }
 
@@ -311,6 +314,12 @@ impl Engine {
         if let Err(error) = result {
             self.fail(core, submitted.name, Some(&submitted.segment), error);
         }
+    }
+
+    /// Tells since when the oldest operation has been out, for who watches for a stuck device.
+    pub(super) fn publish_oldest(&self, core: &Core) {
+        let oldest = core.submitted.iter().map(|submitted| submitted.since).min();
+        self.published.0.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Tells everybody how far things have got.

@@ -185,6 +185,10 @@ pub fn readers(bytes: &[u8]) {
                 .eq(expected(from, to).map(|(position, payload)| (*position, &payload[..]))),
             "{from}..{to}"
         );
+        let back = shard.read_back(Lsn(from)..Lsn(to)).expect("it exists").map(Result::unwrap);
+        let mut back: Vec<_> = back.map(|record| record.position()).collect();
+        back.reverse();
+        assert!(back.iter().eq(expected(from, to).map(|(position, _)| position)), "{from}..{to} backwards");
         get_any(&log, &model, from, to);
     }
 }

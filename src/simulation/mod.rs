@@ -48,6 +48,8 @@ fn play(plan: &Plan, how_to_rerun: &str) -> Tally {
     let run = |plan: &Plan, trace| catch_unwind(AssertUnwindSafe(|| History::new(plan, trace).play()));
     match run(plan, false) {
         Ok(tally) => tally,
+        // A script that only wants to know whether it fails has no use for the shortest history.
+        Err(panic) if std::env::var_os("SAWMILL_NO_SHRINK").is_some() => std::panic::resume_unwind(panic),
         Err(panic) => {
             let shrunk = silently(|| plan.shrink(|plan| run(plan, false).is_err()));
             eprintln!("\nshrunk from {} to {} steps: {shrunk:?}", plan.steps.len(), shrunk.steps.len());

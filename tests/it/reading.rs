@@ -34,11 +34,16 @@ fn ranges_may_begin_and_end_anywhere(ground: Ground) {
         let expected: Vec<_> =
             all.iter().map(|record| record.lsn()).filter(|lsn| (from..to).contains(&lsn.0)).collect();
         assert_eq!(found, expected, "{from}..{to}");
+        let mut back: Vec<_> =
+            shard.read_back(Lsn(from)..Lsn(to)).unwrap().map(|record| record.unwrap().lsn()).collect();
+        back.reverse();
+        assert_eq!(back, expected, "{from}..{to}, backwards");
     }
     for record in &all {
         let mut at = shard.read(record.lsn()..).unwrap();
         assert_eq!(at.next().unwrap().unwrap().lsn(), record.lsn(), "a range includes its start");
     }
+    assert_eq!(shard.read_back(..).unwrap().count(), 300);
     assert_eq!(shard.read(Lsn(end)..).unwrap().count(), 0);
     assert_eq!(shard.read(Lsn(u64::MAX)..).unwrap().count(), 0);
 }

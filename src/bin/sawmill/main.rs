@@ -4,6 +4,7 @@
 
 mod bench;
 mod dump;
+mod repair;
 mod show;
 mod stat;
 mod verify;
@@ -32,6 +33,7 @@ enum Command {
     Dump(dump::Dump),
     Tail(dump::Tail),
     Verify(verify::Verify),
+    Repair(repair::Repair),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Dump(dump) => dump.run(),
         Command::Tail(tail) => tail.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Repair(repair) => repair.run(),
     };
     match result {
         Ok(code) => code,

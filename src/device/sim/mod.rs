@@ -122,8 +122,8 @@ impl SimMachine {
     pub(crate) fn make_unreadable_at(&self, name: &str, sector: usize) {
         let mut guard = self.world();
         let world = &mut *guard;
-        let numbers = world.folders.values().filter_map(|folder| folder.names.get(name));
-        let number = *numbers.last().expect("the file is there");
+        let number = world.folders.values().rev().find_map(|folder| folder.names.get(name).copied());
+        let number = number.expect("the file is there");
         world.file(number).make_unreadable(sector);
     }
 

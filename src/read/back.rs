@@ -1,0 +1,76 @@
+//! A range of a shard from its end to its start.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use super::cursor::{Cursor, Step};
+use super::range::bounds;
+use super::{Record, Source};
+use crate::error::ReadError;
+use crate::position::Lsn;
+
+/// Read at once: several blocks, so that few are read twice.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+/// The records of a shard within a range, the last one first. By
+/// [`Shard::read_back`](crate::Shard::read_back).
+///
+/// It begins at what was durable when it was made, or at the range's end. Blocks are chained forwards, so
+/// it reads stretches of the log forwards and gives each back in reverse.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct RangeBack {
+    cursor: Cursor,
+    /// What was durable when this was made.
+    limit: Lsn,
+    start: Lsn,
+    /// Everything at or above it was given.
+    end: Lsn,
+    /// The stretch below `end` that was read, in order.
+    ready: Vec<Result<Record, ReadError>>,
+}
+
+impl RangeBack {
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        range: &impl RangeBounds<Lsn>,
+    ) -> Result<RangeBack, ReadError> {
+        let (start, end) = bounds(range);
+        let limit = source.durable();
+        let start = start.unwrap_or_else(|| source.view().horizon);
+        let end = end.min(limit);
+        Ok(RangeBack { cursor: Cursor::new(source, end)?, limit, start, end, ready: Vec::new() })
+    }
+
+    /// Reads the stretch below `end`.
+    fn read_stretch(&mut self) {
+        let from = Lsn(self.end.0.saturating_sub(WINDOW_BYTES)).max(self.start);
+        self.cursor.seek(from);
+        loop {
+            match self.cursor.next(self.limit, self.end) {
+                Step::Record(record) => self.ready.push(Ok(record)),
+                Step::End => break,
+                // A stretch that is damaged across the seam is told once, with the part above it.
+                Step::Error(ReadError::Damaged { lsn, .. }) if lsn < from => {}
+                Step::Error(error) => self.ready.push(Err(error)),
+            }
+        }
+        self.end = from;
+    }
+}
+
+impl Iterator for RangeBack {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() && self.start < self.end {
+            self.read_stretch();
+        }
+        let item = self.ready.pop();
+        if let Some(Err(ReadError::Truncated { .. })) = &item {
+            // What lies below it is gone.
+            self.end = self.start;
+        }
+        item
+    }
+}

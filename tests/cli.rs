@@ -1,0 +1,130 @@
+//! The `sawmill` command, as an operator meets it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sawmill::{Options, ShardId, Write};
+
+fn sawmill(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sawmill")).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> (i32, String, String) {
+    let read = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), read(&output.stdout), read(&output.stderr))
+}
+
+fn some_log(dir: &Path) {
+    let log = Options::new().shards(2).segment_bytes(1 << 20).open(dir).unwrap();
+    for number in 0..40u32 {
+        let write = Write::new(format!("record {number}").into_bytes()).key(b"k\n");
+        log.shard(ShardId((number % 2) as u16)).append(write).wait().unwrap();
+    }
+    log.close().unwrap();
+}
+
+#[test]
+fn wrong_arguments_and_missing_logs_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    for arguments in
+        [&[][..], &["nonsense"], &["dump"], &["stat", path, "--nonsense"], &["bench", "--seconds", "x"]]
+    {
+        let (code, _, error) = text(&sawmill(arguments));
+        assert_eq!(code, 2, "{arguments:?}: {error}");
+        assert!(error.contains("--help") || error.contains("Usage"), "{error}");
+    }
+    let (code, _, error) = text(&sawmill(&["bench", "--seconds", "0"]));
+    assert_eq!(code, 1);
+    assert!(error.contains("--seconds"), "{error}");
+    for command in ["stat", "dump", "tail", "verify", "repair"] {
+        let (code, _, error) = text(&sawmill(&[command, path]));
+        assert_eq!(code, 1, "{command}");
+        assert!(error.contains("there is no log") && !error.contains("panicked"), "{error}");
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "{command} made something");
+    }
+}
+
+#[test]
+fn a_log_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    let (code, out, _) = text(&sawmill(&["stat", path]));
+    assert_eq!(code, 0);
+    assert_eq!(out.lines().count(), 3, "{out}");
+    assert!(out.contains("closed"), "{out}");
+    let (_, out, _) = text(&sawmill(&["dump", path]));
+    assert_eq!(out.lines().count(), 40);
+    assert!(out.lines().next().unwrap().ends_with(r"k\n record 0"), "{out}");
+    let (_, out, _) = text(&sawmill(&["dump", path, "--shard", "1", "--limit", "3", "--format", "raw"]));
+    assert_eq!(out, "record 1record 3record 5");
+    let (_, out, _) = text(&sawmill(&["tail", path, "-n", "2", "--format", "json"]));
+    assert_eq!(out.lines().count(), 4);
+    for line in out.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(value["key"], "6b0a");
+    }
+    let (code, out, _) = text(&sawmill(&["verify", path]));
+    assert_eq!((code, out.trim()), (0, "40 records, 0.0 MiB, 0 damaged places"));
+    let (code, _, error) = text(&sawmill(&["dump", path, "--shard", "9"]));
+    assert_eq!((code, error.contains("shard 9 does not exist")), (1, true), "{error}");
+}
+
+#[test]
+fn damage_is_found_and_repaired_only_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    // A crash: the end is not recorded any more, so that the blocks have to be believed.
+    let log = Options::new().open(dir.path()).unwrap();
+    for _ in 0..3 {
+        log.shard(ShardId(0)).append(b"more").wait().unwrap();
+    }
+    let end = log.shard(ShardId(0)).durable_lsn().0 as usize;
+    std::mem::forget(log);
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").args(["-r", path]).arg(copy.path().join("log")).status().unwrap();
+    assert!(copied.success());
+    let dir = copy.path().join("log");
+    let path = dir.to_str().unwrap();
+    let segment = dir.join("shard-0000/0000000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[end - 3 * 4096 + 10] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let (code, out, _) = text(&sawmill(&["verify", path]));
+    assert_eq!(code, 3, "{out}");
+    assert!(out.contains("testifies"), "{out}");
+    let (code, out, error) = text(&sawmill(&["repair", path]));
+    assert_eq!(code, 3, "{out}{error}");
+    assert!(out.contains("nothing was changed"), "{out}");
+    assert!(Options::new().open(&dir).is_err());
+    let (code, out, error) = text(&sawmill(&["repair", path, "--yes"]));
+    assert_eq!(code, 0, "{out}{error}");
+    let log = Options::new().open(&dir).unwrap();
+    assert_eq!(log.merged(..).unwrap().flatten().count(), 42, "all but the damaged one");
+    assert!(
+        std::fs::read_dir(&dir).unwrap().any(|entry| {
+            entry.unwrap().file_name().to_string_lossy().starts_with("sawmill.before-repair-")
+        })
+    );
+}
+
+#[test]
+fn the_bench_counts_only_what_it_reads_back() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let arguments =
+        ["bench", "--dir", path, "--seconds", "0.05", "--repeat", "1", "--only", "durable", "--json"];
+    let (code, out, error) = text(&sawmill(&arguments));
+    assert_eq!(code, 0, "{error}");
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let loads = value["loads"].as_array().unwrap();
+    assert_eq!(loads.len(), 4);
+    for load in loads {
+        assert!(load["records"].as_u64().unwrap() > 0, "{load}");
+        assert_eq!(load["records"], load["records_read_back"]);
+    }
+    assert!(value["crash"]["acknowledged"].as_u64().unwrap() >= 20_000);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it leaves nothing behind");
+}

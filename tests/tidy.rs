@@ -1,0 +1,113 @@
+//! The style that can be checked.
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(String, String)> {
+    fn walk(path: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                walk(&entry, found);
+            } else if entry.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
+                found.push(entry);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    walk(&root.join(folder), &mut found);
+    found.sort();
+    assert!(!found.is_empty(), "nothing in {folder}");
+    let name = |path: &PathBuf| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    found.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Lines of code, without comments and without the tests at a file's end.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("\nmod tests {").unwrap_or(text.len());
+    let lines = text[..end].lines().enumerate();
+    lines.map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
+}
+
+#[test]
+fn unsafe_stands_in_three_rooms_and_says_why() {
+    for (name, text) in sources("src") {
+        let fenced = ["src/pool/", "src/device/uring/", "src/sys/"].iter().any(|room| name.starts_with(room));
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in code(&text) {
+            let uses =
+                line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            assert!(fenced || !uses, "{name}:{number}: unsafe outside of its rooms");
+            if line.contains("unsafe {") || line.contains("unsafe impl") {
+                let above = &lines[number.saturating_sub(8)..number];
+                assert!(above.iter().any(|line| line.contains("SAFETY:")), "{name}:{number}: no SAFETY line");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_and_threads_belong_to_the_device() {
+    for (name, text) in sources("src") {
+        let allowed = ["src/device/", "src/bin/", "src/sys/"].iter().any(|room| name.starts_with(room));
+        for (number, line) in code(&text) {
+            let touches =
+                line.contains("std::fs") || line.contains("fs::File") || line.contains("OpenOptions");
+            assert!(allowed || !touches, "{name}:{number}: the simulator would not see this");
+        }
+    }
+}
+
+/// Lower rooms never use higher ones; each room with what it may not name.
+#[test]
+fn dependencies_point_one_way() {
+    let higher = ["shard", "read", "consumer", "log", "open", "append", "commit", "router", "admission"];
+    let rules: [(&str, &[&str]); 5] = [
+        ("src/format/", &["pool", "device", "segment", "recovery", "committer"]),
+        ("src/committer/", &["device", "segment", "recovery", "format"]),
+        ("src/pool/", &["device", "segment", "recovery", "committer"]),
+        ("src/segment/", &["recovery", "committer"]),
+        ("src/recovery/", &["committer"]),
+    ];
+    for (room, forbidden) in rules {
+        for (name, text) in sources(room.trim_end_matches('/')) {
+            if name.contains("tests") {
+                continue;
+            }
+            for (number, line) in code(&text) {
+                for other in forbidden.iter().chain(&higher) {
+                    let uses = line.contains(&format!("crate::{other}::"));
+                    assert!(!uses, "{name}:{number}: {room} must not know {other}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn links_in_the_docs_resolve() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = sources("docs");
+    for page in ["README.md", "CHANGELOG.md", "SECURITY.md"] {
+        pages.push((page.to_owned(), std::fs::read_to_string(root.join(page)).unwrap()));
+    }
+    for (name, text) in pages.iter().chain(&sources("src")) {
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let path = quoted.trim_start_matches("./");
+            let is_path = ["docs/", "src/", "tests/", "fuzz/", "examples/", "benches/"]
+                .iter()
+                .any(|folder| path.starts_with(folder));
+            if is_path && !path.contains([' ', '*', '<']) {
+                assert!(root.join(path).exists(), "{name} speaks of {path}, which is not there");
+            }
+        }
+    }
+}
+
+#[test]
+fn lines_end_and_files_are_of_a_size_to_be_read() {
+    for (name, text) in ["src", "tests", "examples", "benches"].into_iter().flat_map(sources) {
+        assert!(text.ends_with('\n'), "{name}");
+        let lines = code(&text).count();
+        assert!(lines <= 600, "{name} has {lines} lines: does one idea live there?");
+    }
+}
