@@ -288,9 +288,12 @@ impl History {
     fn found(&self, log: &Log, shard: u16) -> Option<Found> {
         let records = log.shard(ShardId(shard)).read(..).ok()?;
         let mut found = Found { records: Vec::new(), told: false };
+        let mut last = 0;
         for record in records {
             match record {
                 Ok(record) => {
+                    assert!(record.timestamp() > last, "times rise along a shard: {record:?} after {last}");
+                    last = record.timestamp();
                     let payload = record.payload().to_vec();
                     found.records.push(Accepted::new(record.position(), payload, 0));
                 }

@@ -19,8 +19,8 @@ use report::{Report, Row};
 use crate::Error;
 
 /// Larger than any drive's cache of recently written blocks would help with, small enough to make.
-const BARE_BYTES: u64 = 1 << 30;
-const RETAIN_BYTES: u64 = 768 << 20;
+const BARE_BYTES: u64 = 512 << 20;
+const RETAIN_BYTES: u64 = 512 << 20;
 
 /// Ingest records, beside the same writes without the engine; then kill a writer and check.
 ///
@@ -34,7 +34,7 @@ pub struct Bench {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
     /// Repetitions of each.
     #[arg(long, default_value_t = 5)]
