@@ -10,14 +10,8 @@ use crate::error::AppendError;
 use crate::options::Durability;
 use crate::position::Position;
 use crate::shard::{Hold, Placed, Refused, Registration, Target};
-use crate::sys;
+pub(crate) use crate::sys::is_owner;
 use crate::write::Write;
-
-/// Whether this process opened the log, and is no fork of the one that did.
-#[inline]
-pub(crate) fn is_owner() -> bool {
-    sys::fork_marker().load(std::sync::atomic::Ordering::Relaxed) == 1
-}
 
 /// A record that was accepted, on its way to the durability that it was asked for.
 ///

@@ -203,6 +203,9 @@ pub enum ReadError {
     /// The log was closed before the record was written.
     #[error("the log is closed")]
     Closed,
+    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
     /// A file could not be read.
     #[error("reading shard {shard}: {source}")]
     Io {
@@ -245,6 +248,9 @@ pub enum TruncateError {
     /// The shard does not exist.
     #[error("shard {0} does not exist")]
     NoSuchShard(ShardId),
+    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
     /// The manifest could not be written; whether the truncation holds shows at the next open.
     #[error("writing the manifest of shard {shard}: {source}")]
     Io {
@@ -291,6 +297,9 @@ pub enum ConsumerError {
         /// What the system said.
         source: SharedIo,
     },
+    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
@@ -303,6 +312,9 @@ pub enum CloseError {
     /// The log was closed before.
     #[error("the log is closed already")]
     Closed,
+    /// This process is a fork of the one that opened the log, which goes on with it.
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
     /// A shard had stopped, or stopped at the last writes.
     #[error("{0}")]
     ShardFailed(Arc<Failure>),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
 use crate::append::{Append, AppendBatch};
-use crate::commit::{Commit, Sync};
+use crate::commit::{Commit, Sync, is_owner};
 use crate::committer::CommitterConfig;
 use crate::consumer::{self, Consumer, Registry};
 use crate::device::{Device, Directory, Lock};
@@ -210,6 +210,9 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
+        if !is_owner() {
+            return Err(ConsumerError::Forked);
+        }
         if self.inner.closed.load(Ordering::SeqCst) {
             return Err(ConsumerError::Closed);
         }
@@ -332,6 +335,9 @@ impl Future for Close {
 
 impl Inner {
     fn close(&self) -> Result<(), CloseError> {
+        if !is_owner() {
+            return Err(CloseError::Forked);
+        }
         if self.closed.swap(true, Ordering::SeqCst) {
             return Err(CloseError::Closed);
         }
@@ -371,7 +377,7 @@ fn close_all(
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if !crate::commit::is_owner() || self.closed.swap(true, Ordering::SeqCst) {
+        if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
         let threads = std::mem::take(&mut *lock(&self.threads));

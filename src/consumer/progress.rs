@@ -96,6 +96,9 @@ impl Progress {
 
     /// Makes what was committed durable.
     pub(crate) fn flush(&self) -> Result<(), ConsumerError> {
+        if !crate::sys::is_owner() {
+            return Err(ConsumerError::Forked);
+        }
         let mut files = lock(&self.files);
         let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };
         if let Some(source) = &*lock(&self.failed) {

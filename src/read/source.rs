@@ -75,6 +75,9 @@ impl Source for Engine {
         if written > target.lsn {
             return Ok(true);
         }
+        if !crate::sys::is_owner() {
+            return Err(ReadError::Forked);
+        }
         self.ask_sync(&last);
         match self.wait(&target, None) {
             Some(Ok(())) => Ok(true),

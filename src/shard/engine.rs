@@ -408,7 +408,8 @@ impl Engine {
 
     /// Whether nothing will be appended any more.
     pub(crate) fn is_ended(&self) -> bool {
-        self.failure.get().is_some() || self.ended.load(Ordering::SeqCst)
+        // In a forked child nothing comes any more.
+        self.failure.get().is_some() || self.ended.load(Ordering::SeqCst) || !crate::sys::is_owner()
     }
 
     /// The log is closed: those who follow it come to an end.

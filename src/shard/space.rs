@@ -211,6 +211,9 @@ impl Engine {
 
     /// Forgets everything below `lsn`, or below the durable LSN if that is lower.
     pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        if !crate::sys::is_owner() {
+            return Err(TruncateError::Forked);
+        }
         if self.is_ended() {
             return Err(self.truncate_error(None));
         }
@@ -235,6 +238,9 @@ impl Engine {
         config: CommitterConfig,
         find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
     ) -> Result<(), TruncateError> {
+        if !crate::sys::is_owner() {
+            return Err(TruncateError::Forked);
+        }
         // While this is held no block is opened, and producers wait here.
         let mut opener = self.opener();
         if opener.shut || self.failure.get().is_some() {

@@ -234,8 +234,14 @@ pub(crate) fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
+/// Whether this process is no fork of one that opened a log.
+#[inline]
+pub(crate) fn is_owner() -> bool {
+    fork_marker().load(std::sync::atomic::Ordering::Relaxed) == 1
+}
+
 /// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
-pub(crate) fn fork_marker() -> &'static AtomicU32 {
+fn fork_marker() -> &'static AtomicU32 {
     use std::sync::OnceLock;
     static MARKER: OnceLock<&'static AtomicU32> = OnceLock::new();
     static ALWAYS: AtomicU32 = AtomicU32::new(1);

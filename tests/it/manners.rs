@@ -1,6 +1,6 @@
 //! Manners in a user's process: forks, core dumps, threads.
 
-use sawmill::{AppendError, Options};
+use sawmill::{AppendError, CloseError, ConsumerError, Options, ShardId};
 
 /// The pool is kept out of forked children and core dumps: so says the kernel of its mapping.
 #[test]
@@ -27,14 +27,22 @@ fn the_pool_is_not_copied_into_forks_and_dumps() {
 fn a_forked_child_gets_errors_and_its_drop_harms_nothing() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let log = Options::new().shards(1).open(dir.path()).unwrap();
-    log.append(b"before").wait().unwrap();
+    let before = log.append(b"before").wait().unwrap();
     let handle = log.append(b"in flight").admitted().wait().unwrap();
+    let consumer = log.consumer("reader").unwrap();
+    consumer.commit(before).unwrap();
     // SAFETY: the child does no more than the calls below, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let refused = matches!(log.append(b"x").wait(), Err(AppendError::Forked))
             && matches!(log.try_append(b"x"), Err(AppendError::Forked))
-            && matches!(log.sync().wait(), Err(AppendError::Forked));
+            && matches!(log.sync().wait(), Err(AppendError::Forked))
+            && matches!(log.close(), Err(CloseError::Forked))
+            && matches!(log.consumer("other"), Err(ConsumerError::Forked))
+            && matches!(consumer.flush(), Err(ConsumerError::Forked))
+            && log.shard(ShardId(0)).truncate_before(sawmill::Lsn::MAX).is_err()
+            && log.shard(ShardId(0)).truncate_after(before.lsn()).is_err();
+        drop(consumer);
         drop(handle);
         drop(log);
         // SAFETY: ends the child without running anything of the parent's.
