@@ -1,6 +1,7 @@
 //! Plays a plan through the public API on a simulated machine, with an oracle beside each shard.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::machine::Simulated;
 use super::oracle::{Accepted, Ended, Oracle};
@@ -20,6 +21,8 @@ pub(super) struct History {
     machine: SimMachine,
     options: Options,
     oracles: Vec<Oracle>,
+    /// Per shard: what the consumer has committed, and what of it is known to be durable.
+    consumed: Vec<[Option<Position>; 2]>,
     pending: Vec<(Commit, Durability)>,
     next_payload: u64,
     ends: u64,
@@ -49,6 +52,7 @@ impl History {
             machine: SimMachine::new(plan.seed),
             options,
             oracles: vec![Oracle::default(); usize::from(plan.shards)],
+            consumed: vec![[None; 2]; usize::from(plan.shards)],
             pending: Vec::new(),
             next_payload: 0,
             ends: 0,
@@ -127,6 +131,7 @@ impl History {
             }
             Kind::TruncateBefore => self.truncate_before(log),
             Kind::TruncateAfter => self.truncate_after(log),
+            Kind::Consume => self.consume(log),
             Kind::Stop => {
                 let at = self.machine.steps() + 1 + self.random.below(60);
                 self.machine.set_faults(Faults { stop_at: Some(at), ..self.faults() });
@@ -382,6 +387,47 @@ impl History {
                 TruncateError::InsideBatch { .. } | TruncateError::NotARecord { .. } | TruncateError::Read(_),
             ) => oracle.truncate_after_refused(),
             Err(_) => {}
+        }
+    }
+
+    /// A consumer reads on: it gets every record at least once, in order, from no later than behind what it
+    /// had committed, and from no earlier than behind what of that was durable.
+    fn consume(&mut self, log: &Log) {
+        let Ok(mut consumer) = log.consumer("reader") else { return };
+        let mut last: Vec<Option<Position>> = vec![None; usize::from(self.plan.shards)];
+        let mut own = last.clone();
+        for _ in 0..1 + self.random.below(8) {
+            let Some(next) = consumer.next_timeout(Duration::ZERO) else { break };
+            let Ok(record) = next else { break }; // Truncated, damaged, or the machine has stopped.
+            let position = record.position();
+            let shard = usize::from(position.shard().0);
+            self.say(|| format!("  consumed {position}"));
+            if !self.is_damaged() {
+                let [committed, durable] = self.consumed[shard];
+                let accepted = self.oracles[shard].accepted();
+                let index = accepted.iter().position(|own| own.position == position);
+                let index = index.unwrap_or_else(|| panic!("{position} was never accepted, or was cut"));
+                assert_eq!(accepted[index].payload, record.payload());
+                let behind = |position: Option<Position>| {
+                    accepted.iter().take_while(|own| Some(own.position) <= position).count()
+                };
+                let (first, last) = match last[shard] {
+                    Some(last) => (behind(Some(last)), behind(Some(last))),
+                    // What the horizon hides is passed over.
+                    None => (behind(durable), behind(committed).max(self.oracles[shard].hidden())),
+                };
+                assert!((first..=last).contains(&index), "{position}: record {index}, not {first} to {last}");
+                self.tally.count("consumed");
+            }
+            last[shard] = Some(position);
+            if self.random.below(2) == 0 && consumer.commit(position).is_ok() {
+                self.consumed[shard][0] = self.consumed[shard][0].max(Some(position));
+                own[shard] = Some(position);
+            }
+        }
+        if self.random.below(2) == 0 && consumer.flush().is_ok() {
+            // What was committed in an earlier life may have been lost with it.
+            self.consumed.iter_mut().zip(own).for_each(|([_, durable], own)| *durable = own.max(*durable));
         }
     }
 

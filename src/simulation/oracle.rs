@@ -127,6 +127,12 @@ impl Oracle {
         &self.accepted
     }
 
+    /// How many records a horizon may hide.
+    pub(super) fn hidden(&self) -> usize {
+        let horizon = self.horizons_asked.iter().copied().fold(self.horizon, Lsn::max);
+        self.visible(horizon)
+    }
+
     /// Records that readers can still reach.
     fn visible(&self, horizon: Lsn) -> usize {
         self.accepted.iter().take_while(|record| record.position.lsn() < horizon).count()

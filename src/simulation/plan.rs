@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     StepWall,
     TruncateBefore,
     TruncateAfter,
+    Consume,
     /// The machine stops a few steps of its own later.
     Stop,
     /// The log ends, in one of the ways in which logs end, and is opened again.
@@ -33,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -45,6 +46,7 @@ impl Kind {
         Kind::StepWall,
         Kind::TruncateBefore,
         Kind::TruncateAfter,
+        Kind::Consume,
         Kind::Stop,
         Kind::End,
     ];
@@ -97,7 +99,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 33] = [
+const EVERYTHING: [&str; 34] = [
     "appends",
     "batches",
     "refusals",
@@ -28,6 +28,7 @@ const EVERYTHING: [&str; 33] = [
     "truncations before",
     "truncations after",
     "markers",
+    "consumed",
     "lost writes",
     "misdirected writes",
     "rotten sectors",
