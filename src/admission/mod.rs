@@ -9,6 +9,8 @@
 //! is awake, callers would take turns at one record a wake-up for as long as they keep coming (a lock
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
+mod delay;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,8 @@ use std::thread::Thread;
 
 use crate::options::Priority;
 use crate::sync::{CacheLine, lock};
+
+pub(crate) use delay::retry_after;
 
 /// An offer that is not taken within a millisecond passes on: far above a wake-up (some 60 us), far
 /// below what a caller would call a stall.

@@ -199,13 +199,7 @@ impl Engine {
     pub(crate) fn retry_after(&self, bytes: u64, priority: Priority) -> Duration {
         let above = self.pool.in_use().saturating_sub(self.blocks_max(priority).saturating_sub(1));
         let bytes = bytes.max(u64::from(above.max(1)) * u64::from(self.pool.block_bytes()));
-        // Before anything was measured: a slow disk's rate.
-        let rate = match self.published.0.drain_rate.load(Ordering::Relaxed) {
-            0 => 32 << 20,
-            rate => rate,
-        };
-        let nanos = (u128::from(bytes) * 1_000_000_000 / u128::from(rate)).clamp(100_000, 10_000_000_000);
-        Duration::from_nanos(nanos as u64)
+        admission::retry_after(bytes, self.published.0.drain_rate.load(Ordering::Relaxed))
     }
 
     /// The refusal of a caller that does not wait.

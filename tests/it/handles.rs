@@ -218,3 +218,27 @@ fn types_are_what_servers_need() {
     }
     let _ = owned_writes_make_static_handles;
 }
+
+/// All of them queue for a memory of 1 MiB, and all get in; a handle that waits takes no more than itself,
+/// its payload and its place in line.
+#[test]
+fn a_hundred_thousand_wait_at_once() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let ground = Ground { backend: sawmill::Backend::Auto, memory: false };
+    let log = ground.small().open(dir.path()).unwrap();
+    assert!(size_of::<sawmill::Append<'static>>() <= 160, "{}", size_of::<sawmill::Append<'static>>());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let handles: Vec<_> = (0..100_000u32)
+            .map(|index| log.append(Write::new(vec![index as u8; 200]).durability(Durability::Written)))
+            .collect();
+        let tasks: Vec<_> =
+            handles.into_iter().map(|handle| tokio::spawn(async move { handle.await })).collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    });
+    log.close().unwrap();
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(log.shard(sawmill::ShardId(0)).read(..).unwrap().map(Result::unwrap).count(), 100_000);
+}
