@@ -19,4 +19,5 @@ mod overload;
 mod read_only;
 mod reading;
 mod retention;
+mod slow_owner;
 mod truncation;
