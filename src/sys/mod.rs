@@ -130,6 +130,16 @@ pub(crate) fn file_system(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(unsafe { stat.assume_init() }.f_type as u64)
 }
 
+/// Major and minor number of the device that a file lies on, `fstat(2)`.
+pub(crate) fn block_device(file: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the pointer is to a `stat` that outlives the call.
+    check(unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: a zeroed `stat` is valid, and the call succeeded.
+    let device = unsafe { stat.assume_init() }.st_dev;
+    Ok((libc::major(device) as u32, libc::minor(device) as u32))
+}
+
 /// Memory and offset alignment that `O_DIRECT` needs on this file, `STATX_DIOALIGN` (kernel 6.1).
 ///
 /// `None` where the kernel or the file system does not say; `Some((0, 0))` where it has no direct I/O.

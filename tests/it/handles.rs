@@ -232,8 +232,7 @@ fn a_hundred_thousand_wait_at_once() {
         let handles: Vec<_> = (0..100_000u32)
             .map(|index| log.append(Write::new(vec![index as u8; 200]).durability(Durability::Written)))
             .collect();
-        let tasks: Vec<_> =
-            handles.into_iter().map(|handle| tokio::spawn(async move { handle.await })).collect();
+        let tasks: Vec<_> = handles.into_iter().map(tokio::spawn).collect();
         for task in tasks {
             task.await.unwrap().unwrap();
         }

@@ -137,7 +137,14 @@ impl Directory for SimDirectory {
 
     fn capabilities(&self) -> Capabilities {
         let write_through = self.machine.world().faults.write_through;
-        Capabilities { file_system: FileSystem::Simulated, direct: true, write_through, durable: true }
+        Capabilities {
+            file_system: FileSystem::Simulated,
+            direct: true,
+            write_through,
+            durable: true,
+            write_cache: Some(true),
+            fua: Some(false),
+        }
     }
 
     fn queue(&self, _setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
