@@ -18,6 +18,7 @@ mod admission;
 mod append;
 #[cfg(feature = "ceiling")]
 pub mod ceiling;
+mod close;
 mod commit;
 mod committer;
 mod consumer;
@@ -45,12 +46,13 @@ mod sys;
 mod write;
 
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
+pub use close::Close;
 pub use commit::{Commit, Sync};
 pub use consumer::{Consumer, ConsumerStop};
 pub use device::{Capabilities, FileSystem};
 pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;
-pub use log::{Close, Log, Shard};
+pub use log::{Log, Shard};
 pub use options::{Backend, Durability, OnDamage, Options, Priority};
 pub use position::{Lsn, Position, ShardId};
 pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};

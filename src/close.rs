@@ -1,0 +1,139 @@
+//! How a log ends: closed, in the background for tasks, or by the last handle's drop.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+
+use crate::commit::is_owner;
+use crate::consumer::{self, Registry};
+use crate::device::Lock;
+use crate::error::CloseError;
+use crate::log::Inner;
+use crate::open;
+use crate::position::ShardId;
+use crate::shard::Engine;
+use crate::sync::lock;
+
+/// A close on its way. By [`Log::close_async`](crate::Log::close_async).
+///
+/// The close goes on whether this is polled or not; dropping it does not stop it.
+#[must_use = "nobody learns how the close ended"]
+#[derive(Debug)]
+pub struct Close(Arc<Mutex<Closing>>);
+
+#[derive(Debug, Default)]
+struct Closing {
+    outcome: Option<Result<(), CloseError>>,
+    waker: Option<Waker>,
+}
+
+impl Close {
+    pub(crate) fn begin(inner: Arc<Inner>) -> Close {
+        let closing = Arc::new(Mutex::new(Closing::default()));
+        let shared = closing.clone();
+        let run = move || {
+            let outcome = inner.close();
+            // Given up first: whoever is woken may open the log again.
+            drop(inner);
+            let waker = {
+                let mut closing = lock(&shared);
+                closing.outcome = Some(outcome);
+                closing.waker.take()
+            };
+            crate::admission::wake(waker);
+        };
+        if let Err(error) = std::thread::Builder::new().name("sawmill-close".into()).spawn(run) {
+            let source = Arc::new(error);
+            lock(&closing).outcome = Some(Err(CloseError::Io { shard: ShardId(0), source }));
+        }
+        Close(closing)
+    }
+}
+
+impl Future for Close {
+    type Output = Result<(), CloseError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut closing = lock(&self.0);
+        match &closing.outcome {
+            Some(outcome) => Poll::Ready(outcome.clone()),
+            None => {
+                closing.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn close(&self) -> Result<(), CloseError> {
+        if !is_owner() {
+            return Err(CloseError::Forked);
+        }
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Err(CloseError::Closed);
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        close_all(&self.engines, &self.consumers, threads, self.lock.as_ref())
+    }
+}
+
+/// Writes out and ends all shards, then gives the lock up.
+fn close_all(
+    engines: &[Arc<Engine>],
+    consumers: &Registry,
+    threads: Vec<JoinHandle<()>>,
+    lock: &dyn Lock,
+) -> Result<(), CloseError> {
+    for engine in engines {
+        engine.begin_close();
+    }
+    for thread in threads {
+        // Its panic was caught and has stopped its shard.
+        let _ = thread.join();
+    }
+    let mut result = Ok(());
+    for engine in engines {
+        if !engine.is_threaded() {
+            engine.turn_until(|| engine.is_settled());
+            engine.give_up_queue();
+        }
+        let closed = engine.finish_close();
+        engine.end();
+        result = result.and(closed);
+    }
+    let flushed = consumer::flush_all(consumers).map_err(CloseError::Consumer);
+    lock.release();
+    result.and(flushed)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        let own = std::thread::current().id();
+        let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
+        let consumers = self.consumers.clone();
+        let (notices, path) = (self.notices.clone(), self.path.clone());
+        let close = move |threads| {
+            if let Err(error) = close_all(&engines, &consumers, threads, held.as_ref()) {
+                notices.error(format!("closing {}: {error}", path.display()));
+            }
+        };
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            // A waker dropped the last handle on a shard's thread, which cannot wait for itself.
+            let leaving = open::Leaving::begin();
+            let _ = std::thread::Builder::new().name("sawmill-close".into()).spawn(move || {
+                close(threads);
+                drop(leaving);
+            });
+        } else {
+            close(threads);
+        }
+    }
+}
