@@ -12,6 +12,7 @@ use sawmill::ceiling::cpu_time;
 use sawmill::{AppendError, Commit, Durability, Log, Options, Write};
 
 const IN_FLIGHT: usize = 4096;
+const PAYLOAD: &[u8] = &[7; 256];
 const TIME: Duration = Duration::from_millis(500);
 const TIMES: usize = 7;
 
@@ -31,7 +32,7 @@ async fn tasks(log: &Log) -> Result<Rate, AppendError> {
             tokio::spawn(async move {
                 let mut count = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    log.append(&[7u8; 256]).await?;
+                    log.append(PAYLOAD).await?;
                     count += 1;
                 }
                 Ok::<u64, AppendError>(count)
@@ -57,7 +58,7 @@ fn window(log: &Log) -> Result<Rate, AppendError> {
                 let Some(commit) = flying.pop_front() else { break };
                 commit.wait()?;
             }
-            flying.push_back(log.append(&[7u8; 256]).admitted().wait()?);
+            flying.push_back(log.append(PAYLOAD).admitted().wait()?);
         }
         records += 64;
     }
@@ -73,7 +74,7 @@ async fn one_task(log: &Log) -> Result<Duration, AppendError> {
     let began = Instant::now();
     while began.elapsed() < TIME {
         let before = Instant::now();
-        log.append(&[7u8; 256]).await?;
+        log.append(PAYLOAD).await?;
         latencies.push(before.elapsed());
     }
     latencies.sort_unstable();
@@ -89,8 +90,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let log = Options::new().shards(1).segment_bytes(64 << 20).retain_bytes(128 << 20).open(dir.path())?;
     // Until segments are recycled.
+    let filler: &[u8] = &[1; 64 << 10];
     for _ in 0..8192 {
-        let write = Write::new(&[1u8; 64 << 10]).durability(Durability::Written);
+        let write = Write::new(filler).durability(Durability::Written);
         drop(log.append(write).admitted().wait()?);
     }
     log.sync().wait()?;

@@ -59,7 +59,8 @@ fn try_make(kind: &str, mib: u64) -> Result<Mount, String> {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Err(error) = run("umount", &[self.path().to_str().unwrap_or_default()]) {
+        // Lazily: a ring that is gone holds its files for some tens of milliseconds more.
+        if let Err(error) = run("umount", &["-l", self.path().to_str().unwrap_or_default()]) {
             eprintln!("{error}");
         }
     }
