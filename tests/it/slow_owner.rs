@@ -1,6 +1,9 @@
 //! A process killed while its device is slow, and its log opened at once by another: nothing of the dead one
 //! lands afterwards. Beside it a control, which shows that under a plain lock file late writes do land.
 //!
+//! The first has not been seen to fail yet: with the lock left out of the ring's table nothing of the engine's
+//! landed late either on the machine where that was tried, for a reason that was not found.
+//!
 //! A control group throttles the writes of the child to a disk of the test's own (`blkio.throttle`, version
 //! 1 of control groups); where there is none the test says so.
 
@@ -96,7 +99,9 @@ fn slow_log(throttle: &str, dir: &Path) {
     // The segment that is written to is there before the disk is slow.
     log.append(vec![1; 100_000]).wait().unwrap();
     join(throttle);
-    for _ in 0..60 {
+    // Less than half of the first segment, which was filled with zeros: into extents that were never written,
+    // one write at a time would be under way, and a kill would cancel the others.
+    for _ in 0..18 {
         drop(
             log.append(Write::new(vec![7; 100_000]).durability(Durability::Written))
                 .admitted()
