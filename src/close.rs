@@ -105,7 +105,7 @@ fn close_all(
         engine.end();
         result = result.and(closed);
     }
-    let flushed = consumer::flush_all(consumers).map_err(CloseError::Consumer);
+    let flushed = consumer::end_all(consumers).map_err(CloseError::Consumer);
     lock.release();
     result.and(flushed)
 }

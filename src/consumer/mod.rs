@@ -25,12 +25,27 @@ use crate::shard::{Engine, Registration};
 use crate::sync::lock;
 
 /// The consumers of a log that are open now: one per name.
-pub(crate) type Registry = Arc<Mutex<Vec<Arc<Progress>>>>;
+pub(crate) type Registry = Arc<Mutex<Open>>;
 
-/// Makes durable what was committed. Called by the keeper, and when the log is closed.
+/// See [`Registry`].
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    progress: Vec<Arc<Progress>>,
+    /// The log is closed, and no consumer is opened any more.
+    ended: bool,
+}
+
+/// Makes durable what was committed. Called by the keeper.
 pub(crate) fn flush_all(registry: &Registry) -> Result<(), ConsumerError> {
-    let open: Vec<Arc<Progress>> = lock(registry).clone();
+    let open: Vec<Arc<Progress>> = lock(registry).progress.clone();
     open.iter().map(|progress| progress.flush()).fold(Ok(()), Result::and)
+}
+
+/// The same for the last time, when the log is closed and still owned.
+pub(crate) fn end_all(registry: &Registry) -> Result<(), ConsumerError> {
+    let mut open = lock(registry);
+    open.ended = true;
+    open.progress.iter().map(|progress| progress.end()).fold(Ok(()), Result::and)
 }
 
 /// One shard, as far as it was read.
@@ -112,7 +127,10 @@ impl Consumer {
     ) -> Result<Consumer, ConsumerError> {
         progress::check_name(name)?;
         let mut open = lock(registry);
-        if open.iter().any(|progress| progress.name() == name) {
+        if open.ended {
+            return Err(ConsumerError::Closed);
+        }
+        if open.progress.iter().any(|progress| progress.name() == name) {
             return Err(ConsumerError::InUse(name.to_owned()));
         }
         let progress = Arc::new(Progress::open(directory, name, engines.len() as u16)?);
@@ -124,7 +142,7 @@ impl Consumer {
             Ok(Lane { engine: engine.clone(), cursor, registration: None })
         });
         let lanes = lanes.collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)?;
-        open.push(progress.clone());
+        open.progress.push(progress.clone());
         let stop = ConsumerStop { engines: engines.into(), stopped: Arc::default() };
         Ok(Consumer { lanes, turn: 0, progress, registry: registry.clone(), stop })
     }
@@ -147,10 +165,12 @@ impl Consumer {
     /// earlier position than one committed before changes nothing.
     ///
     /// # Errors
-    /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log.
+    /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log;
+    /// [`ConsumerError::Closed`] once the log is closed, which records what was committed before.
     pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
         let lane = self.lanes.get(usize::from(position.shard().0));
         match lane {
+            _ if self.progress.is_ended() => Err(ConsumerError::Closed),
             Some(lane) if position.lsn() < lane.engine.durable() => {
                 self.progress.commit(position);
                 Ok(())
@@ -311,6 +331,6 @@ impl Drop for Consumer {
                 lane.engine.forget_follower(registration);
             }
         }
-        lock(&self.registry).retain(|progress| !Arc::ptr_eq(progress, &self.progress));
+        lock(&self.registry).progress.retain(|progress| !Arc::ptr_eq(progress, &self.progress));
     }
 }

@@ -17,7 +17,8 @@ pub(crate) struct Progress {
     name: String,
     positions: Mutex<Vec<Option<Position>>>,
     dirty: AtomicBool,
-    files: Mutex<ManifestFiles>,
+    /// `None` once the log is closed: its directory may be somebody else's by then.
+    files: Mutex<Option<ManifestFiles>>,
     /// A write failed: what the files hold shows at the next open.
     failed: Mutex<Option<SharedIo>>,
 }
@@ -70,7 +71,7 @@ impl Progress {
             name: name.to_owned(),
             positions: Mutex::new(positions),
             dirty: AtomicBool::new(false),
-            files: Mutex::new(files),
+            files: Mutex::new(Some(files)),
             failed: Mutex::new(None),
         })
     }
@@ -94,12 +95,25 @@ impl Progress {
         }
     }
 
+    /// Makes what was committed durable for the last time: the log is being closed.
+    pub(crate) fn end(&self) -> Result<(), ConsumerError> {
+        let flushed = self.flush();
+        lock(&self.files).take();
+        flushed
+    }
+
+    /// Whether the log has been closed.
+    pub(super) fn is_ended(&self) -> bool {
+        lock(&self.files).is_none()
+    }
+
     /// Makes what was committed durable.
     pub(crate) fn flush(&self) -> Result<(), ConsumerError> {
         if !crate::sys::is_owner() {
             return Err(ConsumerError::Forked);
         }
-        let mut files = lock(&self.files);
+        let mut guard = lock(&self.files);
+        let Some(files) = guard.as_mut() else { return Err(ConsumerError::Closed) };
         let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };
         if let Some(source) = &*lock(&self.failed) {
             return Err(told(source));

@@ -147,6 +147,8 @@ pub(crate) struct ShardStore {
     spare_bytes_max: u64,
     /// A manifest write failed half way: nothing more is written.
     broken: bool,
+    /// The log is closed, and the folder may be somebody else's: nothing more is written.
+    closed: bool,
 }
 
 impl ShardStore {
@@ -206,6 +208,7 @@ impl ShardStore {
             spares,
             spare_bytes_max,
             broken: false,
+            closed: false,
         };
         Ok((store, missing, mended))
     }
@@ -228,6 +231,9 @@ impl ShardStore {
 
     /// Makes `next` the manifest, durably; on an error the old one stays in force here.
     fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("the log is closed"));
+        }
         if self.broken {
             return Err(io::Error::other("an earlier write of the manifest failed"));
         }
@@ -405,6 +411,8 @@ impl ShardStore {
     pub(crate) fn close(&mut self, end: Lsn, marks: &Marks) -> io::Result<()> {
         let mut next = self.renewed(marks);
         next.clean_end = Some(end);
-        self.commit(next)
+        let committed = self.commit(next);
+        self.closed = true;
+        committed
     }
 }

@@ -14,6 +14,7 @@ on_every_ground!(
     a_consumer_that_falls_behind_the_horizon_is_told,
     one_consumer_a_name_and_good_names_only,
     a_consumer_ends_with_the_log_and_by_its_stop,
+    a_consumer_writes_nothing_once_its_log_is_closed,
 );
 
 fn numbers(consumer: &mut Consumer, count: usize) -> Vec<(u32, Position)> {
@@ -164,5 +165,24 @@ fn a_consumer_ends_with_the_log_and_by_its_stop(ground: Ground) {
     assert!(stopped.join().unwrap() <= 20);
     log.close().unwrap();
     assert_eq!(closed.join().unwrap(), 20);
+
     assert_eq!(watched.join().unwrap(), 20);
+}
+
+/// It outlives its log, whose directory belongs to somebody else by then (promise 9).
+fn a_consumer_writes_nothing_once_its_log_is_closed(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    append(&log, 0..10);
+    let mut consumer = log.consumer("mailer").unwrap();
+    let seen = numbers(&mut consumer, 5);
+    consumer.commit(seen[1].1).unwrap();
+    log.close().unwrap();
+    let next = ground.options().open(dir.path()).unwrap();
+    assert!(matches!(consumer.commit(seen[4].1), Err(ConsumerError::Closed)));
+    assert!(matches!(consumer.flush(), Err(ConsumerError::Closed)));
+    assert!(log.shard(ShardId(0)).truncate_before(seen[4].1.lsn()).is_err());
+    drop(consumer);
+    let mut consumer = next.consumer("mailer").unwrap();
+    assert_eq!(numbers(&mut consumer, 1)[0], seen[2], "what was committed before the close, and no more");
 }
