@@ -145,13 +145,9 @@ impl<'a> State<'a> {
             let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
             engine.admission.wait(place, Call::Task(context.waker().clone()));
         }
-        if let State::Queued(Queued { engine, .. }) = self
-            && !engine.is_threaded()
-        {
-            // Nobody else turns the shard: go on until it has room.
-            return if self.wait_admitted(None, positions) { Poll::Ready(()) } else { Poll::Pending };
-        }
-        Poll::Pending
+        let threaded = matches!(self, State::Queued(Queued { engine, .. }) if engine.is_threaded());
+        // Without threads nobody else turns the shard: go on until it has room.
+        if !threaded && self.wait_admitted(None, positions) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Blocks until it is over; false if the time was over first.

@@ -132,7 +132,7 @@ impl BareFile {
     /// # Panics
     /// If a number in `writes` is not as it says there.
     pub fn uring(&self, writes: &Writes, time: Duration) -> io::Result<Measured> {
-        assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes.is_multiple_of(4096));
+        assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes % 4096 == 0);
         let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         self.measure(writes.block_bytes, |latencies| {
             bare_uring(file, self.bytes, writes, time, |latency| latencies.push(latency))

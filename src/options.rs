@@ -257,7 +257,7 @@ impl Options {
         let segment_bytes = self.segment_bytes.unwrap_or(SEGMENT_BYTES.max(u64::from(block_bytes) * 4));
         let least =
             if in_simulation { GRANULE * 4 } else { SEGMENT_BYTES_MIN }.max(u64::from(block_bytes) * 2);
-        if !(least..=SEGMENT_BYTES_MAX).contains(&segment_bytes) || !segment_bytes.is_multiple_of(GRANULE) {
+        if !(least..=SEGMENT_BYTES_MAX).contains(&segment_bytes) || segment_bytes % GRANULE != 0 {
             let reason = format!(
                 "{segment_bytes} is not a multiple of {GRANULE} within {least}..={SEGMENT_BYTES_MAX}"
             );

@@ -219,7 +219,7 @@ impl File for RealFile {
                 Ok(0) => break,
                 Ok(count) => {
                     done += count;
-                    if !(count as u64).is_multiple_of(GRANULE) {
+                    if count as u64 % GRANULE != 0 {
                         break; // Only at the end of the file; direct I/O cannot go on from there.
                     }
                 }

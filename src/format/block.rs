@@ -45,7 +45,7 @@ pub(crate) struct BlockHeader {
 }
 
 const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_BYTES as usize);
-const _: () = assert!(BLOCK_HEADER_BYTES.is_multiple_of(8), "records stand at multiples of eight");
+const _: () = assert!(BLOCK_HEADER_BYTES % 8 == 0, "records stand at multiples of eight");
 const _: () = assert!(cfg!(target_endian = "little"), "headers are read in place, little-endian");
 
 /// Whose block it must be: the identity shared by all blocks of one epoch of one shard.

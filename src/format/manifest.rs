@@ -172,7 +172,7 @@ impl LogManifest {
             && slots.iter().all(|&shard| shard < layout.shards)
             && layout.block_bytes >= super::GRANULE as u32
             && u64::from(layout.block_bytes) % super::GRANULE == 0
-            && layout.segment_bytes.is_multiple_of(super::GRANULE)
+            && layout.segment_bytes % super::GRANULE == 0
             && layout.segment_bytes >= u64::from(layout.block_bytes);
         if !sane {
             return Err(Defect::Length);
@@ -369,7 +369,7 @@ impl ShardManifest {
             && segments.iter().all(|s| s.file < layout.next_file)
             && layout.clean <= 1
             && layout.checkpoint <= layout.covered
-            && layout.checkpoint.is_multiple_of(super::GRANULE)
+            && layout.checkpoint % super::GRANULE == 0
             && layout.checkpoint >= last.start;
         if !sane {
             return Err(Defect::Length);

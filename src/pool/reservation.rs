@@ -77,7 +77,7 @@ impl Tail {
     const SEQUENCE_MASK: u64 = (1 << 39) - 1;
 
     fn new(sequence: u64, offset: u32, closed: bool) -> Tail {
-        debug_assert!(offset.is_multiple_of(8) && u64::from(offset / 8) < 1 << Tail::OFFSET_BITS);
+        debug_assert!(offset % 8 == 0 && u64::from(offset / 8) < 1 << Tail::OFFSET_BITS);
         let closed = if closed { Tail::CLOSED } else { 0 };
         Tail(closed | (sequence & Tail::SEQUENCE_MASK) << Tail::OFFSET_BITS | u64::from(offset / 8))
     }
@@ -268,7 +268,7 @@ impl Pool {
     /// Reserves `bytes` (a multiple of eight) in the open block, or closes it if they do not fit.
     #[inline]
     pub(crate) fn claim(&self, bytes: u32) -> Claim<'_> {
-        debug_assert!(bytes.is_multiple_of(8));
+        debug_assert!(bytes % 8 == 0);
         // Acquire: the slot's fields, written before the word was published, are read below.
         let mut seen = self.tail.0.load(Ordering::Acquire);
         loop {
@@ -319,7 +319,7 @@ impl Pool {
         length: u32,
         group: Option<Group>,
     ) -> Option<Reserved<'_>> {
-        assert!(length > BLOCK_HEADER_BYTES && length.is_multiple_of(8));
+        assert!(length > BLOCK_HEADER_BYTES && length % 8 == 0);
         let sequence = self.publish(place, length, group, true, false)?;
         Some(Reserved {
             pool: self,

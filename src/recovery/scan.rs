@@ -41,7 +41,7 @@ impl SegmentReader {
     /// # Errors
     /// [`Defect::Short`] where the file ends before, [`Defect::Unreadable`] where it cannot be read.
     pub(crate) fn bytes(&mut self, segment: &Segment, offset: u64, bytes: usize) -> Result<&[u8], Defect> {
-        assert!(bytes <= self.window.len() && offset.is_multiple_of(GRANULE));
+        assert!(bytes <= self.window.len() && offset % GRANULE == 0);
         let holds = self.held.is_some_and(|(file, start, length)| {
             file == segment.row.file && start <= offset && offset + bytes as u64 <= start + length as u64
         });

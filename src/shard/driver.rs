@@ -16,9 +16,7 @@ impl Engine {
         let engine = self.clone();
         std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
             sys::block_signals();
-            if let Some(cpu) = pin_to
-                && let Err(error) = sys::pin_to(cpu)
-            {
+            if let Some((cpu, error)) = pin_to.and_then(|cpu| Some((cpu, sys::pin_to(cpu).err()?))) {
                 engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
             }
             let mut queue = lock(&engine.queue).take().expect("one thread per shard");
@@ -45,9 +43,8 @@ impl Engine {
             if next.finished {
                 return;
             }
-            if next.wait != Wait::No
-                && let Err(error) = queue.enter(next.wait)
-            {
+            let entered = if next.wait == Wait::No { Ok(()) } else { queue.enter(next.wait) };
+            if let Err(error) = entered {
                 let tasks = {
                     let mut core = lock(&self.core);
                     self.fail(&mut core, "io_uring_enter", None, error);

@@ -73,9 +73,10 @@ impl Engine {
 
     pub(super) fn ask_for_segment(&self, bytes: u64) {
         self.space.need.fetch_max(bytes, Ordering::SeqCst);
-        if !self.space.asked.swap(true, Ordering::SeqCst)
-            && let Some(keeper) = &*lock(&self.keeper)
-        {
+        if self.space.asked.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Some(keeper) = &*lock(&self.keeper) {
             // A keeper that is gone belongs to a log that is closed.
             let _ = keeper.try_send(self.id);
         }

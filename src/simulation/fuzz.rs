@@ -9,9 +9,8 @@ use crate::{Durability, Log, Lsn, Options, Position, ReadError, ShardId, Write};
 
 /// Decoding: arbitrary bytes as a block, a slot, and each body.
 pub fn decode(bytes: &[u8]) {
-    if let Ok(header) = BlockHeader::decode(bytes)
-        && let Ok(records) = Records::new(&header, bytes)
-    {
+    let block = BlockHeader::decode(bytes).and_then(|header| Ok((header, Records::new(&header, bytes)?)));
+    if let Ok((header, records)) = block {
         let mut skipping = records.clone();
         skipping.skip_to(Lsn(header.lsn().0.saturating_add(88)));
         assert!(records.take_while(Result::is_ok).count() <= bytes.len() / 16);

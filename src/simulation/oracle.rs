@@ -183,10 +183,9 @@ impl Oracle {
     /// Judges what is there after a reopen, and takes it as what is there.
     pub(super) fn check_reopened(&mut self, found: &[Accepted], ended: Ended) {
         let unknown = std::mem::take(&mut self.unknown);
-        if let Some(tail) = found.len().checked_sub(unknown.len()).map(|from| &found[from..])
-            && !unknown.is_empty()
-            && tail.iter().map(|record| &record.payload).eq(unknown.iter().map(|(payload, _)| payload))
-        {
+        let tail = found.len().checked_sub(unknown.len()).map_or(&[][..], |from| &found[from..]);
+        let payloads = unknown.iter().map(|(payload, _)| payload);
+        if !unknown.is_empty() && tail.iter().map(|record| &record.payload).eq(payloads) {
             let batch = unknown[0].1;
             self.accept(tail.iter().map(|record| Accepted { batch, ..record.clone() }));
         }

@@ -22,35 +22,42 @@ pub(crate) fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
+/// # Safety
+///
+/// The CPU has SSE 4.2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
-fn one_lane(crc: u32, bytes: &[u8]) -> u32 {
+#[allow(unused_unsafe, reason = "the intrinsics are safe here from Rust 1.87 on")]
+unsafe fn one_lane(crc: u32, bytes: &[u8]) -> u32 {
     use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut state = u64::from(!crc);
-    for word in words {
-        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
-    }
-    let mut state = state as u32;
-    for &byte in rest {
-        state = _mm_crc32_u8(state, byte);
-    }
-    !state
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder();
+    // SAFETY: the feature is there, as the caller promises.
+    let state = words.fold(u64::from(!crc), |state, word| unsafe { _mm_crc32_u64(state, as_u64(word)) });
+    // SAFETY: as above.
+    !rest.iter().fold(state as u32, |state, &byte| unsafe { _mm_crc32_u8(state, byte) })
 }
 
+/// # Safety
+///
+/// The CPU has the CRC instructions.
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "crc")]
-fn one_lane(crc: u32, bytes: &[u8]) -> u32 {
+#[allow(unused_unsafe, reason = "the intrinsics are safe here from Rust 1.87 on")]
+unsafe fn one_lane(crc: u32, bytes: &[u8]) -> u32 {
     use std::arch::aarch64::{__crc32cb, __crc32cd};
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut state = !crc;
-    for word in words {
-        state = __crc32cd(state, u64::from_le_bytes(*word));
-    }
-    for &byte in rest {
-        state = __crc32cb(state, byte);
-    }
-    !state
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder();
+    // SAFETY: the feature is there, as the caller promises.
+    let state = words.fold(!crc, |state, word| unsafe { __crc32cd(state, as_u64(word)) });
+    // SAFETY: as above.
+    !rest.iter().fold(state, |state, &byte| unsafe { __crc32cb(state, byte) })
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline]
+fn as_u64(word: &[u8]) -> u64 {
+    u64::from_le_bytes(word.try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

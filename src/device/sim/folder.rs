@@ -166,9 +166,10 @@ struct SimLock {
 impl Lock for SimLock {
     fn release(&self) {
         let mut world = self.machine.world();
-        if world.life == self.life
-            && let Some(folder) = world.folders.get_mut(&self.path)
-        {
+        if world.life != self.life {
+            return;
+        }
+        if let Some(folder) = world.folders.get_mut(&self.path) {
             folder.locked = false;
         }
     }

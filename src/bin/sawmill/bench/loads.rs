@@ -162,7 +162,7 @@ impl<'a> Producer<'a> {
 
     /// Looks at the clock now and then.
     fn is_over(&self, every: u64) -> bool {
-        self.count.is_multiple_of(every) && Instant::now() >= self.deadline
+        self.count % every == 0 && Instant::now() >= self.deadline
     }
 
     fn note(&mut self, since: Instant) {
@@ -199,7 +199,7 @@ impl<'a> Producer<'a> {
                     self.note(began);
                 }
             }
-            let began = self.count.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
+            let began = (self.count % SAMPLE_EVERY == 0).then(Instant::now);
             flying.push_back((log.append(self.next()).admitted().wait()?, began));
         }
         for (commit, _) in flying {
