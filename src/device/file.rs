@@ -1,7 +1,7 @@
 //! Real files and folders.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -182,8 +182,9 @@ impl Directory for RealDirectory {
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let mut file = options.open(self.path.join(name)).map_err(LockError::Io)?;
         if sys::try_lock(file.as_fd()).map_err(LockError::Io)? {
-            // Who holds it, for the message of whoever comes next. Not needed for the lock.
-            let _ = file.set_len(0).and_then(|()| file.write_all(Owner::of_this_process().text().as_bytes()));
+            // Who holds it, for the message of whoever comes next. Not needed for the lock. Always as long, and
+            // never cut shorter first: that would wait for what a dead owner's slow device still writes back.
+            let _ = file.write_all_at(Owner::of_this_process().text().as_bytes(), 0);
             return Ok(Arc::new(RealLock { file }));
         }
         let mut text = String::new();
@@ -299,7 +300,8 @@ impl Owner {
     }
 
     fn text(&self) -> String {
-        format!("{} {} {}\n", self.pid, self.boot, self.started)
+        let text = format!("{} {} {}", self.pid, self.boot, self.started);
+        format!("{text:<79}\n")
     }
 
     fn parse(text: &str) -> Option<Owner> {
