@@ -49,7 +49,7 @@ pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
 pub use close::Close;
 pub use commit::{Commit, Sync};
 pub use consumer::{Consumer, ConsumerStop};
-pub use device::{Capabilities, FileSystem};
+pub use device::{Capabilities, FileSystem, WriteProbe};
 pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;
 pub use log::{Log, Shard};

@@ -12,7 +12,7 @@ use crate::close::Close;
 use crate::commit::{Commit, Sync, is_owner};
 use crate::committer::CommitterConfig;
 use crate::consumer::{Consumer, Registry};
-use crate::device::{Device, Directory, Lock};
+use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::notice::Notices;
 use crate::open;
@@ -59,6 +59,7 @@ pub(crate) struct Inner {
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
     pub consumers: Registry,
+    pub measured: Option<WriteProbe>,
 }
 
 impl Log {
@@ -227,10 +228,11 @@ impl Log {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &engine.counters;
         let view = engine.view();
+        let measured = self.inner.measured;
         ShardStats {
             shard: engine.id,
             backend: self.inner.backend,
-            capabilities: engine.capabilities(),
+            capabilities: Capabilities { measured, ..engine.capabilities() },
             durable_lsn: engine.durable(),
             written_lsn: engine.written(),
             horizon: view.horizon,
@@ -241,6 +243,7 @@ impl Log {
             markers: count(&counters.markers),
             syncs: count(&counters.syncs),
             led: count(&counters.led),
+            recalled: count(&counters.recalled),
             refused: count(&counters.refused),
             memory_blocks_used: engine.blocks_in_use(),
             memory_blocks: engine.memory_blocks(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::committer::{CommitterConfig, SyncMethod};
 use crate::consumer::Registry;
 use crate::device::{
-    Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake, measure_sync,
+    Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake, measure,
 };
 use crate::error::OpenError;
 use crate::format::{LogManifest, SlotKind};
@@ -157,7 +157,7 @@ fn open_locked(
     };
     options.check_against(&layout)?;
     let config = options.config(&layout)?;
-    let capabilities = directory.capabilities();
+    let mut capabilities = directory.capabilities();
     if config.require_durable && !capabilities.durable {
         let reason = format!("{:?} loses everything with the machine's power", capabilities.file_system);
         return Err(OpenError::Unsupported { what: "durability", reason });
@@ -169,7 +169,10 @@ fn open_locked(
     // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
     let (keeper, asked) = sync_channel(usize::from(config.shards));
     let keeper = device.threaded().then_some(keeper);
-    let committer = committer_config(sync_method(device.as_ref(), directory.as_ref(), &notices), &layout);
+    // Under the simulator every call takes no time; and a disk that is full is opened all the same.
+    capabilities.measured =
+        device.threaded().then(|| measure(device.as_ref(), directory.as_ref()).ok()).flatten();
+    let committer = committer_config(sync_method(&capabilities), &layout);
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
         config: &config,
@@ -210,6 +213,8 @@ fn open_locked(
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
+        // Measured where the log is; its shards may lie elsewhere.
+        measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
     start_threads(&inner, asked).map_err(at("starting threads for", path))?;
     report(&inner, &capabilities);
@@ -244,6 +249,21 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
         (Some(false), _) => ", no volatile write cache",
         (None, _) => "",
     };
+    if let Some(found) = capabilities.measured {
+        inner.notices.info(format!(
+            "{}: a 4 KiB synchronous write takes {:?}, a write and fdatasync {:?}; of 100 writes {} go to workers",
+            inner.path.display(),
+            found.write_through,
+            found.write_and_sync,
+            found.worker_writes_percent,
+        ));
+    }
+    if capabilities.copy_on_write {
+        inner.notices.warn(format!(
+            "{}: each write goes to a new place, which is slow; a fresh folder would be made without (chattr +C)",
+            inner.path.display(),
+        ));
+    }
     inner.notices.info(format!(
         "opened {}: {} shards, {}, {:?}, {}, {}{cache}{durable}",
         inner.path.display(),
@@ -260,29 +280,11 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
 
 /// How blocks are made durable: by synchronous writes where they are honoured, unless a sync of the file is
 /// clearly faster on this device, as on some consumer drives.
-fn sync_method(device: &dyn Device, directory: &dyn Directory, notices: &Notices) -> SyncMethod {
-    if !directory.capabilities().write_through {
-        return SyncMethod::Flush;
-    }
-    // Under the simulator every call takes no time.
-    let measured =
-        if device.threaded() { measure_sync(device, directory) } else { return SyncMethod::WriteThrough };
-    match measured {
-        // A disk that is full is opened all the same.
-        Err(_) => SyncMethod::WriteThrough,
-        Ok([through, flush]) => {
-            // At the depth of one that is measured here they are often alike, and with several in flight
-            // synchronous writes win by far: only a clear answer counts (`docs/performance.md`).
-            let flush_wins = through > flush * 2;
-            notices.info(format!(
-                "{}: a 4 KiB synchronous write takes {:?}, a write and fdatasync {:?}",
-                directory.path().display(),
-                Duration::from_nanos(through),
-                Duration::from_nanos(flush),
-            ));
-            if flush_wins { SyncMethod::Flush } else { SyncMethod::WriteThrough }
-        }
-    }
+fn sync_method(capabilities: &Capabilities) -> SyncMethod {
+    // At the depth of one that is measured here they are often alike, and with several in flight synchronous
+    // writes win by far: only a clear answer counts (`docs/performance.md`).
+    let sync_wins = capabilities.measured.is_some_and(|found| found.write_through > found.write_and_sync * 2);
+    if capabilities.write_through && !sync_wins { SyncMethod::WriteThrough } else { SyncMethod::Flush }
 }
 
 fn committer_config(method: SyncMethod, layout: &Layout) -> CommitterConfig {

@@ -19,6 +19,7 @@ pub(crate) struct Counters {
     pub refused: AtomicU64,
     pub blocks_filled: AtomicU64,
     pub segments_made: AtomicU64,
+    pub recalled: AtomicU64,
 }
 
 impl Counters {
@@ -75,6 +76,8 @@ pub struct ShardStats {
     pub led: u64,
     /// Records refused since open.
     pub refused: u64,
+    /// Blocks that readers found in memory, without the device.
+    pub recalled: u64,
     /// Blocks of memory in use, of `memory_blocks`.
     pub memory_blocks_used: u32,
     /// Blocks of memory.

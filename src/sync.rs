@@ -19,6 +19,14 @@ pub(crate) fn handshake() {
     loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// Lets others go on for whom one waits in a loop.
+pub(crate) fn pause() {
+    #[cfg(sawmill_loom)]
+    loom::thread::yield_now();
+    #[cfg(not(sawmill_loom))]
+    std::thread::yield_now();
+}
+
 /// Keeps what different threads write on lines of their own (two, since lines are fetched in pairs).
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Capabilities, Device, Directory, Driver, File, Lock, LockError, Queue, QueueSetup, Wake};
+use super::{
+    Capabilities, Device, Directory, Driver, File, FileSystem, Lock, LockError, Queue, QueueSetup, Wake,
+};
 use crate::format::GRANULE;
 use crate::sys;
 
@@ -68,7 +70,7 @@ impl Device for RealDevice {
 /// Makes a folder and those above it, each name durable.
 fn make_durably(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Ok(()) => {}
+        Ok(()) => without_copy_on_write(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Perhaps made a moment ago by somebody who was killed before its name was durable. Where
             // the folder above may not be opened, it was not made by us.
@@ -81,10 +83,25 @@ fn make_durably(path: &Path) -> io::Result<()> {
             let parent = path.parent().ok_or(error)?;
             make_durably(parent)?;
             fs::create_dir(path)?;
+            without_copy_on_write(path);
         }
         Err(error) => return Err(error),
     }
     fs::File::open(parent_of(path))?.sync_all()
+}
+
+/// Asks Btrfs to overwrite the files of a fresh folder in place: a copy on each write costs a worker thread
+/// and new extents, and our own checksums make up for its.
+fn without_copy_on_write(path: &Path) {
+    let Ok(folder) = fs::File::open(path) else { return };
+    let is_btrfs = sys::file_system(folder.as_fd())
+        .is_ok_and(|magic| FileSystem::from_magic(magic) == FileSystem::Btrfs);
+    if is_btrfs {
+        let flags = sys::inode_flags(folder.as_fd());
+        let set = flags.and_then(|flags| sys::set_inode_flags(folder.as_fd(), flags | sys::NO_COPY_ON_WRITE));
+        // Refused in some subvolumes: it is a gain, not a need, and the capabilities say what is so.
+        let _ = set;
+    }
 }
 
 fn parent_of(path: &Path) -> &Path {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use file::RealDevice;
-pub use probe::{Capabilities, FileSystem};
-pub(crate) use probe::{measure_sync, memory_limit};
+pub use probe::{Capabilities, FileSystem, WriteProbe};
+pub(crate) use probe::{measure, memory_limit};
 pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
 pub(crate) use syscall::perform;
 #[cfg(feature = "ceiling")]

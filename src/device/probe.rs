@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::{Device, Directory};
 use crate::format::GRANULE;
@@ -81,6 +82,24 @@ pub struct Capabilities {
     /// The block device can write past its cache (FUA), which makes a synchronous write one command;
     /// `None` as above.
     pub fua: Option<bool>,
+    /// Each write goes to a new place (Btrfs, unless the folder has the attribute `C`, which a fresh one gets).
+    pub copy_on_write: bool,
+    /// What was measured when the log was opened; `None` where nothing could be (a full disk, a simulated
+    /// one), and for shards that lie in other directories than the log.
+    pub measured: Option<WriteProbe>,
+}
+
+/// A few writes of 4 KiB to a file of their own, when a log is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteProbe {
+    /// Median time of a synchronous write (`RWF_DSYNC`).
+    pub write_through: Duration,
+    /// Median time of a write with an fdatasync behind it.
+    pub write_and_sync: Duration,
+    /// How many of 100 writes over written extents the kernel could not start at once: io_uring hands such
+    /// writes to worker threads, which costs several times the CPU.
+    pub worker_writes_percent: u8,
 }
 
 impl Capabilities {
@@ -93,6 +112,9 @@ impl Capabilities {
             durable: file_system.is_durable(),
             write_cache: queue_attribute(directory, "write_cache").map(|text| text.contains("back")),
             fua: queue_attribute(directory, "fua").map(|text| text == "1"),
+            copy_on_write: file_system == FileSystem::Btrfs
+                && sys::inode_flags(directory).is_ok_and(|flags| flags & sys::NO_COPY_ON_WRITE == 0),
+            measured: None,
         }
     }
 }
@@ -106,8 +128,8 @@ fn queue_attribute(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     places.iter().find_map(|place| std::fs::read_to_string(place).ok()).map(|text| text.trim().to_owned())
 }
 
-/// Medians, in nanoseconds, of a few synchronous writes, and of as many writes with a sync behind each.
-pub(crate) fn measure_sync(device: &dyn Device, directory: &dyn Directory) -> io::Result<[u64; 2]> {
+/// Measures a few writes, to see how this device is written to best.
+pub(crate) fn measure(device: &dyn Device, directory: &dyn Directory) -> io::Result<WriteProbe> {
     const TIMES: usize = 15;
     let _ = directory.remove(PROBE);
     let file = directory.create(PROBE)?;
@@ -129,11 +151,19 @@ pub(crate) fn measure_sync(device: &dyn Device, directory: &dyn Directory) -> io
                 times[index] = device.now() - began;
             }
         }
-        let medians = times.map(|mut times| {
+        let [write_through, write_and_sync] = times.map(|mut times| {
             times.sort_unstable();
-            times[TIMES / 2]
+            Duration::from_nanos(times[TIMES / 2])
         });
-        Ok(medians)
+        let refused = (0..TIMES as u64)
+            .filter(|index| {
+                let file = file.descriptor();
+                file.is_some_and(|file| {
+                    !matches!(sys::write_at_once(file, &granule, index * GRANULE), Ok(true))
+                })
+            })
+            .count();
+        Ok(WriteProbe { write_through, write_and_sync, worker_writes_percent: (refused * 100 / TIMES) as u8 })
     })();
     let _ = directory.remove(PROBE);
     result

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use super::buffer::{Region, SealedBytes};
+use super::loan::{Loan, Recalled};
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
 use crate::position::Lsn;
 use crate::sync::{AtomicU32, AtomicU64, CacheLine, Ordering, handshake};
@@ -113,6 +114,10 @@ struct Slot {
     marker: AtomicU32,
     /// 1 while a [`SealedBytes`] of this slot lives.
     sealed: AtomicU32,
+    /// Length of a sealed block with its padding.
+    padded: AtomicU32,
+    /// Who may touch the memory.
+    loan: Loan,
     /// On a line of its own: every producer writes it, and reads what stands above.
     progress: CacheLine<Progress>,
 }
@@ -138,6 +143,8 @@ impl Slot {
             group_before: AtomicU64::new(0),
             marker: AtomicU32::new(0),
             sealed: AtomicU32::new(0),
+            padded: AtomicU32::new(0),
+            loan: Loan::new(),
             progress: CacheLine(Progress { filled: AtomicU64::new(0), urgency: AtomicU32::new(0) }),
         }
     }
@@ -350,6 +357,7 @@ impl Pool {
         }
         let slot = self.slot(sequence);
         assert_eq!(slot.sealed.load(Ordering::Acquire), 0, "a block is reused after its completion only");
+        slot.loan.claim();
         slot.lsn.store(place.lsn.0, Ordering::Relaxed);
         slot.previous_end.store(place.previous_end.0, Ordering::Relaxed);
         slot.capacity.store(place.capacity, Ordering::Relaxed);
@@ -470,8 +478,44 @@ impl Pool {
         let bytes = unsafe { self.region.slice_mut(start, padded) };
         bytes[..header.len()].copy_from_slice(header);
         bytes[complete.length as usize..].fill(0);
+        self.slots[slot].padded.store(padded as u32, Ordering::Relaxed);
+        self.slots[slot].loan.offer();
         // SAFETY: as above; and the slot is not opened again while `sealed` is 1.
         unsafe { SealedBytes::new(self.clone(), slot, start, padded) }
+    }
+
+    /// The sealed block that stands at `at` or continues the chain from there, if it is still in memory and
+    /// far from being opened again.
+    pub(crate) fn recall(&self, at: Lsn) -> Option<Recalled<'_>> {
+        let last = self.load_tail().sequence();
+        let reach = self.slots.len() as u64 / 2;
+        // Positions rise with the sequence, but for void blocks, in whose place the next one stands. Should
+        // slots be opened anew meanwhile nothing is found, or something that is not asked for.
+        let (mut low, mut high) = ((last + 1).saturating_sub(reach).max(1), last + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.slot(middle).lsn.load(Ordering::Relaxed) < at.0 {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        (low..=last).take(3).find_map(|sequence| self.borrow(sequence, at))
+    }
+
+    fn borrow(&self, sequence: u64, at: Lsn) -> Option<Recalled<'_>> {
+        let slot = self.slot(sequence);
+        let hold = slot.loan.borrow()?;
+        // From here on the slot's fields are those of one sealed block, and no two have the same place.
+        let stands = slot.lsn.load(Ordering::Relaxed) == at.0;
+        let continues = slot.previous_end.load(Ordering::Relaxed) == at.0;
+        if !stands && !continues {
+            return None;
+        }
+        let start = (sequence % self.slots.len() as u64) as usize * self.block_bytes as usize;
+        // SAFETY: the block is sealed, and is not opened, hence not written, while the loan is held.
+        let bytes = unsafe { self.region.slice(start, slot.padded.load(Ordering::Relaxed) as usize) };
+        Some(Recalled { bytes, _hold: hold })
     }
 
     /// Called when a [`SealedBytes`] ends.
@@ -619,6 +663,25 @@ mod tests {
         let _out = pool.seal(1, &[0; BLOCK_HEADER_BYTES as usize]);
         pool.release(1);
         pool.open(&place(3 * 4096));
+    }
+
+    #[test]
+    fn a_sealed_block_is_recalled_until_it_is_nearly_opened_again() {
+        let pool = Arc::new(Pool::new(4096, 4).unwrap());
+        let mut sealed = Vec::new();
+        for sequence in 1..=6u64 {
+            assert!(pool.open(&place(sequence * 4096)));
+            assert!(pool.recall(Lsn(sequence * 4096)).is_none(), "it is not sealed yet");
+            take(&pool, 8).unwrap().finish(1, Urgency::Background);
+            assert!(pool.close(sequence));
+            sealed.push(pool.seal(sequence, &[sequence as u8; BLOCK_HEADER_BYTES as usize]));
+            let recalled = pool.recall(Lsn(sequence * 4096)).unwrap();
+            assert_eq!((recalled.len(), recalled[0]), (4096, sequence as u8));
+            drop((recalled, sealed.remove(0)));
+            pool.release(sequence);
+        }
+        let found = (0..8).map(|index| pool.recall(Lsn(index * 4096)).map(|block| block[0]));
+        assert_eq!(found.collect::<Vec<_>>(), [None, None, None, None, None, Some(5), Some(6), None]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, RECORD_HEADER_BYTES, RecordFlags, Records,
+    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, Identity, RECORD_HEADER_BYTES, RecordFlags, Records,
     encoded_bytes,
 };
 use crate::position::{Lsn, Position};
@@ -147,6 +147,10 @@ impl Cursor {
             let own = view.segment_of(self.at).map(|index| (index, self.at));
             let next =
                 view.segment_from(Lsn(self.at.0 + 1)).map(|index| (index, view.segments[index].base()));
+            if let Some((header, block)) = self.recall(&identity) {
+                self.at = header.end();
+                return Ok(Some((header, block, owned_end)));
+            }
             let mut defect = Defect::Short;
             for (index, lsn) in own.into_iter().chain(next) {
                 let chained = (lsn != self.at).then_some(self.at);
@@ -161,6 +165,17 @@ impl Cursor {
             }
             return Err(self.damaged(&view, defect, owned_end.min(limit)));
         }
+    }
+
+    /// The next block, if it is still in memory: it was checked when it was made, and is what its
+    /// producers wrote.
+    fn recall(&self, identity: &Identity) -> Option<(BlockHeader, Arc<[u8]>)> {
+        let mut block: Option<Arc<[u8]>> = None;
+        self.source.recall(self.at, &mut |bytes| block = Some(bytes.into()));
+        let block = block?;
+        let header = BlockHeader::decode(&block).ok()?;
+        header.check(identity, header.lsn()).ok()?;
+        Some((header, block))
     }
 
     /// The error for a block that is not there, with the cursor moved to the next one that is.

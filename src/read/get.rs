@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cursor::{Cursor, Step, header_at};
 use super::{Record, Source};
 use crate::error::ReadError;
-use crate::format::{Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records};
+use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records};
 use crate::position::{Lsn, Position};
 use crate::recovery::SegmentReader;
 use crate::segment::StoreView;
@@ -43,9 +43,20 @@ fn read(source: &Arc<dyn Source>, view: &StoreView, position: Position) -> Resul
     let Some((row, _)) = view.epochs.owner(block) else { return Err(not_a_position) };
     let identity = view.identity(row);
     let io = |error| ReadError::Io { shard: source.id(), source: Arc::new(error) };
-    let mut reader = source.lend_reader().map_err(io)?;
-    let found = find(source.as_ref(), &mut reader, view, &identity, position, block);
-    source.give_back(reader);
+    let mut recalled = None;
+    source.recall(block, &mut |bytes| {
+        let header = BlockHeader::decode(bytes).ok().filter(|header| header.check(&identity, block).is_ok());
+        recalled = header.map(|header| extract(&header, bytes, position));
+    });
+    let found = match recalled {
+        Some(found) => found,
+        None => {
+            let mut reader = source.lend_reader().map_err(io)?;
+            let found = find(source.as_ref(), &mut reader, view, &identity, position, block);
+            source.give_back(reader);
+            found
+        }
+    };
     match found {
         Ok(Some((record, false))) => Ok(record),
         Ok(Some((_, true))) => assemble(source, position),
@@ -63,14 +74,19 @@ fn find(
     position: Position,
     block: Lsn,
 ) -> Result<Option<(Record, bool)>, Defect> {
-    let lsn = position.lsn();
     let index = view.segment_of(block).ok_or(Defect::Short)?;
     // Not the start of a block: then the position is made up, unless the block is damaged.
     if header_at(reader, view, block).is_none() && header_before(source, reader, view, block) {
         return Ok(None);
     }
     let (header, bytes) = reader.block(&view.segments[index], identity, block, None)?;
-    let mut records = Records::new(&header, bytes)?;
+    extract(&header, bytes, position)
+}
+
+/// The same, out of its block.
+fn extract(header: &BlockHeader, bytes: &[u8], position: Position) -> Result<Option<(Record, bool)>, Defect> {
+    let lsn = position.lsn();
+    let mut records = Records::new(header, bytes)?;
     if header.end() <= lsn || !records.skip_to(lsn) {
         return Ok(None);
     }

@@ -30,6 +30,11 @@ pub(crate) trait Source: Send + Sync + Debug {
     /// All below it is written.
     fn written(&self) -> Lsn;
 
+    /// Shows the block at `lsn`, or the one that continues the chain from there, if it is still in memory.
+    fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
+        let _ = (lsn, take);
+    }
+
     /// Makes what was accepted up to `lsn` written, or everything if `whole`; false if nothing was
     /// accepted there.
     fn flush(&self, lsn: Lsn, whole: bool) -> Result<bool, ReadError>;
@@ -60,6 +65,10 @@ impl Source for Engine {
 
     fn written(&self) -> Lsn {
         self.written()
+    }
+
+    fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
+        self.recall(lsn, take);
     }
 
     fn flush(&self, lsn: Lsn, whole: bool) -> Result<bool, ReadError> {

@@ -341,6 +341,19 @@ impl Engine {
 
     // Reading.
 
+    /// Shows the block at `lsn`, or the one that continues the chain from there, if it is still in memory:
+    /// for a short while, in which it cannot be opened anew.
+    pub(crate) fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
+        // In a forked child the pool is not mapped.
+        if !crate::sys::is_owner() {
+            return;
+        }
+        if let Some(block) = self.pool.recall(lsn) {
+            self.counters.recalled.fetch_add(1, Ordering::Relaxed);
+            take(&block);
+        }
+    }
+
     /// A reader that holds any block; its buffer is kept for the next one.
     pub(crate) fn lend_reader(&self) -> io::Result<SegmentReader> {
         let kept = lock(&self.readers).pop();

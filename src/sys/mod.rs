@@ -83,6 +83,37 @@ pub(crate) fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64, sync: bo
     })
 }
 
+/// One write that must not wait for anything but the device (`RWF_NOWAIT`, kernel 4.14); false if it would
+/// have to: io_uring tries the same, and hands such a write to a worker thread.
+pub(crate) fn write_at_once(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<bool> {
+    let vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let written = retry(|| {
+        // SAFETY: the vector names `bytes`, which outlives the call and is only read.
+        unsafe { libc::pwritev2(file.as_raw_fd(), &vector, 1, offset as libc::off_t, libc::RWF_NOWAIT) }
+    });
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        result => result.map(|_| true),
+    }
+}
+
+/// The flags of a file or folder, as `chattr(1)` has them; `ioctl_iflags(2)`.
+pub(crate) fn inode_flags(file: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int`, whatever the request's name says.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS as _, &raw mut flags) })?;
+    Ok(flags)
+}
+
+/// As above.
+pub(crate) fn set_inode_flags(file: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one `int`.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS as _, &raw const flags) }).map(drop)
+}
+
+/// `FS_NOCOW_FL`: files made in such a folder are overwritten in place.
+pub(crate) const NO_COPY_ON_WRITE: libc::c_int = 0x0080_0000;
+
 /// `fdatasync(2)`. Not retried, not even when interrupted: a failed sync is final.
 pub(crate) fn sync_data(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no memory is involved.

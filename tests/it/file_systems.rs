@@ -1,5 +1,7 @@
 //! The core of the engine on ext4, xfs, btrfs and tmpfs.
 
+use std::time::Duration;
+
 use sawmill::{Backend, Durability, Log, Options, ReadError, ShardId, Write};
 
 use crate::mounts::{Mount, fs_type};
@@ -13,6 +15,10 @@ fn core_of_it(kind: &str, backend: Backend) {
     let log = options.open(&dir).unwrap();
     let capabilities = log.stats().shards[0].capabilities;
     assert_eq!(capabilities.durable, kind != "tmpfs");
+    // On a fresh Btrfs folder, too.
+    assert!(!capabilities.copy_on_write);
+    let measured = capabilities.measured.unwrap();
+    assert!(measured.write_through > Duration::ZERO && measured.worker_writes_percent <= 100);
     let mut positions = Vec::new();
     for index in 0..1_200u32 {
         let durability = [Durability::Synced, Durability::Written, Durability::Buffered][index as usize % 3];

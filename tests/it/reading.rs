@@ -1,8 +1,9 @@
 //! Readers: ranges, followers, merged.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use sawmill::{Durability, Lsn, ShardId, Write};
+use sawmill::{Durability, Log, Lsn, ShardId, Write};
 
 use crate::harness::{Ground, payloads, records_from};
 use crate::on_every_ground;
@@ -13,6 +14,7 @@ on_every_ground!(
     a_follower_sees_everything_and_ends_with_the_log,
     a_follower_can_be_stopped,
     merged_is_in_the_order_of_times,
+    what_is_in_memory_is_read_from_there,
 );
 
 fn ranges_may_begin_and_end_anywhere(ground: Ground) {
@@ -110,4 +112,35 @@ fn merged_is_in_the_order_of_times(ground: Ground) {
             .count(),
         1
     );
+}
+
+/// What is still in memory is followed, and got, without the device: here it has rotted meanwhile.
+fn what_is_in_memory_is_read_from_there(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let shard = log.shard(ShardId(0));
+    let mut tail = shard.follow(Lsn(0)).unwrap();
+    let appended: Vec<_> = (0..100u32).map(|index| log.append(index.to_le_bytes()).wait().unwrap()).collect();
+    let segment = std::fs::read_dir(dir.path().join("shard-0000"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .unwrap();
+    let whole = std::fs::metadata(&segment).unwrap().len() as usize;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(segment)
+        .unwrap()
+        .write_all_at(&vec![0x55; whole], 0)
+        .unwrap();
+    for (index, position) in appended.iter().enumerate() {
+        let record = tail.next().unwrap().unwrap();
+        assert_eq!((record.position(), record.payload()), (*position, &(index as u32).to_le_bytes()[..]));
+    }
+    let last = *appended.last().unwrap();
+    assert_eq!(log.get(last).unwrap().payload(), 99u32.to_le_bytes());
+    assert!(log.stats().shards[0].recalled > 0);
+    // The control: what goes to the device finds the rot.
+    let beside = Log::open_read_only(dir.path()).unwrap();
+    assert!(beside.shard(ShardId(0)).read(..).unwrap().next().is_none_or(|found| found.is_err()));
 }

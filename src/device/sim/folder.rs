@@ -144,6 +144,8 @@ impl Directory for SimDirectory {
             durable: true,
             write_cache: Some(true),
             fua: Some(false),
+            copy_on_write: false,
+            measured: None,
         }
     }
 
