@@ -214,6 +214,9 @@ impl Log {
         if self.inner.closed.load(Ordering::SeqCst) {
             return Err(ConsumerError::Closed);
         }
+        if let Some(failure) = self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
+            return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
+        }
         Consumer::open(name, self.inner.directory.as_ref(), &self.inner.engines, &self.inner.consumers)
     }
 

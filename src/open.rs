@@ -183,6 +183,8 @@ fn open_locked(
         keeper,
         notices: &notices,
         driver: None,
+        read_only: config.on_damage == OnDamage::ReadOnly
+            && judged.iter().any(|shard| shard.damage.is_some()),
     };
     let mut engines = Vec::new();
     for shard in judged {
@@ -195,7 +197,9 @@ fn open_locked(
     };
     drop(builder);
     in_parallel(config.shards, device.threaded(), |shard| {
-        engines[usize::from(shard)].make_first_segment();
+        if !engines[usize::from(shard)].is_ended() {
+            engines[usize::from(shard)].make_first_segment();
+        }
         Ok(())
     })?;
     let inner = Inner {
@@ -467,12 +471,11 @@ fn judge_shard(
             let timestamp = manifest.timestamp.max(scan.timestamp);
             Ok(Judged { id, cut, start: scan.end, timestamp, mended, damage: None, store })
         }
-        Verdict::Damaged { lsn, cause } if config.on_damage == OnDamage::Continue => {
+        Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
             let (start, epoch) = beyond(&mut reader, store.segments(), manifest, &scan);
             let timestamp = manifest.timestamp.max(scan.timestamp);
             store.pass_damage(epoch);
-            let damage =
-                Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}; it goes on at {start}"));
+            let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
             Ok(Judged { id, cut: start, start, timestamp, mended, damage, store })
         }
         Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
@@ -490,6 +493,8 @@ struct Builder<'a> {
     notices: &'a Arc<Notices>,
     /// The driver that the first shard got; the others get the same.
     driver: Option<Driver>,
+    /// A shard is damaged, and nothing is to be written.
+    read_only: bool,
 }
 
 impl Builder<'_> {
@@ -500,7 +505,9 @@ impl Builder<'_> {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
         }
         if let Some(damage) = damage {
-            self.notices.error(damage);
+            let then =
+                if self.read_only { "nothing is changed".into() } else { format!("it goes on at {start}") };
+            self.notices.error(format!("{damage}; {then}"));
         }
         let config = self.config;
         let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;
@@ -509,17 +516,24 @@ impl Builder<'_> {
         }
         let pool = Arc::new(pool);
         let (queue, wake) = self.queue(&store, &pool)?;
-        let mut nonce = [0; 8];
-        self.device.random(&mut nonce).map_err(at("drawing a nonce for", &path))?;
-        let identity = store
-            .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
-            .map_err(at("writing the manifest in", &path))?;
+        let identity = if self.read_only {
+            let manifest = store.manifest();
+            manifest.identity(manifest.epochs.last().expect("a manifest has an epoch"))
+        } else {
+            let mut nonce = [0; 8];
+            self.device.random(&mut nonce).map_err(at("drawing a nonce for", &path))?;
+            store
+                .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
+                .map_err(at("writing the manifest in", &path))?
+        };
         Ok(Engine::new(EngineSetup {
             id,
             device: self.device.clone(),
             store,
             identity,
-            start,
+            // What lies behind a cut that is not made must not be read either.
+            start: if self.read_only { cut } else { start },
+            read_only: self.read_only,
             pool,
             committer: self.committer,
             space: config.space,

@@ -58,6 +58,11 @@ pub enum OnDamage {
     /// [`Log::open_read_only`].
     #[default]
     Refuse,
+    /// Open it to be read. Nothing of it is changed or given up: every append, truncation and consumer gets
+    /// [`AppendError::ShardFailed`](crate::AppendError::ShardFailed) or its like, and readers get
+    /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on behind it. Beside
+    /// an owner, or without the lock, [`Log::open_read_only`] does the same with less.
+    ReadOnly,
     /// Leave the damaged stretch where it is and go on behind everything that was ever durable. Readers
     /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it; a line of the log says so.
     Continue,

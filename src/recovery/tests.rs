@@ -230,6 +230,36 @@ fn a_log_can_go_on_behind_damage() {
     }
 }
 
+/// Opened to be read: everything else is served, nothing is changed, and nothing can be.
+#[test]
+fn a_damaged_log_can_be_opened_to_be_read() {
+    let case = Case::new();
+    let positions = case.with_three_records();
+    case.edit_segment(|bytes| bytes[block(1) + 100] ^= 1);
+    let before = case.damage();
+    let options = Options::new().on_damage(crate::OnDamage::ReadOnly).device(&case.machine);
+    for _ in 0..2 {
+        let log = options.open(PATH).unwrap();
+        assert_eq!(log.get(positions[0]).unwrap().payload(), log.get(positions[0]).unwrap().payload());
+        let found: Vec<_> = log.merged(..).unwrap().collect();
+        assert!(found[0].is_ok() && found[1].is_err() && found[2].is_ok(), "{found:?}");
+        assert!(matches!(log.append(b"no").wait(), Err(crate::AppendError::ShardFailed(_))));
+        assert!(matches!(log.try_append(b"no"), Err(crate::AppendError::ShardFailed(_))));
+        let shard = log.shard(crate::ShardId(0));
+        assert!(shard.truncate_before(positions[2].lsn()).is_err());
+        assert!(shard.truncate_after(positions[0].lsn()).is_err());
+        assert!(log.consumer("reader").is_err());
+        assert_eq!(shard.follow(Lsn(0)).unwrap().filter(Result::is_ok).count(), 2);
+        log.close().unwrap();
+        assert_eq!(format!("{:?}", case.damage()), format!("{before:?}"));
+    }
+    // A log that is not damaged is open as ever.
+    let sound = Case::new();
+    sound.with_three_records();
+    let options = Options::new().on_damage(crate::OnDamage::ReadOnly).device(&sound.machine);
+    options.open(PATH).unwrap().append(b"yes").wait().unwrap();
+}
+
 /// The one window that no single host can close: before a marker says so, rot on the last
 /// acknowledged block cannot be told from a torn tail; after it, it is damage.
 #[test]

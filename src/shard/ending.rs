@@ -50,6 +50,9 @@ impl Engine {
 
     /// Records the clean end, once nothing is in flight any more.
     pub(crate) fn finish_close(&self) -> Result<(), CloseError> {
+        if self.read_only {
+            return Ok(());
+        }
         if let Some(failure) = self.failure.get() {
             return Err(CloseError::ShardFailed(failure.clone()));
         }

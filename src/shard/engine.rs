@@ -78,6 +78,8 @@ pub(crate) struct EngineSetup {
     pub identity: Identity,
     /// Where the epoch starts.
     pub start: Lsn,
+    /// It has stopped before it began: nothing is appended or written.
+    pub read_only: bool,
     pub pool: Arc<Pool>,
     pub committer: CommitterConfig,
     pub space: SpaceConfig,
@@ -113,6 +115,8 @@ pub(crate) struct Engine {
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
     pub(crate) admission: Admission,
+    /// It was opened to be read: the failure says so.
+    pub(super) read_only: bool,
     pub(super) failure: OnceLock<Arc<Failure>>,
     pub(super) closing: AtomicBool,
     pub(super) ended: AtomicBool,
@@ -142,12 +146,23 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(setup: EngineSetup) -> Engine {
         let start = setup.start;
-        let committer = Committer::new(setup.committer, start, 0);
+        let mut committer = Committer::new(setup.committer, start, 0);
         let Watermarks { written, durable, covered, checkpoint } = committer.watermarks();
         let opener = Opener::new(&setup.identity, start, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
         let capabilities = setup.store.directory().capabilities();
+        let failure = OnceLock::new();
+        let admission = Admission::default();
+        if setup.read_only {
+            let source = io::Error::other("the log is damaged, and open to be read only");
+            let path = directory.clone();
+            let stopped = Failure { shard: setup.id, operation: "opening", path, durable, source };
+            failure.set(Arc::new(stopped)).expect("it was empty");
+            committer.fail();
+            let nobody = admission.shut();
+            debug_assert!(nobody.is_empty());
+        }
         Engine {
             id: setup.id,
             published: CacheLine(Published {
@@ -166,8 +181,9 @@ impl Engine {
             waiters: Waiters::new(blocks),
             followers: Waiters::new(1),
             readers: Mutex::new(Vec::new()),
-            admission: Admission::default(),
-            failure: OnceLock::new(),
+            admission,
+            failure,
+            read_only: setup.read_only,
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
@@ -192,6 +208,11 @@ impl Engine {
             pool: setup.pool,
             _lock: setup.lock,
         }
+    }
+
+    /// Why nothing can be appended, if the log was opened to be read.
+    pub(crate) fn read_only_failure(&self) -> Option<Arc<Failure>> {
+        self.failure.get().filter(|_| self.read_only).cloned()
     }
 
     /// How long it takes, at the rate at which the shard drains, until a batch of this size and
@@ -388,7 +409,8 @@ impl Engine {
         }
         let mut found = None;
         self.turn_until(|| {
-            found = resolved();
+            // Asked again after it was found: what was found must not be lost.
+            found = found.take().or_else(&mut resolved);
             found.is_some()
         });
         found
