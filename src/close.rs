@@ -16,6 +16,7 @@ use crate::open;
 use crate::position::ShardId;
 use crate::shard::Engine;
 use crate::sync::lock;
+use crate::tally;
 
 /// A close on its way. By [`Log::close_async`](crate::Log::close_async).
 ///
@@ -77,7 +78,7 @@ impl Inner {
             return Err(CloseError::Closed);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));
-        close_all(&self.engines, &self.consumers, threads, self.lock.as_ref())
+        close_all(&self.engines, &self.consumers, &self.tallies, threads, self.lock.as_ref())
     }
 }
 
@@ -85,9 +86,12 @@ impl Inner {
 fn close_all(
     engines: &[Arc<Engine>],
     consumers: &Registry,
+    tallies: &tally::Registry,
     threads: Vec<JoinHandle<()>>,
     lock: &dyn Lock,
 ) -> Result<(), CloseError> {
+    // What was counted is written while the shards still take records. An error is a shard's, which tells it.
+    let _ = tally::end_all(tallies);
     for engine in engines {
         engine.begin_close();
     }
@@ -118,10 +122,10 @@ impl Drop for Inner {
         let threads = std::mem::take(&mut *lock(&self.threads));
         let own = std::thread::current().id();
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
-        let consumers = self.consumers.clone();
+        let (consumers, tallies) = (self.consumers.clone(), self.tallies.clone());
         let (notices, path) = (self.notices.clone(), self.path.clone());
         let close = move |threads| {
-            if let Err(error) = close_all(&engines, &consumers, threads, held.as_ref()) {
+            if let Err(error) = close_all(&engines, &consumers, &tallies, threads, held.as_ref()) {
                 notices.error(format!("closing {}: {error}", path.display()));
             }
         };

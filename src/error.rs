@@ -236,6 +236,16 @@ pub enum TruncateError {
         /// What was asked for.
         lsn: Lsn,
     },
+    /// A tally needs it to know its totals. Nothing was cut.
+    #[error("the tally `{tally}` needs shard {shard} at LSN {lsn}; nothing was cut")]
+    Needed {
+        /// The shard.
+        shard: ShardId,
+        /// What may be cut ends here, at this end of the log.
+        lsn: Lsn,
+        /// Its name.
+        tally: String,
+    },
     /// The record could not be read. Nothing was cut.
     #[error("{0}")]
     Read(ReadError),

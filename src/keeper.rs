@@ -9,6 +9,7 @@ use crate::consumer::{self, Registry};
 use crate::notice::Notices;
 use crate::position::ShardId;
 use crate::shard::Engine;
+use crate::tally;
 
 /// A healthy device answers within milliseconds, a busy network volume within a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -22,15 +23,22 @@ pub(crate) struct Keeper {
     stuck: Vec<bool>,
     engines: Vec<Arc<Engine>>,
     consumers: Registry,
+    tallies: tally::Registry,
     notices: Arc<Notices>,
 }
 
 impl Keeper {
-    pub(crate) fn new(engines: &[Arc<Engine>], consumers: &Registry, notices: &Arc<Notices>) -> Keeper {
+    pub(crate) fn new(
+        engines: &[Arc<Engine>],
+        consumers: &Registry,
+        tallies: &tally::Registry,
+        notices: &Arc<Notices>,
+    ) -> Keeper {
         Keeper {
             stuck: vec![false; engines.len()],
             engines: engines.to_vec(),
             consumers: consumers.clone(),
+            tallies: tallies.clone(),
             notices: notices.clone(),
         }
     }
@@ -67,6 +75,7 @@ impl Keeper {
             }
             *told = stuck.is_some();
         }
+        tally::ask_checkpoints(&self.tallies);
         if let Err(error) = consumer::flush_all(&self.consumers) {
             self.notices.warn(error.to_string());
         }

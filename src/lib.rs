@@ -43,6 +43,7 @@ pub mod simulation;
 mod stats;
 mod sync;
 mod sys;
+mod tally;
 mod write;
 
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
@@ -59,4 +60,8 @@ pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};
 pub use read_only::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use recovery::Damage;
 pub use stats::{ShardStats, Stats};
+pub use tally::{
+    Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,
+    Update, UpdateError,
+};
 pub use write::{IntoBytes, Write};

@@ -23,6 +23,7 @@ use crate::read_only::LogReader;
 use crate::router::Router;
 use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
+use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
 use crate::write::Write;
 
 /// A log: a directory owned by this process, with one or more shards.
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
     pub consumers: Registry,
+    pub tallies: tally::Registry,
     pub measured: Option<WriteProbe>,
 }
 
@@ -218,6 +220,68 @@ impl Log {
             return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
         }
         Consumer::open(name, self.inner.directory.as_ref(), &self.inner.engines, &self.inner.consumers)
+    }
+
+    /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.
+    ///
+    /// A new one begins with nothing. One that the log has is read from there, which takes as long as it
+    /// takes to read some multiple of its totals. One that is open already is shared.
+    ///
+    /// Its records stand in the log among others, under a key that begins with
+    /// [`TALLY_KEY_PREFIX`](crate::TALLY_KEY_PREFIX): readers of everything meet them. Truncation and retention
+    /// leave what it needs.
+    ///
+    /// # Errors
+    /// See [`TallyError`].
+    pub fn tally(&self, name: &str) -> Result<Tally, TallyError> {
+        self.tally_of(name)
+    }
+
+    /// The same by another [`Fold`]: [`Count`](crate::Count), [`Min`](crate::Min), [`Max`](crate::Max),
+    /// [`Last`](crate::Last), or your own.
+    ///
+    /// # Errors
+    /// See [`TallyError`].
+    pub fn tally_of<F: Fold>(&self, name: &str) -> Result<Tally<F>, TallyError> {
+        self.tally_with(name, &TallyOptions::new())
+    }
+
+    /// The same with options, which count for whoever opens it first.
+    ///
+    /// # Errors
+    /// See [`TallyError`].
+    pub fn tally_with<F: Fold>(&self, name: &str, options: &TallyOptions) -> Result<Tally<F>, TallyError> {
+        self.may_tally()?;
+        let place = tally::Place {
+            engines: &self.inner.engines,
+            directory: self.inner.directory.as_ref(),
+            device: &self.inner.device,
+            notices: &self.inner.notices,
+        };
+        tally::open(name, options, &self.inner.tallies, &place)
+    }
+
+    /// Forgets a tally for good: its totals are gone, and what the log held of it may be truncated. One that is
+    /// open is flushed and ended.
+    ///
+    /// # Errors
+    /// See [`TallyError`].
+    pub fn remove_tally(&self, name: &str) -> Result<(), TallyError> {
+        self.may_tally()?;
+        tally::remove(name, &self.inner.tallies, self.inner.directory.as_ref(), &self.inner.engines)
+    }
+
+    fn may_tally(&self) -> Result<(), TallyError> {
+        if !is_owner() {
+            return Err(TallyError::Forked);
+        }
+        if self.inner.closed.load(Ordering::SeqCst) {
+            return Err(TallyError::Closed);
+        }
+        match self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
+            Some(failure) => Err(TallyError::Failed(AppendError::ShardFailed(failure))),
+            None => Ok(()),
+        }
     }
 
     /// What the log has done, and how it does.

@@ -27,6 +27,7 @@ use crate::recovery::{SegmentReader, Verdict, beyond, judge, scan};
 use crate::router::{Router, even_slots};
 use crate::segment::{ManifestError, ManifestFiles, ShardStore};
 use crate::shard::{Engine, EngineSetup, Holds};
+use crate::tally;
 
 const LOCK: &str = "sawmill.lock";
 /// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
@@ -217,9 +218,11 @@ fn open_locked(
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
+        tallies: tally::Registry::default(),
         // Measured where the log is; its shards may lie elsewhere.
         measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
+    tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(at("listing", path))?;
     start_threads(&inner, asked).map_err(at("starting threads for", path))?;
     report(&inner, &capabilities);
     Ok(inner)
@@ -235,7 +238,7 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         threads.push(engine.start(cpu)?);
     }
-    let mut keeper = Keeper::new(&inner.engines, &inner.consumers, &inner.notices);
+    let mut keeper = Keeper::new(&inner.engines, &inner.consumers, &inner.tallies, &inner.notices);
     threads
         .push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?);
     Ok(())

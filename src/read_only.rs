@@ -19,6 +19,7 @@ use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Scan, SegmentReader, Verdict};
 use crate::segment::{Glimpse, ManifestError, ManifestFiles, StoreView};
 use crate::sync::lock;
+use crate::tally::{self, Fold, TallyError};
 
 /// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
 ///
@@ -36,6 +37,7 @@ use crate::sync::lock;
 #[derive(Clone)]
 pub struct LogReader {
     path: PathBuf,
+    directory: Arc<dyn Directory>,
     shards: Vec<Arc<ForeignShard>>,
 }
 
@@ -138,7 +140,22 @@ impl LogReader {
             };
             Ok(Arc::new(shard))
         });
-        Ok(LogReader { path: path.to_owned(), shards: shards.collect::<Result<_, OpenError>>()? })
+        let shards = shards.collect::<Result<_, OpenError>>()?;
+        Ok(LogReader { path: path.to_owned(), directory, shards })
+    }
+
+    /// The keys of a tally in order, with their totals as far as they are known to be durable now. By the fold
+    /// that it was made with: [`Sum`](crate::Sum) for those of [`Log::tally`](crate::Log::tally).
+    ///
+    /// # Errors
+    /// See [`TallyError`].
+    pub fn tally<F: Fold>(&self, name: &str) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
+        let shard_of = |shard: ShardId| {
+            let shard = self.shards.get(usize::from(shard.0))?;
+            shard.refresh().ok()?;
+            Some(shard.source())
+        };
+        tally::peek::<F>(name, self.directory.as_ref(), shard_of)
     }
 
     /// Where the log lives.

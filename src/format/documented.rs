@@ -4,6 +4,7 @@ use super::block::BlockHeader;
 use super::manifest::{EpochRow, LogLayout, SegmentRow, ShardLayout, SlotHeader};
 use super::progress::ProgressRow;
 use super::record::RecordHeader;
+use super::tally::{AnchorRow, TallyHeader};
 
 /// Offset, width and name of each field, in the order in which they lie, and the whole size.
 struct Layout {
@@ -47,6 +48,8 @@ fn layouts() -> Vec<Layout> {
         layout!(EpochRow { epoch, reserved, nonce, start, cut }),
         layout!(SegmentRow { base, bytes, file, reserved }),
         layout!(ProgressRow { position, committed, reserved }),
+        layout!(AnchorRow { id, oldest, fold, shard, reserved }),
+        layout!(TallyHeader { magic, version, kind, id, flush, first, last }),
         layout!(BlockHeader {
             magic,
             version,

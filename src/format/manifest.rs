@@ -20,6 +20,7 @@ pub(crate) enum SlotKind {
     Log = 1,
     Shard = 2,
     Progress = 3,
+    Tally = 4,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

@@ -11,6 +11,7 @@ mod documented;
 mod manifest;
 mod progress;
 mod record;
+mod tally;
 
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
 pub(crate) use checksum::{EpochSeed, crc};
@@ -20,6 +21,7 @@ pub(crate) use manifest::{
 };
 pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes};
+pub(crate) use tally::{AnchorRow, TallyHeader};
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.
 ///

@@ -115,6 +115,8 @@ pub(crate) struct Engine {
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
     pub(crate) admission: Admission,
+    /// What truncation must leave.
+    pub(super) kept: Mutex<Vec<super::kept::Kept>>,
     /// It was opened to be read: the failure says so.
     pub(super) read_only: bool,
     pub(super) failure: OnceLock<Arc<Failure>>,
@@ -184,6 +186,7 @@ impl Engine {
             admission,
             failure,
             read_only: setup.read_only,
+            kept: Mutex::default(),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
@@ -396,6 +399,11 @@ impl Engine {
 
     pub(crate) fn block_bytes(&self) -> u32 {
         self.pool.block_bytes()
+    }
+
+    /// The largest record, and batch.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.record_bytes
     }
 
     /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.

@@ -185,6 +185,7 @@ impl Engine {
             })
             .last()?
             .end();
+        let horizon = self.kept_from().map_or(horizon, |kept| horizon.min(kept));
         (horizon > view.horizon).then_some(horizon)
     }
 
@@ -218,6 +219,7 @@ impl Engine {
         if self.is_ended() {
             return Err(self.truncate_error(None));
         }
+        self.may_begin_at(lsn)?;
         if lsn > self.durable() {
             self.settle().map_err(|_| self.truncate_error(None))?;
         }
@@ -250,6 +252,7 @@ impl Engine {
         self.pool.close_any();
         self.settle().map_err(|_| self.truncate_error(None))?;
         let cut = find_cut()?;
+        self.may_end_at(cut)?;
         let mut core = lock(&self.core);
         // Void blocks that nobody has passed over yet.
         let now = self.device.now();

@@ -1,0 +1,122 @@
+//! What a tally must remember beside the log: who it is, and where whoever recovers it begins to read.
+
+use std::io;
+use std::sync::Arc;
+
+use super::TallyError;
+use super::fold::Fold;
+use super::wire;
+use crate::device::{Device, Directory};
+use crate::format::{AnchorRow, Defect, SlotKind};
+use crate::position::{Lsn, ShardId};
+use crate::segment::{ManifestError, ManifestFiles};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Anchor {
+    files: ManifestFiles,
+    row: AnchorRow,
+}
+
+fn prefix(name: &str) -> String {
+    format!("tally-{name}")
+}
+
+/// The name of a tally whose first file is called so.
+pub(super) fn name_of(file: &str) -> Option<&str> {
+    file.strip_prefix("tally-")?.strip_suffix(".manifest.0")
+}
+
+pub(super) fn fold_mark<F: Fold>() -> u32 {
+    wire::range_hash(F::NAME.as_bytes())
+}
+
+/// Letters, digits, `.`, `-` and `_`, so that it can stand in a file's name anywhere.
+pub(super) fn check_name(name: &str) -> Result<(), TallyError> {
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    if fits { Ok(()) } else { Err(TallyError::Name(name.to_owned())) }
+}
+
+fn decode(name: &str, body: &[u8]) -> Result<AnchorRow, TallyError> {
+    bytemuck::try_pod_read_unaligned(body).map_err(|_| TallyError::Damaged {
+        name: name.to_owned(),
+        what: "the file that says where it begins",
+    })
+}
+
+fn told(name: &str, error: ManifestError) -> TallyError {
+    match error {
+        ManifestError::Io(error) => TallyError::Io { name: name.to_owned(), source: Arc::new(error) },
+        ManifestError::TooNew => TallyError::TooNew { name: name.to_owned() },
+        ManifestError::Damaged(_) | ManifestError::Missing => {
+            TallyError::Damaged { name: name.to_owned(), what: "both files that say where it begins" }
+        }
+    }
+}
+
+/// What the files say, read beside whoever owns them; `None` if there are none.
+pub(super) fn peek(directory: &dyn Directory, name: &str) -> Result<Option<AnchorRow>, TallyError> {
+    match ManifestFiles::peek(directory, &prefix(name), SlotKind::Tally) {
+        Ok(body) => decode(name, &body).map(Some),
+        Err(ManifestError::Missing) => Ok(None),
+        Err(error) => Err(told(name, error)),
+    }
+}
+
+impl Anchor {
+    /// The tally of this name, or a new one that begins at `end` of the shard.
+    pub(super) fn open<F: Fold>(
+        device: &dyn Device,
+        directory: &dyn Directory,
+        name: &str,
+        place: impl FnOnce() -> (ShardId, Lsn),
+    ) -> Result<Anchor, TallyError> {
+        let io = |error: io::Error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) };
+        let prefix = prefix(name);
+        let create = || {
+            let (shard, end) = place();
+            let mut id = [0; 8];
+            device.random(&mut id)?;
+            let id = u64::from_le_bytes(id);
+            let row = AnchorRow { id, oldest: end.0, fold: fold_mark::<F>(), shard: shard.0, reserved: 0 };
+            let files = ManifestFiles::create(directory, &prefix, SlotKind::Tally, bytemuck::bytes_of(&row))?;
+            directory.sync()?;
+            Ok(Anchor { files, row })
+        };
+        match ManifestFiles::open(directory, &prefix, SlotKind::Tally) {
+            Ok((files, body, _)) => Ok(Anchor { files, row: decode(name, &body)? }),
+            Err(ManifestError::Missing) => create().map_err(io),
+            // The second copy is written once the first is durable, and nothing is flushed before both are:
+            // without it there was a crash while they were made.
+            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
+                ManifestFiles::remove(directory, &prefix).and_then(|()| create()).map_err(io)
+            }
+            Err(error) => Err(told(name, error)),
+        }
+    }
+
+    pub(super) fn row(&self) -> AnchorRow {
+        self.row
+    }
+
+    /// Durably: no flush before `oldest` is needed any more.
+    pub(super) fn advance(&mut self, oldest: Lsn) -> io::Result<()> {
+        let row = AnchorRow { oldest: oldest.0, ..self.row };
+        // One copy at a time: if it tears, the other one asks for a little more, which is still there.
+        self.files.write_one(bytemuck::bytes_of(&row))?;
+        self.row = row;
+        Ok(())
+    }
+}
+
+/// Takes a tally's files away, durably.
+pub(super) fn remove(directory: &dyn Directory, name: &str) -> Result<(), TallyError> {
+    match ManifestFiles::remove(directory, &prefix(name)).and_then(|()| directory.sync()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(TallyError::NoSuchTally(name.to_owned()))
+        }
+        Err(error) => Err(TallyError::Io { name: name.to_owned(), source: Arc::new(error) }),
+    }
+}

@@ -1,0 +1,435 @@
+//! Flushing: what was gathered becomes one batch in the log, durable, and then part of the totals.
+//!
+//! One flush at a time. A thread of the tally's own flushes when the interval is over, when much is gathered
+//! or when it is asked; where the log has no threads (a simulated machine) whoever waits does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::anchor::Anchor;
+use super::error::{TallyError, UpdateError};
+use super::fold::Fold;
+use super::ledger::{Gathered, Ledger, Refusal};
+use super::totals::{Changes, END};
+use super::wire::{self, Kind};
+use super::{Limits, replay};
+use crate::admission;
+use crate::append::AppendBatch;
+use crate::device::Device;
+use crate::error::AppendError;
+use crate::notice::Notices;
+use crate::options::Durability;
+use crate::position::Lsn;
+use crate::shard::{Engine, Holds, Waiters};
+use crate::sync::lock;
+
+/// A tally that is open. All its handles share one.
+#[derive(Debug)]
+pub(crate) struct Core<F: Fold> {
+    pub(super) name: String,
+    pub(super) ledger: Ledger<F>,
+    pub(super) limits: Limits,
+    pub(super) engine: Arc<Engine>,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) waiters: Waiters,
+    /// Flushes up to this one are durable and in the totals.
+    durable: AtomicU64,
+    /// No value is stamped below it.
+    stamp: AtomicU64,
+    failure: OnceLock<AppendError>,
+    work: Mutex<Work>,
+    signal: Signal,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    notices: Arc<Notices>,
+}
+
+/// What only who flushes touches.
+#[derive(Debug)]
+struct Work {
+    holds: Holds,
+    key: Vec<u8>,
+    id: u64,
+    /// What the log must keep: of the two copies of the anchor the older one may have to do.
+    oldest: Lsn,
+    /// `None` after an error in writing it: then the log is kept from where it stood on.
+    anchor: Option<Anchor>,
+    /// The log is closed: its directory may be somebody else's by now.
+    ended: bool,
+    round: Round,
+}
+
+/// A round of slices: all totals once, over as many flushes as it takes.
+#[derive(Debug)]
+struct Round {
+    /// The hash where the next slice begins.
+    next: u64,
+    /// Where the flush with the first slice stands.
+    start: Option<Lsn>,
+}
+
+/// What the thread waits for.
+#[derive(Debug, Default)]
+struct Signal {
+    state: Mutex<Asked>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// When the first update came that no flush has taken.
+    since: Option<Instant>,
+    now: bool,
+    checkpoint: bool,
+    ended: bool,
+}
+
+impl<F: Fold> Core<F> {
+    #[allow(clippy::too_many_arguments)] // Made in one place.
+    pub(super) fn new(
+        name: &str,
+        ledger: Ledger<F>,
+        limits: Limits,
+        engine: Arc<Engine>,
+        device: Arc<dyn Device>,
+        notices: Arc<Notices>,
+        anchor: Anchor,
+        found: replay::Replayed,
+    ) -> Core<F> {
+        let work = Work {
+            holds: Holds::new(&engine),
+            key: replay::key_of(name),
+            id: anchor.row().id,
+            oldest: Lsn(anchor.row().oldest),
+            anchor: Some(anchor),
+            ended: false,
+            round: Round { next: 0, start: None },
+        };
+        Core {
+            name: name.to_owned(),
+            ledger,
+            limits,
+            engine,
+            device,
+            waiters: Waiters::new(4),
+            durable: AtomicU64::new(found.flush),
+            stamp: AtomicU64::new(found.stamp + 1),
+            failure: OnceLock::new(),
+            work: Mutex::new(work),
+            signal: Signal::default(),
+            thread: Mutex::new(None),
+            notices,
+        }
+    }
+
+    pub(super) fn is_threaded(&self) -> bool {
+        self.device.threaded()
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        lock(&self.work).id
+    }
+
+    // Counting.
+
+    #[inline]
+    pub(super) fn update(&self, key: &[u8], change: F::Change) -> Result<u64, UpdateError> {
+        if !crate::sys::is_owner() {
+            return Err(UpdateError::Forked);
+        }
+        let stamp = if F::STAMPED { self.stamp() } else { 0 };
+        let value = F::lift(change, stamp);
+        let bytes = key.len() + F::heap_bytes(&value);
+        if bytes > self.limits.entry_bytes {
+            return Err(UpdateError::TooLarge { bytes, bytes_max: self.limits.entry_bytes });
+        }
+        match self.ledger.update(key, value) {
+            Ok(Gathered { flush, is_first, is_much }) => {
+                if is_first || is_much {
+                    self.signal.gathered(is_much);
+                }
+                Ok(flush)
+            }
+            Err(refusal) => Err(self.refused(refusal)),
+        }
+    }
+
+    fn stamp(&self) -> u64 {
+        // Never back, whatever the wall clock does.
+        let now = self.device.wall();
+        self.stamp.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
+    #[cold]
+    fn refused(&self, refusal: Refusal) -> UpdateError {
+        match refusal {
+            Refusal::Overflow => UpdateError::Overflow,
+            Refusal::Keys => UpdateError::TooManyKeys { keys_max: self.limits.keys },
+            Refusal::Shut => match self.failure.get() {
+                Some(error) => UpdateError::Failed(error.clone()),
+                None => UpdateError::Closed,
+            },
+            Refusal::Full => {
+                // The flush that is under way, or the next one, makes room: as long as the shard needs for as
+                // much as may be gathered.
+                self.signal.gathered(true);
+                let bytes = self.limits.bytes as u64;
+                let retry_after = self.engine.retry_after(bytes, crate::options::Priority::Normal);
+                UpdateError::Overloaded { retry_after: retry_after.min(self.limits.interval * 2) }
+            }
+        }
+    }
+
+    // Waiting.
+
+    pub(super) fn is_durable(&self, flush: u64) -> bool {
+        self.durable.load(Ordering::SeqCst) >= flush
+    }
+
+    pub(super) fn outcome(&self, flush: u64) -> Option<Result<(), UpdateError>> {
+        if self.is_durable(flush) {
+            return Some(Ok(()));
+        }
+        self.failure.get().map(|error| Err(UpdateError::Failed(error.clone())))
+    }
+
+    /// Blocks until the flush is durable, or has failed, or the time is over.
+    pub(super) fn wait(&self, flush: u64, timeout: Option<Duration>) -> Option<Result<(), UpdateError>> {
+        if !crate::sys::is_owner() {
+            return Some(Err(UpdateError::Forked));
+        }
+        if self.is_threaded() {
+            return self.waiters.wait(flush, timeout, || self.outcome(flush));
+        }
+        while self.outcome(flush).is_none() {
+            // An error is the outcome.
+            let _ = self.flush_once(false);
+        }
+        self.outcome(flush)
+    }
+
+    /// Makes all that was counted before durable, now.
+    pub(super) fn flush(&self) -> Result<(), TallyError> {
+        let target = self.ledger.target();
+        self.signal.ask(false);
+        match self.wait(target, None).expect("there is no time limit") {
+            Ok(()) => Ok(()),
+            Err(UpdateError::Failed(error)) => Err(TallyError::Failed(error)),
+            Err(_) => Err(TallyError::Forked),
+        }
+    }
+
+    // Flushing.
+
+    /// Flushes what was gathered; false if there was nothing. `anyway` writes totals all the same.
+    pub(super) fn flush_once(&self, anyway: bool) -> Result<bool, AppendError> {
+        let flushed = self.flush_under_lock(anyway);
+        // Waiters are woken under no lock.
+        let mut tasks = Vec::new();
+        self.waiters.notify_all(&mut tasks);
+        admission::wake(tasks);
+        flushed
+    }
+
+    fn flush_under_lock(&self, anyway: bool) -> Result<bool, AppendError> {
+        let mut work = lock(&self.work);
+        if let Some(error) = self.failure.get() {
+            return Err(error.clone());
+        }
+        if work.ended {
+            return Ok(false);
+        }
+        let Some(taken) = self.ledger.take(anyway) else { return Ok(false) };
+        let changes = self.ledger.merge(&taken);
+        let written = self.write(&mut work, &changes);
+        if let Err(error) = written {
+            let _ = self.failure.set(error.clone());
+            self.ledger.shut();
+            self.notices.error(format!("tally {}: a flush failed: {error}", self.name));
+            return Err(error);
+        }
+        self.ledger.apply(&taken, &changes);
+        self.engine.keep(&self.name, work.oldest, Some(self.engine.durable()));
+        self.durable.store(changes.flush, Ordering::SeqCst);
+        self.end_round(&mut work);
+        Ok(true)
+    }
+
+    /// Appends the changes and some totals, durably: one batch, or more if a user's fold writes more than it
+    /// said.
+    fn write(&self, work: &mut Work, changes: &Changes<F>) -> Result<(), AppendError> {
+        let id = work.id;
+        let mut records = self.encode(id, changes);
+        let bytes: usize = records.iter().map(Vec::len).sum();
+        let mut budget = (bytes / 2).clamp(1, self.limits.batch_bytes / 4);
+        let from = work.round.next;
+        while work.round.next < END && budget > 0 {
+            let most = budget.clamp(256, self.limits.record_bytes);
+            let (record, next) = self.ledger.totals().slice(changes, id, work.round.next, most);
+            budget = budget.saturating_sub(record.len());
+            work.round.next = next;
+            records.push(record);
+        }
+        let mut first = None;
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|record| {
+                bytes += record.len() + self.limits.overhead_bytes + work.key.len();
+                bytes <= self.limits.batch_bytes
+            });
+            let count = fits.count().max(1);
+            let batch = rest[..count].iter().map(Vec::as_slice).collect();
+            let batch = AppendBatch::begin(work.holds.take(), &work.key, batch, Durability::Synced);
+            let positions = batch.wait()?;
+            first = first.or(positions.first().map(|position| position.lsn()));
+            rest = &rest[count..];
+        }
+        if from == 0 {
+            work.round.start = first;
+        }
+        Ok(())
+    }
+
+    /// The changes as records, at least one.
+    fn encode(&self, id: u64, changes: &Changes<F>) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        let mut record = wire::begin(Kind::Changes, id, changes.flush);
+        for (key, value) in changes.table.iter() {
+            wire::put_entry::<F>(&mut record, key, value);
+            if record.len() >= self.limits.record_bytes {
+                records.push(std::mem::replace(&mut record, wire::begin(Kind::Changes, id, changes.flush)));
+            }
+        }
+        records.push(record);
+        records
+    }
+
+    /// After a whole round nothing older than its start is needed.
+    fn end_round(&self, work: &mut Work) {
+        if work.round.next < END {
+            return;
+        }
+        let Round { start, .. } = std::mem::replace(&mut work.round, Round { next: 0, start: None });
+        let (Some(start), Some(anchor)) = (start, work.anchor.as_mut()) else { return };
+        let before = Lsn(anchor.row().oldest);
+        if start.0 < before.0 + self.limits.anchor_step_bytes {
+            return;
+        }
+        match anchor.advance(start) {
+            Ok(()) => {
+                work.oldest = before;
+                self.engine.keep(&self.name, before, None);
+            }
+            Err(error) => {
+                self.notices.warn(format!("tally {}: {error}; the log is kept from {before} on", self.name));
+                work.anchor = None;
+            }
+        }
+    }
+
+    /// Whether the log has grown so far past what recovery begins with that the totals should be written anew.
+    pub(super) fn lags(&self) -> bool {
+        let work = lock(&self.work);
+        let Some(anchor) = &work.anchor else { return false };
+        let lag = self.engine.durable().0.saturating_sub(anchor.row().oldest);
+        lag > self.limits.idle_lag_bytes && self.durable.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn ask_checkpoint(&self) {
+        self.signal.ask(true);
+    }
+
+    // The thread.
+
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<()> {
+        let core = self.clone();
+        let thread = std::thread::Builder::new().name("sawmill-tally".into()).spawn(move || {
+            crate::sys::block_signals();
+            while let Some(checkpoint) = core.signal.wait(core.limits.interval) {
+                // A round is written as fast as it goes once it is asked for.
+                let mut more = true;
+                while more && !core.signal.is_ended() {
+                    let flushed = core.flush_once(checkpoint);
+                    more = checkpoint && flushed.is_ok() && core.lags();
+                }
+            }
+        })?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Counts nothing more, and makes what was counted durable. The log is being closed.
+    pub(super) fn end(&self) -> Result<(), AppendError> {
+        self.ledger.shut();
+        self.signal.end();
+        let thread = lock(&self.thread).take();
+        // A waker may close the log on the tally's own thread, which then ends by itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+        let flushed = self.flush_once(false);
+        let mut work = lock(&self.work);
+        work.ended = true;
+        work.anchor = None;
+        flushed.map(drop)
+    }
+}
+
+impl Signal {
+    fn gathered(&self, is_much: bool) {
+        let mut asked = lock(&self.state);
+        let news = asked.since.is_none() || is_much && !asked.now;
+        asked.since.get_or_insert_with(Instant::now);
+        asked.now |= is_much;
+        drop(asked);
+        if news {
+            self.changed.notify_one();
+        }
+    }
+
+    fn ask(&self, checkpoint: bool) {
+        let mut asked = lock(&self.state);
+        asked.now = true;
+        asked.checkpoint |= checkpoint;
+        drop(asked);
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        lock(&self.state).ended = true;
+        self.changed.notify_all();
+    }
+
+    fn is_ended(&self) -> bool {
+        lock(&self.state).ended
+    }
+
+    /// Waits until something is to be flushed, and says whether totals are asked for; `None` at the end.
+    fn wait(&self, interval: Duration) -> Option<bool> {
+        let mut asked = lock(&self.state);
+        loop {
+            if asked.ended {
+                return None;
+            }
+            let left = match (asked.now, asked.since) {
+                (true, _) => Some(Duration::ZERO),
+                (false, Some(since)) => Some(interval.saturating_sub(since.elapsed())),
+                (false, None) => None,
+            };
+            match left {
+                Some(left) if left.is_zero() => {
+                    let checkpoint = asked.checkpoint;
+                    *asked = Asked::default();
+                    return Some(checkpoint);
+                }
+                Some(left) => {
+                    let woken = self.changed.wait_timeout(asked, left);
+                    asked = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None => asked = self.changed.wait(asked).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The tallies of a log: opened, found again, held against truncation, and ended with it.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use super::anchor::{self, Anchor};
+use super::error::TallyError;
+use super::flush::Core;
+use super::fold::Fold;
+use super::ledger::{Bounds, Ledger};
+use super::replay::replay;
+use super::totals::Totals;
+use super::{Limits, Tally, TallyOptions, wire};
+use crate::device::{Device, Directory};
+use crate::error::{AppendError, ReadError};
+use crate::format::AnchorRow;
+use crate::notice::Notices;
+use crate::position::{Lsn, ShardId};
+use crate::read::{Range, Record, Source};
+use crate::shard::Engine;
+use crate::sync::lock;
+
+/// The tallies of a log that are open now: one per name.
+pub(crate) type Registry = Arc<Mutex<Open>>;
+
+/// See [`Registry`].
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    tallies: Vec<Arc<dyn Flushes>>,
+    /// The log is closed, and no tally is opened any more.
+    ended: bool,
+}
+
+/// A tally, whatever its fold.
+trait Flushes: Any + Send + Sync + std::fmt::Debug {
+    fn name(&self) -> &str;
+    fn lags(&self) -> bool;
+    fn ask_checkpoint(&self);
+    fn end(&self) -> Result<(), AppendError>;
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<F: Fold> Flushes for Core<F> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn lags(&self) -> bool {
+        self.lags()
+    }
+
+    fn ask_checkpoint(&self) {
+        self.ask_checkpoint();
+    }
+
+    fn end(&self) -> Result<(), AppendError> {
+        self.end()
+    }
+
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// Writes totals anew where recovery would have to read far. Called by the keeper.
+pub(crate) fn ask_checkpoints(registry: &Registry) {
+    let open: Vec<_> = lock(registry).tallies.clone();
+    open.iter().filter(|tally| tally.lags()).for_each(|tally| tally.ask_checkpoint());
+}
+
+/// Flushes and ends all tallies, when the log is closed and still takes records.
+pub(crate) fn end_all(registry: &Registry) -> Result<(), AppendError> {
+    let open = {
+        let mut open = lock(registry);
+        open.ended = true;
+        open.tallies.clone()
+    };
+    open.iter().map(|tally| tally.end()).fold(Ok(()), Result::and)
+}
+
+/// Lets no truncation go past what the tallies of a log need, whether they are opened or not.
+///
+/// One whose files are damaged cannot say; it says so when it is opened.
+pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> std::io::Result<()> {
+    for file in directory.list()? {
+        let Some(name) = anchor::name_of(&file) else { continue };
+        let Ok(Some(row)) = anchor::peek(directory, name) else { continue };
+        if let Some(engine) = engines.get(usize::from(row.shard)) {
+            engine.keep(name, Lsn(row.oldest), None);
+        }
+    }
+    Ok(())
+}
+
+/// Where and with what a tally is opened.
+pub(crate) struct Place<'a> {
+    pub engines: &'a [Arc<Engine>],
+    pub directory: &'a dyn Directory,
+    pub device: &'a Arc<dyn Device>,
+    pub notices: &'a Arc<Notices>,
+}
+
+/// The tally of this name: the one that is open, the one in the log, or a new one.
+pub(crate) fn open<F: Fold>(
+    name: &str,
+    options: &TallyOptions,
+    registry: &Registry,
+    place: &Place<'_>,
+) -> Result<Tally<F>, TallyError> {
+    anchor::check_name(name)?;
+    let other_fold = || TallyError::OtherFold { name: name.to_owned(), fold: F::NAME };
+    let mut open = lock(registry);
+    if open.ended {
+        return Err(TallyError::Closed);
+    }
+    if let Some(tally) = open.tallies.iter().find(|tally| tally.name() == name) {
+        return tally.clone().any().downcast().map(Tally).map_err(|_| other_fold());
+    }
+    // Tallies of different names spread over the shards; one stays where it is.
+    let shard = usize::from(wire::range_hash(name.as_bytes()) as u16) % place.engines.len();
+    let limits =
+        Limits::of(options, place.engines[shard].record_bytes(), place.engines[shard].segment_bytes())?;
+    let new = || (ShardId(shard as u16), place.engines[shard].durable());
+    let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, new)?;
+    let row = anchor.row();
+    let engine = engine_of(name, &row, place.engines)?;
+    if row.fold != anchor::fold_mark::<F>() {
+        return Err(other_fold());
+    }
+    let ledger = Ledger::new(Bounds { bytes: limits.bytes, keys: limits.keys });
+    let records = needed(name, &row, engine.clone())?;
+    let found = replay::<F>(name, &row, ledger.totals(), records)?;
+    ledger.begin(found.flush);
+    engine.keep(name, Lsn(row.oldest), Some(engine.durable()));
+    let (device, notices) = (place.device.clone(), place.notices.clone());
+    let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, anchor, found));
+    if core.is_threaded() {
+        core.start().map_err(|error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) })?;
+    }
+    open.tallies.push(core.clone());
+    Ok(Tally(core))
+}
+
+fn engine_of(name: &str, row: &AnchorRow, engines: &[Arc<Engine>]) -> Result<Arc<Engine>, TallyError> {
+    let engine = engines.get(usize::from(row.shard)).cloned();
+    engine.ok_or_else(|| TallyError::Damaged { name: name.to_owned(), what: "its shard does not exist" })
+}
+
+/// The records from a tally's oldest flush that is needed on.
+fn needed(
+    name: &str,
+    row: &AnchorRow,
+    source: Arc<dyn Source>,
+) -> Result<impl Iterator<Item = Result<Record, ReadError>>, TallyError> {
+    let (oldest, horizon, shard) = (Lsn(row.oldest), source.view().horizon, source.id());
+    if oldest < horizon {
+        return Err(TallyError::Truncated { name: name.to_owned(), shard, needed: oldest, horizon });
+    }
+    Range::new(source, &(oldest..)).map_err(TallyError::Read)
+}
+
+/// The durable totals of a tally of a log that somebody else owns, or nobody.
+pub(crate) fn peek<F: Fold>(
+    name: &str,
+    directory: &dyn Directory,
+    source_of: impl FnOnce(ShardId) -> Option<Arc<dyn Source>>,
+) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
+    anchor::check_name(name)?;
+    let row = anchor::peek(directory, name)?.ok_or_else(|| TallyError::NoSuchTally(name.to_owned()))?;
+    if row.fold != anchor::fold_mark::<F>() {
+        return Err(TallyError::OtherFold { name: name.to_owned(), fold: F::NAME });
+    }
+    let source = source_of(ShardId(row.shard));
+    let source = source
+        .ok_or_else(|| TallyError::Damaged { name: name.to_owned(), what: "its shard does not exist" })?;
+    let totals = Totals::<F>::new(1 << 20, &hashbrown::DefaultHashBuilder::default());
+    replay::<F>(name, &row, &totals, needed(name, &row, source)?)?;
+    let mut all = Vec::new();
+    totals.for_each(None, |key, value| all.extend(F::total(value).map(|total| (key.to_vec(), total))));
+    all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(all)
+}
+
+/// Forgets a tally: its name is free, and its flushes hold up no truncation any more.
+pub(crate) fn remove(
+    name: &str,
+    registry: &Registry,
+    directory: &dyn Directory,
+    engines: &[Arc<Engine>],
+) -> Result<(), TallyError> {
+    anchor::check_name(name)?;
+    let mut open = lock(registry);
+    if open.ended {
+        return Err(TallyError::Closed);
+    }
+    if let Some(index) = open.tallies.iter().position(|tally| tally.name() == name) {
+        open.tallies.swap_remove(index).end().map_err(TallyError::Failed)?;
+    }
+    anchor::remove(directory, name)?;
+    engines.iter().for_each(|engine| engine.let_go(name));
+    Ok(())
+}
