@@ -12,6 +12,7 @@ use super::anchor::Anchor;
 use super::error::{TallyError, UpdateError};
 use super::fold::Fold;
 use super::ledger::{Gathered, Ledger, Refusal};
+use super::table::Table;
 use super::totals::{Changes, END};
 use super::wire::{self, Kind};
 use super::{Limits, replay};
@@ -39,7 +40,7 @@ pub(crate) struct Core<F: Fold> {
     /// No value is stamped below it.
     stamp: AtomicU64,
     failure: OnceLock<AppendError>,
-    work: Mutex<Work>,
+    work: Mutex<Work<F>>,
     signal: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
     notices: Arc<Notices>,
@@ -47,7 +48,7 @@ pub(crate) struct Core<F: Fold> {
 
 /// What only who flushes touches.
 #[derive(Debug)]
-struct Work {
+struct Work<F: Fold> {
     holds: Holds,
     key: Vec<u8>,
     id: u64,
@@ -58,6 +59,8 @@ struct Work {
     /// The log is closed: its directory may be somebody else's by now.
     ended: bool,
     round: Round,
+    /// Tables that grew once need not grow again.
+    spare: Vec<Table<F::Value>>,
 }
 
 /// A round of slices: all totals once, over as many flushes as it takes.
@@ -105,6 +108,7 @@ impl<F: Fold> Core<F> {
             anchor: Some(anchor),
             ended: false,
             round: Round { next: 0, start: None },
+            spare: Vec::new(),
         };
         Core {
             name: name.to_owned(),
@@ -240,7 +244,7 @@ impl<F: Fold> Core<F> {
         if work.ended {
             return Ok(false);
         }
-        let Some(taken) = self.ledger.take(anyway) else { return Ok(false) };
+        let Some(taken) = self.ledger.take(anyway, &mut work.spare) else { return Ok(false) };
         let changes = self.ledger.merge(&taken);
         let written = self.write(&mut work, &changes);
         if let Err(error) = written {
@@ -253,12 +257,13 @@ impl<F: Fold> Core<F> {
         self.engine.keep(&self.name, work.oldest, Some(self.engine.durable()));
         self.durable.store(changes.flush, Ordering::SeqCst);
         self.end_round(&mut work);
+        work.spare = Ledger::give_back(taken);
         Ok(true)
     }
 
     /// Appends the changes and some totals, durably: one batch, or more if a user's fold writes more than it
     /// said.
-    fn write(&self, work: &mut Work, changes: &Changes<F>) -> Result<(), AppendError> {
+    fn write(&self, work: &mut Work<F>, changes: &Changes<F>) -> Result<(), AppendError> {
         let id = work.id;
         let mut records = self.encode(id, changes);
         let bytes: usize = records.iter().map(Vec::len).sum();
@@ -307,7 +312,7 @@ impl<F: Fold> Core<F> {
     }
 
     /// After a whole round nothing older than its start is needed.
-    fn end_round(&self, work: &mut Work) {
+    fn end_round(&self, work: &mut Work<F>) {
         if work.round.next < END {
             return;
         }

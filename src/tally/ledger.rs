@@ -287,7 +287,7 @@ impl<F: Fold> Ledger<F> {
     }
 
     /// Takes what was gathered, if there is anything or if it must; one flush at a time.
-    pub(super) fn take(&self, anyway: bool) -> Option<Arc<Taken<F>>> {
+    pub(super) fn take(&self, anyway: bool, spare: &mut Vec<Table<F::Value>>) -> Option<Arc<Taken<F>>> {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         assert!(layers.taken.is_none() && layers.pending.is_none(), "one flush at a time");
         let is_empty = self.stripes.iter().all(|stripe| lock(&stripe.0).table.is_empty());
@@ -302,7 +302,8 @@ impl<F: Fold> Ledger<F> {
             stripe.flush = flush + 1;
             taken.bytes += std::mem::take(&mut stripe.bytes);
             if !stripe.table.is_empty() {
-                let table = std::mem::replace(&mut stripe.table, Table::new(&self.hasher));
+                let spare = spare.pop().unwrap_or_else(|| Table::new(&self.hasher));
+                let table = std::mem::replace(&mut stripe.table, spare);
                 taken.keys += table.len();
                 taken.tables.push(table);
             }
@@ -312,14 +313,22 @@ impl<F: Fold> Ledger<F> {
         Some(taken)
     }
 
+    /// Empty tables that have room already, out of what a flush took and is done with.
+    pub(super) fn give_back(taken: Arc<Taken<F>>) -> Vec<Table<F::Value>> {
+        // A reader that still holds it keeps it.
+        let mut tables = Arc::into_inner(taken).map_or_else(Vec::new, |taken| taken.tables);
+        tables.iter_mut().for_each(Table::clear);
+        tables
+    }
+
     /// Each key's changes added up.
     pub(super) fn merge(&self, taken: &Taken<F>) -> Arc<Changes<F>> {
         let largest = taken.tables.iter().enumerate().max_by_key(|(_, table)| table.len());
         let mut all = largest.map_or_else(|| Table::new(&self.hasher), |(_, table)| table.clone());
         let largest = largest.map(|(index, _)| index);
         for (_, table) in taken.tables.iter().enumerate().filter(|(index, _)| Some(*index) != largest) {
-            for (key, value) in table.iter() {
-                all.add(key, value, F::merge);
+            for at in 0..table.len() {
+                all.add_from(table, at, F::merge);
             }
         }
         let changes = Arc::new(self.totals.changes(taken.flush, all));

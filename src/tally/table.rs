@@ -7,7 +7,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 #[derive(Clone, Debug)]
 struct Slot<V> {
-    hash: u32,
+    /// Kept, so that neither growing nor moving a value to another table reads the key again.
+    hash: u64,
     key_at: u32,
     key_bytes: u32,
     value: V,
@@ -47,7 +48,7 @@ impl<V> Table<V> {
     fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
         let is = |&at: &u32| {
             let slot = &self.slots[at as usize];
-            slot.hash == hash as u32 && Self::key_of(&self.keys, slot) == key
+            slot.hash == hash && Self::key_of(&self.keys, slot) == key
         };
         self.index.find(hash, is).map(|&at| at as usize)
     }
@@ -65,21 +66,49 @@ impl<V> Table<V> {
         }
     }
 
-    /// Adds to the value of a key, or gives it one; true if it is new.
-    pub(super) fn add(&mut self, key: &[u8], value: &V, merge: impl FnOnce(&mut V, &V)) -> bool
+    /// Adds to the value of a key, or gives it one. Gives what it comes to, and whether the key is new.
+    pub(super) fn add(&mut self, key: &[u8], value: &V, merge: impl FnOnce(&mut V, &V)) -> (&V, bool)
     where
         V: Clone,
     {
-        match self.entry(key) {
-            Entry::Old(own) => {
+        self.add_hashed(self.hasher.hash_one(key), key, value, merge)
+    }
+
+    /// Adds what another table, with the same hasher, has at a place.
+    pub(super) fn add_from(
+        &mut self,
+        other: &Table<V>,
+        at: usize,
+        merge: impl FnOnce(&mut V, &V),
+    ) -> (&V, bool)
+    where
+        V: Clone,
+    {
+        let slot = &other.slots[at];
+        self.add_hashed(slot.hash, Self::key_of(&other.keys, slot), &slot.value, merge)
+    }
+
+    fn add_hashed(&mut self, hash: u64, key: &[u8], value: &V, merge: impl FnOnce(&mut V, &V)) -> (&V, bool)
+    where
+        V: Clone,
+    {
+        match self.find(hash, key) {
+            Some(at) => {
+                let own = &mut self.slots[at].value;
                 merge(own, value);
-                false
+                (own, false)
             }
-            Entry::New(vacant) => {
-                vacant.insert(value.clone());
-                true
+            None => {
+                Vacant { table: self, hash, key }.insert(value.clone());
+                (&self.slots[self.slots.len() - 1].value, true)
             }
         }
+    }
+
+    /// The value of the key that another table, with the same hasher, has at a place.
+    pub(super) fn get_from(&self, other: &Table<V>, at: usize) -> Option<&V> {
+        let slot = &other.slots[at];
+        self.find(slot.hash, Self::key_of(&other.keys, slot)).map(|at| &self.slots[at].value)
     }
 
     /// By the order in which they came.
@@ -131,9 +160,8 @@ impl<V> Vacant<'_, V> {
         let at = u32::try_from(table.slots.len()).expect("a tally is bounded far below this many keys");
         let key_at = u32::try_from(table.keys.len()).expect("... and bytes");
         table.keys.extend_from_slice(key);
-        table.slots.push(Slot { hash: hash as u32, key_at, key_bytes: key.len() as u32, value });
-        // Only the low half of a hash is kept; what it stands at in a larger table needs the whole.
-        let (slots, keys, hasher) = (&table.slots, &table.keys, &table.hasher);
-        table.index.insert_unique(hash, at, |&at| hasher.hash_one(Table::key_of(keys, &slots[at as usize])));
+        table.slots.push(Slot { hash, key_at, key_bytes: key.len() as u32, value });
+        let slots = &table.slots;
+        table.index.insert_unique(hash, at, |&at| slots[at as usize].hash);
     }
 }

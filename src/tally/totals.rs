@@ -117,9 +117,9 @@ impl<F: Fold> Totals<F> {
             }
             let mut bucket = self.write(index);
             for &at in changes.of(index) {
-                let (key, change) = changes.table.nth(at as usize);
-                new += usize::from(bucket.table.add(key, change, F::merge));
-                roomy &= bucket.table.get(key).is_some_and(F::is_roomy);
+                let (value, is_new) = bucket.table.add_from(&changes.table, at as usize, F::merge);
+                new += usize::from(is_new);
+                roomy &= F::is_roomy(value);
             }
             bucket.applied = changes.flush;
         }
@@ -203,14 +203,16 @@ impl<F: Fold> Bucket<F> {
         let Some(changes) = changes.filter(|changes| self.applied < changes.flush) else {
             return self.table.iter().for_each(|(key, value)| take(key, value));
         };
-        for (key, value) in self.table.iter() {
-            match changes.table.get(key) {
+        for at in 0..self.table.len() {
+            let (key, value) = self.table.nth(at);
+            match changes.table.get_from(&self.table, at) {
                 Some(change) => take(key, &sum::<F>(Some(value), Some(change)).expect("both are there")),
                 None => take(key, value),
             }
         }
-        let changed = changes.of(index).iter().map(|&at| changes.table.nth(at as usize));
-        for (key, value) in changed.filter(|(key, _)| self.table.get(key).is_none()) {
+        let changed = changes.of(index).iter().map(|&at| at as usize);
+        for at in changed.filter(|&at| self.table.get_from(&changes.table, at).is_none()) {
+            let (key, value) = changes.table.nth(at);
             take(key, value);
         }
     }
