@@ -128,3 +128,36 @@ fn the_bench_counts_only_what_it_reads_back() {
     assert!(value["crash"]["acknowledged"].as_u64().unwrap() >= 20_000);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it leaves nothing behind");
 }
+
+#[test]
+fn a_tally_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let log = Options::new().shards(2).segment_bytes(1 << 20).open(dir.path()).unwrap();
+    let likes = log.tally("likes").unwrap();
+    for post in 0..30i64 {
+        likes.add(format!("post:{post}"), post * post);
+    }
+    likes.flush().unwrap();
+    // Beside the living owner, as soon as the log itself says that the flush is durable.
+    let out = loop {
+        let (code, out, error) = text(&sawmill(&["tally", "likes", path, "-n", "2"]));
+        assert_eq!(code, 0, "{error}");
+        if !out.contains(" 0 keys") {
+            break out;
+        }
+    };
+    let lines: Vec<_> =
+        out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["likes: sum, 30 keys", "841 post:29", "784 post:28"]);
+    let last = log.tally_of::<sawmill::Last>("last").unwrap();
+    last.update(b"user\n", b"page \xff".to_vec()).wait().unwrap();
+    log.close().unwrap();
+    let (code, out, _) = text(&sawmill(&["tally", "last", path, "--json"]));
+    assert_eq!(code, 0);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found["top"][0], serde_json::json!({ "key": r"user\n", "total": r"page \xff" }));
+    let (code, _, error) = text(&sawmill(&["tally", "nobody", path]));
+    assert_eq!(code, 1);
+    assert!(error.contains("there is no tally `nobody`"), "{error}");
+}

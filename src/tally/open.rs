@@ -159,22 +159,41 @@ fn needed(
     Range::new(source, &(oldest..)).map_err(TallyError::Read)
 }
 
+/// How often the totals of somebody else's tally are read anew when they are moved on meanwhile.
+const PEEKS_MAX: usize = 5;
+
 /// The durable totals of a tally of a log that somebody else owns, or nobody.
 pub(crate) fn peek<F: Fold>(
     name: &str,
     directory: &dyn Directory,
-    source_of: impl FnOnce(ShardId) -> Option<Arc<dyn Source>>,
+    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
 ) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
     anchor::check_name(name)?;
-    let row = anchor::peek(directory, name)?.ok_or_else(|| TallyError::NoSuchTally(name.to_owned()))?;
+    let anchor = || anchor::peek(directory, name)?.ok_or_else(|| TallyError::NoSuchTally(name.to_owned()));
+    let mut row = anchor()?;
+    for _ in 0..PEEKS_MAX {
+        match peek_from::<F>(name, &row, &source_of) {
+            // What it began with may have been truncated meanwhile, since something later does.
+            Err(error) if anchor()? == row => return Err(error),
+            Err(_) => row = anchor()?,
+            totals => return totals,
+        }
+    }
+    peek_from::<F>(name, &row, &source_of)
+}
+
+fn peek_from<F: Fold>(
+    name: &str,
+    row: &AnchorRow,
+    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
     if row.fold != anchor::fold_mark::<F>() {
         return Err(TallyError::OtherFold { name: name.to_owned(), fold: F::NAME });
     }
-    let source = source_of(ShardId(row.shard));
-    let source = source
-        .ok_or_else(|| TallyError::Damaged { name: name.to_owned(), what: "its shard does not exist" })?;
+    let no_shard = || TallyError::Damaged { name: name.to_owned(), what: "its shard does not exist" };
+    let source = source_of(ShardId(row.shard)).ok_or_else(no_shard)?;
     let totals = Totals::<F>::new(1 << 20, &hashbrown::DefaultHashBuilder::default());
-    replay::<F>(name, &row, &totals, needed(name, &row, source)?)?;
+    replay::<F>(name, row, &totals, needed(name, row, source)?)?;
     let mut all = Vec::new();
     totals.for_each(None, |key, value| all.extend(F::total(value).map(|total| (key.to_vec(), total))));
     all.sort_unstable_by(|one, other| one.0.cmp(&other.0));

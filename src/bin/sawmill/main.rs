@@ -7,6 +7,7 @@ mod dump;
 mod repair;
 mod show;
 mod stat;
+mod tally;
 mod verify;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ struct Arguments {
 enum Command {
     Bench(bench::Bench),
     Stat(stat::Stat),
+    Tally(tally::Tally),
     Dump(dump::Dump),
     Tail(dump::Tail),
     Verify(verify::Verify),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
         Command::Stat(stat) => stat.run(),
+        Command::Tally(tally) => tally.run(),
         Command::Dump(dump) => dump.run(),
         Command::Tail(tail) => tail.run(),
         Command::Verify(verify) => verify.run(),

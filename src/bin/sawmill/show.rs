@@ -1,4 +1,4 @@
-//! How `dump` and `tail` show a record.
+//! How records and keys are shown.
 
 use std::io::{self, Write};
 
@@ -22,6 +22,11 @@ pub enum Format {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes as text, with what is not printable escaped.
+pub fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
 }
 
 impl Format {
