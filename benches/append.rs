@@ -2,10 +2,11 @@
 //!
 //! `cargo bench --bench append`. The whole engine against the device is `sawmill bench`.
 
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sawmill::{Durability, Log, Options, Write};
+use sawmill::{BatchBuilder, Durability, Log, Options, Write};
 
 /// In memory, so that the device is no limit.
 fn log(dir: &std::path::Path) -> Log {
@@ -88,9 +89,67 @@ fn in_parallel(producers: u64, iterations: u64, run: impl Fn(&[u8; 256]) + Sync)
     began.elapsed()
 }
 
+/// Batching in the small, each beside the plain way.
+fn batching(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
+    let log = log(dir.path());
+    let (head, body) = ([1u8; 32], [2u8; 224]);
+    let mut group = criterion.benchmark_group("a header and a body of 256 bytes");
+    group.bench_function("put together first", |bencher| {
+        bencher.iter(|| {
+            let whole = [&head[..], &body].concat();
+            let write = Write::new(whole).durability(Durability::Buffered);
+            drop(log.append(write).admitted().wait().expect("the log takes it"));
+        });
+    });
+    group.bench_function("in parts", |bencher| {
+        bencher.iter(|| {
+            let parts = [IoSlice::new(&head), IoSlice::new(&body)];
+            let write = Write::vectored(&parts).durability(Durability::Buffered);
+            drop(log.append(write).admitted().wait().expect("the log takes it"));
+        });
+    });
+    group.finish();
+    let mut group = criterion.benchmark_group("a batch of 16 records of 64 bytes");
+    group.bench_function("of vectors", |bencher| {
+        bencher.iter(|| {
+            let batch: Vec<Vec<u8>> = (0..16u8).map(|index| vec![index; 64]).collect();
+            drop(log.append_batch(b"", &batch).admitted().wait().expect("the log takes it"));
+        });
+    });
+    let mut batch = BatchBuilder::new();
+    group.bench_function("built", |bencher| {
+        bencher.iter(|| {
+            batch.clear();
+            (0..16u8).for_each(|index| batch.push([index; 64]));
+            drop(log.append_built(b"", &batch).admitted().wait().expect("the log takes it"));
+        });
+    });
+    group.finish();
+    let mut group = criterion.benchmark_group("durable records of 256 bytes from one thread");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("one at a time", |bencher| {
+        bencher.iter(|| log.append(&body).wait().expect("the log takes it"));
+    });
+    for most in [64usize, 1024] {
+        group.bench_function(BenchmarkId::new("a window of", most), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let mut window = log.window(most);
+                let began = Instant::now();
+                for _ in 0..iterations {
+                    window.push(&body).expect("the log takes it");
+                }
+                window.for_each(|position| assert!(position.is_ok()));
+                began.elapsed()
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
-    targets = accept, scaling
+    targets = accept, scaling, batching
 }
 criterion_main!(benches);

@@ -9,16 +9,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::admission::{self, Call, Place};
+use crate::batch::BatchBuilder;
 use crate::commit::{Commit, is_owner};
 use crate::error::AppendError;
 use crate::options::{Durability, Priority};
 use crate::position::Position;
-use crate::shard::{Batch, Engine, Hold, Placed, Refused};
-use crate::write::Write;
+use crate::shard::{Batch, Engine, Hold, List, Placed, Refused};
+use crate::write::{Payload, Write};
 
 enum Payloads<'a> {
-    One(Cow<'a, [u8]>),
+    One(Payload<'a>),
     Many(Vec<&'a [u8]>),
+    Built(&'a BatchBuilder),
 }
 
 /// What is to be appended, kept until it is accepted.
@@ -38,10 +40,14 @@ impl Job<'_> {
     ) -> Result<Placed, Refused> {
         match &self.payloads {
             Payloads::One(payload) => {
-                engine.put_one(&self.key, payload, self.priority, self.durability, may_lead)
+                engine.put_payload(&self.key, payload, self.priority, self.durability, may_lead)
             }
             Payloads::Many(payloads) => {
-                let batch = Batch { key: &self.key, payloads };
+                let batch = Batch { key: &self.key, payloads: List::Slices(payloads) };
+                engine.put(&batch, self.priority, self.durability, may_lead, positions)
+            }
+            Payloads::Built(built) => {
+                let batch = Batch { key: &self.key, payloads: built.list() };
                 engine.put(&batch, self.priority, self.durability, may_lead, positions)
             }
         }
@@ -260,7 +266,8 @@ impl<'a> Append<'a> {
         if is_owner() && engine.admission.is_clear() {
             // Nothing is set up for a record that need not wait.
             let (priority, may_lead) = (write.priority, durability > Durability::Buffered);
-            if let Ok(placed) = engine.put_one(&write.key, &write.payload, priority, durability, may_lead) {
+            if let Ok(placed) = engine.put_payload(&write.key, &write.payload, priority, durability, may_lead)
+            {
                 return Append(State::Accepted(Commit::new(engine, &placed)));
             }
         }
@@ -370,11 +377,31 @@ impl<'a> AppendBatch<'a> {
         payloads: Vec<&'a [u8]>,
         durability: Durability,
     ) -> AppendBatch<'a> {
-        if payloads.is_empty() {
+        let count = payloads.len();
+        AppendBatch::begin_any(engine, key, Payloads::Many(payloads), count, durability)
+    }
+
+    pub(crate) fn begin_built(
+        engine: Hold,
+        key: &'a [u8],
+        built: &'a BatchBuilder,
+        durability: Durability,
+    ) -> AppendBatch<'a> {
+        AppendBatch::begin_any(engine, key, Payloads::Built(built), built.len(), durability)
+    }
+
+    fn begin_any(
+        engine: Hold,
+        key: &'a [u8],
+        payloads: Payloads<'a>,
+        count: usize,
+        durability: Durability,
+    ) -> AppendBatch<'a> {
+        if count == 0 {
             return AppendBatch::failed(AppendError::EmptyBatch);
         }
-        let mut positions = Vec::with_capacity(payloads.len());
-        let (key, payloads) = (Cow::Borrowed(key), Payloads::Many(payloads));
+        let mut positions = Vec::with_capacity(count);
+        let key = Cow::Borrowed(key);
         let job = Job { key, payloads, priority: Priority::Normal, durability };
         AppendBatch { state: State::begin(engine, job, Some(&mut positions)), positions }
     }

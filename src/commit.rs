@@ -49,7 +49,7 @@ impl Commit {
             return Err(if shut { engine.shut_error() } else { engine.overloaded(bytes, write.priority) });
         }
         let durability = write.durability.unwrap_or(durability);
-        match engine.put_one(&write.key, &write.payload, write.priority, durability, false) {
+        match engine.put_payload(&write.key, &write.payload, write.priority, durability, false) {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {

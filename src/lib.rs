@@ -16,6 +16,7 @@ compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
 mod admission;
 mod append;
+mod batch;
 #[cfg(feature = "ceiling")]
 pub mod ceiling;
 mod close;
@@ -44,9 +45,11 @@ mod stats;
 mod sync;
 mod sys;
 mod tally;
+mod window;
 mod write;
 
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
+pub use batch::BatchBuilder;
 pub use close::Close;
 pub use commit::{Commit, Sync};
 pub use consumer::{Consumer, ConsumerStop};
@@ -64,4 +67,5 @@ pub use tally::{
     Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,
     Update, UpdateError,
 };
+pub use window::{Over, Window};
 pub use write::{IntoBytes, Write};

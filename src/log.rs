@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::append::{Append, AppendBatch};
+use crate::batch::BatchBuilder;
 use crate::close::Close;
 use crate::commit::{Commit, Sync, is_owner};
 use crate::committer::CommitterConfig;
@@ -24,6 +25,7 @@ use crate::router::Router;
 use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
+use crate::window::Window;
 use crate::write::Write;
 
 /// A log: a directory owned by this process, with one or more shards.
@@ -156,6 +158,25 @@ impl Log {
         let key = key.as_ref();
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
         AppendBatch::begin(self.holds_for(key).take(), key, payloads, self.inner.config.durability)
+    }
+
+    /// The same of a batch that was built, whose memory can be used again once the handle is done with.
+    pub fn append_built<'a>(
+        &self,
+        key: &'a (impl AsRef<[u8]> + ?Sized),
+        batch: &'a BatchBuilder,
+    ) -> AppendBatch<'a> {
+        let key = key.as_ref();
+        AppendBatch::begin_built(self.holds_for(key).take(), key, batch, self.inner.config.durability)
+    }
+
+    /// Keeps up to `most` appends in flight and gives their positions in order, each once it is durable: the
+    /// way to a high rate from one thread.
+    ///
+    /// # Panics
+    /// If `most` is 0.
+    pub fn window(&self, most: usize) -> Window {
+        Window::new(self.clone(), most)
     }
 
     /// Waits until everything that was accepted before this call is durable, whatever durability

@@ -1,6 +1,7 @@
 //! A record to be appended.
 
 use std::borrow::Cow;
+use std::io::IoSlice;
 
 use crate::options::{Durability, Priority};
 
@@ -20,7 +21,7 @@ use crate::options::{Durability, Priority};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Write<'a> {
-    pub(crate) payload: Cow<'a, [u8]>,
+    pub(crate) payload: Payload<'a>,
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) priority: Priority,
     pub(crate) durability: Option<Durability>,
@@ -30,7 +31,31 @@ impl<'a> Write<'a> {
     /// A record of this payload, without a key. A payload may be empty.
     pub fn new(payload: impl IntoBytes<'a>) -> Write<'a> {
         Write {
-            payload: payload.into_bytes(),
+            payload: Payload::Whole(payload.into_bytes()),
+            key: Cow::Borrowed(&[]),
+            priority: Priority::default(),
+            durability: None,
+        }
+    }
+
+    /// A record whose payload is in parts, which are copied behind each other: a header and a body, say, that
+    /// need not be put together first.
+    ///
+    /// One that does not fit into a block is put together all the same.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// use std::io::IoSlice;
+    /// use sawmill::Write;
+    /// let parts = [IoSlice::new(b"head "), IoSlice::new(b"and body")];
+    /// let position = log.append(Write::vectored(&parts)).wait()?;
+    /// assert_eq!(log.get(position)?.payload(), b"head and body");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn vectored(parts: &'a [IoSlice<'a>]) -> Write<'a> {
+        Write {
+            payload: Payload::Parts(parts),
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
@@ -54,6 +79,22 @@ impl<'a> Write<'a> {
     pub fn durability(mut self, durability: Durability) -> Write<'a> {
         self.durability = Some(durability);
         self
+    }
+}
+
+/// What a record carries.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload<'a> {
+    Whole(Cow<'a, [u8]>),
+    Parts(&'a [IoSlice<'a>]),
+}
+
+impl Payload<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::Whole(bytes) => bytes.len(),
+            Payload::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
+        }
     }
 }
 

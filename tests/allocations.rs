@@ -65,6 +65,26 @@ fn an_append_allocates_nothing() {
         });
         assert_eq!(rotating, 0, "{durability:?}");
     }
+    // In parts, and in a batch whose memory is used again: its positions are all that is allocated.
+    let (head, body) = payload.split_at(33);
+    let parts = [std::io::IoSlice::new(head), std::io::IoSlice::new(body)];
+    let parted = allocations(|| {
+        for _ in 0..5_000 {
+            let write = Write::vectored(&parts).durability(Durability::Buffered);
+            drop(log.append(write).admitted().wait().unwrap());
+        }
+    });
+    assert_eq!(parted, 0, "payloads in parts");
+    let mut batch = sawmill::BatchBuilder::new();
+    (0..10).for_each(|_| batch.push(head));
+    let built = allocations(|| {
+        for _ in 0..100 {
+            batch.clear();
+            (0..10).for_each(|_| batch.push(head));
+            drop(log.append_built(b"key", &batch).admitted().wait().unwrap());
+        }
+    });
+    assert!(built <= 100, "{built} allocations of 100 batches");
     let refused = allocations(|| {
         let mut refused = 0;
         for _ in 0..20_000 {

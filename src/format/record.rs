@@ -73,28 +73,28 @@ pub(crate) fn encoded_bytes(body_bytes: u32) -> u32 {
 
 /// Writes a record into `place`, which is exactly [`encoded_bytes`] long and stands at `lsn`.
 ///
-/// The body is `key` followed by `payload`; for a fragment, the parts of both that it carries.
+/// The body is the key followed by the payload, in as many parts as it comes in; for a fragment, the parts of
+/// both that it carries.
 #[inline]
-pub(crate) fn encode_record(
+pub(crate) fn encode_record<'b>(
     place: &mut [u8],
     seed: EpochSeed,
     lsn: Lsn,
     key_bytes: u16,
     whole_bytes: u32,
     flags: RecordFlags,
-    body: [&[u8]; 2],
+    body: impl IntoIterator<Item = &'b [u8]>,
 ) {
-    let [first, second] = body;
-    let body_bytes = first.len() + second.len();
-    let used = RECORD_HEADER_BYTES as usize + body_bytes;
+    let mut used = RECORD_HEADER_BYTES as usize;
+    for part in body {
+        place[used..used + part.len()].copy_from_slice(part);
+        used += part.len();
+    }
     assert!(place.len() == used.next_multiple_of(8), "the reservation has the record's size");
-    let header = RecordHeader { crc: 0, body_bytes: body_bytes as u32, whole_bytes, key_bytes, flags };
+    let body_bytes = used as u32 - RECORD_HEADER_BYTES;
+    let header = RecordHeader { crc: 0, body_bytes, whole_bytes, key_bytes, flags };
     place[..RECORD_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
     let (head, padding) = place.split_at_mut(used);
-    let head_body = &mut head[RECORD_HEADER_BYTES as usize..];
-    let (to_first, to_second) = head_body.split_at_mut(first.len());
-    to_first.copy_from_slice(first);
-    to_second.copy_from_slice(second);
     padding.fill(0);
     let crc = seed.crc_at(lsn.0, &head[size_of::<u32>()..]);
     head[..size_of::<u32>()].copy_from_slice(&crc.to_le_bytes());
@@ -232,7 +232,7 @@ mod tests {
                 key.len() as u16,
                 body,
                 flags,
-                [key, payload],
+                [*key, *payload],
             );
         }
         let header = BlockHeader::sealed(

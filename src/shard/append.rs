@@ -12,12 +12,47 @@ use crate::options::{Durability, Priority};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
+use crate::write::Payload;
 
 /// Records of one key for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub key: &'a [u8],
-    pub payloads: &'a [&'a [u8]],
+    pub payloads: List<'a>,
+}
+
+/// The payloads of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum List<'a> {
+    Slices(&'a [&'a [u8]]),
+    /// Behind each other, with the end of each.
+    Packed {
+        bytes: &'a [u8],
+        ends: &'a [usize],
+    },
+}
+
+impl<'a> List<'a> {
+    fn len(&self) -> usize {
+        match self {
+            List::Slices(slices) => slices.len(),
+            List::Packed { ends, .. } => ends.len(),
+        }
+    }
+
+    fn get(&self, index: usize) -> &'a [u8] {
+        match self {
+            List::Slices(slices) => slices[index],
+            List::Packed { bytes, ends } => {
+                let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+                &bytes[start..ends[index]]
+            }
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.len()).map(move |index| self.get(index))
+    }
 }
 
 impl Batch<'_> {
@@ -108,14 +143,53 @@ impl Engine {
         let body = key.len() + payload.len();
         let fits = body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX);
         if !fits {
-            return self.put(&Batch { key, payloads: &[payload] }, priority, durability, may_lead, None);
+            let payloads = List::Slices(&[payload]);
+            return self.put(&Batch { key, payloads }, priority, durability, may_lead, None);
         }
+        self.put_body(key, body, [key, payload], priority, durability, may_lead)
+    }
+
+    /// The same, of a payload that may be in parts.
+    #[inline]
+    pub(crate) fn put_payload(
+        &self,
+        key: &[u8],
+        payload: &Payload<'_>,
+        priority: Priority,
+        durability: Durability,
+        may_lead: bool,
+    ) -> Result<Placed, Refused> {
+        match payload {
+            Payload::Whole(payload) => self.put_one(key, payload, priority, durability, may_lead),
+            Payload::Parts(parts) => {
+                let body = key.len() + payload.len();
+                if body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX) {
+                    let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
+                    return self.put_body(key, body, all, priority, durability, may_lead);
+                }
+                let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                self.put_one(key, &whole, priority, durability, may_lead)
+            }
+        }
+    }
+
+    /// A record that fits into a block: its body, key first, in parts.
+    #[inline]
+    fn put_body<'b>(
+        &self,
+        key: &[u8],
+        body: usize,
+        parts: impl IntoIterator<Item = &'b [u8]>,
+        priority: Priority,
+        durability: Durability,
+        may_lead: bool,
+    ) -> Result<Placed, Refused> {
         let urgency = urgency(durability);
         let mut reserved = self.reserve(encoded_bytes(body as u32), priority)?;
         let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
         let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
         let (flags, key_bytes) = (RecordFlags::WHOLE, key.len() as u16);
-        encode_record(reserved.bytes_mut(), seed, lsn, key_bytes, body as u32, flags, [key, payload]);
+        encode_record(reserved.bytes_mut(), seed, lsn, key_bytes, body as u32, flags, parts);
         let ready = reserved.finish(1, urgency);
         let duty = self.appended(urgency, ready, may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
@@ -233,7 +307,7 @@ impl Engine {
             let (seed, epoch, start) = (range.seed(), range.epoch(), range.lsn());
             let mut offset = 0;
             for piece in &block.pieces {
-                let payload = batch.payloads[piece.record];
+                let payload = batch.payloads.get(piece.record);
                 let at = Lsn(start.0 + offset as u64);
                 let body = [
                     part(batch.key, 0, piece.from, piece.to),

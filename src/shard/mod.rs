@@ -18,7 +18,7 @@ mod space;
 mod turn;
 mod waiters;
 
-pub(crate) use append::Batch;
+pub(crate) use append::{Batch, List};
 pub(crate) use engine::{Engine, EngineSetup, Placed, Refused, Target};
 pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;

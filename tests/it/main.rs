@@ -4,6 +4,7 @@ mod harness;
 
 mod acknowledged_is_kept;
 mod batch_is_whole;
+mod batching;
 mod consumers;
 mod failed_sync;
 mod fallback;

@@ -1,0 +1,76 @@
+//! Batches that are built up in one piece of memory, again and again.
+
+use crate::shard::List;
+
+/// Payloads of a batch, behind each other in memory that is kept for the next batch.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let log = sawmill::Log::open(dir.path())?;
+/// let mut batch = sawmill::BatchBuilder::new();
+/// for order in 0..3 {
+///     batch.clear();
+///     batch.push(format!("debit {order}"));
+///     // Written in place, without a copy of its own.
+///     batch.push_with(|bytes| bytes.extend_from_slice(b"credit"));
+///     let positions = log.append_built(b"order", &batch).wait()?;
+///     assert_eq!(positions.len(), 2);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct BatchBuilder {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> BatchBuilder {
+        BatchBuilder::default()
+    }
+
+    /// Adds a payload.
+    pub fn push(&mut self, payload: impl AsRef<[u8]>) {
+        self.bytes.extend_from_slice(payload.as_ref());
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Adds the payload that `write` appends. What was there before is not to be touched: if `write` makes the
+    /// bytes shorter, the payload is empty and earlier ones lose their ends.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        let bytes = self.bytes.len();
+        self.ends.iter_mut().for_each(|end| *end = (*end).min(bytes));
+        self.ends.push(bytes);
+    }
+
+    /// Records in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all payloads.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Forgets the payloads and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    pub(crate) fn list(&self) -> List<'_> {
+        List::Packed { bytes: &self.bytes, ends: &self.ends }
+    }
+}
