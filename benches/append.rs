@@ -129,7 +129,7 @@ fn batching(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("durable records of 256 bytes from one thread");
     group.throughput(Throughput::Elements(1));
     group.bench_function("one at a time", |bencher| {
-        bencher.iter(|| log.append(&body).wait().expect("the log takes it"));
+        bencher.iter(|| log.append(body).wait().expect("the log takes it"));
     });
     for most in [64usize, 1024] {
         group.bench_function(BenchmarkId::new("a window of", most), |bencher| {
@@ -137,7 +137,7 @@ fn batching(criterion: &mut Criterion) {
                 let mut window = log.window(most);
                 let began = Instant::now();
                 for _ in 0..iterations {
-                    window.push(&body).expect("the log takes it");
+                    window.push(body).expect("the log takes it");
                 }
                 window.for_each(|position| assert!(position.is_ok()));
                 began.elapsed()
