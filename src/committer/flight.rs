@@ -35,6 +35,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// With room for so many writes in flight and as many that wait: callers that lead must not allocate.
+    pub(super) fn new(depth: u32) -> Flight {
+        Flight { blocks: VecDeque::with_capacity(2 * depth as usize + 2), ..Flight::default() }
+    }
+
     pub(super) fn push(&mut self, block: Sealed) {
         if let Some((last, _)) = self.blocks.back() {
             assert!(block.sequence > last.sequence, "blocks are sealed in order");

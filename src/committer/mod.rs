@@ -113,7 +113,7 @@ impl Committer {
         assert!(config.depth > 0);
         Committer {
             config,
-            flight: Flight::default(),
+            flight: Flight::new(config.depth),
             prefix: Prefix::new(start),
             next_operation: 1,
             syncs_in_flight: 0,
@@ -311,6 +311,16 @@ impl Committer {
     /// Background records are gathering until a deadline.
     pub(crate) fn is_gathering(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Writes and syncs in flight.
+    pub(crate) fn operations_in_flight(&self) -> u32 {
+        self.flight.writes_in_flight() + self.syncs_in_flight
+    }
+
+    /// How blocks are made durable.
+    pub(crate) fn method(&self) -> SyncMethod {
+        self.config.method
     }
 
     /// No operation is in flight. Blocks may still wait to be written.

@@ -115,6 +115,8 @@ pub(crate) struct Engine {
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
     pub(crate) admission: Admission,
+    /// As [`Core::leads`], for a look without the token.
+    pub(super) leads_seen: std::sync::atomic::AtomicU32,
     /// What truncation must leave.
     pub(super) kept: Mutex<Vec<super::kept::Kept>>,
     /// It was opened to be read: the failure says so.
@@ -187,6 +189,7 @@ impl Engine {
             failure,
             read_only: setup.read_only,
             kept: Mutex::default(),
+            leads_seen: std::sync::atomic::AtomicU32::new(0),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
@@ -269,7 +272,8 @@ impl Engine {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
-        self.waiters.wait(target.sequence, timeout, || self.outcome(target))
+        self.join(target);
+        self.waiters.wait(target.sequence, timeout, || self.outcome(target), || self.take_over())
     }
 
     /// Leaves a waker for when the outcome may be known; `None` if it is.
@@ -413,7 +417,7 @@ impl Engine {
         mut resolved: impl FnMut() -> Option<T>,
     ) -> Option<T> {
         if self.threaded {
-            return self.followers.wait(0, timeout, resolved);
+            return self.followers.wait(0, timeout, resolved, || ());
         }
         let mut found = None;
         self.turn_until(|| {

@@ -1,14 +1,32 @@
-//! The inline path: a blocking caller that finds its shard idle writes its own block.
+//! The inline path: blocking callers that write blocks themselves, without the shard's thread.
 //!
-//! It saves the two crossings to the shard's thread and back. It is no second engine: the leader
-//! holds the token while it decides, gives it up while it writes, and hands its completion to the
-//! same committer. It leads at most one block.
+//! It saves the two crossings to the shard's thread and back. It is no second engine: a leader holds the token
+//! while it decides, gives it up while it writes, and hands its completion to the same committer. A caller leads
+//! at most one block before it looks at its own record again.
+//!
+//! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `nudge.rs`), a
+//! second one may [`join`](Engine::join) beside it, and whoever is done passes the next block to one of those
+//! who sleep for it ([`Waiters::pass`](super::Waiters::pass)). While leads are in flight, or one was passed on,
+//! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
+//! own takes over.
 
-use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, TryLockError};
 
+use super::turn::Core;
 use super::{Engine, Target};
+use crate::committer::SyncMethod;
 use crate::device;
+use crate::pool::Pending;
+use crate::sync::lock;
+
+/// Leads at once. Two keep the device busy while the callers of one are woken; with more, blocks carry fewer
+/// records (`docs/performance.md`).
+const LEADS_MAX: u32 = 2;
+
+/// Where the last block held more records than this, so many callers are woken at once that the one who is to
+/// lead next comes later than the shard's thread would.
+const SHARED_BY_MAX: u32 = 16;
 
 impl Engine {
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
@@ -18,47 +36,130 @@ impl Engine {
         }
     }
 
+    fn try_core(&self) -> Option<MutexGuard<'_, Core>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     fn try_lead(&self, target: &Target) -> bool {
-        let mut core = match self.core.try_lock() {
-            Ok(core) => core,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
+        let Some(mut core) = self.try_core() else { return false };
         let pending = self.pool.pending();
         let own = pending.sequence == target.sequence && core.next_is(target.sequence);
         if !own || !core.committer.is_idle() || core.committer.failed() || !self.nudge.leads() {
             return false;
         }
+        core.leads += 1;
+        self.lead_block(core, target.sequence);
+        true
+    }
+
+    /// Called by a caller that is about to sleep: leads its block beside another lead, if there is room.
+    pub(super) fn join(&self, target: &Target) {
+        if self.leads_seen.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let Some(mut core) = self.try_core() else { return };
+        if core.leads > 0 && self.next_lead(&core) == Some(target.sequence) {
+            core.leads += 1;
+            self.lead_block(core, target.sequence);
+        }
+    }
+
+    /// Called by a caller to which a lead was passed.
+    pub(super) fn take_over(&self) {
+        let mut core = lock(&self.core);
+        // It was counted when it was passed.
+        core.leads -= 1;
+        match self.next_lead(&core) {
+            Some(sequence) => {
+                core.leads += 1;
+                self.lead_block(core, sequence);
+            }
+            None => self.end_lead(core),
+        }
+    }
+
+    /// Whether the open block is left to callers: one leads, or was asked to, or is asked now since it sleeps for
+    /// it. The shard's thread asks, which can sleep then.
+    pub(super) fn leave_to_callers(&self, core: &mut Core, pending: &Pending) -> bool {
+        if !self.threaded || pending.bytes == 0 || core.committer.failed() {
+            return false;
+        }
+        let alone = core.leads == 0 && core.committer.is_idle() && core.last_records <= SHARED_BY_MAX;
+        if alone && self.waiters.pass(pending.sequence) {
+            core.leads += 1;
+            self.leads_seen.store(core.leads, Ordering::Relaxed);
+        }
+        core.leads > 0
+    }
+
+    /// The block that could be led now: the open one, if it is the next to be sealed and nothing is in flight
+    /// but other leads.
+    fn next_lead(&self, core: &Core) -> Option<u64> {
+        // A sync is performed by whoever sees that it is due: two who write would sync for each other.
+        let most = match core.committer.method() {
+            SyncMethod::WriteThrough => LEADS_MAX,
+            SyncMethod::Flush => 1,
+        };
+        let room = core.leads < most && core.committer.operations_in_flight() == core.performing;
+        let pending = self.pool.pending();
+        let own = pending.bytes > 0 && core.next_is(pending.sequence);
+        let few = core.last_records <= SHARED_BY_MAX;
+        (room && own && few && !core.committer.failed()).then_some(pending.sequence)
+    }
+
+    /// Seals a block, writes it and what else the committer wants, and passes the lead on. The lead is counted.
+    fn lead_block<'e>(&'e self, mut core: MutexGuard<'e, Core>, sequence: u64) {
+        self.leads_seen.store(core.leads, Ordering::Relaxed);
         let now = self.device.now();
-        self.pool.close(target.sequence);
+        self.pool.close(sequence);
         // A copy by somebody else may be unfinished: then the block is the thread's.
-        if let Some(complete) = self.pool.complete(target.sequence) {
+        if let Some(complete) = self.pool.complete(sequence) {
             self.seal(&mut core, &complete, now);
         }
         while let Some(action) = core.committer.next_action() {
             let operation = self.operation(&mut core, &action);
+            core.performing += 1;
             self.publish_oldest(&core);
             drop(core);
             let result = device::perform(&operation);
             let id = operation.id;
             drop(operation);
-            core = crate::sync::lock(&self.core);
+            core = lock(&self.core);
+            core.performing -= 1;
             self.performed(&mut core, id, result, self.device.now());
         }
         self.counters.led.fetch_add(1, Ordering::Relaxed);
+        core.leads -= 1;
+        self.end_lead(core);
+    }
+
+    /// A lead is over: tells what it made durable, and who leads next.
+    fn end_lead(&self, mut core: MutexGuard<'_, Core>) {
         let now = self.device.now();
         self.publish_oldest(&core);
+        // Before those who are done are woken: the device waits for this one.
+        let passed = self.next_lead(&core).is_some_and(|sequence| self.waiters.pass(sequence));
+        core.leads += u32::from(passed);
         self.publish(&mut core, now);
-        self.nudge.led();
+        self.leads_seen.store(core.leads, Ordering::Relaxed);
+        if core.leads == 0 {
+            self.nudge.led();
+        }
         let deadline = core.committer.deadline().unwrap_or(u64::MAX);
         let unarmed = deadline < self.armed_until.load(Ordering::SeqCst);
-        let hand_over = self.has_work(&mut core, now) || core.committer.failed() || unarmed;
+        // While a lead is in flight its end is the moment to look.
+        let work = core.leads == 0 && self.has_work(&mut core, now);
+        let closing = self.closing.load(Ordering::SeqCst);
+        let hand_over = work || core.committer.failed() || unarmed || closing;
         let tasks = core.take_tasks();
         drop(core);
         if hand_over {
             self.prod();
         }
         crate::admission::wake(tasks.into_iter().chain(self.offer()));
-        true
     }
 }

@@ -54,6 +54,12 @@ pub(crate) struct Core {
     /// Time of the last record.
     timestamp: u64,
     drain: Drain,
+    /// Blocks that callers write themselves now, or were asked to.
+    pub(super) leads: u32,
+    /// Of them, operations that are in flight.
+    pub(super) performing: u32,
+    /// Records in the last block sealed.
+    pub(super) last_records: u32,
     /// Wakers to be called once the token is given up.
     tasks: Vec<Waker>,
 }
@@ -83,6 +89,9 @@ impl Core {
             segments: VecDeque::with_capacity(4),
             unresolved: VecDeque::with_capacity(blocks as usize * 2),
             announced: 0,
+            leads: 0,
+            performing: 0,
+            last_records: 0,
             timestamp,
             drain: Drain { last: committer.watermarks().durable.0, ..Drain::default() },
             committer,
@@ -183,7 +192,8 @@ impl Engine {
             let own = pending.sequence == core.next_to_seal;
             // Asked even if nothing waits: else the deadline of a block that went out otherwise stays
             // behind, and the thread spins on it.
-            let pending = if own { pending } else { crate::pool::Pending { bytes: 0, ..pending } };
+            let left = own && self.leave_to_callers(core, &pending);
+            let pending = if own && !left { pending } else { crate::pool::Pending { bytes: 0, ..pending } };
             if !(core.committer.wants_seal(pending, now) && self.pool.close(pending.sequence)) {
                 return;
             }
@@ -216,6 +226,7 @@ impl Engine {
         assert_eq!(complete.epoch, core.identity.epoch, "a block is sealed in the epoch it was opened in");
         let header = BlockHeader::sealed(&core.identity, &seal);
         let bytes = self.pool.seal(sequence, bytemuck::bytes_of(&header));
+        core.last_records = complete.records;
         let segment = self.segment_of(core, complete.lsn);
         let end = Lsn(complete.lsn.0 + round_to_granule(u64::from(complete.length)));
         let block = Sealed {
@@ -382,8 +393,12 @@ impl Engine {
 
     /// How to sleep; looks once more for work after it has said that it does.
     fn next(&self, core: &mut Core, now: u64, offers: Option<u64>) -> Next {
-        let idle = core.committer.is_idle();
+        let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
+            if !idle {
+                // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
+                self.nudge.sleeps(Sleep::Busy);
+            }
             return Next { wait: if idle { Wait::No } else { Wait::Forever }, finished: idle };
         }
         if self.closing.load(Ordering::SeqCst) && idle {
@@ -418,7 +433,7 @@ impl Engine {
         let ready = core.committer.has_room() && self.pool.complete(core.next_to_seal).is_some();
         let pending = self.pool.pending();
         let own = pending.sequence == core.next_to_seal;
-        let idle = own && pending.bytes > 0 && core.committer.is_idle();
+        let idle = own && pending.bytes > 0 && core.committer.is_idle() && core.leads == 0;
         // Before the question below, which makes it gather.
         let gathers = idle && !core.committer.is_gathering();
         let wanted = idle && core.committer.wants_seal(pending, now);

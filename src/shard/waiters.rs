@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::sync::{AtomicU32, Ordering, lock};
+use crate::sync::{AtomicU32, Ordering, handshake, lock};
 
 #[derive(Debug, Default)]
 struct Tasks {
@@ -25,7 +25,25 @@ struct Slot {
     event: AtomicU32,
     /// 1 if somebody registered since the last event.
     waiting: AtomicU32,
+    /// Threads that sleep, or are about to.
+    sleepers: AtomicU32,
+    /// 1 if one of them is to do something, and none has taken it on.
+    baton: AtomicU32,
     tasks: Mutex<Tasks>,
+}
+
+impl Slot {
+    fn sleeps(&self) {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// True if this thread was passed something. Whoever passes looks for sleepers after it has said so, and
+    /// this looks after it has said that it sleeps no more: one sees the other.
+    fn wakes(&self) -> bool {
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        handshake();
+        self.baton.load(Ordering::SeqCst) == 1 && self.baton.swap(0, Ordering::SeqCst) == 1
+    }
 }
 
 /// Where a task's waker stands, so that a second poll replaces it.
@@ -44,7 +62,13 @@ pub(crate) struct Waiters {
 
 impl Waiters {
     pub(crate) fn new(slots: u32) -> Waiters {
-        let slot = || Slot { event: AtomicU32::new(0), waiting: AtomicU32::new(0), tasks: Mutex::default() };
+        let slot = || Slot {
+            event: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            sleepers: AtomicU32::new(0),
+            baton: AtomicU32::new(0),
+            tasks: Mutex::default(),
+        };
         Waiters { slots: (0..slots).map(|_| slot()).collect() }
     }
 
@@ -53,13 +77,14 @@ impl Waiters {
     }
 
     /// Blocks until `resolved` gives something, looking again at each event of the block, or until
-    /// the time is over.
+    /// the time is over. Calls `take_over` if it was [passed](Waiters::pass) something.
     #[cfg(not(sawmill_loom))]
     pub(crate) fn wait<T>(
         &self,
         sequence: u64,
         timeout: Option<Duration>,
         mut resolved: impl FnMut() -> Option<T>,
+        mut take_over: impl FnMut(),
     ) -> Option<T> {
         let deadline = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
         let slot = self.slot(sequence);
@@ -79,7 +104,11 @@ impl Waiters {
                     Some(left)
                 }
             };
+            slot.sleeps();
             crate::sys::futex_wait(&slot.event, event, left);
+            if slot.wakes() {
+                take_over();
+            }
         }
     }
 
@@ -90,6 +119,7 @@ impl Waiters {
         _: u64,
         _: Option<Duration>,
         mut resolved: impl FnMut() -> Option<T>,
+        _: impl FnMut(),
     ) -> Option<T> {
         loop {
             if let Some(value) = resolved() {
@@ -151,6 +181,24 @@ impl Waiters {
         }
     }
 
+    /// Makes one of the threads that sleep for block `sequence` (or for another one of its slot) take something
+    /// over; false if none does, or one was asked before and has not come yet.
+    pub(crate) fn pass(&self, sequence: u64) -> bool {
+        let slot = self.slot(sequence);
+        if slot.sleepers.load(Ordering::SeqCst) == 0 || slot.baton.swap(1, Ordering::SeqCst) == 1 {
+            return false;
+        }
+        handshake();
+        if slot.sleepers.load(Ordering::SeqCst) == 0 {
+            // They have all looked, or the last one looks now: whoever gets it back has it.
+            return slot.baton.swap(0, Ordering::SeqCst) == 0;
+        }
+        slot.event.fetch_add(1, Ordering::SeqCst);
+        #[cfg(not(sawmill_loom))]
+        crate::sys::futex_wake(&slot.event, 1);
+        true
+    }
+
     /// Something happened that concerns everybody.
     pub(crate) fn notify_all(&self, tasks: &mut Vec<Waker>) {
         for sequence in 0..self.slots.len() as u64 {
@@ -186,6 +234,29 @@ mod loom_tests {
             // Not resolved: then the event has moved on, and the futex wait returns at once.
             let moved = waiters.slot(0).event.load(Ordering::SeqCst) != event;
             assert!(resolved || moved, "asleep for ever");
+        });
+    }
+
+    /// Is what was passed on always taken over, by exactly one?
+    #[test]
+    fn loom_what_is_passed_is_taken_once() {
+        loom::model(|| {
+            let waiters = ModelArc::new(Waiters::new(1));
+            let sleepers: Vec<_> = (0..2)
+                .map(|_| {
+                    let waiters = waiters.clone();
+                    loom::thread::spawn(move || {
+                        let slot = waiters.slot(0);
+                        slot.sleeps();
+                        // However short it sleeps: its time may be over, or another event wake it.
+                        u32::from(slot.wakes())
+                    })
+                })
+                .collect();
+            let passed = u32::from(waiters.pass(0));
+            let taken: u32 = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap()).sum();
+            assert_eq!(passed, taken);
+            assert_eq!(waiters.slot(0).baton.load(Ordering::SeqCst), 0, "left behind");
         });
     }
 }

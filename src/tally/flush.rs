@@ -204,7 +204,7 @@ impl<F: Fold> Core<F> {
             return Some(Err(UpdateError::Forked));
         }
         if self.is_threaded() {
-            return self.waiters.wait(flush, timeout, || self.outcome(flush));
+            return self.waiters.wait(flush, timeout, || self.outcome(flush), || ());
         }
         while self.outcome(flush).is_none() {
             // An error is the outcome.

