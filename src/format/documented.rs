@@ -48,7 +48,7 @@ fn layouts() -> Vec<Layout> {
         layout!(EpochRow { epoch, reserved, nonce, start, cut }),
         layout!(SegmentRow { base, bytes, file, reserved }),
         layout!(ProgressRow { position, committed, reserved }),
-        layout!(AnchorRow { id, oldest, fold, shard, reserved }),
+        layout!(AnchorRow { id, oldest, complete, fold, shard, reserved }),
         layout!(TallyHeader { magic, version, kind, id, flush, first, last }),
         layout!(BlockHeader {
             magic,

@@ -10,6 +10,8 @@ pub(crate) struct AnchorRow {
     pub id: u64,
     /// All its flushes from here on are needed, and no others.
     pub oldest: u64,
+    /// The end of the totals that stand in for what was before `oldest`: it must be there, too.
+    pub complete: u64,
     /// CRC32C of the fold's name.
     pub fold: u32,
     pub shard: u16,

@@ -12,8 +12,8 @@ pub(super) struct Kept {
     name: String,
     /// Everything from here on...
     oldest: Lsn,
-    /// ... and, while it is open, whatever stands below here: what it has written is in its memory, too.
-    newest: Option<Lsn>,
+    /// ... to here: what it reads must be whole, and while it is open it remembers what it wrote.
+    newest: Lsn,
 }
 
 impl Engine {
@@ -23,9 +23,9 @@ impl Engine {
         match kept.iter_mut().find(|kept| kept.name == name) {
             Some(own) => {
                 own.oldest = oldest;
-                own.newest = newest.max(own.newest);
+                own.newest = newest.unwrap_or(own.newest).max(own.newest);
             }
-            None => kept.push(Kept { name: name.to_owned(), oldest, newest }),
+            None => kept.push(Kept { name: name.to_owned(), oldest, newest: newest.unwrap_or(oldest) }),
         }
     }
 
@@ -51,9 +51,9 @@ impl Engine {
     /// Whether everything from `cut` on may go.
     pub(super) fn may_end_at(&self, cut: Lsn) -> Result<(), TruncateError> {
         let kept = lock(&self.kept);
-        match kept.iter().find(|kept| cut < kept.newest.unwrap_or(kept.oldest)) {
+        match kept.iter().find(|kept| cut < kept.newest) {
             None => Ok(()),
-            Some(kept) => Err(self.needed(&kept.name, kept.newest.unwrap_or(kept.oldest))),
+            Some(kept) => Err(self.needed(&kept.name, kept.newest)),
         }
     }
 

@@ -79,7 +79,14 @@ impl Anchor {
             let mut id = [0; 8];
             device.random(&mut id)?;
             let id = u64::from_le_bytes(id);
-            let row = AnchorRow { id, oldest: end.0, fold: fold_mark::<F>(), shard: shard.0, reserved: 0 };
+            let row = AnchorRow {
+                id,
+                oldest: end.0,
+                complete: end.0,
+                fold: fold_mark::<F>(),
+                shard: shard.0,
+                reserved: 0,
+            };
             let files = ManifestFiles::create(directory, &prefix, SlotKind::Tally, bytemuck::bytes_of(&row))?;
             directory.sync()?;
             Ok(Anchor { files, row })
@@ -100,9 +107,9 @@ impl Anchor {
         self.row
     }
 
-    /// Durably: no flush before `oldest` is needed any more.
-    pub(super) fn advance(&mut self, oldest: Lsn) -> io::Result<()> {
-        let row = AnchorRow { oldest: oldest.0, ..self.row };
+    /// Durably: no flush before `oldest` is needed any more, since all totals stand from there to `complete`.
+    pub(super) fn advance(&mut self, oldest: Lsn, complete: Lsn) -> io::Result<()> {
+        let row = AnchorRow { oldest: oldest.0, complete: complete.0, ..self.row };
         // One copy at a time: if it tears, the other one asks for a little more, which is still there.
         self.files.write_one(bytemuck::bytes_of(&row))?;
         self.row = row;

@@ -54,6 +54,8 @@ struct Work<F: Fold> {
     id: u64,
     /// What the log must keep: of the two copies of the anchor the older one may have to do.
     oldest: Lsn,
+    /// Behind the last record of the last flush.
+    end: Lsn,
     /// `None` after an error in writing it: then the log is kept from where it stood on.
     anchor: Option<Anchor>,
     /// The log is closed: its directory may be somebody else's by now.
@@ -105,6 +107,7 @@ impl<F: Fold> Core<F> {
             key: replay::key_of(name),
             id: anchor.row().id,
             oldest: Lsn(anchor.row().oldest),
+            end: found.end,
             anchor: Some(anchor),
             ended: false,
             round: Round { next: 0, start: None },
@@ -254,7 +257,7 @@ impl<F: Fold> Core<F> {
             return Err(error);
         }
         self.ledger.apply(&taken, &changes);
-        self.engine.keep(&self.name, work.oldest, Some(self.engine.durable()));
+        self.engine.keep(&self.name, work.oldest, Some(work.end));
         self.durable.store(changes.flush, Ordering::SeqCst);
         self.end_round(&mut work);
         work.spare = Ledger::give_back(taken);
@@ -289,6 +292,7 @@ impl<F: Fold> Core<F> {
             let batch = AppendBatch::begin(work.holds.take(), &work.key, batch, Durability::Synced);
             let positions = batch.wait()?;
             first = first.or(positions.first().map(|position| position.lsn()));
+            work.end = positions.last().map_or(work.end, |position| Lsn(position.lsn().0 + 1));
             rest = &rest[count..];
         }
         if from == 0 {
@@ -322,7 +326,7 @@ impl<F: Fold> Core<F> {
         if start.0 < before.0 + self.limits.anchor_step_bytes {
             return;
         }
-        match anchor.advance(start) {
+        match anchor.advance(start, work.end) {
             Ok(()) => {
                 work.oldest = before;
                 self.engine.keep(&self.name, before, None);

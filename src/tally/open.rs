@@ -86,7 +86,7 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
         let Some(name) = anchor::name_of(&file) else { continue };
         let Ok(Some(row)) = anchor::peek(directory, name) else { continue };
         if let Some(engine) = engines.get(usize::from(row.shard)) {
-            engine.keep(name, Lsn(row.oldest), None);
+            engine.keep(name, Lsn(row.oldest), Some(Lsn(row.complete)));
         }
     }
     Ok(())
@@ -131,7 +131,7 @@ pub(crate) fn open<F: Fold>(
     let records = needed(name, &row, engine.clone())?;
     let found = replay::<F>(name, &row, ledger.totals(), records)?;
     ledger.begin(found.flush);
-    engine.keep(name, Lsn(row.oldest), Some(engine.durable()));
+    engine.keep(name, Lsn(row.oldest), Some(found.end));
     let (device, notices) = (place.device.clone(), place.notices.clone());
     let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, anchor, found));
     if core.is_threaded() {

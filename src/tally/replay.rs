@@ -6,6 +6,7 @@ use super::totals::Totals;
 use super::wire::{self, Kind, NotOurs};
 use crate::error::ReadError;
 use crate::format::AnchorRow;
+use crate::position::Lsn;
 use crate::read::Record;
 
 /// The key of a tally's records begins so; its name follows.
@@ -22,6 +23,8 @@ pub(super) struct Replayed {
     pub flush: u64,
     /// The highest stamp of any value.
     pub stamp: u64,
+    /// Behind the last record; where the shard begins if there is none.
+    pub end: Lsn,
 }
 
 /// Adds up a tally's flushes, in the order of the log, from the anchor's place on.
@@ -50,6 +53,7 @@ pub(super) fn replay<F: Fold>(
             return Err(damaged("a flush is missing"));
         }
         found.flush = parsed.flush;
+        found.end = Lsn(record.lsn().0 + 1);
         if let Kind::Totals { first, last } = parsed.kind {
             totals.forget(first, last);
         }
@@ -59,6 +63,9 @@ pub(super) fn replay<F: Fold>(
             found.stamp = found.stamp.max(F::stamp(&value));
             totals.replay(key, &value);
         }
+    }
+    if found.end < Lsn(anchor.complete) && anchor.complete > anchor.oldest {
+        return Err(damaged("its totals are not all there"));
     }
     Ok(found)
 }
