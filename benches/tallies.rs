@@ -4,6 +4,9 @@
 //! `cargo bench --bench tallies --features ceiling`. Fire and forget from two threads while a third one waits
 //! for each of its own updates to be durable. Medians, in turn in one run; every total is read back.
 
+#[path = "shared/zipf.rs"]
+mod zipf;
+
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -30,31 +33,6 @@ struct Outcome {
     cpu_ns: f64,
     device_bytes: f64,
     p99_ms: f64,
-}
-
-/// The keys that each thread counts, in order.
-fn zipf() -> Vec<Vec<u32>> {
-    // By the inverse of the sum of 1/rank^0.99, as YCSB does.
-    let theta = 0.99;
-    let zeta: f64 = (1..=KEYS).map(|rank| (rank as f64).powf(-theta)).sum();
-    let (alpha, half) = (1.0 / (1.0 - theta), 1.0 + 0.5f64.powf(theta));
-    let eta = (1.0 - (2.0 / KEYS as f64).powf(1.0 - theta)) / (1.0 - half / zeta);
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let (u, uz) =
-            ((state >> 11) as f64 / (1u64 << 53) as f64, (state >> 11) as f64 / (1u64 << 53) as f64 * zeta);
-        let rank = match () {
-            () if uz < 1.0 => 0,
-            () if uz < half => 1,
-            () => (KEYS as f64 * (eta * u - eta + 1.0).powf(alpha)) as usize,
-        };
-        // Scattered, so that hot keys do not stand beside each other.
-        ((rank.min(KEYS - 1) as u64).wrapping_mul(0x9e37_79b9) % KEYS as u64) as u32
-    };
-    (0..THREADS).map(|_| (0..ZIPF_UPDATES / THREADS).map(|_| next()).collect()).collect()
 }
 
 fn viral() -> Vec<Vec<u32>> {
@@ -233,7 +211,7 @@ fn main() {
         std::env::var_os("SAWMILL_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
     std::fs::create_dir_all(&place).unwrap();
     let ways: [(&str, Way); 3] = [("tally", tally), ("a record each", records), ("map by hand", by_hand)];
-    for (case, work) in [("one viral key", viral()), ("Zipf 0.99, 1 M keys", zipf())] {
+    for (case, work) in [("one viral key", viral()), ("Zipf 0.99, 1 M keys", zipf::zipf(THREADS, ZIPF_UPDATES, KEYS))] {
         println!("{case}");
         let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); ways.len()];
         for _ in 0..TIMES {

@@ -3,9 +3,15 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/peers/Cargo.toml
+//! # With RocksDB, if the library is there:
+//! ROCKSDB_LIB_DIR=/usr/lib ROCKSDB_INCLUDE_DIR=/usr/include \
+//!     cargo run --release --manifest-path benches/peers/Cargo.toml --features rocksdb -- --tallies
 //! ```
 
 mod peers;
+mod tallies;
+#[path = "../../shared/zipf.rs"]
+mod zipf;
 
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -35,6 +41,9 @@ struct Arguments {
     /// Runs of each; the median counts.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Counting by key instead of appending.
+    #[arg(long)]
+    tallies: bool,
     /// Only these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -116,6 +125,9 @@ fn main() -> Result<(), Error> {
     std::fs::create_dir_all(&arguments.dir)?;
     let dir = std::fs::canonicalize(&arguments.dir)?;
     let time = Duration::from_secs_f64(arguments.seconds);
+    if arguments.tallies {
+        return tallies::run(&dir, arguments.repeat);
+    }
     let mut peers = peers::all();
     if !arguments.only.is_empty() {
         peers.retain(|(name, _)| arguments.only.iter().any(|only| only == name));
