@@ -211,7 +211,9 @@ fn main() {
         std::env::var_os("SAWMILL_BENCH_DIR").map_or_else(|| "target".into(), std::path::PathBuf::from);
     std::fs::create_dir_all(&place).unwrap();
     let ways: [(&str, Way); 3] = [("tally", tally), ("a record each", records), ("map by hand", by_hand)];
-    for (case, work) in [("one viral key", viral()), ("Zipf 0.99, 1 M keys", zipf::zipf(THREADS, ZIPF_UPDATES, KEYS))] {
+    for (case, work) in
+        [("one viral key", viral()), ("Zipf 0.99, 1 M keys", zipf::zipf(THREADS, ZIPF_UPDATES, KEYS))]
+    {
         println!("{case}");
         let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); ways.len()];
         for _ in 0..TIMES {
