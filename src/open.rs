@@ -256,15 +256,12 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
         (Some(false), _) => ", no volatile write cache",
         (None, _) => "",
     };
-    if let Some(found) = capabilities.measured {
-        inner.notices.info(format!(
-            "{}: a 4 KiB synchronous write takes {:?}, a write and fdatasync {:?}; of 100 writes {} go to workers",
-            inner.path.display(),
-            found.write_through,
-            found.write_and_sync,
-            found.worker_writes_percent,
-        ));
-    }
+    let measured = capabilities.measured.map_or_else(String::new, |found| {
+        format!(
+            " (4 KiB: {:?}, with fdatasync {:?}; {} of 100 writes by worker threads)",
+            found.write_through, found.write_and_sync, found.worker_writes_percent,
+        )
+    });
     if capabilities.copy_on_write {
         inner.notices.warn(format!(
             "{}: each write goes to a new place, which is slow; a fresh folder would be made without (chattr +C)",
@@ -272,7 +269,7 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
         ));
     }
     inner.notices.info(format!(
-        "opened {}: {} shards, {}, {:?}, {}, {}{cache}{durable}",
+        "opened {}: {} shards, {}, {:?}, {}, {}{measured}{cache}{durable}",
         inner.path.display(),
         inner.config.shards,
         inner.backend,

@@ -35,6 +35,10 @@ pub enum UpdateError {
     /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open.
     #[error("the flush failed: {0}")]
     Failed(AppendError),
+    /// The tally's own [`Fold`](crate::Fold) panicked in a flush: nothing more is counted. Whether this is kept shows
+    /// at the next open.
+    #[error("the fold of the tally panicked")]
+    FoldPanicked,
     /// The log has been closed. It was not counted.
     #[error("the log is closed")]
     Closed,
@@ -101,6 +105,9 @@ pub enum TallyError {
     /// A flush failed: nothing more is counted. Whether what it carried is kept shows at the next open.
     #[error("the flush failed: {0}")]
     Failed(AppendError),
+    /// The tally's own [`Fold`](crate::Fold) panicked in a flush: nothing more is counted.
+    #[error("the fold of the tally panicked")]
+    FoldPanicked,
     /// The file that says where it begins could not be read or written.
     #[error("the files of the tally `{name}`: {source}")]
     Io {

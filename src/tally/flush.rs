@@ -3,6 +3,7 @@
 //! One flush at a time. A thread of the tally's own flushes when the interval is over, when much is gathered
 //! or when it is asked; where the log has no threads (a simulated machine) whoever waits does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -39,7 +40,7 @@ pub(crate) struct Core<F: Fold> {
     durable: AtomicU64,
     /// No value is stamped below it.
     stamp: AtomicU64,
-    failure: OnceLock<AppendError>,
+    failure: OnceLock<UpdateError>,
     work: Mutex<Work<F>>,
     signal: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -174,7 +175,7 @@ impl<F: Fold> Core<F> {
             Refusal::Overflow => UpdateError::Overflow,
             Refusal::Keys => UpdateError::TooManyKeys { keys_max: self.limits.keys },
             Refusal::Shut => match self.failure.get() {
-                Some(error) => UpdateError::Failed(error.clone()),
+                Some(error) => error.clone(),
                 None => UpdateError::Closed,
             },
             Refusal::Full => {
@@ -198,7 +199,7 @@ impl<F: Fold> Core<F> {
         if self.is_durable(flush) {
             return Some(Ok(()));
         }
-        self.failure.get().map(|error| Err(UpdateError::Failed(error.clone())))
+        self.failure.get().map(|error| Err(error.clone()))
     }
 
     /// Blocks until the flush is durable, or has failed, or the time is over.
@@ -223,6 +224,7 @@ impl<F: Fold> Core<F> {
         match self.wait(target, None).expect("there is no time limit") {
             Ok(()) => Ok(()),
             Err(UpdateError::Failed(error)) => Err(TallyError::Failed(error)),
+            Err(UpdateError::FoldPanicked) => Err(TallyError::FoldPanicked),
             Err(_) => Err(TallyError::Forked),
         }
     }
@@ -230,8 +232,10 @@ impl<F: Fold> Core<F> {
     // Flushing.
 
     /// Flushes what was gathered; false if there was nothing. `anyway` writes totals all the same.
-    pub(super) fn flush_once(&self, anyway: bool) -> Result<bool, AppendError> {
-        let flushed = self.flush_under_lock(anyway);
+    pub(super) fn flush_once(&self, anyway: bool) -> Result<bool, UpdateError> {
+        // A fold is its user's code: if it panics, everybody is told, and nobody hangs.
+        let run = catch_unwind(AssertUnwindSafe(|| self.flush_under_lock(anyway)));
+        let flushed = run.unwrap_or_else(|_| Err(self.fail(UpdateError::FoldPanicked)));
         // Waiters are woken under no lock.
         let mut tasks = Vec::new();
         self.waiters.notify_all(&mut tasks);
@@ -239,7 +243,15 @@ impl<F: Fold> Core<F> {
         flushed
     }
 
-    fn flush_under_lock(&self, anyway: bool) -> Result<bool, AppendError> {
+    /// Nothing is counted or flushed any more.
+    fn fail(&self, error: UpdateError) -> UpdateError {
+        let _ = self.failure.set(error.clone());
+        self.ledger.shut();
+        self.notices.error(format!("tally {}: {error}; nothing more is counted", self.name));
+        error
+    }
+
+    fn flush_under_lock(&self, anyway: bool) -> Result<bool, UpdateError> {
         let mut work = lock(&self.work);
         if let Some(error) = self.failure.get() {
             return Err(error.clone());
@@ -251,10 +263,7 @@ impl<F: Fold> Core<F> {
         let changes = self.ledger.merge(&taken);
         let written = self.write(&mut work, &changes);
         if let Err(error) = written {
-            let _ = self.failure.set(error.clone());
-            self.ledger.shut();
-            self.notices.error(format!("tally {}: a flush failed: {error}", self.name));
-            return Err(error);
+            return Err(self.fail(UpdateError::Failed(error)));
         }
         self.ledger.apply(&taken, &changes);
         self.engine.keep(&self.name, work.oldest, Some(work.end));
@@ -378,7 +387,7 @@ impl<F: Fold> Core<F> {
     }
 
     /// Counts nothing more, and makes what was counted durable. The log is being closed.
-    pub(super) fn end(&self) -> Result<(), AppendError> {
+    pub(super) fn end(&self) -> Result<(), UpdateError> {
         self.ledger.shut();
         self.signal.end();
         let thread = lock(&self.thread).take();

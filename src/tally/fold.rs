@@ -3,7 +3,8 @@
 /// How changes to a key add up to its total: a type, so that a tally's kind is known when it is compiled.
 ///
 /// Changes are gathered on each core, added up there, and added up again when they are flushed, so
-/// [`merge`](Fold::merge) has to be associative and commutative.
+/// [`merge`](Fold::merge) has to be associative and commutative. None of the functions may panic: one that does in
+/// a flush ends its tally, and everybody is told.
 ///
 /// ```
 /// use sawmill::Fold;

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use super::anchor::{self, Anchor};
-use super::error::TallyError;
+use super::error::{TallyError, UpdateError};
 use super::flush::Core;
 use super::fold::Fold;
 use super::ledger::{Bounds, Ledger};
@@ -12,7 +12,7 @@ use super::replay::replay;
 use super::totals::Totals;
 use super::{Limits, Tally, TallyOptions, wire};
 use crate::device::{Device, Directory};
-use crate::error::{AppendError, ReadError};
+use crate::error::ReadError;
 use crate::format::AnchorRow;
 use crate::notice::Notices;
 use crate::position::{Lsn, ShardId};
@@ -36,7 +36,7 @@ trait Flushes: Any + Send + Sync + std::fmt::Debug {
     fn name(&self) -> &str;
     fn lags(&self) -> bool;
     fn ask_checkpoint(&self);
-    fn end(&self) -> Result<(), AppendError>;
+    fn end(&self) -> Result<(), UpdateError>;
     fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -53,7 +53,7 @@ impl<F: Fold> Flushes for Core<F> {
         self.ask_checkpoint();
     }
 
-    fn end(&self) -> Result<(), AppendError> {
+    fn end(&self) -> Result<(), UpdateError> {
         self.end()
     }
 
@@ -70,7 +70,7 @@ pub(crate) fn ask_checkpoints(registry: &Registry) {
 }
 
 /// Flushes and ends all tallies, when the log is closed and still takes records.
-pub(crate) fn end_all(registry: &Registry) -> Result<(), AppendError> {
+pub(crate) fn end_all(registry: &Registry) -> Result<(), UpdateError> {
     let open = {
         let mut open = lock(registry);
         open.ended = true;
@@ -214,7 +214,8 @@ pub(crate) fn remove(
         return Err(TallyError::Closed);
     }
     if let Some(index) = open.tallies.iter().position(|tally| tally.name() == name) {
-        open.tallies.swap_remove(index).end().map_err(TallyError::Failed)?;
+        // A tally that has failed can be removed, too.
+        let _ = open.tallies.swap_remove(index).end();
     }
     anchor::remove(directory, name)?;
     engines.iter().for_each(|engine| engine.let_go(name));

@@ -425,3 +425,54 @@ fn flushes_and_the_keeper_do_not_wait_for_each_other() {
     assert_eq!(log.tally("one").unwrap().totals().map(|(_, sum)| sum as u64).sum::<u64>(), count);
     assert_eq!(log.tally("two").unwrap().totals().count(), 0);
 }
+
+/// A fold of somebody's own that panics.
+#[derive(Debug)]
+struct Superstitious;
+
+impl super::Fold for Superstitious {
+    const NAME: &'static str = "test.superstitious";
+    type Change = u8;
+    type Value = u8;
+    type Total = u8;
+
+    fn lift(change: u8, _: u64) -> u8 {
+        change
+    }
+
+    fn merge(total: &mut u8, change: &u8) {
+        *total = *change;
+    }
+
+    fn total(value: &u8) -> Option<u8> {
+        Some(*value)
+    }
+
+    fn encode(value: &u8, into: &mut Vec<u8>) {
+        assert_ne!(*value, 13, "bad luck");
+        into.push(*value);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<u8> {
+        bytes.first().copied()
+    }
+}
+
+#[test]
+fn a_fold_that_panics_hangs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Options::new().shards(1).open(dir.path()).unwrap();
+    let tally = log.tally_of::<Superstitious>("luck").unwrap();
+    tally.update(b"a", 12).wait().unwrap();
+    assert!(matches!(tally.update(b"b", 13).wait(), Err(UpdateError::FoldPanicked)));
+    assert!(matches!(tally.update(b"c", 1).wait(), Err(UpdateError::FoldPanicked)));
+    assert!(matches!(tally.flush(), Err(TallyError::FoldPanicked)));
+    // The log is none the worse, nor is what was durable before.
+    log.append(b"more").wait().unwrap();
+    log.close().unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let tally = log.tally_of::<Superstitious>("luck").unwrap();
+    assert_eq!((tally.get(b"a"), tally.get(b"b")), (Some(12), None));
+    log.remove_tally("luck").unwrap();
+    assert!(log.remove_tally("luck").is_err());
+}
