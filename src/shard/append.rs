@@ -143,7 +143,8 @@ impl Engine {
         let body = key.len() + payload.len();
         let fits = body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX);
         if !fits {
-            let payloads = List::Slices(&[payload]);
+            let one = [payload];
+            let payloads = List::Slices(&one);
             return self.put(&Batch { key, payloads }, priority, durability, may_lead, None);
         }
         self.put_body(key, body, [key, payload], priority, durability, may_lead)
