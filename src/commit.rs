@@ -100,13 +100,17 @@ impl Commit {
         Some(self.engine.wait(&self.target, timeout)?.map(|()| self.position))
     }
 
-    /// Blocks until the outcome is known, and writes the block itself if the shard is idle.
+    /// Blocks until the outcome is known, and writes the block itself if the shard is idle: but not where the
+    /// caller's time is limited, which a device that hangs does not care for.
     pub(crate) fn lead_and_wait(
         &mut self,
         timeout: Option<Duration>,
     ) -> Option<Result<Position, AppendError>> {
         if std::mem::take(&mut self.duty) {
-            self.engine.lead(&self.target);
+            match timeout {
+                None => self.engine.lead(&self.target),
+                Some(_) => self.engine.announce(),
+            }
         }
         self.wait_for(timeout)
     }

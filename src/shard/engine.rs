@@ -147,6 +147,9 @@ pub(crate) struct Engine {
     _lock: Arc<dyn Lock>,
 }
 
+/// For waiters to whom nothing is passed.
+pub(crate) const NO_LEAD: Option<fn()> = None;
+
 impl Engine {
     pub(crate) fn new(setup: EngineSetup) -> Engine {
         let start = setup.start;
@@ -272,8 +275,12 @@ impl Engine {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
+        if timeout.is_some() {
+            // Whoever has no time for a write that takes long leads nothing.
+            return self.waiters.wait(target.sequence, timeout, || self.outcome(target), NO_LEAD);
+        }
         self.join(target);
-        self.waiters.wait(target.sequence, timeout, || self.outcome(target), || self.take_over())
+        self.waiters.wait(target.sequence, timeout, || self.outcome(target), Some(|| self.take_over()))
     }
 
     /// Leaves a waker for when the outcome may be known; `None` if it is.
@@ -417,7 +424,7 @@ impl Engine {
         mut resolved: impl FnMut() -> Option<T>,
     ) -> Option<T> {
         if self.threaded {
-            return self.followers.wait(0, timeout, resolved, || ());
+            return self.followers.wait(0, timeout, resolved, NO_LEAD);
         }
         let mut found = None;
         self.turn_until(|| {

@@ -19,7 +19,7 @@ mod turn;
 mod waiters;
 
 pub(crate) use append::{Batch, List};
-pub(crate) use engine::{Engine, EngineSetup, Placed, Refused, Target};
+pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;
 pub(crate) use waiters::{Registration, Waiters};

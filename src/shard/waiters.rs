@@ -77,14 +77,14 @@ impl Waiters {
     }
 
     /// Blocks until `resolved` gives something, looking again at each event of the block, or until
-    /// the time is over. Calls `take_over` if it was [passed](Waiters::pass) something.
+    /// the time is over. With `take_over` it can be [passed](Waiters::pass) something, and calls that then.
     #[cfg(not(sawmill_loom))]
     pub(crate) fn wait<T>(
         &self,
         sequence: u64,
         timeout: Option<Duration>,
         mut resolved: impl FnMut() -> Option<T>,
-        mut take_over: impl FnMut(),
+        mut take_over: Option<impl FnMut()>,
     ) -> Option<T> {
         let deadline = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
         let slot = self.slot(sequence);
@@ -104,6 +104,14 @@ impl Waiters {
                     Some(left)
                 }
             };
+            let Some(take_over) = &mut take_over else {
+                crate::sys::futex_wait(&slot.event, event, left);
+                if slot.baton.load(Ordering::SeqCst) == 1 {
+                    // The wake-up that was meant for one who can take it over.
+                    crate::sys::futex_wake(&slot.event, 1);
+                }
+                continue;
+            };
             slot.sleeps();
             crate::sys::futex_wait(&slot.event, event, left);
             if slot.wakes() {
@@ -119,7 +127,7 @@ impl Waiters {
         _: u64,
         _: Option<Duration>,
         mut resolved: impl FnMut() -> Option<T>,
-        _: impl FnMut(),
+        _: Option<impl FnMut()>,
     ) -> Option<T> {
         loop {
             if let Some(value) = resolved() {

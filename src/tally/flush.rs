@@ -24,7 +24,7 @@ use crate::error::AppendError;
 use crate::notice::Notices;
 use crate::options::Durability;
 use crate::position::Lsn;
-use crate::shard::{Engine, Holds, Waiters};
+use crate::shard::{Engine, Holds, NO_LEAD, Waiters};
 use crate::sync::lock;
 
 /// A tally that is open. All its handles share one.
@@ -208,7 +208,7 @@ impl<F: Fold> Core<F> {
             return Some(Err(UpdateError::Forked));
         }
         if self.is_threaded() {
-            return self.waiters.wait(flush, timeout, || self.outcome(flush), || ());
+            return self.waiters.wait(flush, timeout, || self.outcome(flush), NO_LEAD);
         }
         while self.outcome(flush).is_none() {
             // An error is the outcome.

@@ -257,7 +257,13 @@ fn callers_of_every_kind_mix(ground: Ground) {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let payload = vec![thread as u8; (random >> 40) as usize % 700];
                     match random >> 60 {
-                        0..6 => assert!(log.append(payload).wait().is_ok()),
+                        0..5 => assert!(log.append(payload).wait().is_ok()),
+                        5 => {
+                            // Waits with a limit that it never comes to: it leads nothing, and must not swallow what
+                            // is passed to others.
+                            let commit = log.append(payload).admitted().wait().unwrap();
+                            commit.wait_timeout(Duration::from_secs(100)).unwrap().unwrap();
+                        }
                         6 | 7 => {
                             let commit = log.append(payload).admitted().wait().unwrap();
                             let _ = commit.wait_timeout(Duration::from_micros(random >> 50 & 0xff));
