@@ -112,11 +112,15 @@ fn a_waker_may_drop_the_log(ground: Ground) {
     let log = ground.options().open(dir.path()).unwrap();
     let mut commit = Box::pin(log.append(b"x").admitted().wait().unwrap());
     let (sender, woken) = std::sync::mpsc::channel();
-    let waker = Waker::from(Arc::new(Holder(std::sync::Mutex::new(Some(log)), sender)));
-    if commit.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+    let holder = Arc::new(Holder(std::sync::Mutex::new(Some(log)), sender));
+    let waker = Waker::from(holder.clone());
+    let ready = commit.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+    // Durable before it was asked: then the waker may be called, and may not.
+    let own = if ready { holder.0.lock().unwrap().take() } else { None };
+    if own.is_none() {
         woken.recv().unwrap();
     }
-    drop(waker);
+    drop((own, waker));
     // The open waits for the close that goes on in the background.
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(payloads(&log.shard(ShardId(0))), [b"x"]);
