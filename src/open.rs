@@ -125,11 +125,13 @@ fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Result<Arc<dyn L
     let steps = LINGER.as_micros() / LINGER_STEP.as_micros();
     let mut last = String::from("a process that has ended, whose writes still land");
     for _ in 0..steps {
+        // Asked before the lock: a close that ends between the two has given it up by the next try.
+        let leaving = device.threaded() && LEAVING.load(Ordering::SeqCst) > 0;
         match directory.lock(LOCK) {
             Ok(lock) => return Ok(lock),
             Err(LockError::Io(error)) => return Err(at("locking", path)(error)),
             Err(LockError::Lingering) => {}
-            Err(LockError::Held(owner)) if LEAVING.load(Ordering::SeqCst) == 0 || !device.threaded() => {
+            Err(LockError::Held(owner)) if !leaving => {
                 last = owner;
                 break;
             }
