@@ -173,8 +173,12 @@ fn open_locked(
     let (keeper, asked) = sync_channel(usize::from(config.shards));
     let keeper = device.threaded().then_some(keeper);
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
-    capabilities.measured =
-        device.threaded().then(|| measure(device.as_ref(), directory.as_ref()).ok()).flatten();
+    // Nor is anything written where a damaged log is to be read only.
+    let read_only =
+        config.on_damage == OnDamage::ReadOnly && judged.iter().any(|shard| shard.damage.is_some());
+    capabilities.measured = (device.threaded() && !read_only)
+        .then(|| measure(device.as_ref(), directory.as_ref()).ok())
+        .flatten();
     let committer = committer_config(sync_method(&capabilities), &layout);
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
@@ -186,8 +190,7 @@ fn open_locked(
         keeper,
         notices: &notices,
         driver: None,
-        read_only: config.on_damage == OnDamage::ReadOnly
-            && judged.iter().any(|shard| shard.damage.is_some()),
+        read_only,
     };
     let mut engines = Vec::new();
     for shard in judged {

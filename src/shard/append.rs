@@ -168,7 +168,10 @@ impl Engine {
                     let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
                     return self.put_body(key, body, all, priority, durability, may_lead);
                 }
-                let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                // Refused before it is put together, if it is too large for that.
+                self.check_bytes(body as u64)?;
+                let mut whole = Vec::with_capacity(payload.len());
+                parts.iter().for_each(|part| whole.extend_from_slice(part));
                 self.put_one(key, &whole, priority, durability, may_lead)
             }
         }
@@ -216,19 +219,24 @@ impl Engine {
         }
     }
 
+    /// Whether a record or batch may be so large.
+    fn check_bytes(&self, bytes: u64) -> Result<(), Refused> {
+        if bytes <= self.record_bytes {
+            return Ok(());
+        }
+        let (limit, limit_bytes) = (self.record_limit, self.record_bytes);
+        Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }))
+    }
+
     /// Bytes that the batch takes in a block; `None` if it does not fit into one.
     fn check_size(&self, batch: &Batch<'_>) -> Result<Option<u32>, Refused> {
-        let too_large = |bytes: usize, limit, limit_bytes| {
-            Err(Refused::Error(AppendError::TooLarge { bytes: bytes as u64, limit, limit_bytes }))
-        };
         if batch.key.len() > usize::from(u16::MAX) {
-            return too_large(batch.key.len(), "the format's key length", u64::from(u16::MAX));
+            let (bytes, limit_bytes) = (batch.key.len() as u64, u64::from(u16::MAX));
+            let limit = "the format's key length";
+            return Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }));
         }
-        let bytes = batch.bytes();
         let headers = 24 * (batch.payloads.len() as u64 - 1);
-        if bytes + headers > self.record_bytes {
-            return too_large((bytes + headers) as usize, self.record_limit, self.record_bytes);
-        }
+        self.check_bytes(batch.bytes() + headers)?;
         let key = batch.key.len();
         let need: u64 =
             batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();

@@ -18,14 +18,14 @@ pub(super) struct Kept {
 
 impl Engine {
     /// Lets no truncation touch what `name` needs.
-    pub(crate) fn keep(&self, name: &str, oldest: Lsn, newest: Option<Lsn>) {
+    pub(crate) fn keep(&self, name: &str, oldest: Lsn, newest: Lsn) {
         let mut kept = lock(&self.kept);
         match kept.iter_mut().find(|kept| kept.name == name) {
             Some(own) => {
                 own.oldest = oldest;
-                own.newest = newest.unwrap_or(own.newest).max(own.newest);
+                own.newest = newest;
             }
-            None => kept.push(Kept { name: name.to_owned(), oldest, newest: newest.unwrap_or(oldest) }),
+            None => kept.push(Kept { name: name.to_owned(), oldest, newest }),
         }
     }
 
@@ -53,7 +53,7 @@ impl Engine {
         let kept = lock(&self.kept);
         match kept.iter().find(|kept| cut < kept.newest) {
             None => Ok(()),
-            Some(kept) => Err(self.needed(&kept.name, kept.newest)),
+            Some(kept) => Err(self.needed(&kept.name, kept.newest.min(self.durable()))),
         }
     }
 

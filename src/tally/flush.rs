@@ -261,12 +261,12 @@ impl<F: Fold> Core<F> {
         }
         let Some(taken) = self.ledger.take(anyway, &mut work.spare) else { return Ok(false) };
         let changes = self.ledger.merge(&taken);
-        let written = self.write(&mut work, &changes);
+        let written = self.write(&mut work, &changes, anyway);
         if let Err(error) = written {
             return Err(self.fail(UpdateError::Failed(error)));
         }
         self.ledger.apply(&taken, &changes);
-        self.engine.keep(&self.name, work.oldest, Some(work.end));
+        self.engine.keep(&self.name, work.oldest, work.end);
         self.durable.store(changes.flush, Ordering::SeqCst);
         self.end_round(&mut work);
         work.spare = Ledger::give_back(taken);
@@ -275,11 +275,13 @@ impl<F: Fold> Core<F> {
 
     /// Appends the changes and some totals, durably: one batch, or more if a user's fold writes more than it
     /// said.
-    fn write(&self, work: &mut Work<F>, changes: &Changes<F>) -> Result<(), AppendError> {
+    fn write(&self, work: &mut Work<F>, changes: &Changes<F>, anyway: bool) -> Result<(), AppendError> {
         let id = work.id;
         let mut records = self.encode(id, changes);
         let bytes: usize = records.iter().map(Vec::len).sum();
-        let mut budget = (bytes / 2).clamp(1, self.limits.batch_bytes / 4);
+        // Half as many bytes of totals as of changes; as many as go where it is them that are wanted.
+        let most = self.limits.batch_bytes / 4;
+        let mut budget = if anyway { most } else { (bytes / 2).clamp(1, most) };
         let from = work.round.next;
         while work.round.next < END && budget > 0 {
             let most = budget.clamp(256, self.limits.record_bytes);
@@ -288,6 +290,9 @@ impl<F: Fold> Core<F> {
             work.round.next = next;
             records.push(record);
         }
+        // Until this is over nothing may be cut: a cut that does not know of this flush could take it away again,
+        // durable as it is, before it is acknowledged.
+        self.engine.keep(&self.name, work.oldest, Lsn::MAX);
         let mut first = None;
         let mut rest = &records[..];
         while !rest.is_empty() {
@@ -338,7 +343,7 @@ impl<F: Fold> Core<F> {
         match anchor.advance(start, work.end) {
             Ok(()) => {
                 work.oldest = before;
-                self.engine.keep(&self.name, before, None);
+                self.engine.keep(&self.name, before, work.end);
             }
             Err(error) => {
                 self.notices.warn(format!("tally {}: {error}; the log is kept from {before} on", self.name));

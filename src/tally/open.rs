@@ -87,7 +87,7 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
         let Some(name) = anchor::name_of(&file) else { continue };
         let Ok(Some(row)) = anchor::peek(directory, name) else { continue };
         if let Some(engine) = engines.get(usize::from(row.shard)) {
-            engine.keep(name, Lsn(row.oldest), Some(Lsn(row.complete)));
+            engine.keep(name, Lsn(row.oldest), Lsn(row.complete));
         }
     }
     Ok(())
@@ -122,8 +122,19 @@ pub(crate) fn open<F: Fold>(
     let limits =
         Limits::of(options, place.engines[shard].record_bytes(), place.engines[shard].segment_bytes())?;
     let new = || (ShardId(shard as u16), place.engines[shard].durable());
-    let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, new)?;
+    // A new one's beginning must not be truncated before it is known: nothing is, for this moment.
+    let is_new = !matches!(anchor::peek(place.directory, name), Ok(Some(_)));
+    if is_new {
+        place.engines[shard].keep(name, Lsn::MIN, Lsn::MAX);
+    }
+    let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, new);
+    let anchor = anchor.inspect_err(|_| {
+        if is_new {
+            place.engines[shard].let_go(name);
+        }
+    })?;
     let row = anchor.row();
+    place.engines[shard].keep(name, Lsn(row.oldest), Lsn(row.complete));
     let engine = engine_of(name, &row, place.engines)?;
     if row.fold != anchor::fold_mark::<F>() {
         return Err(other_fold());
@@ -132,7 +143,7 @@ pub(crate) fn open<F: Fold>(
     let records = needed(name, &row, engine.clone())?;
     let found = replay::<F>(name, &row, ledger.totals(), records)?;
     ledger.begin(found.flush);
-    engine.keep(name, Lsn(row.oldest), Some(found.end));
+    engine.keep(name, Lsn(row.oldest), found.end.max(Lsn(row.complete)));
     let (device, notices) = (place.device.clone(), place.notices.clone());
     let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, anchor, found));
     if core.is_threaded() {

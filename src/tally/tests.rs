@@ -476,3 +476,90 @@ fn a_fold_that_panics_hangs_nobody() {
     log.remove_tally("luck").unwrap();
     assert!(log.remove_tally("luck").is_err());
 }
+
+thread_local! {
+    /// What [`Watched`] does when it adds values up.
+    static WATCH: std::cell::RefCell<Option<Box<dyn Fn()>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Counts, and looks around whenever it adds up.
+#[derive(Debug)]
+struct Watched;
+
+impl super::Fold for Watched {
+    const NAME: &'static str = "test.watched";
+    type Change = u8;
+    type Value = u8;
+    type Total = u8;
+
+    fn lift(change: u8, _: u64) -> u8 {
+        change
+    }
+
+    fn merge(total: &mut u8, change: &u8) {
+        WATCH.with_borrow(|watch| watch.iter().for_each(|watch| watch()));
+        *total += change;
+    }
+
+    fn total(value: &u8) -> Option<u8> {
+        Some(*value)
+    }
+
+    fn encode(value: &u8, into: &mut Vec<u8>) {
+        into.push(*value);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<u8> {
+        bytes.first().copied()
+    }
+}
+
+/// A flush that is durable and not acknowledged yet is not cut off either: its updates are told to be there.
+#[test]
+fn a_cut_takes_no_flush_that_is_on_its_way() {
+    let machine = Simulated::seed(4);
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).device(&machine);
+    let log = options.open(PATH).unwrap();
+    let tally = log.tally_of::<Watched>("likes").unwrap();
+    tally.update(b"key", 1).wait().unwrap();
+    let here = log.append(b"cut here").wait().unwrap();
+    let before = log.shard(ShardId(0)).durable_lsn();
+    let tried = std::rc::Rc::new(std::cell::Cell::new(0));
+    let (shard, count) = (log.shard(ShardId(0)), tried.clone());
+    WATCH.set(Some(Box::new(move || {
+        // Only when the changes are added to the totals: then they are in the log.
+        if shard.durable_lsn() > before {
+            count.set(count.get() + 1);
+            assert!(matches!(shard.truncate_after(here.lsn()), Err(TruncateError::Needed { .. })));
+        }
+    })));
+    let outcome = tally.update(b"key", 1).wait();
+    WATCH.set(None);
+    outcome.unwrap();
+    assert!(tried.get() > 0, "nothing was added up in between");
+    drop((tally, log));
+    machine.restart(End::PowerCut);
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).device(&machine);
+    assert_eq!(options.open(PATH).unwrap().tally_of::<Watched>("likes").unwrap().get(b"key"), Some(2));
+}
+
+/// Totals that are wanted for themselves come in one go.
+#[test]
+fn totals_alone_are_written_as_fast_as_they_go() {
+    let machine = Simulated::seed(3);
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).device(&machine);
+    let log = options.open(PATH).unwrap();
+    let tally = log.tally("likes").unwrap();
+    for key in 0..500 {
+        tally.add(format!("key-{key}"), 1).accepted().unwrap();
+    }
+    tally.flush().unwrap();
+    let device_bytes = || log.stats().shards[0].device_bytes;
+    // The rest of the round that began with the first flush, and a whole one.
+    for _ in 0..2 {
+        tally.0.flush_once(true).unwrap();
+    }
+    let before = device_bytes();
+    tally.0.flush_once(true).unwrap();
+    assert!(device_bytes() - before > 500 * 8, "{} bytes hold no 500 keys", device_bytes() - before);
+}

@@ -104,7 +104,8 @@ impl<F: Fold> Future for Update<'_, F> {
             Ok(flush) => *flush,
             Err(error) => return Poll::Ready(Err(error.clone())),
         };
-        let core = self.core.get().clone();
+        let Update { core, registration, .. } = &mut *self;
+        let core = core.get();
         if let Some(outcome) = core.outcome(flush) {
             return Poll::Ready(outcome);
         }
@@ -112,7 +113,7 @@ impl<F: Fold> Future for Update<'_, F> {
             // Nobody else flushes.
             return core.wait(flush, None).map_or(Poll::Pending, Poll::Ready);
         }
-        self.registration = Some(core.waiters.register(flush, context.waker(), self.registration));
+        *registration = Some(core.waiters.register(flush, context.waker(), *registration));
         core.outcome(flush).map_or(Poll::Pending, Poll::Ready)
     }
 }
