@@ -1,14 +1,13 @@
 //! How far a consumer has got, durably.
 
-use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::device::Directory;
 use crate::error::{ConsumerError, SharedIo};
-use crate::format::{Defect, SlotKind, decode_progress, encode_progress};
+use crate::format::{SlotKind, decode_progress, encode_progress};
 use crate::position::{Position, ShardId};
-use crate::segment::{ManifestError, ManifestFiles};
+use crate::segment::{ManifestError, ManifestFiles, is_name};
 use crate::sync::lock;
 
 /// The progress of one consumer: for each shard the last position that was committed.
@@ -28,17 +27,8 @@ fn prefix(name: &str) -> String {
     format!("consumer-{name}")
 }
 
-fn create(directory: &dyn Directory, prefix: &str) -> io::Result<ManifestFiles> {
-    let files = ManifestFiles::create(directory, prefix, SlotKind::Progress, &encode_progress(&[]))?;
-    directory.sync()?;
-    Ok(files)
-}
-
-/// Letters, digits, `.`, `-` and `_`, so that it can stand in a file's name anywhere.
 pub(super) fn check_name(name: &str) -> Result<(), ConsumerError> {
-    let fits = (1..=64).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    if fits { Ok(()) } else { Err(ConsumerError::Name(name.to_owned())) }
+    if is_name(name) { Ok(()) } else { Err(ConsumerError::Name(name.to_owned())) }
 }
 
 impl Progress {
@@ -48,23 +38,16 @@ impl Progress {
         name: &str,
         shards: u16,
     ) -> Result<Progress, ConsumerError> {
-        let io = |error: io::Error| ConsumerError::Io { name: name.to_owned(), source: error.into() };
-        let prefix = prefix(name);
-        let (files, positions) = match ManifestFiles::open(directory, &prefix, SlotKind::Progress) {
-            Ok((files, body, _)) => (files, decode_progress(&body)),
-            Err(ManifestError::Missing) => (create(directory, &prefix).map_err(io)?, Ok(Vec::new())),
-            // The second copy is written once the first is durable, and nothing is committed before
-            // both are: without it there was a crash while they were made.
-            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
-                let made = ManifestFiles::remove(directory, &prefix);
-                (made.and_then(|()| create(directory, &prefix)).map_err(io)?, Ok(Vec::new()))
-            }
-            Err(ManifestError::Damaged(_)) => {
-                return Err(ConsumerError::Damaged { name: name.to_owned() });
-            }
-            Err(ManifestError::TooNew) => return Err(ConsumerError::TooNew { name: name.to_owned() }),
-            Err(ManifestError::Io(error)) => return Err(io(error)),
-        };
+        let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Progress, || {
+            Ok(encode_progress(&[]))
+        });
+        let name_of = || name.to_owned();
+        let (files, body) = made.map_err(|error| match error {
+            ManifestError::Io(error) => ConsumerError::Io { name: name_of(), source: error.into() },
+            ManifestError::TooNew => ConsumerError::TooNew { name: name_of() },
+            ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name_of() },
+        })?;
+        let positions = decode_progress(&body);
         let mut positions = positions.map_err(|_| ConsumerError::Damaged { name: name.to_owned() })?;
         positions.resize(usize::from(shards), None);
         Ok(Progress {

@@ -26,21 +26,27 @@ pub struct Merged {
     last: u64,
 }
 
+/// The first and the last time of a range.
+pub(crate) fn times(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let first = match range.start_bound() {
+        Bound::Included(time) => *time,
+        Bound::Excluded(time) => time.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let last = match range.end_bound() {
+        Bound::Included(time) => *time,
+        Bound::Excluded(time) => time.saturating_sub(1),
+        Bound::Unbounded => u64::MAX,
+    };
+    (first, last)
+}
+
 impl Merged {
     pub(crate) fn new(
         sources: impl IntoIterator<Item = Arc<dyn Source>>,
         range: &impl RangeBounds<u64>,
     ) -> Result<Merged, ReadError> {
-        let first = match range.start_bound() {
-            Bound::Included(time) => *time,
-            Bound::Excluded(time) => time.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let last = match range.end_bound() {
-            Bound::Included(time) => *time,
-            Bound::Excluded(time) => time.saturating_sub(1),
-            Bound::Unbounded => u64::MAX,
-        };
+        let (first, last) = times(range);
         // The limits of all shards are taken before the first record is read.
         let shards: Vec<Range> =
             sources.into_iter().map(|source| Range::new(source, &..)).collect::<Result<_, _>>()?;

@@ -20,4 +20,5 @@ pub use record::Record;
 
 pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use get::get;
+pub(crate) use merged::times;
 pub(crate) use source::Source;

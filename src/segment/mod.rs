@@ -7,5 +7,5 @@
 mod slots;
 mod store;
 
-pub(crate) use slots::{ManifestError, ManifestFiles};
+pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
 pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, segment_name};

@@ -64,6 +64,30 @@ impl ManifestFiles {
         Ok(manifest)
     }
 
+    /// The copies that are there, or new ones of the `body` that is asked for then.
+    ///
+    /// The second copy is written once the first is durable, and nothing may rely on them before both are: where
+    /// both are invalid and the second was never written, there was a crash while they were made.
+    pub(crate) fn open_or_create(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+        body: impl FnOnce() -> io::Result<Vec<u8>>,
+    ) -> Result<(ManifestFiles, Vec<u8>), ManifestError> {
+        match ManifestFiles::open(directory, prefix, kind) {
+            Ok((files, body, _)) => return Ok((files, body)),
+            Err(ManifestError::Missing) => {}
+            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
+                ManifestFiles::remove(directory, prefix)?;
+            }
+            Err(error) => return Err(error),
+        }
+        let body = body()?;
+        let files = ManifestFiles::create(directory, prefix, kind, &body)?;
+        directory.sync()?;
+        Ok((files, body))
+    }
+
     /// Takes both copies away.
     pub(crate) fn remove(directory: &dyn Directory, prefix: &str) -> io::Result<()> {
         names(prefix).iter().try_for_each(|name| directory.remove(name))
@@ -205,6 +229,12 @@ impl ManifestFiles {
         self.lower = 1 - self.lower;
         Ok(())
     }
+}
+
+/// Letters, digits, `.`, `-` and `_`, so that it can stand in a file's name anywhere: what users name things.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 fn read_whole(file: &dyn File) -> io::Result<AlignedBuffer> {

@@ -7,9 +7,9 @@ use super::TallyError;
 use super::fold::Fold;
 use super::wire;
 use crate::device::{Device, Directory};
-use crate::format::{AnchorRow, Defect, SlotKind};
+use crate::format::{AnchorRow, SlotKind};
 use crate::position::{Lsn, ShardId};
-use crate::segment::{ManifestError, ManifestFiles};
+use crate::segment::{ManifestError, ManifestFiles, is_name};
 
 /// See the module.
 #[derive(Debug)]
@@ -31,11 +31,8 @@ pub(super) fn fold_mark<F: Fold>() -> u32 {
     wire::range_hash(F::NAME.as_bytes())
 }
 
-/// Letters, digits, `.`, `-` and `_`, so that it can stand in a file's name anywhere.
 pub(super) fn check_name(name: &str) -> Result<(), TallyError> {
-    let fits = (1..=64).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    if fits { Ok(()) } else { Err(TallyError::Name(name.to_owned())) }
+    if is_name(name) { Ok(()) } else { Err(TallyError::Name(name.to_owned())) }
 }
 
 fn decode(name: &str, body: &[u8]) -> Result<AnchorRow, TallyError> {
@@ -72,35 +69,16 @@ impl Anchor {
         name: &str,
         place: impl FnOnce() -> (ShardId, Lsn),
     ) -> Result<Anchor, TallyError> {
-        let io = |error: io::Error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) };
-        let prefix = prefix(name);
-        let create = || {
+        let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Tally, || {
             let (shard, end) = place();
             let mut id = [0; 8];
             device.random(&mut id)?;
-            let id = u64::from_le_bytes(id);
-            let row = AnchorRow {
-                id,
-                oldest: end.0,
-                complete: end.0,
-                fold: fold_mark::<F>(),
-                shard: shard.0,
-                reserved: 0,
-            };
-            let files = ManifestFiles::create(directory, &prefix, SlotKind::Tally, bytemuck::bytes_of(&row))?;
-            directory.sync()?;
-            Ok(Anchor { files, row })
-        };
-        match ManifestFiles::open(directory, &prefix, SlotKind::Tally) {
-            Ok((files, body, _)) => Ok(Anchor { files, row: decode(name, &body)? }),
-            Err(ManifestError::Missing) => create().map_err(io),
-            // The second copy is written once the first is durable, and nothing is flushed before both are:
-            // without it there was a crash while they were made.
-            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
-                ManifestFiles::remove(directory, &prefix).and_then(|()| create()).map_err(io)
-            }
-            Err(error) => Err(told(name, error)),
-        }
+            let (id, fold) = (u64::from_le_bytes(id), fold_mark::<F>());
+            let row = AnchorRow { id, oldest: end.0, complete: end.0, fold, shard: shard.0, reserved: 0 };
+            Ok(bytemuck::bytes_of(&row).to_vec())
+        });
+        let (files, body) = made.map_err(|error| told(name, error))?;
+        Ok(Anchor { files, row: decode(name, &body)? })
     }
 
     pub(super) fn row(&self) -> AnchorRow {

@@ -1,6 +1,6 @@
 //! A key's changes over time, read from the log.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::error::TallyError;
@@ -10,7 +10,7 @@ use super::replay;
 use super::totals::sum;
 use super::wire::{self, Kind};
 use crate::error::ReadError;
-use crate::read::{Range, Source};
+use crate::read::{Range, Source, times};
 
 /// When a key's total changed, and by how much. By [`Tally::history`](super::Tally::history).
 #[derive(Debug)]
@@ -32,16 +32,7 @@ impl<F: Fold> History<F> {
         key: &[u8],
         range: &impl RangeBounds<u64>,
     ) -> Result<History<F>, TallyError> {
-        let first = match range.start_bound() {
-            Bound::Included(time) => *time,
-            Bound::Excluded(time) => time.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let last = match range.end_bound() {
-            Bound::Included(time) => *time,
-            Bound::Excluded(time) => time.saturating_sub(1),
-            Bound::Unbounded => u64::MAX,
-        };
+        let (first, last) = times(range);
         let source: Arc<dyn Source> = core.engine.clone();
         let records = Range::new(source, &..).map_err(TallyError::Read)?;
         let record_key = replay::key_of(&core.name);
