@@ -20,7 +20,7 @@ use crate::format::{LogManifest, SlotKind};
 use crate::keeper::Keeper;
 use crate::log::Inner;
 use crate::notice::Notices;
-use crate::options::{Backend, Config, Layout, OnDamage, Options};
+use crate::options::{Backend, Config, Layout, OnDamage, Options, Tuning};
 use crate::pool::Pool;
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{SegmentReader, Verdict, beyond, judge, scan};
@@ -37,12 +37,6 @@ const PREFIX: &str = "log";
 /// A lock whose owner is dead is waited for this long: its last writes may still land.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_STEP: Duration = Duration::from_millis(5);
-
-/// Writes in flight on one device, divided between its shards.
-const DEVICE_DEPTH: u32 = 16;
-const BACKGROUND_NS: u64 = 10_000_000;
-const MARKER_DELAY_NS: u64 = 20_000_000;
-const MARKER_INTERVAL_NS: u64 = 1_000_000_000;
 
 fn shard_folder(shard: u16) -> String {
     format!("shard-{shard:04}")
@@ -137,7 +131,7 @@ fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Result<Arc<dyn L
             }
             Err(LockError::Held(_)) => {}
         }
-        crate::device::pause(LINGER_STEP);
+        device.pause(LINGER_STEP);
     }
     Err(OpenError::Locked { path: path.to_owned(), owner: last })
 }
@@ -179,7 +173,7 @@ fn open_locked(
     capabilities.measured = (device.threaded() && !read_only)
         .then(|| measure(device.as_ref(), directory.as_ref()).ok())
         .flatten();
-    let committer = committer_config(sync_method(&capabilities), &layout);
+    let committer = committer_config(sync_method(&capabilities), &layout, &options.tuning());
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
         config: &config,
@@ -237,7 +231,7 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
     if !inner.device.threaded() {
         return Ok(());
     }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = crate::sys::cores();
     let mut threads = crate::sync::lock(&inner.threads);
     for engine in &inner.engines {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
@@ -296,15 +290,16 @@ fn sync_method(capabilities: &Capabilities) -> SyncMethod {
     if capabilities.write_through && !sync_wins { SyncMethod::WriteThrough } else { SyncMethod::Flush }
 }
 
-fn committer_config(method: SyncMethod, layout: &Layout) -> CommitterConfig {
+fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tuning) -> CommitterConfig {
     let devices = layout.directories.len().max(1) as u32;
     let shards_per_device = u32::from(layout.shards).div_ceil(devices);
     CommitterConfig {
         method,
-        depth: (DEVICE_DEPTH / shards_per_device).max(2),
-        background_ns: BACKGROUND_NS,
-        marker_delay_ns: MARKER_DELAY_NS,
-        marker_interval_ns: MARKER_INTERVAL_NS,
+        depth: (tuning.device_depth / shards_per_device).max(tuning.shard_depth_min),
+        ripe: tuning.ripe,
+        background_ns: tuning.background_ns,
+        marker_delay_ns: tuning.marker_delay_ns,
+        marker_interval_ns: tuning.marker_interval_ns,
     }
 }
 
@@ -327,8 +322,7 @@ fn in_parallel<T: Send>(
     }
     let next = AtomicU32::new(0);
     let results: Mutex<Vec<(u16, Result<T, OpenError>)>> = Mutex::new(Vec::new());
-    let workers =
-        std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16).min(usize::from(shards));
+    let workers = crate::sys::cores().clamp(2, 16).min(usize::from(shards));
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {

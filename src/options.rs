@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::committer::Ripe;
 use crate::device::Device;
 use crate::error::OpenError;
-use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
+use crate::format::{BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
 use crate::shard::SpaceConfig;
 use std::sync::Arc;
@@ -72,8 +73,6 @@ pub enum OnDamage {
 pub(crate) const SHARDS_MAX: u16 = 1024;
 /// 256 KiB: with huge pages as good as anything larger, at half the latency of the next size.
 const BLOCK_BYTES: u32 = 256 << 10;
-/// A block's offset has 24 bits in units of eight bytes; 16 MiB leaves room and is past all use.
-const BLOCK_BYTES_MAX: u32 = 16 << 20;
 const SEGMENT_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 40;
@@ -82,9 +81,38 @@ const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// With fewer blocks one would be written while none can be filled.
 const BLOCKS_MIN: u64 = 4;
 const RECORD_BYTES: u64 = 16 << 20;
-/// The first segments of all shards together; later ones grow to `segment_bytes` while they fill
-/// fast, so that a log with one record in it does not take a quarter of a gigabyte.
-const FIRST_SEGMENTS_BYTES: u64 = 16 << 20;
+
+/// Constants of the engine: nobody needs to set them, and the simulator draws others. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    /// Writes in flight on one device, divided between its shards...
+    pub device_depth: u32,
+    /// ... of which each has so many.
+    pub shard_depth_min: u32,
+    pub ripe: Ripe,
+    pub background_ns: u64,
+    pub marker_delay_ns: u64,
+    pub marker_interval_ns: u64,
+    /// The first segments of all shards together; later ones grow to `segment_bytes` while they fill
+    /// fast, so that a log with one record in it does not take a quarter of a gigabyte.
+    pub first_segments_bytes: u64,
+    pub first_segment_bytes_min: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            device_depth: 16,
+            shard_depth_min: 2,
+            ripe: Ripe { numerator: 1, denominator: 2 },
+            background_ns: 10_000_000,
+            marker_delay_ns: 20_000_000,
+            marker_interval_ns: 1_000_000_000,
+            first_segments_bytes: 16 << 20,
+            first_segment_bytes_min: 64 << 10,
+        }
+    }
+}
 
 /// How to open a log. Every option has a default; an existing log keeps the layout (`shards`,
 /// `segment_bytes`, `block_bytes`, `directories`) that it was made with.
@@ -113,6 +141,8 @@ pub struct Options {
     retain_age: Option<Duration>,
     directories: Option<Vec<PathBuf>>,
     device: Option<Arc<dyn Device>>,
+    #[cfg(any(test, feature = "simulation"))]
+    tuning: Option<Tuning>,
 }
 
 impl Options {
@@ -246,8 +276,7 @@ impl Options {
     }
 
     pub(crate) fn layout(&self) -> Result<Layout, OpenError> {
-        let cores =
-            std::thread::available_parallelism().map_or(1, |cores| cores.get().min(usize::from(SHARDS_MAX)));
+        let cores = crate::sys::cores().min(usize::from(SHARDS_MAX));
         let shards = self.shards.unwrap_or(cores as u16);
         let in_simulation = self.device.as_ref().is_some_and(|device| !device.threaded());
         let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
@@ -351,13 +380,14 @@ impl Options {
             None if RECORD_BYTES <= record_bytes_limit => (RECORD_BYTES, "record_bytes"),
             None => (record_bytes_limit, record_limit),
         };
+        let tuning = self.tuning();
         Ok(Config {
             shards: layout.shards,
             block_bytes: layout.block_bytes,
             space: SpaceConfig {
                 segment_bytes: layout.segment_bytes,
-                first_segment_bytes: (FIRST_SEGMENTS_BYTES / u64::from(layout.shards))
-                    .clamp(64 << 10, 4 << 20)
+                first_segment_bytes: (tuning.first_segments_bytes / u64::from(layout.shards))
+                    .clamp(tuning.first_segment_bytes_min, 4 << 20)
                     .min(layout.segment_bytes)
                     .next_multiple_of(GRANULE),
                 retain_bytes: self.retain_bytes,
@@ -372,6 +402,20 @@ impl Options {
             require_durable: self.require_durable,
             on_damage: self.on_damage,
         })
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(tuning) = &self.tuning {
+            return tuning.clone();
+        }
+        Tuning::default()
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn tuned(mut self, tuning: Tuning) -> Options {
+        self.tuning = Some(tuning);
+        self
     }
 
     pub(crate) fn chosen_device(&self) -> Arc<dyn Device> {

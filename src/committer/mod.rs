@@ -33,12 +33,21 @@ pub(crate) enum SyncMethod {
     Flush,
 }
 
+/// A part of something, as a fraction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ripe {
+    pub numerator: u64,
+    pub denominator: u64,
+}
+
 /// What the committer is set to; times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CommitterConfig {
     pub method: SyncMethod,
     /// Writes in flight at once.
     pub depth: u32,
+    /// A block that somebody waits for goes out beside others once it has this part of their mean size.
+    pub ripe: Ripe,
     /// Accepted records that nobody waits for are written, and what is written is synced, within
     /// this long.
     pub background_ns: u64,
@@ -193,7 +202,7 @@ impl Committer {
 
     /// Whether to seal the open block now.
     ///
-    /// With nothing in flight at once; otherwise when at least half a mean block in flight waits.
+    /// With nothing in flight at once; otherwise when at least half ([`Ripe`]) a mean block in flight waits.
     /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
     /// free comes within 0.1 % of the best timer).
     pub(crate) fn wants_seal(&mut self, pending: Pending, now: u64) -> bool {
@@ -216,7 +225,8 @@ impl Committer {
         }
         let writes = self.flight.writes_in_flight();
         writes < self.config.depth
-            && u64::from(pending.bytes) * 2 * u64::from(writes) >= self.flight.bytes_in_flight()
+            && u64::from(pending.bytes) * u64::from(writes) * self.config.ripe.denominator
+                >= self.flight.bytes_in_flight() * self.config.ripe.numerator
     }
 
     /// Whether to write a block without records, which testifies that the last one was covered.

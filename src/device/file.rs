@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
     Capabilities, Device, Directory, Driver, File, FileSystem, Lock, LockError, Queue, QueueSetup, Wake,
@@ -60,6 +60,10 @@ impl Device for RealDevice {
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         getrandom::fill(bytes).map_err(io::Error::from)
+    }
+
+    fn pause(&self, duration: Duration) {
+        std::thread::sleep(duration);
     }
 
     fn threaded(&self) -> bool {
@@ -230,33 +234,12 @@ struct RealFile {
 }
 
 impl File for RealFile {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.file.read_at(&mut bytes[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => {
-                    done += count;
-                    if count as u64 % GRANULE != 0 {
-                        break; // Only at the end of the file; direct I/O cannot go on from there.
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(bytes, offset)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match sys::write_at(self.file.as_fd(), &bytes[done..], offset + done as u64, sync)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => done += count,
-            }
-        }
-        Ok(())
+    fn write_some(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize> {
+        sys::write_at(self.file.as_fd(), bytes, offset, sync)
     }
 
     fn sync(&self) -> io::Result<()> {

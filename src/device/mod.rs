@@ -10,6 +10,7 @@ mod queue;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim;
 mod syscall;
+pub(crate) mod transfer;
 mod uring;
 
 use std::fmt::Debug;
@@ -45,6 +46,9 @@ pub(crate) trait Device: Send + Sync + Debug {
     /// Fills `bytes` with what nobody can guess.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
 
+    /// Lets time pass.
+    fn pause(&self, duration: Duration);
+
     /// Whether shards have threads. If not, whoever waits turns them.
     fn threaded(&self) -> bool;
 }
@@ -79,11 +83,21 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
 /// An open file. Offsets, lengths and addresses are multiples of a granule where bytes are moved.
 pub(crate) trait File: Send + Sync + Debug {
+    /// One read of the kernel's, which may come back short.
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// One write of the kernel's, which may come back short.
+    fn write_some(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize>;
+
     /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        transfer::read_all(bytes, |rest, done| self.read_some(rest, offset + done))
+    }
 
     /// Writes all of `bytes`; `sync` makes them, and nothing else, durable on return.
-    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()>;
+    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+        transfer::write_all(bytes, |rest, done| self.write_some(rest, offset + done, sync))
+    }
 
     /// Makes what was written durable, and the length. Never retried by anybody.
     fn sync(&self) -> io::Result<()>;
@@ -123,9 +137,4 @@ pub(crate) enum LockError {
     /// Its owner is dead, and something of it is still in flight.
     Lingering,
     Io(io::Error),
-}
-
-/// Waits for `duration`, for a driver that has nothing to wait on.
-pub(crate) fn pause(duration: Duration) {
-    std::thread::sleep(duration);
 }

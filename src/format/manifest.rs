@@ -23,6 +23,13 @@ pub(crate) enum SlotKind {
     Tally = 4,
 }
 
+impl SlotKind {
+    /// Written one copy at a time, so that the other one is older; else both say the same.
+    pub(crate) fn copies_differ(self) -> bool {
+        matches!(self, SlotKind::Progress | SlotKind::Tally)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct SlotHeader {

@@ -11,7 +11,7 @@ use crate::format::{
 };
 use crate::position::{Lsn, Position};
 use crate::recovery::SegmentReader;
-use crate::segment::StoreView;
+use crate::segment::{StoreView, continuations};
 
 /// Reads are this large, so that one holds several blocks.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -69,28 +69,35 @@ impl Cursor {
 
     /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
     ///
-    /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap
-    /// at the end of a segment is smaller than a block.
+    /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap at the end
+    /// of a segment is smaller than a block. Segments that are smaller still may hold nothing at all.
     fn locate(&mut self, lsn: Lsn) -> Lsn {
         let view = self.source.view();
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
-        let Some(index) = view.segment_of(lsn) else { return lsn };
-        let segment = view.segments[index].clone();
-        let lowest = segment
-            .base()
-            .max(row_start)
-            .max(Lsn(lsn.0.saturating_sub(2 * u64::from(self.source.block_bytes()))));
-        let mut place = Lsn(lsn.0 - lsn.0 % GRANULE);
-        while place >= lowest {
-            if let Some(header) = header_at(&mut self.reader, &view, place) {
-                return if header.end() > lsn { place } else { header.end() };
+        let Some(mut index) = view.segment_of(lsn) else { return lsn };
+        let block_bytes = u64::from(self.source.block_bytes());
+        let mut top = lsn;
+        loop {
+            let segment = view.segments[index].clone();
+            let two_blocks = Lsn(top.0.saturating_sub(2 * block_bytes));
+            let lowest = segment.base().max(row_start).max(two_blocks);
+            let mut place = Lsn(top.0 - top.0 % GRANULE);
+            while place >= lowest {
+                if let Some(header) = header_at(&mut self.reader, &view, place) {
+                    return if header.end() > lsn { place } else { header.end() };
+                }
+                if place.0 < GRANULE {
+                    break;
+                }
+                place = Lsn(place.0 - GRANULE);
             }
-            if place.0 < GRANULE {
-                break;
+            let below = index.checked_sub(1).filter(|&below| view.segments[below].end() > row_start);
+            match below {
+                Some(below) if segment.row.bytes < block_bytes => index = below,
+                _ => return lowest.0.checked_next_multiple_of(GRANULE).map_or(lsn, Lsn),
             }
-            place = Lsn(place.0 - GRANULE);
+            top = Lsn(view.segments[index].end().0 - 1);
         }
-        lowest.0.checked_next_multiple_of(GRANULE).map_or(lsn, Lsn)
     }
 
     /// The next record that begins below `end` and is whole below `limit`, the durable LSN when it
@@ -144,17 +151,14 @@ impl Cursor {
                 continue;
             };
             let identity = view.identity(&row);
-            let own = view.segment_of(self.at).map(|index| (index, self.at));
-            let next =
-                view.segment_from(Lsn(self.at.0 + 1)).map(|index| (index, view.segments[index].base()));
             if let Some((header, block)) = self.recall(&identity) {
                 self.at = header.end();
                 return Ok(Some((header, block, owned_end)));
             }
             let mut defect = Defect::Short;
-            for (index, lsn) in own.into_iter().chain(next) {
+            for (segment, lsn) in continuations(&view.segments, self.at) {
                 let chained = (lsn != self.at).then_some(self.at);
-                match self.reader.block(&view.segments[index], &identity, lsn, chained) {
+                match self.reader.block(segment, &identity, lsn, chained) {
                     Ok((header, block)) => {
                         self.at = header.end();
                         return Ok(Some((header, block.into(), owned_end)));

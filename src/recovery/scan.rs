@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::format::{BlockHeader, Defect, GRANULE, Identity, RecordFlags, Records, ShardManifest};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
-use crate::segment::Segment;
+use crate::segment::{Segment, continuations};
 
 /// Reads are this large: from 256 KiB on larger ones gain little, and one holds any block.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -182,10 +182,7 @@ impl Scan {
         segments: &[Arc<Segment>],
         identity: &Identity,
     ) -> Option<BlockHeader> {
-        let at = segments.iter().find(|segment| segment.contains(self.end));
-        let next = segments.iter().find(|segment| segment.base() >= self.end);
-        let places = [at.map(|segment| (segment, self.end)), next.map(|segment| (segment, segment.base()))];
-        for (segment, lsn) in places.into_iter().flatten() {
+        for (segment, lsn) in continuations(segments, self.end) {
             // Why a place does not continue the chain is for the verdict to find out.
             let Ok((header, block)) = reader.block(segment, identity, lsn, Some(self.end)) else { continue };
             let records = Records::new(&header, block).expect("checked by the reader");

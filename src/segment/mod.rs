@@ -8,4 +8,4 @@ mod slots;
 mod store;
 
 pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
-pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, segment_name};
+pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations, segment_name};

@@ -134,6 +134,11 @@ impl ManifestFiles {
             Ok(decode_slot(kind, &bytes).map(|(sequence, body)| (sequence, body.to_vec())))
         };
         let copies = [read(&files[0]), read(&files[1])];
+        let copies = match copies {
+            // The copy that cannot be read may be the newer one.
+            [Err(error), _] | [_, Err(error)] if kind.copies_differ() => return Err(error.into()),
+            copies => copies,
+        };
         let copies = copies.map(|copy| copy.unwrap_or(Err(Defect::Unreadable)));
         if copies.iter().any(|copy| matches!(copy, Err(Defect::Version))) {
             return Err(ManifestError::TooNew);

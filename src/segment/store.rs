@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
-use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
+use crate::format::{BLOCK_BYTES_MAX, EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
 
@@ -83,6 +83,20 @@ impl StoreView {
         let index = self.segments.partition_point(|segment| segment.base() < lsn);
         (index < self.segments.len()).then_some(index)
     }
+}
+
+/// Where the block that continues a chain which ends at `end` may stand: right there, or at the start of the
+/// next segment, or of one behind it if those between are smaller than a block and it had no room in them.
+pub(crate) fn continuations(
+    segments: &[Arc<Segment>],
+    end: Lsn,
+) -> impl Iterator<Item = (&Arc<Segment>, Lsn)> {
+    let after = segments.partition_point(|segment| segment.base() <= end);
+    let own = after.checked_sub(1).map(|index| &segments[index]).filter(|own| own.contains(end));
+    let behind = &segments[after..];
+    let passed = behind.iter().take_while(|segment| segment.row.bytes < u64::from(BLOCK_BYTES_MAX)).count();
+    let bases = behind.iter().take(passed + 1).map(|segment| (segment, segment.base()));
+    own.map(|own| (own, end)).into_iter().chain(bases)
 }
 
 /// The segments that a manifest lists, and the rows of those that are missing or too short.
@@ -229,14 +243,20 @@ impl ShardStore {
         view_of(&self.manifest, &self.segments)
     }
 
+    /// Whether anything may be changed.
+    fn check_usable(&self) -> io::Result<()> {
+        match self {
+            ShardStore { closed: true, .. } => Err(io::Error::other("the log is closed")),
+            ShardStore { broken: true, .. } => {
+                Err(io::Error::other("an earlier write of the manifest failed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes `next` the manifest, durably; on an error the old one stays in force here.
     fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
-        if self.closed {
-            return Err(io::Error::other("the log is closed"));
-        }
-        if self.broken {
-            return Err(io::Error::other("an earlier write of the manifest failed"));
-        }
+        self.check_usable()?;
         let body = next.encode();
         self.slots.reserve(body.len())?;
         if let Err(error) = self.slots.write(&body) {
@@ -300,6 +320,8 @@ impl ShardStore {
         marks: impl Fn() -> Marks,
         hurry: impl Fn() -> bool,
     ) -> io::Result<Arc<Segment>> {
+        // Before any file is touched: a copy on disk may list what is a spare here.
+        self.check_usable()?;
         self.collect_retired();
         let base = self.segments.last().map_or(from, |last| last.end().max(from));
         let mut next_file = self.manifest.next_file;

@@ -31,7 +31,7 @@ pub(crate) struct Holds(Box<[Hold]>);
 
 impl Holds {
     pub(crate) fn new(engine: &Arc<Engine>) -> Holds {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = crate::sys::cores();
         let stripes = cores.next_power_of_two().min(STRIPES);
         Holds((0..stripes).map(|_| Hold(Arc::new(CacheLine(engine.clone())))).collect())
     }

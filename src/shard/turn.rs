@@ -263,7 +263,9 @@ impl Engine {
         let last = self.pool.last();
         if !self.pool.is_closed() {
             if last.length > crate::format::BLOCK_HEADER_BYTES {
-                return; // Data has come, which testifies as well.
+                // Data has come, which testifies as well, and arms the marker anew once it is sealed.
+                core.committer.disarm_marker();
+                return;
             }
             self.pool.close_any();
         }

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
+use crate::committer::Ripe;
 use crate::device::sim::{Faults, Random};
+use crate::options::Tuning;
 
 /// One step. Its details come from `draw` alone, so that taking other steps away changes none.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub(crate) struct Plan {
     pub block_bytes: u32,
     pub segment_bytes: u64,
     pub memory_bytes: u64,
+    pub record_bytes: Option<u64>,
+    pub tuning: Tuning,
     /// How often an open is interrupted, per mille.
     pub crash_in_open: u32,
     pub large: u32,
@@ -126,6 +130,11 @@ impl Plan {
             write_error: rare(random, 8),
             sync_error: rare(random, 20),
             no_space: rare(random, 200),
+            call_error: rare(random, 6),
+            read_error: rare(random, 10),
+            short: rare(random, 300),
+            stuck: rare(random, 20),
+            linger: rare(random, 1000),
             latency_ns_max: *random.pick(&[1, 1_000, 100_000, 20_000_000]),
             write_through: random.below(3) > 0,
             ..Faults::default()
@@ -141,14 +150,19 @@ impl Plan {
         ];
         let damage = (random.below(3) == 0).then(|| (*random.pick(&kinds), random.next()));
         // A failed sync loses data as well, which would be a second fault.
-        let faults =
-            if damage.is_some() { Faults { write_error: 0, sync_error: 0, ..faults } } else { faults };
+        let faults = if damage.is_some() {
+            Faults { call_error: 0, read_error: 0, write_error: 0, sync_error: 0, ..faults }
+        } else {
+            faults
+        };
         Plan {
             seed: random.next(),
             shards: 1 + random.below(2) as u16,
             block_bytes,
             segment_bytes,
             memory_bytes: u64::from(block_bytes) * *random.pick(&[4, 6, 16]),
+            record_bytes: (random.below(4) == 0).then(|| 1 + random.below(1_000)),
+            tuning: draw_tuning(random),
             crash_in_open: random.below(600) as u32,
             large: rare(random, 300),
             faults,
@@ -174,14 +188,21 @@ impl Plan {
     /// helps (Zeller's delta debugging, without the refinement).
     pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
         let mut best = self.clone();
-        for setting in 0..5 {
+        for setting in 0..12 {
             let mut simpler = best.clone();
             match setting {
                 0 => simpler.crash_in_open = 0,
                 1 => simpler.large = 0,
                 2 => simpler.shards = 1,
                 3 => simpler.damage = None,
-                _ => simpler.faults.no_space = 0,
+                4 => simpler.faults.no_space = 0,
+                5 => simpler.faults.short = 0,
+                6 => simpler.faults.stuck = 0,
+                7 => simpler.faults.linger = 0,
+                8 => simpler.faults.call_error = 0,
+                9 => simpler.faults.read_error = 0,
+                10 => simpler.record_bytes = None,
+                _ => simpler.tuning = Tuning::default(),
             }
             if fails(&simpler) {
                 best = simpler;
@@ -202,5 +223,26 @@ impl Plan {
             stretch /= 2;
         }
         best
+    }
+}
+
+/// The engine's constants, down to absurd ones.
+fn draw_tuning(random: &mut Random) -> Tuning {
+    if random.below(3) == 0 {
+        return Tuning::default();
+    }
+    Tuning {
+        device_depth: *random.pick(&[1, 2, 3, 16, 64]),
+        shard_depth_min: *random.pick(&[1, 1, 2, 5]),
+        ripe: *random.pick(&[
+            Ripe { numerator: 0, denominator: 1 },
+            Ripe { numerator: 1, denominator: 2 },
+            Ripe { numerator: 100, denominator: 1 },
+        ]),
+        background_ns: *random.pick(&[0, 1, 10_000_000, 3_000_000_000]),
+        marker_delay_ns: *random.pick(&[0, 20_000_000, 5_000_000_000]),
+        marker_interval_ns: *random.pick(&[0, 1_000_000_000, 3_600_000_000_000]),
+        first_segments_bytes: *random.pick(&[4096, 65536, 16 << 20]),
+        first_segment_bytes_min: *random.pick(&[4096, 65536]),
     }
 }

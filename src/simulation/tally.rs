@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 34] = [
+const EVERYTHING: [&str; 42] = [
     "appends",
     "batches",
     "refusals",
@@ -22,6 +22,14 @@ const EVERYTHING: [&str; 34] = [
     "write errors",
     "sync errors",
     "no space",
+    "blocking calls that failed",
+    "of them syncs",
+    "reads that failed",
+    "short transfers",
+    "stuck operations",
+    "seen stuck",
+    "dead owners whose writes landed late",
+    "opens that failed",
     "records cut off (row 6)",
     "batches of unknown outcome",
     "segments",

@@ -252,6 +252,12 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
     .map(drop)
 }
 
+/// Cores that this process may use. Asked once: the answer costs a walk through the control groups' files.
+pub(crate) fn cores() -> usize {
+    static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Physical memory of the machine in bytes; 0 if the kernel does not say.
 pub(crate) fn physical_memory() -> u64 {
     // SAFETY: no memory is involved.

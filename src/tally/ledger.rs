@@ -95,7 +95,7 @@ pub(super) struct Ledger<F: Fold> {
 impl<F: Fold> Ledger<F> {
     pub(super) fn new(bounds: Bounds) -> Ledger<F> {
         let hasher = DefaultHashBuilder::default();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = crate::sys::cores();
         let stripes = cores.next_power_of_two().min(STRIPES);
         let stripe = || Stripe { table: Table::new(&hasher), flush: 1, bytes: 0 };
         Ledger {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::SimMachine;
 use super::disk::SimFile;
@@ -21,7 +22,7 @@ pub(super) struct SimDevice {
 impl Device for SimDevice {
     fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let mut world = self.machine.world();
-        world.step(self.life)?;
+        world.call(self.life)?;
         // Folders are durable once made, as the trait promises.
         world.folders.entry(path.to_owned()).or_default();
         Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
@@ -50,6 +51,16 @@ impl Device for SimDevice {
         Ok(())
     }
 
+    fn pause(&self, duration: Duration) {
+        let mut guard = self.machine.world();
+        let world = &mut *guard;
+        let landed = world.pass(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        landed.iter().for_each(|flight| world.land(flight));
+        drop(guard);
+        // What they own is given up outside the lock.
+        drop(landed);
+    }
+
     fn threaded(&self) -> bool {
         false
     }
@@ -66,7 +77,7 @@ impl SimDirectory {
     /// Runs on the folder after a step of this life.
     fn with<T>(&self, act: impl FnOnce(&mut World, &Path) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.machine.world();
-        world.step(self.life)?;
+        world.call(self.life)?;
         act(&mut world, &self.path)
     }
 
@@ -91,6 +102,7 @@ impl Directory for SimDirectory {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let number = self.with(|world, path| {
+            world.check_alone();
             let number = world.next_number;
             world.next_number += 1;
             let folder = world.folders.get_mut(path).expect("an open folder exists");
@@ -106,6 +118,7 @@ impl Directory for SimDirectory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.with(|world, path| {
+            world.check_alone();
             let folder = world.folders.get_mut(path).expect("an open folder exists");
             folder.names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
@@ -121,16 +134,20 @@ impl Directory for SimDirectory {
 
     fn lock(&self, _name: &str) -> Result<Arc<dyn Lock>, LockError> {
         let locked = self.with(|world, path| {
+            if !world.lingering.is_empty() {
+                return Ok(None);
+            }
             let folder = world.folders.get_mut(path).expect("an open folder exists");
-            Ok(std::mem::replace(&mut folder.locked, true))
+            Ok(Some(std::mem::replace(&mut folder.locked, true)))
         });
         match locked {
-            Ok(false) => Ok(Arc::new(SimLock {
+            Ok(None) => Err(LockError::Lingering),
+            Ok(Some(false)) => Ok(Arc::new(SimLock {
                 machine: self.machine.clone(),
                 life: self.life,
                 path: self.path.clone(),
             })),
-            Ok(true) => Err(LockError::Held("this process".to_owned())),
+            Ok(Some(true)) => Err(LockError::Held("this process".to_owned())),
             Err(error) => Err(LockError::Io(error)),
         }
     }
@@ -197,49 +214,65 @@ struct SimHandle {
 impl SimHandle {
     fn with<T>(&self, act: impl FnOnce(&mut World, u64) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.machine.world();
-        world.step(self.life)?;
+        world.call(self.life)?;
         act(&mut world, self.number)
     }
 }
 
 impl File for SimHandle {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         // Reading is no step: it changes nothing that a stop could leave half done.
-        let mut world = self.machine.world();
+        let mut guard = self.machine.world();
+        let world = &mut *guard;
         if world.stopped || world.life != self.life {
             return Err(stopped());
         }
-        world.file(self.number).read(bytes, offset)
+        if world.random.per_mille(world.faults.read_error) {
+            world.counters.read_errors += 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let count = world.go(bytes.len());
+        world.file(self.number).read(&mut bytes[..count], offset)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+    fn write_some(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize> {
         let mut guard = self.machine.world();
         let world = &mut *guard;
-        if let Err(error) = world.step(self.life) {
-            // The machine stopped in the middle of this very write: some of it may have landed.
-            if world.life == self.life && world.faults.stop_at == Some(world.steps) {
+        if let Err(error) = world.call(self.life) {
+            // The machine stopped in the middle of this very write, or the device failed: some of it may have
+            // landed.
+            let stops = world.life == self.life && world.faults.stop_at == Some(world.steps);
+            if stops || !world.stopped && world.life == self.life {
                 let mut random = world.random.clone();
                 world.file(self.number).write_torn(bytes, offset, &mut random);
                 world.random = random;
-                world.steps += 1;
+                world.steps += u64::from(stops);
             }
             return Err(error);
         }
+        world.check_alone();
+        let count = world.go(bytes.len());
         let file = world.file(self.number);
         if sync {
-            file.write_through(bytes, offset)
+            file.write_through(&bytes[..count], offset)
         } else {
-            file.write(bytes, offset)
+            file.write(&bytes[..count], offset)
         }
-        Ok(())
+        Ok(count)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|world, number| {
-            let snapshot = world.file(number).snapshot();
-            world.file(number).sync(&snapshot);
-            Ok(())
-        })
+        let mut guard = self.machine.world();
+        let world = &mut *guard;
+        world.step(self.life)?;
+        if world.random.per_mille(world.faults.call_error) {
+            world.counters.call_errors += 1;
+            world.counters.call_sync_errors += 1;
+            return Err(world.fail_sync(self.number));
+        }
+        let snapshot = world.file(self.number).snapshot();
+        world.file(self.number).sync(&snapshot);
+        Ok(())
     }
 
     fn forget_cache(&self) -> io::Result<()> {
@@ -255,6 +288,7 @@ impl File for SimHandle {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.with(|world, number| {
+            world.check_alone();
             if world.random.per_mille(world.faults.no_space) {
                 world.counters.no_space += 1;
                 return Err(io::Error::from_raw_os_error(libc::ENOSPC));

@@ -6,6 +6,7 @@
 //!
 //! What is modelled, and what is not, stands in `docs/crash-safety.md`.
 
+mod blocks;
 mod disk;
 mod folder;
 mod queue;
@@ -16,7 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Device;
+use crate::position::Lsn;
 use crate::sync::lock;
+use blocks::Blocks;
 use folder::SimDevice;
 pub(crate) use random::Random;
 use world::World;
@@ -45,6 +48,8 @@ impl SimMachine {
             kept: BTreeMap::new(),
             waits: 0,
             in_flight: Vec::new(),
+            lingering: Vec::new(),
+            blocks: Blocks::default(),
             faults: Faults::default(),
             counters: Counters::default(),
         };
@@ -151,6 +156,16 @@ impl SimMachine {
         }
     }
 
+    /// Blocks of the shard below `horizon` may be overwritten from now on.
+    pub(crate) fn give_up_below(&self, shard: u16, horizon: Lsn) {
+        self.world().blocks.give_up_below(shard, horizon);
+    }
+
+    /// Blocks of the shard from `end` on, which a crash cut off, may be overwritten.
+    pub(crate) fn give_up_from(&self, shard: u16, end: Lsn) {
+        self.world().blocks.give_up_from(shard, end);
+    }
+
     /// Ends this life and begins the next one.
     pub(crate) fn restart(&self, end: End) {
         let mut guard = self.world();
@@ -159,7 +174,17 @@ impl SimMachine {
         world.waits = 0;
         world.stopped = false;
         world.faults.stop_at = None;
-        let flights = std::mem::take(&mut world.in_flight);
+        let mut flights = std::mem::take(&mut world.in_flight);
+        let lingers = end == End::Kill && !flights.is_empty() && world.random.per_mille(world.faults.linger);
+        if lingers {
+            world.counters.lingering += 1;
+            for flight in &mut flights {
+                flight.due = world.now + world.random.below(20_000_000_000);
+            }
+            world.lingering.append(&mut flights);
+        } else {
+            flights.append(&mut world.lingering);
+        }
         for flight in &flights {
             world.land(flight);
         }

@@ -32,18 +32,24 @@ impl Queue for SimQueue {
             self.done.push(Completion { id, result: Err(error) });
             if world.life == self.life {
                 // The machine stopped around the submission: the write may have gone out.
-                let flight =
-                    InFlight { queue: self.number, due: u64::MAX, operation, hash: 0, snapshot: None };
-                world.in_flight.push(flight);
+                let (queue, due) = (self.number, u64::MAX);
+                world.in_flight.push(InFlight { queue, due, operation, hash: 0, done: 0, snapshot: None });
             }
             return;
         }
-        let due = world.now + 1 + world.random.below(world.faults.latency_ns_max);
+        world.check_alone();
+        let due = world.due();
+        if let OperationKind::Write { bytes, offset, .. } = &operation.kind {
+            if let Some(block) = world.blocks.hit(operation.file.number(), *offset, bytes.len()) {
+                world.waits = WAITS_MAX; // The history's log is to be dropped without ado.
+                panic!("{block:?} is rewritten, and nobody gave it up");
+            }
+        }
         let (hash, snapshot) = match &operation.kind {
             OperationKind::Write { bytes, .. } => (hash(bytes), None),
             OperationKind::Sync => (0, Some(world.file(operation.file.number()).snapshot())),
         };
-        world.in_flight.push(InFlight { queue: self.number, due, operation, hash, snapshot });
+        world.in_flight.push(InFlight { queue: self.number, due, operation, hash, done: 0, snapshot });
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -96,8 +102,7 @@ impl Queue for SimQueue {
                 world.in_flight.push(flight);
                 continue;
             }
-            let completion = world.complete(flight);
-            self.done.push(completion);
+            self.done.extend(world.complete(flight));
         }
         Ok(())
     }
@@ -124,8 +129,8 @@ impl Drop for SimQueue {
             own
         };
         for flight in ended {
-            let operation = self.machine.world().complete(flight);
-            drop(operation);
+            let completion = self.machine.world().complete(flight);
+            drop(completion);
         }
     }
 }

@@ -5,9 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::PathBuf;
 
+use super::blocks::Blocks;
 use super::disk::{SECTOR, SimFile, Snapshot};
 use super::random::Random;
-use crate::device::{Completion, Operation, OperationKind};
+use crate::device::{Completion, Operation, OperationKind, transfer};
 
 /// What may go wrong, and how often; times in nanoseconds.
 #[derive(Clone, Debug)]
@@ -18,6 +19,16 @@ pub(crate) struct Faults {
     pub sync_error: u32,
     /// Allocations that find the disk full, per mille.
     pub no_space: u32,
+    /// Blocking calls that fail, per mille: a write is torn, and of a sync what was dirty is lost.
+    pub call_error: u32,
+    /// Reads that fail, per mille, and may be tried again.
+    pub read_error: u32,
+    /// Reads and writes that come back short, per mille.
+    pub short: u32,
+    /// Operations that take up to a minute, per mille.
+    pub stuck: u32,
+    /// Kills after which what was in flight lands seconds later, while the next process starts, per mille.
+    pub linger: u32,
     /// The machine stops at this step, a step being a submission, a completion or a blocking call.
     pub stop_at: Option<u64>,
     pub latency_ns_max: u64,
@@ -35,6 +46,11 @@ impl Default for Faults {
             write_error: 0,
             sync_error: 0,
             no_space: 0,
+            call_error: 0,
+            read_error: 0,
+            short: 0,
+            stuck: 0,
+            linger: 0,
             stop_at: None,
             latency_ns_max: 100_000,
             write_through: true,
@@ -59,6 +75,13 @@ pub(crate) struct Counters {
     pub write_errors: u64,
     pub sync_errors: u64,
     pub no_space: u64,
+    pub call_errors: u64,
+    /// Of them, syncs, which lose what was dirty.
+    pub call_sync_errors: u64,
+    pub read_errors: u64,
+    pub short: u64,
+    pub stuck: u64,
+    pub lingering: u64,
     pub stops: u64,
     pub kills: u64,
     pub power_cuts: u64,
@@ -81,6 +104,8 @@ pub(super) struct InFlight {
     pub(super) operation: Operation,
     /// Of the bytes at submission: a buffer must not change under the device.
     pub(super) hash: u64,
+    /// Bytes that were written before it came back short.
+    pub(super) done: usize,
     pub(super) snapshot: Option<Snapshot>,
 }
 
@@ -95,11 +120,15 @@ pub(super) struct World {
     pub(super) next_number: u64,
     pub(super) files: BTreeMap<u64, SimFile>,
     pub(super) folders: BTreeMap<PathBuf, SimFolder>,
-    /// Files as they were when somebody asked to remember them.
     /// Times that somebody waited in this life.
     pub(super) waits: u64,
+    /// Files as they were when somebody asked to remember them.
     pub(super) kept: BTreeMap<u64, SimFile>,
     pub(super) in_flight: Vec<InFlight>,
+    /// Of a process that was killed: they land when they are due, and its lock is held until then.
+    pub(super) lingering: Vec<InFlight>,
+    /// Blocks that were written and that nobody gave up.
+    pub(super) blocks: Blocks,
     pub(super) faults: Faults,
     pub(super) counters: Counters,
 }
@@ -133,7 +162,52 @@ impl World {
         self.files.get_mut(&number).expect("an open file exists")
     }
 
-    pub(super) fn complete(&mut self, flight: InFlight) -> Completion {
+    /// A step that is a blocking call, which may fail.
+    pub(super) fn call(&mut self, life: u64) -> io::Result<()> {
+        self.step(life)?;
+        if self.random.per_mille(self.faults.call_error) {
+            self.counters.call_errors += 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+
+    /// How much of a transfer is made in one go: sectors, and at least one.
+    pub(super) fn go(&mut self, bytes: usize) -> usize {
+        if bytes <= SECTOR || !self.random.per_mille(self.faults.short) {
+            return bytes;
+        }
+        self.counters.short += 1;
+        (1 + self.random.below((bytes.div_ceil(SECTOR) - 1) as u64) as usize) * SECTOR
+    }
+
+    /// When an operation that is submitted now completes.
+    pub(super) fn due(&mut self) -> u64 {
+        let soon = self.now + 1 + self.random.below(self.faults.latency_ns_max);
+        if !self.random.per_mille(self.faults.stuck) {
+            return soon;
+        }
+        self.counters.stuck += 1;
+        soon + self.random.below(60_000_000_000)
+    }
+
+    /// Nobody writes while an operation of a dead process may still land.
+    pub(super) fn check_alone(&self) {
+        assert!(self.lingering.is_empty(), "written to while a dead owner's writes still land");
+    }
+
+    /// Time passes, and what lingers lands.
+    pub(super) fn pass(&mut self, nanoseconds: u64) -> Vec<InFlight> {
+        self.now += nanoseconds;
+        self.wall = self.wall.saturating_add(nanoseconds);
+        let now = self.now;
+        let (landed, rest) = std::mem::take(&mut self.lingering).into_iter().partition(|own| own.due <= now);
+        self.lingering = rest;
+        landed
+    }
+
+    /// The operation ends; `None` if it came back short and its rest is on its way.
+    pub(super) fn complete(&mut self, mut flight: InFlight) -> Option<Completion> {
         let id = flight.operation.id;
         let number = flight.operation.file.number();
         let Err(error) = self.step(self.life) else {
@@ -144,15 +218,26 @@ impl World {
                         flight.hash,
                         "a buffer changed between submission and completion"
                     );
-                    self.complete_write(number, bytes, *offset, *sync)
+                    let count = self.go(bytes.len() - flight.done);
+                    let part = &bytes[flight.done..flight.done + count];
+                    let result = self.complete_write(number, part, offset + flight.done as u64, *sync);
+                    let result = transfer::advance(&mut flight.done, bytes.len(), result.map(|()| count));
+                    if let (Some(Ok(())), None) = (&result, self.faults.misdirect_write) {
+                        self.blocks.written(number, *offset, bytes);
+                    }
+                    result
                 }
-                OperationKind::Sync => self.complete_sync(number, &flight),
+                OperationKind::Sync => Some(self.complete_sync(number, &flight)),
             };
-            return Completion { id, result };
+            if result.is_none() {
+                flight.due = self.due();
+                self.in_flight.push(flight);
+            }
+            return result.map(|result| Completion { id, result });
         };
         // What was under way when the machine stopped is settled by `restart`.
         self.in_flight.push(InFlight { due: u64::MAX, ..flight });
-        Completion { id, result: Err(error) }
+        Some(Completion { id, result: Err(error) })
     }
 
     fn complete_write(&mut self, number: u64, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
@@ -189,14 +274,19 @@ impl World {
         self.counters.syncs += 1;
         if self.random.per_mille(self.faults.sync_error) {
             self.counters.sync_errors += 1;
-            let mut random = self.random.clone();
-            self.file(number).fail_sync(&mut random);
-            self.random = random;
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+            return Err(self.fail_sync(number));
         }
         let snapshot = flight.snapshot.as_ref().expect("a sync has a snapshot");
         self.file(number).sync(snapshot);
         Ok(())
+    }
+
+    /// The file's dirty pages are lost, or some of them, and the cache hides it.
+    pub(super) fn fail_sync(&mut self, number: u64) -> io::Error {
+        let mut random = self.random.clone();
+        self.file(number).fail_sync(&mut random);
+        self.random = random;
+        io::Error::from_raw_os_error(libc::EIO)
     }
 
     /// Flips a bit somewhere in the files of a shard, or makes a sector of them unreadable.

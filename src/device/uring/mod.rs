@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use super::{Completion, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
+use super::{Completion, Operation, OperationKind, Queue, QueueSetup, Wait, Wake, transfer};
 use crate::pool::Pool;
 use crate::sys;
 
@@ -174,16 +174,11 @@ fn outcome(flight: &mut InFlight, result: i32) -> Option<io::Result<()>> {
         // A sync is never tried again, whatever its error.
         return Some(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
     };
-    match result {
-        error if error == -libc::EINTR || error == -libc::EAGAIN => None,
-        error if error < 0 => Some(Err(io::Error::from_raw_os_error(-error))),
-        0 => Some(Err(io::ErrorKind::WriteZero.into())),
-        count => {
-            flight.done += count as usize;
-            assert!(flight.done <= bytes.len(), "the kernel wrote more than it was given");
-            (flight.done == bytes.len()).then_some(Ok(()))
-        }
+    if result == -libc::EAGAIN {
+        return None; // The ring had no memory for it just then.
     }
+    let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+    transfer::advance(&mut flight.done, bytes.len(), result)
 }
 
 impl Queue for UringQueue {
