@@ -11,6 +11,8 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn histories() {
+    #[cfg(target_env = "gnu")]
+    crate::sys::keep_freed_memory();
     let seeds = seeds();
     let began = std::time::Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;

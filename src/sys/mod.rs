@@ -258,6 +258,17 @@ pub(crate) fn cores() -> usize {
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// Lets the allocator keep what is freed: histories take and give back the same megabyte all the time, and spent
+/// a third of their time on fresh pages (`mallopt(3)`).
+#[cfg(all(test, target_env = "gnu"))]
+pub(crate) fn keep_freed_memory() {
+    // SAFETY: no memory is involved, and both settings may be changed at any time.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+    }
+}
+
 /// Physical memory of the machine in bytes; 0 if the kernel does not say.
 pub(crate) fn physical_memory() -> u64 {
     // SAFETY: no memory is involved.

@@ -187,13 +187,20 @@ impl SimFile {
         if self.current.len() > self.durable.len() && survival.keeps(random) {
             self.durable.resize(self.current.len(), 0);
         }
+        self.current.resize(self.durable.len(), 0);
         for (sector, _) in std::mem::take(&mut self.dirty) {
-            if survival.keeps(random) && sector * SECTOR < self.durable.len() {
+            let start = sector * SECTOR;
+            let end = (start + SECTOR).min(self.durable.len());
+            if survival.keeps(random) && start < end {
                 self.save(sector);
+            } else if start < end {
+                self.current[start..end].copy_from_slice(&self.durable[start..end]);
             }
         }
-        self.current.clone_from(&self.durable);
-        self.lies = false;
+        if std::mem::take(&mut self.lies) {
+            self.current.clone_from(&self.durable);
+        }
+        debug_assert_eq!(self.current, self.durable, "only what was dirty differed");
     }
 }
 
