@@ -116,21 +116,19 @@ impl Drop for SimQueue {
     /// As every driver: what is under way when its queue is given up ends before anything else
     /// happens in its files. What a killed process leaves behind, [`super::SimMachine::restart`] settles.
     fn drop(&mut self) {
-        let ended: Vec<InFlight> = {
+        loop {
             let mut guard = self.machine.world();
             let world = &mut *guard;
             if world.stopped || world.life != self.life {
                 return;
             }
-            let (own, others) = std::mem::take(&mut world.in_flight)
-                .into_iter()
-                .partition::<Vec<_>, _>(|flight| flight.queue == self.number);
-            world.in_flight = others;
-            own
-        };
-        for flight in ended {
-            let completion = self.machine.world().complete(flight);
-            drop(completion);
+            // One that comes back short is among them again.
+            let own = world.in_flight.iter().position(|flight| flight.queue == self.number);
+            let Some(index) = own else { return };
+            let flight = world.in_flight.swap_remove(index);
+            let ended = world.complete(flight);
+            drop(guard);
+            drop(ended);
         }
     }
 }
