@@ -129,6 +129,8 @@ pub(crate) struct Scan {
     pub open_group: Option<Lsn>,
     /// Time of the last record found; 0 if there is none.
     pub timestamp: u64,
+    /// The device could not read a place where the chain might go on. Another try may: it is no end.
+    pub unreadable: bool,
     /// All below it is durable, as the manifest and the blocks themselves testify.
     pub durable: Lsn,
     testified: Lsn,
@@ -145,6 +147,7 @@ impl Scan {
             end: checkpoint,
             open_group: None,
             timestamp: 0,
+            unreadable: false,
             durable: checkpoint,
             testified,
             untold: VecDeque::new(),
@@ -182,9 +185,17 @@ impl Scan {
         segments: &[Arc<Segment>],
         identity: &Identity,
     ) -> Option<BlockHeader> {
+        self.unreadable = false;
         for (segment, lsn) in continuations(segments, self.end) {
-            // Why a place does not continue the chain is for the verdict to find out.
-            let Ok((header, block)) = reader.block(segment, identity, lsn, Some(self.end)) else { continue };
+            // Why else a place does not continue the chain is for the verdict to find out.
+            let (header, block) = match reader.block(segment, identity, lsn, Some(self.end)) {
+                Ok(found) => found,
+                Err(defect) => {
+                    self.unreadable |= defect == Defect::Unreadable;
+                    continue;
+                }
+            };
+            self.unreadable = false;
             let records = Records::new(&header, block).expect("checked by the reader");
             for record in records.flatten() {
                 note_group(&mut self.open_group, record.lsn, record.header.flags);

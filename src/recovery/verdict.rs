@@ -70,7 +70,8 @@ pub(crate) fn judge(
         return Verdict::Damaged { lsn: Lsn(row.base), cause: Damage::Segment { file: row.file } };
     }
     // 3, 4 and 5.
-    if let Some(cause) = testimony(reader, segments, manifest, row, end) {
+    let unreadable = scan.unreadable.then_some(Damage::Unreadable);
+    if let Some(cause) = testimony(reader, segments, manifest, row, end).or(unreadable) {
         return Verdict::Damaged { lsn: end, cause };
     }
     // 6. A torn tail: nothing says that what is not whole was ever acknowledged.
@@ -95,7 +96,11 @@ pub(crate) fn beyond(
     let mut epoch = manifest.next_epoch;
     for segment in segments {
         for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
-            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else { continue };
+            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
+                // Whatever it holds lies below the end of its segment.
+                start = start.max(segment.end());
+                continue;
+            };
             let Ok(header) = BlockHeader::decode(bytes) else { continue };
             if header.is_of(&manifest.log_id, manifest.shard) {
                 start = start.max(header.end()).max(Lsn(header.covered));
