@@ -1,6 +1,7 @@
 //! The keeper's thread: makes segments ready, forgets what need not be kept, writes down what consumers
 //! have committed, and tells of a device that does not answer, all off the commit path.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use crate::notice::Notices;
 use crate::position::ShardId;
 use crate::shard::Engine;
 use crate::tally;
+use crate::watch::{OnStuck, Stuck, Watch};
 
 /// A healthy device answers within milliseconds, a busy network volume within a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -21,6 +23,7 @@ const KEEPER_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Keeper {
     /// Shards whose device was told of as stuck, and has not answered since.
     stuck: Vec<bool>,
+    watch: Option<Watch>,
     engines: Vec<Arc<Engine>>,
     consumers: Registry,
     tallies: tally::Registry,
@@ -30,12 +33,14 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(
         engines: &[Arc<Engine>],
+        watch: Option<Watch>,
         consumers: &Registry,
         tallies: &tally::Registry,
         notices: &Arc<Notices>,
     ) -> Keeper {
         Keeper {
             stuck: vec![false; engines.len()],
+            watch,
             engines: engines.to_vec(),
             consumers: consumers.clone(),
             tallies: tallies.clone(),
@@ -47,8 +52,11 @@ impl Keeper {
     pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
         crate::sys::block_signals();
         let mut due = Instant::now() + KEEPER_EVERY;
+        let watch_every = self.watch.as_ref().map(Watch::every);
+        let mut watch_due = watch_every.map(|every| Instant::now() + every);
         loop {
-            match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            let next = watch_due.map_or(due, |watch_due| due.min(watch_due));
+            match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(shard) => {
                     let engine = &self.engines[usize::from(shard.0)];
                     engine.retain(); // First: what is given up is what the next segment is made of.
@@ -57,9 +65,25 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            if watch_due.is_some_and(|due| Instant::now() >= due) {
+                self.watch_device();
+                watch_due = watch_every.map(|every| Instant::now() + every);
+            }
             if Instant::now() >= due {
                 self.look_around();
                 due = Instant::now() + KEEPER_EVERY;
+            }
+        }
+    }
+
+    fn watch_device(&self) {
+        let Some(watch) = &self.watch else { return };
+        for engine in self.engines.iter().filter(|engine| engine.failure().is_none()) {
+            let Some(age) = engine.oldest_operation().filter(|age| *age >= watch.after) else { continue };
+            let stuck = Stuck { shard: engine.id, age };
+            let act = catch_unwind(AssertUnwindSafe(|| (watch.act)(stuck)));
+            if act.unwrap_or_default() == OnStuck::Fail {
+                crate::admission::wake(engine.give_up(age));
             }
         }
     }

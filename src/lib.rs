@@ -45,6 +45,7 @@ mod stats;
 mod sync;
 mod sys;
 mod tally;
+mod watch;
 mod window;
 mod write;
 
@@ -67,5 +68,6 @@ pub use tally::{
     Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,
     Update, UpdateError,
 };
+pub use watch::{OnStuck, Stuck};
 pub use window::{Over, Window};
 pub use write::{IntoBytes, Write};

@@ -237,7 +237,13 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         threads.push(engine.start(cpu)?);
     }
-    let mut keeper = Keeper::new(&inner.engines, &inner.consumers, &inner.tallies, &inner.notices);
+    let mut keeper = Keeper::new(
+        &inner.engines,
+        inner.config.watch.clone(),
+        &inner.consumers,
+        &inner.tallies,
+        &inner.notices,
+    );
     threads
         .push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?);
     Ok(())
@@ -391,7 +397,11 @@ fn create(
     if !names.iter().any(|name| name == CREATING) {
         directory.create(CREATING)?;
     }
-    // Also where it is there: whoever made it may have been killed before its name was durable, and
+    // Before the shards are touched: a manifest of an earlier attempt would speak for them.
+    for name in names.iter().filter(|name| name.starts_with("log.manifest.")) {
+        directory.remove(name)?;
+    }
+    // Also where the marker is there: whoever made it may have been killed before its name was durable, and
     // without it a half made manifest would look like damage.
     directory.sync()?;
     let mut log_id = [0; 16];
@@ -405,9 +415,6 @@ fn create(
         let mut nonce = [0; 8];
         device.random(&mut nonce)?;
         ShardStore::create(folder, log_id, shard, u64::from_le_bytes(nonce))?;
-    }
-    for name in names.iter().filter(|name| name.starts_with("log.manifest.")) {
-        directory.remove(name)?;
     }
     let manifest = LogManifest {
         log_id,

@@ -8,6 +8,7 @@ use crate::error::OpenError;
 use crate::format::{BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
 use crate::shard::SpaceConfig;
+use crate::watch::{OnStuck, Stuck, Watch};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,6 +140,7 @@ pub struct Options {
     on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
+    watch: Option<Watch>,
     directories: Option<Vec<PathBuf>>,
     device: Option<Arc<dyn Device>>,
     #[cfg(any(test, feature = "simulation"))]
@@ -225,6 +227,33 @@ impl Options {
     #[must_use]
     pub fn on_damage(mut self, on_damage: OnDamage) -> Options {
         self.on_damage = on_damage;
+        self
+    }
+
+    /// Calls `act` while the device has not answered a shard's oldest write or sync for `after`: about once a
+    /// second while that lasts, for `after` below four seconds more often. What it answers is done.
+    ///
+    /// By default nothing is called: a line of the log tells of ten seconds, and `stats()` of any time
+    /// ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)). After [`OnStuck::Fail`] the
+    /// operation is still in the kernel's hands: to close or drop the log waits for it, and so does a caller
+    /// that writes it itself (a blocking one on an idle shard). `act` runs on a thread that all shards of the log
+    /// share: what takes long holds up the making of segments. A panic in it counts as [`OnStuck::Wait`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use sawmill::{OnStuck, Options};
+    /// let options = Options::new().on_stuck(Duration::from_secs(5), |stuck| {
+    ///     eprintln!("{stuck}");
+    ///     if stuck.age > Duration::from_secs(60) { OnStuck::Fail } else { OnStuck::Wait }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_stuck(
+        mut self,
+        after: Duration,
+        act: impl Fn(Stuck) -> OnStuck + Send + Sync + 'static,
+    ) -> Options {
+        self.watch = Some(Watch { after, act: Arc::new(act) });
         self
     }
 
@@ -401,6 +430,7 @@ impl Options {
             pin_threads: self.pin_threads,
             require_durable: self.require_durable,
             on_damage: self.on_damage,
+            watch: self.watch.clone(),
         })
     }
 
@@ -448,4 +478,5 @@ pub(crate) struct Config {
     pub pin_threads: bool,
     pub require_durable: bool,
     pub on_damage: OnDamage,
+    pub watch: Option<Watch>,
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::engine::Engine;
 use crate::admission;
@@ -28,6 +29,19 @@ impl Engine {
             self.notices.error(format!("{failure}"));
         }
         tasks
+    }
+
+    /// Stops the shard because the device has not answered for so long. Wake what it gives under no lock.
+    #[must_use]
+    pub(crate) fn give_up(&self, age: Duration) -> Vec<Waker> {
+        let error =
+            io::Error::new(io::ErrorKind::TimedOut, format!("the device has not answered for {age:?}"));
+        // Whoever performs the operation may hold the core meanwhile; then it sees the failure when it is back,
+        // and acknowledges nothing (`publish`).
+        if let Ok(mut core) = self.core.try_lock() {
+            core.committer.fail();
+        }
+        self.stop("waiting for the device", self.path(), error)
     }
 
     /// Accepts nothing more, and writes and syncs what was accepted. The caller then waits for the

@@ -337,6 +337,9 @@ impl Engine {
 
     /// Tells everybody how far things have got.
     pub(super) fn publish(&self, core: &mut Core, now: u64) {
+        if self.failure.get().is_some() {
+            core.committer.fail(); // Somebody gave the shard up while its core was held.
+        }
         if core.committer.failed() {
             return; // Promise 5: nothing later is acknowledged.
         }

@@ -24,6 +24,15 @@ pub struct Faults {
     pub sync_error: u32,
     /// Of a thousand new segments so many find the disk full.
     pub no_space: u32,
+    /// Of a thousand blocking calls (manifests, new segments, names, open) so many fail; a write is torn then, and
+    /// a sync loses what was dirty.
+    pub call_error: u32,
+    /// Of a thousand reads so many fail. Another try may not.
+    pub read_error: u32,
+    /// Of a thousand reads and writes so many come back short, as the kernel may let them.
+    pub short: u32,
+    /// Of a thousand writes and syncs so many take up to a minute.
+    pub stuck: u32,
     /// The machine stops so many steps from now: a step is a submission, a completion, or a call of
     /// the file system.
     pub stop_after: Option<u64>,
@@ -50,12 +59,17 @@ impl Simulated {
 
     /// What may go wrong from now on.
     pub fn set_faults(&self, faults: &Faults) {
-        let Faults { write_error, sync_error, no_space, stop_after } = *faults;
+        let Faults { write_error, sync_error, no_space, call_error, read_error, short, stuck, stop_after } =
+            *faults;
         let stop_at = stop_after.map(|steps| self.0.steps() + 1 + steps);
         self.0.set_faults(sim::Faults {
             write_error,
             sync_error,
             no_space,
+            call_error,
+            read_error,
+            short,
+            stuck,
             stop_at,
             ..sim::Faults::default()
         });
