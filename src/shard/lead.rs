@@ -123,7 +123,6 @@ impl Engine {
         while let Some(action) = core.committer.next_action() {
             let operation = self.operation(&mut core, &action);
             core.performing += 1;
-            self.publish_oldest(&core);
             drop(core);
             let result = device::perform(&operation);
             let id = operation.id;

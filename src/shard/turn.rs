@@ -130,6 +130,7 @@ impl Engine {
     pub(super) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
         let now = self.device.now();
         self.reap(core, queue, now);
+        self.publish_oldest(core);
         core.committer.tick(now);
         core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
         self.gather(core, now);
@@ -145,7 +146,6 @@ impl Engine {
         if let Err(error) = queue.enter(Wait::No) {
             self.fail(core, "io_uring_enter", None, error);
         }
-        self.publish_oldest(core);
         self.publish(core, now);
         let offers = self.admission.tick(now);
         core.tasks.extend(self.offer());
@@ -315,6 +315,9 @@ impl Engine {
         };
         let file = segment.file.clone();
         core.submitted.push(Submitted { operation, name, segment, since: self.device.now() });
+        // Before it is submitted: where that blocks (a file system in user space, the syscall driver) nobody
+        // could tell of it.
+        self.publish_oldest(core);
         Operation { id: operation.0, file, kind }
     }
 

@@ -1,0 +1,537 @@
+//! A file system of the tests' own, by FUSE: in memory, with a volatile cache that a power cut loses sector by
+//! sector, and with a device that fails, stalls, fills up or writes less than it was asked to.
+//!
+//! The simulator does all of this faster and from a seed; here the real drivers meet it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, WriteFlags,
+};
+use tempfile::TempDir;
+
+const SECTOR: usize = 512;
+const NOW: Duration = Duration::ZERO;
+/// Some request of a disk whose power has gone.
+const DEAD: Errno = Errno::EIO;
+
+/// What the device does wrong. By default nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Writes move so many bytes at most.
+    pub short: Option<usize>,
+    /// Writes wait until [`Disk::let_go`].
+    pub hold: bool,
+    /// So many more writes succeed, and then none.
+    pub writes_left: Option<u64>,
+    /// So many more syncs succeed, and then none: what was dirty is lost.
+    pub syncs_left: Option<u64>,
+    /// Syncs say that all is well and save nothing.
+    pub lying_syncs: bool,
+    /// All files together are this large at most.
+    pub capacity: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Folder { names: BTreeMap<OsString, u64>, durable: BTreeMap<OsString, u64> },
+    File { current: Vec<u8>, durable: Vec<u8>, dirty: BTreeSet<usize> },
+}
+
+impl Node {
+    fn file() -> Node {
+        Node::File { current: Vec::new(), durable: Vec::new(), dirty: BTreeSet::new() }
+    }
+
+    fn folder() -> Node {
+        Node::Folder { names: BTreeMap::new(), durable: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    inode: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+    reply: ReplyWrite,
+}
+
+#[derive(Debug)]
+struct State {
+    nodes: BTreeMap<u64, Node>,
+    next: u64,
+    dead: bool,
+    faults: Faults,
+    held: Vec<Held>,
+    random: u64,
+}
+
+impl State {
+    /// SplitMix64.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn attributes(&self, inode: u64) -> Option<FileAttr> {
+        let node = self.nodes.get(&inode)?;
+        let (kind, size) = match node {
+            Node::Folder { .. } => (FileType::Directory, 0),
+            Node::File { current, .. } => (FileType::RegularFile, current.len() as u64),
+        };
+        Some(FileAttr {
+            ino: INodeNo(inode),
+            size,
+            blocks: size.div_ceil(512),
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind,
+            perm: 0o755,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+
+    fn child(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        match self.nodes.get(&parent)? {
+            Node::Folder { names, .. } => names.get(name).copied(),
+            Node::File { .. } => None,
+        }
+    }
+
+    fn make(&mut self, parent: u64, name: &OsStr, node: Node) -> Result<FileAttr, Errno> {
+        if self.dead {
+            return Err(DEAD);
+        }
+        if self.child(parent, name).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let inode = self.next;
+        self.next += 1;
+        let Some(Node::Folder { names, .. }) = self.nodes.get_mut(&parent) else {
+            return Err(Errno::ENOTDIR);
+        };
+        names.insert(name.to_owned(), inode);
+        self.nodes.insert(inode, node);
+        Ok(self.attributes(inode).expect("just made"))
+    }
+
+    fn unlink(&mut self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        match self.nodes.get_mut(&parent) {
+            _ if self.dead => Err(DEAD),
+            Some(Node::Folder { names, .. }) => names.remove(name).map(drop).ok_or(Errno::ENOENT),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn grow(&mut self, inode: u64, bytes: u64) -> Result<(), Errno> {
+        let used: u64 = self
+            .nodes
+            .values()
+            .map(|node| if let Node::File { current, .. } = node { current.len() as u64 } else { 0 })
+            .sum();
+        let capacity = self.faults.capacity.unwrap_or(u64::MAX);
+        let Some(Node::File { current, .. }) = self.nodes.get_mut(&inode) else { return Err(Errno::ENOENT) };
+        let more = bytes.saturating_sub(current.len() as u64);
+        if more > 0 && used + more > capacity {
+            return Err(Errno::ENOSPC);
+        }
+        if more > 0 {
+            current.resize(bytes as usize, 0);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        if self.dead {
+            return Err(DEAD);
+        }
+        if let Some(left) = &mut self.faults.writes_left {
+            *left = left.checked_sub(1).ok_or(Errno::EIO)?;
+        }
+        let count = bytes.len().min(self.faults.short.unwrap_or(usize::MAX));
+        self.grow(inode, offset + count as u64)?;
+        let Some(Node::File { current, dirty, .. }) = self.nodes.get_mut(&inode) else {
+            return Err(Errno::ENOENT);
+        };
+        let (start, end) = (offset as usize, offset as usize + count);
+        current[start..end].copy_from_slice(&bytes[..count]);
+        dirty.extend(start / SECTOR..end.div_ceil(SECTOR));
+        Ok(count)
+    }
+
+    fn sync(&mut self, inode: u64) -> Result<(), Errno> {
+        if self.dead {
+            return Err(DEAD);
+        }
+        let lies = self.faults.lying_syncs;
+        let fails = match &mut self.faults.syncs_left {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        match self.nodes.get_mut(&inode) {
+            Some(Node::File { dirty, .. }) if fails => {
+                dirty.clear();
+                return Err(Errno::EIO);
+            }
+            _ if lies => {}
+            Some(Node::File { current, durable, dirty }) => {
+                durable.resize(current.len(), 0);
+                for sector in std::mem::take(dirty) {
+                    let range = sector * SECTOR..((sector + 1) * SECTOR).min(current.len());
+                    durable[range.clone()].copy_from_slice(&current[range]);
+                }
+            }
+            Some(Node::Folder { names, durable }) => durable.clone_from(names),
+            None => return Err(Errno::ENOENT),
+        }
+        Ok(())
+    }
+
+    /// What a power cut leaves: of what no sync covered each sector and name, or not.
+    fn after_cut(&mut self) -> BTreeMap<u64, Node> {
+        let mut nodes = self.nodes.clone();
+        for node in nodes.values_mut() {
+            match node {
+                Node::Folder { names, durable } => {
+                    for (name, inode) in names.iter() {
+                        if !durable.contains_key(name) && self.random() % 2 == 0 {
+                            durable.insert(name.clone(), *inode);
+                        }
+                    }
+                    durable.retain(|name, _| names.contains_key(name) || self.random() % 2 == 0);
+                    names.clone_from(durable);
+                }
+                Node::File { current, durable, dirty } => {
+                    if current.len() > durable.len() && self.random() % 2 == 0 {
+                        durable.resize(current.len(), 0);
+                    }
+                    for sector in std::mem::take(dirty) {
+                        let range = sector * SECTOR..((sector + 1) * SECTOR).min(current.len());
+                        if self.random() % 2 == 0 && range.end <= durable.len() {
+                            durable[range.clone()].copy_from_slice(&current[range]);
+                        }
+                    }
+                    current.clone_from(durable);
+                }
+            }
+        }
+        nodes
+    }
+}
+
+/// The disk, which outlives its mounts.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Mutex<State>>);
+
+/// A disk that is mounted; unmounted when dropped.
+pub struct Mounted {
+    dir: TempDir,
+    disk: Disk,
+    session: Option<fuser::BackgroundSession>,
+    /// Dropped, it calls the watchdog off.
+    _watched: Sender<()>,
+}
+
+/// Far longer than any test here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Ends the connection of a mount after a while. Its server is in this very process: where a request waits for
+/// an answer that never comes, the process could neither go on nor be killed.
+fn watch(mount: &Path) -> Sender<()> {
+    let connections = Path::new("/sys/fs/fuse/connections");
+    let minor = std::fs::metadata(mount).map_or(0, |found| found.dev() & 0xff | found.dev() >> 12 & 0xfff00);
+    let abort = connections.join(minor.to_string()).join("abort");
+    let (sender, called_off) = channel();
+    std::thread::spawn(move || {
+        if called_off.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if !abort.exists() {
+                let _ = Command::new("mount").args(["-t", "fusectl", "none"]).arg(connections).status();
+            }
+            let aborted = std::fs::write(&abort, "1");
+            eprintln!("a test on FUSE got nowhere; its connection was ended: {aborted:?}");
+        }
+    });
+    sender
+}
+
+impl Disk {
+    pub fn new(seed: u64) -> Disk {
+        Disk::of(BTreeMap::from([(INodeNo::ROOT.0, Node::folder())]), 2, seed)
+    }
+
+    fn of(nodes: BTreeMap<u64, Node>, next: u64, random: u64) -> Disk {
+        let faults = Faults::default();
+        Disk(Arc::new(Mutex::new(State { nodes, next, dead: false, faults, held: Vec::new(), random })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// How many writes wait.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Writes that wait are made, and later ones do not wait.
+    pub fn let_go(&self) {
+        let mut state = self.state();
+        state.faults.hold = false;
+        for held in std::mem::take(&mut state.held) {
+            match state.write(held.inode, held.offset, &held.bytes) {
+                Ok(count) => held.reply.written(count as u32),
+                Err(error) => held.reply.error(error),
+            }
+        }
+    }
+
+    /// The power fails: every request fails from now on. Gives the disk as it is when the power is back.
+    pub fn cut(&self) -> Disk {
+        let mut state = self.state();
+        state.dead = true;
+        for held in std::mem::take(&mut state.held) {
+            held.reply.error(DEAD);
+        }
+        let (nodes, next, random) = (state.after_cut(), state.next, state.random());
+        Disk::of(nodes, next, random)
+    }
+
+    /// Mounts the disk; `None`, which is said, where that is not possible. With `SAWMILL_NO_SKIP` set, as in
+    /// CI, it is a failure.
+    pub fn mount(&self) -> Option<Mounted> {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+        match fuser::spawn_mount(Server(self.clone()), dir.path(), &fuser::Config::default()) {
+            Ok(session) => {
+                let _watched = watch(dir.path());
+                Some(Mounted { dir, disk: self.clone(), session: Some(session), _watched })
+            }
+            Err(reason) => {
+                assert!(std::env::var_os("SAWMILL_NO_SKIP").is_none(), "FUSE: {reason}");
+                eprintln!("skipped, no FUSE file system of the test's own: {reason}");
+                None
+            }
+        }
+    }
+}
+
+impl Mounted {
+    pub fn log(&self) -> std::path::PathBuf {
+        self.dir.path().join("log")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.disk.let_go();
+        // A ring that is gone holds its files for some tens of milliseconds more: unmounted lazily, which lets
+        // the server's thread end when the last file is closed.
+        let path = self.dir.path().to_str().expect("a path in UTF-8").to_owned();
+        let _ = Command::new("umount").args(["-l", &path]).status();
+        drop(self.session.take());
+    }
+}
+
+struct Server(Disk);
+
+fn entry(reply: ReplyEntry, found: Result<FileAttr, Errno>) {
+    match found {
+        Ok(attributes) => reply.entry(&NOW, &attributes, Generation(0)),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+impl Filesystem for Server {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let state = self.0.state();
+        let found = state.child(parent.0, name).and_then(|inode| state.attributes(inode));
+        entry(reply, if state.dead { Err(DEAD) } else { found.ok_or(Errno::ENOENT) });
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.0.state().attributes(inode.0) {
+            Some(attributes) => reply.attr(&NOW, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<fuser::TimeOrNow>,
+        _: Option<fuser::TimeOrNow>,
+        _: Option<std::time::SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<std::time::SystemTime>,
+        _: Option<std::time::SystemTime>,
+        _: Option<std::time::SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let mut state = self.0.state();
+        if let (Some(size), Some(Node::File { current, dirty, .. })) = (size, state.nodes.get_mut(&inode.0)) {
+            dirty.retain(|sector| ((sector * SECTOR) as u64) < size);
+            current.resize(size as usize, 0);
+        }
+        match state.attributes(inode.0) {
+            Some(attributes) => reply.attr(&NOW, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        entry(reply, self.0.state().make(parent.0, name, Node::folder()));
+    }
+
+    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        match self.0.state().make(parent.0, name, Node::file()) {
+            Ok(attributes) => {
+                let flags = FopenFlags::FOPEN_DIRECT_IO;
+                reply.created(&NOW, &attributes, Generation(0), FileHandle(0), flags);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.0.state().unlink(parent.0, name));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.0.state().unlink(parent.0, name));
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // No page cache of the kernel's between the engine and the faults.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let state = self.0.state();
+        match state.nodes.get(&inode.0) {
+            _ if state.dead => reply.error(DEAD),
+            Some(Node::File { current, .. }) => {
+                let start = (offset as usize).min(current.len());
+                let end = (start + size as usize).min(current.len());
+                reply.data(&current[start..end]);
+            }
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mut state = self.0.state();
+        if state.faults.hold && !state.dead {
+            state.held.push(Held { inode: inode.0, offset, bytes: data.to_vec(), reply });
+            return;
+        }
+        match state.write(inode.0, offset, data) {
+            Ok(count) => reply.written(count as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        _: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mut state = self.0.state();
+        let grown = if state.dead { Err(DEAD) } else { state.grow(inode.0, offset + length) };
+        empty(reply, grown);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        empty(reply, self.0.state().sync(inode.0));
+    }
+
+    fn fsyncdir(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        empty(reply, self.0.state().sync(inode.0));
+    }
+
+    fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let state = self.0.state();
+        let Some(Node::Folder { names, .. }) = state.nodes.get(&inode.0) else {
+            return reply.error(Errno::ENOTDIR);
+        };
+        for (index, (name, child)) in names.iter().enumerate().skip(offset as usize) {
+            let kind = state.attributes(*child).map_or(FileType::RegularFile, |attributes| attributes.kind);
+            if reply.add(INodeNo(*child), index as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096);
+    }
+}

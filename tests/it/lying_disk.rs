@@ -1,0 +1,224 @@
+//! The real drivers on a disk of the tests' own (`fuse.rs`): power cuts that lose and tear what was not synced,
+//! errors, short writes, a full disk, a device that does not answer.
+
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use sawmill::{AppendError, Backend, Log, OnStuck, OpenError, Options, Position, ShardId};
+
+use crate::fuse::{Disk, Faults};
+
+const BACKENDS: [Backend; 2] = [Backend::Uring, Backend::Syscall];
+
+fn options(backend: Backend) -> Options {
+    Options::new()
+        .shards(2)
+        .backend(backend)
+        .block_bytes(16 << 10)
+        .segment_bytes(1 << 20)
+        .memory_bytes(1 << 20)
+}
+
+fn payload(number: u32) -> Vec<u8> {
+    let mut payload = number.to_le_bytes().to_vec();
+    payload.resize(8 + number as usize * 37 % 3_000, 7);
+    payload
+}
+
+/// Appends from four threads until the log fails; tells of what was acknowledged, in the call.
+fn append_until_failure(log: &Log, life: u32, acknowledged: &Sender<(Position, u32)>) {
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let acknowledged = acknowledged.clone();
+            scope.spawn(move || {
+                for index in 0.. {
+                    let number = life << 24 | thread << 16 | index;
+                    match log.shard(ShardId(number as u16 % 2)).append(payload(number)).wait() {
+                        // The other side may have heard enough.
+                        Ok(position) => drop(acknowledged.send((position, number))),
+                        Err(_) => return,
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn is_there(log: &Log, (position, number): &(Position, u32)) -> bool {
+    log.get(*position).is_ok_and(|record| record.payload() == payload(*number))
+}
+
+/// Power cuts in the middle of appends, three lives on one disk. Gives what was acknowledged and is gone, or
+/// the error of the open that found it.
+fn lives(seed: u64, backend: Backend, faults: &Faults) -> Option<Result<usize, OpenError>> {
+    let mut disk = Disk::new(seed);
+    let mut all: Vec<(Position, u32)> = Vec::new();
+    for life in 0..3 {
+        let mounted = disk.mount()?;
+        let log = match options(backend).open(mounted.log()) {
+            Ok(log) => log,
+            Err(error) => return Some(Err(error)),
+        };
+        let gone = all.iter().filter(|record| !is_there(&log, record)).count();
+        if gone > 0 {
+            return Some(Ok(gone));
+        }
+        disk.set_faults(faults.clone());
+        let (sender, receiver) = channel();
+        let (acknowledged, after) = std::thread::scope(|scope| {
+            let log = &log;
+            scope.spawn(move || append_until_failure(log, life, &sender));
+            let enough = 100 + seed as usize * 31 % 200;
+            let mut acknowledged: Vec<_> = receiver.iter().take(enough).collect();
+            let after = disk.cut();
+            // Told between the last one and the cut.
+            acknowledged.extend(receiver.try_iter());
+            (acknowledged, after)
+        });
+        all.extend(acknowledged);
+        assert!(log.close().is_err(), "its disk is gone");
+        drop(mounted);
+        disk = after;
+    }
+    let mounted = disk.mount()?;
+    Some(
+        options(backend)
+            .open(mounted.log())
+            .map(|log| all.iter().filter(|record| !is_there(&log, record)).count()),
+    )
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_was_acknowledged() {
+    for backend in BACKENDS {
+        for seed in 0..4 {
+            let Some(gone) = lives(seed, backend, &Faults::default()) else { return };
+            assert_eq!(gone.unwrap_or_else(|error| panic!("seed {seed}: {error}")), 0, "seed {seed}");
+        }
+    }
+}
+
+/// The control: on a disk whose syncs do nothing the same histories lose, so that the test above can.
+#[test]
+fn a_disk_that_lies_about_syncs_is_seen() {
+    let mut seen = 0;
+    for seed in 0..4 {
+        let lies = Faults { lying_syncs: true, ..Faults::default() };
+        let Some(gone) = lives(seed, Backend::Uring, &lies) else { return };
+        seen += u32::from(!matches!(gone, Ok(0)));
+    }
+    assert!(seen > 0, "nothing was lost on a disk that syncs nothing");
+}
+
+#[test]
+fn short_writes_are_finished() {
+    for backend in BACKENDS {
+        let disk = Disk::new(1);
+        let Some(mounted) = disk.mount() else { return };
+        disk.set_faults(Faults { short: Some(1_536), ..Faults::default() });
+        let log = options(backend).open(mounted.log()).unwrap();
+        let append = |number| (log.append(payload(number)).wait().unwrap(), number);
+        let all: Vec<_> = (0..200).map(append).collect();
+        log.close().unwrap();
+        let log = options(backend).open(mounted.log()).unwrap();
+        assert!(all.iter().all(|record| is_there(&log, record)));
+    }
+}
+
+#[test]
+fn errors_stop_the_shard_and_lose_nothing() {
+    let failing = [
+        Faults { writes_left: Some(50), ..Faults::default() },
+        Faults { syncs_left: Some(50), ..Faults::default() },
+    ];
+    for backend in BACKENDS {
+        for faults in &failing {
+            let disk = Disk::new(2);
+            let Some(mounted) = disk.mount() else { return };
+            let log = options(backend).shards(1).open(mounted.log()).unwrap();
+            disk.set_faults(faults.clone());
+            let mut all = Vec::new();
+            let error = loop {
+                let number = all.len() as u32;
+                match log.append(payload(number)).wait() {
+                    Ok(position) => all.push((position, number)),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, AppendError::ShardFailed(_)), "{error}");
+            assert!(!all.is_empty());
+            assert!(log.append(b"later").wait().is_err() && log.sync().wait().is_err());
+            assert!(log.close().is_err());
+            disk.set_faults(Faults::default());
+            let log = options(backend).shards(1).open(mounted.log()).unwrap();
+            assert!(all.iter().all(|record| is_there(&log, record)), "{backend:?} {faults:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_goes_on_once_there_is_space() {
+    for backend in BACKENDS {
+        let disk = Disk::new(3);
+        let Some(mounted) = disk.mount() else { return };
+        let log = options(backend).shards(1).open(mounted.log()).unwrap();
+        disk.set_faults(Faults { capacity: Some(3 << 20), ..Faults::default() });
+        let mut all = Vec::new();
+        let error = loop {
+            let number = all.len() as u32;
+            match log.append(payload(number)).wait() {
+                Ok(position) => all.push((position, number)),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
+        disk.set_faults(Faults::default());
+        log.shard(ShardId(0)).truncate_before(all[10].0.lsn()).unwrap();
+        let more = (log.append(payload(1)).wait().unwrap(), 1);
+        assert!(all[10..].iter().chain([&more]).all(|record| is_there(&log, record)));
+        log.close().unwrap();
+    }
+}
+
+/// Lets the device answer when it is dropped.
+struct Answers(Disk);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
+
+/// The device takes a write and does not answer. Who asked is told, and may end it.
+#[test]
+fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
+    let disk = Disk::new(4);
+    let Some(mounted) = disk.mount() else { return };
+    let (sender, told) = channel();
+    let watch = move |stuck: sawmill::Stuck| {
+        sender.send(stuck).expect("the test listens");
+        if stuck.age > Duration::from_millis(60) { OnStuck::Fail } else { OnStuck::Wait }
+    };
+    let options = options(Backend::Uring).shards(1);
+    let log = options.clone().on_stuck(Duration::from_millis(20), watch).open(mounted.log()).unwrap();
+    let before = log.append(b"before").wait().unwrap();
+    // If the test fails: dropping the log would wait for the device.
+    let _answers = Answers(disk.clone());
+    disk.set_faults(Faults { hold: true, ..Faults::default() });
+    // By a task: a caller that blocks would write for itself, and be held up in the kernel.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = runtime.block_on(log.append(b"stuck")).unwrap_err();
+    assert!(error.to_string().contains("has not answered"), "{error}");
+    assert_eq!(disk.held(), 1);
+    let first = told.recv().unwrap();
+    assert!(first.shard == ShardId(0) && first.age >= Duration::from_millis(20), "{first}");
+    assert!(first.to_string().contains("has not answered"));
+    assert!(log.stats().shards[0].oldest_operation > Some(Duration::from_millis(20)));
+    assert!(log.stats().shards[0].failed);
+    // Nothing later is acknowledged, also if the device answers after all.
+    disk.let_go();
+    assert!(log.append(b"later").wait().is_err());
+    assert!(log.close().is_err());
+    let log = options.open(mounted.log()).unwrap();
+    assert_eq!(log.get(before).unwrap().payload(), b"before");
+}
