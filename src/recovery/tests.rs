@@ -1,10 +1,16 @@
 //! Each row of the verdict table, by a log that is damaged on purpose.
 
+use std::sync::Arc;
+
 use super::Damage;
 use crate::device::sim::SimMachine;
 use crate::error::OpenError;
-use crate::format::{BlockHeader, Defect, GRANULE, ShardManifest, SlotKind, decode_slot, encode_slot};
+use crate::format::{
+    BLOCK_BYTES_MAX, BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest, SlotKind, decode_slot,
+    encode_slot,
+};
 use crate::position::{Lsn, Position};
+use crate::segment::{Segment, continuations, segment_name};
 use crate::simulation::{End, Simulated};
 use crate::{Log, Options};
 
@@ -164,10 +170,63 @@ fn row_4_a_block_of_an_epoch_that_the_manifest_does_not_know() {
 fn row_5_a_place_that_cannot_be_read_is_no_tail() {
     let case = Case::new();
     case.with_three_records();
-    case.inner.make_unreadable_at("0000000001.seg", block(3) / 512);
+    case.inner.make_unreadable_at("0000000001.seg", block(3) / 512, u64::MAX);
     let (lsn, cause) = case.damage();
     assert_eq!((lsn, cause), (Lsn(3 * GRANULE), Damage::Unreadable));
     assert!(cause.to_string().contains("nothing acknowledged is known to be lost"));
+}
+
+#[test]
+fn row_5_nor_one_that_could_be_read_at_the_second_look() {
+    let mut told = 0;
+    for tries in 1..20 {
+        let case = Case::new();
+        let positions = case.with_three_records();
+        case.inner.make_unreadable_at("0000000001.seg", block(2) / 512, tries);
+        match case.open() {
+            Ok(log) => assert!(log.get(positions[2]).is_ok(), "cut off after {tries} errors"),
+            Err(OpenError::Damaged { cause, .. }) => {
+                assert_eq!(cause, Damage::Unreadable);
+                told += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(told > 0);
+}
+
+#[test]
+fn row_5_nor_is_one_behind_it_that_might_testify() {
+    let case = Case::new();
+    case.with_three_records();
+    case.inner.make_unreadable_at("0000000001.seg", block(5) / 512, u64::MAX);
+    let (lsn, cause) = case.damage();
+    assert_eq!((lsn, cause), (Lsn(3 * GRANULE), Damage::Unreadable));
+}
+
+/// A segment in which the next block has no room is passed over, also if nothing is in it at all.
+#[test]
+fn the_chain_goes_on_behind_segments_that_are_too_small() {
+    let inner = SimMachine::new(12);
+    let machine = Simulated::of(&inner);
+    let directory = machine.device().directory(std::path::Path::new("/segments")).unwrap();
+    let sizes = [4096, 4096, 8192, u64::from(BLOCK_BYTES_MAX), 4096];
+    let mut base = 0;
+    let segments: Vec<_> = sizes
+        .iter()
+        .zip(1..)
+        .map(|(&bytes, file)| {
+            let row = SegmentRow { base, bytes, file, reserved: 0 };
+            base += bytes;
+            Arc::new(Segment { row, file: directory.create(&segment_name(file)).unwrap() })
+        })
+        .collect();
+    let places = |end| continuations(&segments, Lsn(end)).map(|(_, lsn)| lsn.0).collect::<Vec<_>>();
+    assert_eq!(places(0), [0, 4096, 8192, 16384]);
+    assert_eq!(places(512), [512, 4096, 8192, 16384]);
+    assert_eq!(places(8192), [8192, 16384]);
+    assert_eq!(places(20480), [20480, 16384 + u64::from(BLOCK_BYTES_MAX)]);
+    assert_eq!(places(base), [0u64; 0]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One simulated file: what reads see, what the platters hold, and what lies between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 
 use super::random::Random;
@@ -41,8 +41,8 @@ pub(crate) struct SimFile {
     /// Sectors that differ and that a sync would save, each with the number of its last write.
     dirty: BTreeMap<usize, u64>,
     writes: u64,
-    /// Sectors that cannot be read until they are written again.
-    unreadable: BTreeSet<usize>,
+    /// Sectors that cannot be read until they are written again, or for so many tries.
+    unreadable: BTreeMap<usize, u64>,
     /// A sync failed: the cache may show sectors that the disk lacks and that no sync saves.
     lies: bool,
 }
@@ -59,19 +59,23 @@ impl SimFile {
         self.current.len() as u64
     }
 
-    pub(crate) fn read(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let Some(rest) = self.current.get(offset as usize..) else { return Ok(0) };
         let count = rest.len().min(into.len());
         let sectors = offset as usize / SECTOR..(offset as usize + count).div_ceil(SECTOR);
-        if self.unreadable.range(sectors).next().is_some() {
+        if let Some((&sector, left)) = self.unreadable.range_mut(sectors).next() {
+            *left -= 1;
+            if *left == 0 {
+                self.unreadable.remove(&sector);
+            }
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         into[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     }
 
-    pub(crate) fn make_unreadable(&mut self, sector: usize) {
-        self.unreadable.insert(sector);
+    pub(crate) fn make_unreadable(&mut self, sector: usize, tries: u64) {
+        self.unreadable.insert(sector, tries);
     }
 
     /// Somebody changes the file while the machine is off.

@@ -122,14 +122,14 @@ impl SimMachine {
         self.world().folders.values().map(|folder| folder.names.len()).sum()
     }
 
-    /// Makes a sector of a file unreadable.
+    /// Makes a sector of a file unreadable for so many tries.
     #[cfg(test)]
-    pub(crate) fn make_unreadable_at(&self, name: &str, sector: usize) {
+    pub(crate) fn make_unreadable_at(&self, name: &str, sector: usize, tries: u64) {
         let mut guard = self.world();
         let world = &mut *guard;
         let number = world.folders.values().rev().find_map(|folder| folder.names.get(name).copied());
         let number = number.expect("the file is there");
-        world.file(number).make_unreadable(sector);
+        world.file(number).make_unreadable(sector, tries);
     }
 
     /// Takes a segment's file away while the machine is off.

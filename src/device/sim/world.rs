@@ -301,7 +301,7 @@ impl World {
         let bit = self.random.below(SECTOR as u64 * 8) as usize;
         let file = self.file(number);
         if unreadable {
-            file.make_unreadable(sector)
+            file.make_unreadable(sector, u64::MAX)
         } else {
             file.flip(sector, bit)
         }
