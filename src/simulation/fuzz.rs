@@ -1,5 +1,7 @@
 //! What the fuzz targets run: each takes any bytes, and panics only if a promise is broken.
 
+use std::collections::BTreeMap;
+
 use super::{End, Simulated, plan::Plan, play};
 use crate::device::sim::SimMachine;
 use crate::format::{
@@ -206,6 +208,63 @@ fn get_any(log: &Log, model: &[(Position, Vec<u8>)], from: u64, to: u64) {
     }
 }
 
+/// A tally's history: the bytes are updates, waits, truncations and ends of the process. Its totals are those of
+/// plain integers, at a moment not before the last acknowledgement. And any bytes as a flush.
+pub fn tallies(bytes: &[u8]) {
+    crate::tally::decode_any(bytes);
+    let machine = Simulated::seed(5);
+    let mut sums: BTreeMap<u8, i64> = BTreeMap::new();
+    let mut acknowledged = 0;
+    let mut steps = bytes.chunks_exact(3).take(300);
+    loop {
+        // A flush takes more than the small log of the other targets has.
+        let options = options().segment_bytes(1 << 20).memory_bytes(1 << 20);
+        let log = options.device(&machine).open(PATH).expect("an honest log opens");
+        let tally = log.tally("likes").expect("an honest tally opens");
+        let found: BTreeMap<u8, i64> = tally.totals().map(|(key, sum)| (key[0], sum)).collect();
+        // Each key is only ever added to, so that a moment is known by its sums.
+        let (least, most) = (acknowledged, sums.values().sum::<i64>());
+        let all: i64 = found.values().sum();
+        assert!((least..=most).contains(&all), "{all} is not within {least} and {most}");
+        assert!(found.iter().all(|(key, sum)| *sum <= sums[key]), "{found:?} is more than {sums:?}");
+        sums = found;
+        let mut ended = None;
+        for step in steps.by_ref() {
+            match step[0] % 16 {
+                0 => ended = Some(End::Kill),
+                1 => ended = Some(End::PowerCut),
+                2 => {
+                    tally.flush().expect("nothing is wrong");
+                    acknowledged = sums.values().sum();
+                }
+                3 => {
+                    for shard in (0..2).map(|shard| log.shard(ShardId(shard))) {
+                        // Refused where the tally needs it.
+                        let _ = shard.truncate_before(shard.durable_lsn());
+                    }
+                }
+                4 => drop(log.append(vec![step[1]; usize::from(step[2]) * 16]).wait()),
+                5 => {
+                    // Somebody's record that looks like a flush of the tally.
+                    let write = Write::new(bytes).key([crate::TALLY_KEY_PREFIX, b"likes"].concat());
+                    drop(log.append(write).wait());
+                }
+                _ => {
+                    tally.add([step[1]], i64::from(step[2])).accepted().expect("there is room");
+                    *sums.entry(step[1]).or_default() += i64::from(step[2]);
+                }
+            }
+            if ended.is_some() {
+                break;
+            }
+        }
+        let Some(end) = ended else { return };
+        machine.stop();
+        drop((tally, log));
+        machine.restart(end);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,7 +276,7 @@ mod tests {
         for seed in 0..150 {
             let mut random = Random::new(seed);
             let bytes: Vec<u8> = (0..random.below(400)).map(|_| random.next() as u8).collect();
-            for target in [decode, history, mutated_directory, forged_payloads, readers] {
+            for target in [decode, history, mutated_directory, forged_payloads, readers, tallies] {
                 target(&bytes);
             }
         }

@@ -74,6 +74,7 @@ impl History {
     }
 
     pub(super) fn play(mut self) -> Tally {
+        self.machine.watch_blocks();
         self.run();
         let counters = self.machine.counters();
         for (what, times) in [

@@ -35,6 +35,8 @@ pub use history::History;
 pub(crate) use open::{Place, Registry, ask_checkpoints, end_all, hold_all, open, peek, remove};
 pub use replay::TALLY_KEY_PREFIX;
 pub use update::Update;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use wire::decode_any;
 
 use flush::Core;
 

@@ -81,6 +81,19 @@ pub(super) fn parse(id: u64, payload: &[u8]) -> Result<Parsed<'_>, NotOurs> {
     Ok(Parsed { flush: header.flush, kind, entries })
 }
 
+/// Any bytes as a flush and as its entries, and each value as each of ours: for the fuzzer.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) fn decode_any(bytes: &[u8]) {
+    use super::fold::{Count, Last, Max, Min, Sum};
+    let _ = parse(0, bytes);
+    let payload = [&begin(Kind::Changes, 1, 1)[..], bytes].concat();
+    let parsed = parse(1, &payload).expect("the header is right");
+    for (_, value) in parsed.entries().flatten() {
+        let _ = (Sum::decode(value), Count::decode(value), Min::decode(value), Max::decode(value));
+        let _ = Last::decode(value);
+    }
+}
+
 impl<'a> Parsed<'a> {
     /// Key and encoded value of each entry; `None` in place of what cannot be one.
     pub(super) fn entries(&self) -> impl Iterator<Item = Option<(&'a [u8], &'a [u8])>> + use<'a> {

@@ -156,6 +156,11 @@ impl SimMachine {
         }
     }
 
+    /// From now on no block may be overwritten but those that are given up.
+    pub(crate) fn watch_blocks(&self) {
+        self.world().blocks.are_watched = true;
+    }
+
     /// Blocks of the shard below `horizon` may be overwritten from now on.
     pub(crate) fn give_up_below(&self, shard: u16, horizon: Lsn) {
         self.world().blocks.give_up_below(shard, horizon);
