@@ -155,7 +155,18 @@ impl AlignedBuffer {
     /// Bytes of one value.
     #[cfg(feature = "ceiling")]
     pub(crate) fn filled(length: usize, byte: u8) -> io::Result<AlignedBuffer> {
+        AlignedBuffer::filled_from(length, byte, true)
+    }
+
+    /// The same, from pages of 4 KiB if `huge` is not set.
+    #[cfg(feature = "ceiling")]
+    pub(crate) fn filled_from(length: usize, byte: u8, huge: bool) -> io::Result<AlignedBuffer> {
         let mut buffer = AlignedBuffer::zeroed(length)?;
+        if !huge {
+            let (start, bytes) = buffer.region.address();
+            let start = std::ptr::NonNull::new(start).expect("a region has an address");
+            sys::advise(start, bytes, sys::Advice::SmallPages)?;
+        }
         buffer.fill(byte);
         Ok(buffer)
     }

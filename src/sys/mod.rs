@@ -57,18 +57,22 @@ pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Advice {
     HugePage,
+    #[cfg(feature = "ceiling")]
+    SmallPages,
     DontFork,
     DontDump,
 }
 
-/// `madvise(2)`; these three change no contents.
+/// `madvise(2)`; these change no contents.
 pub(crate) fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) -> io::Result<()> {
     let advice = match advice {
         Advice::HugePage => libc::MADV_HUGEPAGE,
+        #[cfg(feature = "ceiling")]
+        Advice::SmallPages => libc::MADV_NOHUGEPAGE,
         Advice::DontFork => libc::MADV_DONTFORK,
         Advice::DontDump => libc::MADV_DONTDUMP,
     };
-    // SAFETY: none of the three advices changes what the memory holds; a range that is not mapped
+    // SAFETY: none of these advices changes what the memory holds; a range that is not mapped
     // is an error of the call.
     check(unsafe { libc::madvise(start.as_ptr().cast::<c_void>(), bytes, advice) }).map(drop)
 }

@@ -8,6 +8,7 @@ mod repair;
 mod show;
 mod stat;
 mod tally;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Tune(tune::Tune),
     Stat(stat::Stat),
     Tally(tally::Tally),
     Dump(dump::Dump),
@@ -41,6 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Tune(tune) => tune.run(),
         Command::Stat(stat) => stat.run(),
         Command::Tally(tally) => tally.run(),
         Command::Dump(dump) => dump.run(),

@@ -20,11 +20,12 @@ pub(crate) fn run(
     file: BorrowedFd<'_>,
     file_bytes: u64,
     writes: &Writes,
+    huge: bool,
     time: Duration,
     mut latency: impl FnMut(u64),
 ) -> io::Result<u64> {
     let Writes { block_bytes, depth, method } = *writes;
-    let memory = AlignedBuffer::filled(block_bytes as usize * depth as usize, 0xa5)?;
+    let memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, huge)?;
     let mut ring = IoUring::new((depth * 2).next_power_of_two())?;
     let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
     // SAFETY: the memory outlives the ring: nothing is in flight when this returns, and the ring is

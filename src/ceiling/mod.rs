@@ -17,6 +17,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod tune;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use std::time::{Duration, Instant};
 use crate::device::{Device, Directory, File, RealDevice, bare_uring};
 use crate::pool::AlignedBuffer;
 use crate::sys;
+
+pub use tune::{Bandwidth, DeviceClass, SyncLatency, Tuned, tune};
 
 /// How a write is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +136,15 @@ impl BareFile {
     /// # Panics
     /// If a number in `writes` is not as it says there.
     pub fn uring(&self, writes: &Writes, time: Duration) -> io::Result<Measured> {
+        self.uring_from(writes, true, time)
+    }
+
+    /// The same, from pages of 4 KiB if `huge` is not set.
+    fn uring_from(&self, writes: &Writes, huge: bool, time: Duration) -> io::Result<Measured> {
         assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes % 4096 == 0);
         let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         self.measure(writes.block_bytes, |latencies| {
-            bare_uring(file, self.bytes, writes, time, |latency| latencies.push(latency))
+            bare_uring(file, self.bytes, writes, huge, time, |latency| latencies.push(latency))
         })
     }
 
