@@ -240,7 +240,8 @@ fn advise(
         let why = "without O_DIRECT each byte is copied through the page cache".to_owned();
         advice.push(("another file system".to_owned(), why));
     }
-    if capabilities.measured.is_some_and(|found| found.worker_writes_percent > 10) {
+    let is_slow = capabilities.measured.is_some_and(|found| found.worker_writes_percent > 10);
+    if is_slow && class != DeviceClass::Memory {
         let why =
             "the file system hands writes to worker threads, which cost several times the CPU".to_owned();
         advice.push(("ext4 or xfs on a plain block device".to_owned(), why));

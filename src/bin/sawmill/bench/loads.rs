@@ -66,11 +66,21 @@ impl Load {
         vec![
             load("bulk, 1 thread", 1, How::Bulk),
             load("bulk, 2 threads", 2, How::Bulk),
-            load("durable, 1 blocking", 1, How::Blocking),
-            load("durable, 8 blocking", 8, How::Blocking),
-            load("durable, 64 blocking", 64, How::Blocking),
-            load("durable, window of 1024", 1, How::Windowed(1024)),
+            Load::blocking(1, record_bytes),
+            Load::blocking(8, record_bytes),
+            Load::blocking(64, record_bytes),
+            Load::windowed(1024, record_bytes),
         ]
+    }
+
+    pub fn blocking(threads: u32, record_bytes: u32) -> Load {
+        let record_bytes = record_bytes as usize;
+        Load { name: format!("durable, {threads} blocking"), threads, how: How::Blocking, record_bytes }
+    }
+
+    pub fn windowed(window: usize, record_bytes: u32) -> Load {
+        let (how, record_bytes) = (How::Windowed(window), record_bytes as usize);
+        Load { name: format!("durable, window of {window}"), threads: 1, how, record_bytes }
     }
 
     pub fn name(&self) -> &str {

@@ -2,7 +2,9 @@
 
 mod crash;
 mod loads;
+mod page;
 mod report;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +17,7 @@ use sawmill::{Backend, Durability, Log, Options};
 
 use loads::{Load, Outcome};
 use report::{Report, Row};
+use sweep::Sweep;
 
 use crate::Error;
 
@@ -54,6 +57,13 @@ pub struct Bench {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Measure more (throughput by records in flight, latency by load, both over time), and write all of it as a
+    /// page with plots to this file.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Seconds of sustained ingest for the report.
+    #[arg(long, default_value_t = 20.0)]
+    series_seconds: f64,
     #[command(flatten)]
     child: crash::Child,
 }
@@ -66,8 +76,20 @@ impl Bench {
         if !(self.seconds > 0.0 && self.seconds <= 3_600.0 && self.repeat > 0) {
             return Err("--seconds and --repeat must be above 0, and --seconds at most 3600".into());
         }
+        if !(self.series_seconds > 0.0 && self.series_seconds <= 86_400.0) {
+            return Err("--series-seconds must be above 0 and at most 86400".into());
+        }
+        // Told before minutes of measuring.
+        let page = self
+            .report
+            .as_ref()
+            .map(|file| std::fs::File::create(file).map_err(|error| format!("{}: {error}", file.display())));
+        let page = page.transpose()?;
         let place = Place::make(self.dir.as_deref())?;
-        let report = self.measure(&place)?;
+        let (report, sweep) = self.measure(&place)?;
+        if let (Some(mut page), Some(sweep)) = (page, &sweep) {
+            std::io::Write::write_all(&mut page, page::page(&report, sweep)?.as_bytes())?;
+        }
         if self.json {
             println!("{}", report.json());
         } else {
@@ -88,11 +110,12 @@ impl Bench {
             .retain_bytes(RETAIN_BYTES / u64::from(self.shards))
     }
 
-    fn measure(&self, place: &Place) -> Result<Report, Error> {
+    fn measure(&self, place: &Place) -> Result<(Report, Option<Sweep>), Error> {
         let time = Duration::from_secs_f64(self.seconds);
         let wanted = |load: &Load| self.only.as_ref().is_none_or(|only| load.name().contains(only.as_str()));
         let loads: Vec<Load> = Load::all(self.record_bytes).into_iter().filter(wanted).collect();
-        let bar = self.progress(2 + loads.len() as u64 * (u64::from(self.repeat) + 1) + 1);
+        let sweeps = if self.report.is_some() { Sweep::STEPS } else { 0 };
+        let bar = self.progress(2 + loads.len() as u64 * (u64::from(self.repeat) + 1) + sweeps + 1);
         bar.set_message("making the bare file");
         let bare = BareFile::make(place.path(), BARE_BYTES)?;
         bar.inc(1);
@@ -113,12 +136,20 @@ impl Bench {
             }
             report.rows.push(row);
         }
+        let mut sweep = None;
+        if self.report.is_some() {
+            let series = Duration::from_secs_f64(self.series_seconds);
+            sweep = Some(Sweep::measure(&log, &bare, self.record_bytes, time, series, |what| {
+                bar.set_message(what.to_owned());
+                bar.inc(1);
+            })?);
+        }
         report.notices = log.stats().notices;
         log.close()?;
         bar.set_message("killing a writer");
         report.crash = Some(crash::kill_and_check(place.path())?);
         bar.finish_and_clear();
-        Ok(report)
+        Ok((report, sweep))
     }
 
     fn progress(&self, steps: u64) -> ProgressBar {

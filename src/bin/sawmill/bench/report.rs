@@ -39,6 +39,14 @@ pub struct Row {
     verified: u64,
 }
 
+/// A load beside the bare device.
+pub struct Ratio<'a> {
+    pub name: &'a str,
+    pub per_second: f64,
+    pub to_bare: f64,
+    pub is_latency: bool,
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -102,11 +110,10 @@ impl Report {
         }
     }
 
-    pub fn table(&self) -> String {
-        let mut text = String::new();
+    /// Where and how it was measured, in a line.
+    pub fn about(&self) -> String {
         let capabilities = &self.capabilities;
-        let _ = writeln!(
-            text,
+        format!(
             "{} on {:?}{}{}; records of {} bytes; medians of {} runs of {:?}",
             self.backend,
             capabilities.file_system,
@@ -115,7 +122,20 @@ impl Report {
             self.record_bytes,
             self.rows.first().map_or(0, |row| row.to_bare.len()),
             self.time,
-        );
+        )
+    }
+
+    pub fn ratios(&self) -> impl Iterator<Item = Ratio<'_>> {
+        self.rows.iter().map(|row| Ratio {
+            name: &row.name,
+            per_second: median(&row.records_per_second),
+            to_bare: median(&row.to_bare),
+            is_latency: row.one_by_one,
+        })
+    }
+
+    pub fn table(&self) -> String {
+        let mut text = self.about() + "\n";
         let _ = writeln!(
             text,
             "{:<24} {:>10} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",

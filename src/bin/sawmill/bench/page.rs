@@ -1,0 +1,245 @@
+//! The report as one HTML page that needs nothing else: plots as SVG, made by `plotters`.
+
+use std::fmt::Write as _;
+
+use plotters::prelude::*;
+
+use super::report::Report;
+use super::sweep::Sweep;
+use crate::Error;
+
+const COLOURS: [RGBColor; 4] = [
+    RGBColor(0x1f, 0x5f, 0x8b),
+    RGBColor(0xc0, 0x5a, 0x1e),
+    RGBColor(0x3c, 0x7d, 0x3c),
+    RGBColor(0x7a, 0x7a, 0x7a),
+];
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}\
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}svg{width:100%;height:auto}\
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}\
+.bar{background:#e8edf1;height:.7rem;position:relative}.bar i{display:block;background:#1f5f8b;height:100%}\
+p.how{color:#555}pre{overflow-x:auto;font-size:.75rem}code{background:#f3f3f3;padding:0 .2em}";
+
+/// A chart of some lines; an axis that is logarithmic is drawn on powers of ten.
+struct Chart<'a> {
+    x: &'a str,
+    y: &'a str,
+    log: [bool; 2],
+    lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// 12345 as `12 k`.
+fn short(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{:.1} M", value / 1e6),
+        value if value >= 1e4 => format!("{:.0} k", value / 1e3),
+        value if value >= 1e3 => format!("{:.1} k", value / 1e3),
+        value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
+        value => format!("{value:.1}"),
+    }
+}
+
+impl Chart<'_> {
+    fn place(&self, axis: usize, value: f64) -> f64 {
+        if self.log[axis] { value.max(1e-3).log10() } else { value }
+    }
+
+    fn label(&self, axis: usize, place: f64) -> String {
+        short(if self.log[axis] { 10f64.powf(place) } else { place })
+    }
+
+    fn range(&self, axis: usize) -> std::ops::Range<f64> {
+        let values = self.lines.iter().flat_map(|(_, points)| points);
+        let values = values.map(|&(x, y)| self.place(axis, if axis == 0 { x } else { y }));
+        let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), at| (low.min(at), high.max(at)));
+        if low > high {
+            return 0.0..1.0;
+        }
+        // Amounts begin at zero; time and logarithms where they begin.
+        let low = if axis == 1 && !self.log[axis] { 0.0 } else { low };
+        low..high + (high - low).max(1e-9) * if axis == 1 { 0.08 } else { 0.0 }
+    }
+
+    fn svg(&self) -> Result<String, Error> {
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (820, 400)).into_drawing_area();
+            root.fill(&WHITE)?;
+            let mut chart = ChartBuilder::on(&root)
+                .margin(12)
+                .x_label_area_size(44)
+                .y_label_area_size(70)
+                .build_cartesian_2d(self.range(0), self.range(1))?;
+            chart
+                .configure_mesh()
+                .x_desc(self.x)
+                .y_desc(self.y)
+                .light_line_style(RGBColor(0xf2, 0xf2, 0xf2))
+                .x_label_formatter(&|place| self.label(0, *place))
+                .y_label_formatter(&|place| self.label(1, *place))
+                .draw()?;
+            for ((name, points), colour) in self.lines.iter().zip(COLOURS) {
+                let points: Vec<_> =
+                    points.iter().map(|&(x, y)| (self.place(0, x), self.place(1, y))).collect();
+                let dots = points.len() <= 20;
+                chart
+                    .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+                    .label(name.as_str())
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+                if dots {
+                    chart.draw_series(points.into_iter().map(|at| Circle::new(at, 3, colour.filled())))?;
+                }
+            }
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .background_style(WHITE.mix(0.85))
+                .border_style(RGBColor(0xcc, 0xcc, 0xcc))
+                .draw()?;
+            root.present()?;
+        }
+        Ok(svg)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The whole page.
+pub fn page(report: &Report, sweep: &Sweep) -> Result<String, Error> {
+    let mut html = String::new();
+    write!(
+        html,
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>sawmill bench</title><style>{STYLE}</style><h1>sawmill bench</h1><p>{}</p>",
+        escaped(&report.about())
+    )?;
+    ratios(&mut html, report)?;
+    in_flight(&mut html, sweep)?;
+    under_load(&mut html, sweep)?;
+    series(&mut html, sweep)?;
+    writeln!(html, "<h2>All figures</h2><pre>{}</pre></html>", escaped(&report.table()))?;
+    Ok(html)
+}
+
+fn ratios(html: &mut String, report: &Report) -> Result<(), Error> {
+    html.push_str(
+        "<h2>Against the bare device</h2><p class=how>Device bytes a second against bare io_uring writes of the same \
+         block size in the same run; of one blocking writer the median latency against a bare <code>pwritev2</code>, \
+         where lower is better. Medians.</p><table><tr><th>load<th>records/s<th>ratio<th style=\"width:40%\">",
+    );
+    for row in report.ratios() {
+        let width = (row.to_bare * 100.0).clamp(0.0, 100.0);
+        write!(
+            html,
+            "<tr><td>{}<td>{}<td>{:.2}{}<td><div class=bar><i style=\"width:{width:.0}%\"></i></div>",
+            escaped(row.name),
+            short(row.per_second),
+            row.to_bare,
+            if row.is_latency { " (latency)" } else { "" },
+        )?;
+    }
+    html.push_str("</table>");
+    Ok(())
+}
+
+fn in_flight(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
+    let line = |blocking: bool| {
+        let points = sweep.in_flight.iter().filter(|point| point.blocking_threads == blocking);
+        points.map(|point| (point.in_flight as f64, point.per_second)).collect()
+    };
+    let chart = Chart {
+        x: "records in flight",
+        y: "durable records/s",
+        log: [true, true],
+        lines: vec![
+            ("one thread with a window".to_owned(), line(false)),
+            ("blocking threads, one record each".to_owned(), line(true)),
+        ],
+    };
+    write!(
+        html,
+        "<h2>Throughput against records in flight</h2><p class=how>Each record counts once it is durable. Both axes are \
+         logarithmic.</p>{}",
+        chart.svg()?
+    )?;
+    Ok(())
+}
+
+fn under_load(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
+    let line = |name: &str, quantile: f64| {
+        let points = sweep.under_load.iter();
+        let points = points.map(|point| {
+            (f64::from(point.percent), point.latencies.value_at_quantile(quantile) as f64 / 1e3)
+        });
+        (name.to_owned(), points.collect())
+    };
+    let bare =
+        sweep.under_load.iter().map(|point| (f64::from(point.percent), point.bare_p999.as_secs_f64() * 1e6));
+    let chart = Chart {
+        x: "offered, percent of the peak",
+        y: "us until durable",
+        log: [false, true],
+        lines: vec![
+            line("p50", 0.5),
+            line("p99", 0.99),
+            line("p99.9", 0.999),
+            ("p99.9 of a bare write".to_owned(), bare.collect()),
+        ],
+    };
+    write!(
+        html,
+        "<h2>Latency under load</h2><p class=how>An open loop: records come when they are due, whatever became of those \
+         before, and their latency counts from then. The bare writes show what the machine itself stalls.</p>{}<table>\
+         <tr><th>load<th>offered/s<th>p50 us<th>p99 us<th>p99.9 us<th>p99 / p50<th>bare p99.9 us",
+        chart.svg()?
+    )?;
+    for point in &sweep.under_load {
+        let at = |quantile| point.latencies.value_at_quantile(quantile) as f64 / 1e3;
+        write!(
+            html,
+            "<tr><td>{} %<td>{}<td>{:.0}<td>{:.0}<td>{:.0}<td>{:.1}<td>{:.0}",
+            point.percent,
+            short(point.offered),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(0.99) / at(0.5).max(1e-3),
+            point.bare_p999.as_secs_f64() * 1e6,
+        )?;
+    }
+    html.push_str("</table>");
+    Ok(())
+}
+
+fn series(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
+    let line = |value: fn(&super::sweep::Slice) -> f64| {
+        sweep.series.iter().map(|slice| (slice.at, value(slice))).collect::<Vec<_>>()
+    };
+    let throughput = Chart {
+        x: "seconds",
+        y: "durable records/s",
+        log: [false, false],
+        lines: vec![("1,024 in flight".to_owned(), line(|slice| slice.per_second))],
+    };
+    let latency = Chart {
+        x: "seconds",
+        y: "us until durable",
+        log: [false, true],
+        lines: vec![
+            ("p50".to_owned(), line(|slice| slice.p50_us)),
+            ("p99".to_owned(), line(|slice| slice.p99_us)),
+        ],
+    };
+    write!(
+        html,
+        "<h2>Over time</h2><p class=how>Sustained ingest with 1,024 records in flight and retention on, by tenths of a \
+         second.</p>{}{}",
+        throughput.svg()?,
+        latency.svg()?
+    )?;
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! What the report shows beyond the table: throughput by records in flight, latency by load, both over time.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use sawmill::ceiling::{BareFile, Method};
+use sawmill::{Commit, Log};
+
+use super::loads::Load;
+use crate::Error;
+
+/// Throughput with so many durable records in flight.
+pub struct Point {
+    pub in_flight: usize,
+    pub blocking_threads: bool,
+    pub per_second: f64,
+}
+
+/// Latency at a part of the peak, offered in an open loop: from when a record was due, so that a stall counts for
+/// all that it held up.
+pub struct UnderLoad {
+    pub percent: u32,
+    pub offered: f64,
+    pub latencies: Histogram<u64>,
+    /// One of a thousand bare blocking writes, measured right after, took longer: the machine's own stalls.
+    pub bare_p999: Duration,
+}
+
+/// A tenth of a second of sustained ingest.
+pub struct Slice {
+    pub at: f64,
+    pub per_second: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
+/// All of it.
+pub struct Sweep {
+    pub in_flight: Vec<Point>,
+    pub under_load: Vec<UnderLoad>,
+    pub series: Vec<Slice>,
+}
+
+const WINDOWS: [usize; 8] = [1, 4, 16, 64, 256, 1024, 2048, 4096];
+const THREADS: [u32; 6] = [1, 4, 16, 64, 256, 512];
+const PERCENTS: [u32; 5] = [10, 25, 50, 75, 90];
+const SLICE: Duration = Duration::from_millis(100);
+
+impl Sweep {
+    /// How many times [`measure`](Sweep::measure) calls `done`.
+    pub const STEPS: u64 = (WINDOWS.len() + THREADS.len() + PERCENTS.len() + 1) as u64;
+
+    pub fn measure(
+        log: &Log,
+        bare: &BareFile,
+        record_bytes: u32,
+        time: Duration,
+        series: Duration,
+        mut done: impl FnMut(&str),
+    ) -> Result<Sweep, Error> {
+        let mut in_flight = Vec::new();
+        let mut closed = |load: &Load, in_flight_now, blocking_threads| -> Result<f64, Error> {
+            let outcome = load.run(log, time)?;
+            let per_second = outcome.records as f64 / outcome.elapsed.as_secs_f64();
+            in_flight.push(Point { in_flight: in_flight_now, blocking_threads, per_second });
+            Ok(per_second)
+        };
+        for threads in THREADS {
+            closed(&Load::blocking(threads, record_bytes), threads as usize, true)?;
+            done("blocking threads");
+        }
+        let mut peak: f64 = 0.0;
+        for window in WINDOWS {
+            peak = peak.max(closed(&Load::windowed(window, record_bytes), window, false)?);
+            done("records in flight");
+        }
+        let mut under_load = Vec::new();
+        for percent in PERCENTS {
+            let offered = peak * f64::from(percent) / 100.0;
+            let latencies = open_loop(log, offered, record_bytes, time)?;
+            let bare_p999 = bare.blocking(4096, Method::WriteThrough, time)?.percentile(99.9);
+            under_load.push(UnderLoad { percent, offered, latencies, bare_p999 });
+            done("latency under load");
+        }
+        let series = time_series(log, record_bytes, series)?;
+        done("over time");
+        Ok(Sweep { in_flight, under_load, series })
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("three digits are allowed")
+}
+
+fn note(histogram: &mut Histogram<u64>, since: Instant) {
+    histogram.saturating_record(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
+}
+
+/// Appends `offered` records a second, each when it is due, whatever became of those before.
+fn open_loop(log: &Log, offered: f64, record_bytes: u32, time: Duration) -> Result<Histogram<u64>, Error> {
+    let payload = vec![0xa7; record_bytes as usize];
+    let mut latencies = histogram();
+    let mut flying: VecDeque<(Commit, Instant)> = VecDeque::new();
+    let began = Instant::now();
+    let mut count = 0u64;
+    while began.elapsed() < time {
+        let due = began + Duration::from_secs_f64(count as f64 / offered);
+        if Instant::now() >= due {
+            flying.push_back((log.append(&payload).admitted().wait()?, due));
+            count += 1;
+        } else if flying.is_empty() {
+            std::thread::yield_now();
+        }
+        while flying.front().is_some_and(|(commit, _)| commit.is_durable()) {
+            let (commit, due) = flying.pop_front().expect("looked at above");
+            commit.wait()?;
+            note(&mut latencies, due);
+        }
+    }
+    for (commit, due) in flying {
+        commit.wait()?;
+        note(&mut latencies, due);
+    }
+    Ok(latencies)
+}
+
+/// Sustained ingest with 1,024 records in flight.
+fn time_series(log: &Log, record_bytes: u32, time: Duration) -> Result<Vec<Slice>, Error> {
+    let payload = vec![0xa7; record_bytes as usize];
+    let mut flying: VecDeque<(Commit, Instant)> = VecDeque::with_capacity(1024);
+    let (began, mut slices) = (Instant::now(), Vec::new());
+    let (mut slice_began, mut count, mut latencies) = (began, 0u64, histogram());
+    while began.elapsed() < time {
+        for _ in 0..64 {
+            if flying.len() == 1024 {
+                let (commit, since) = flying.pop_front().expect("there are 1,024");
+                commit.wait()?;
+                note(&mut latencies, since);
+                count += 1;
+            }
+            flying.push_back((log.append(&payload).admitted().wait()?, Instant::now()));
+        }
+        let passed = slice_began.elapsed();
+        if passed >= SLICE {
+            slices.push(Slice {
+                at: (slice_began - began).as_secs_f64(),
+                per_second: count as f64 / passed.as_secs_f64(),
+                p50_us: latencies.value_at_quantile(0.5) as f64 / 1e3,
+                p99_us: latencies.value_at_quantile(0.99) as f64 / 1e3,
+            });
+            (slice_began, count) = (Instant::now(), 0);
+            latencies.reset();
+        }
+    }
+    for (commit, _) in flying {
+        commit.wait()?;
+    }
+    Ok(slices)
+}
