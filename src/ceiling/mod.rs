@@ -172,6 +172,26 @@ impl BareFile {
         })
     }
 
+    /// Reads one block after the other, from the start again at the end, by `pread(2)` for `time`.
+    ///
+    /// # Errors
+    /// Where a read fails.
+    pub fn read(&self, block_bytes: u32, time: Duration) -> io::Result<Measured> {
+        let mut block = AlignedBuffer::zeroed(block_bytes as usize)?;
+        let places = self.bytes / u64::from(block_bytes);
+        self.measure(block_bytes, |latencies| {
+            let began = Instant::now();
+            let mut count = 0;
+            while began.elapsed() < time {
+                let before = Instant::now();
+                self.file.read_at(&mut block, count % places * u64::from(block_bytes))?;
+                latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                count += 1;
+            }
+            Ok(count)
+        })
+    }
+
     fn measure(
         &self,
         block_bytes: u32,

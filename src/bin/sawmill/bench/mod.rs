@@ -4,6 +4,7 @@ mod crash;
 mod loads;
 mod page;
 mod report;
+mod scan;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use sawmill::{Backend, Durability, Log, Options};
 
 use loads::{Load, Outcome};
 use report::{Report, Row};
+use scan::Scan;
 use sweep::Sweep;
 
 use crate::Error;
@@ -144,6 +146,8 @@ impl Bench {
                 bar.inc(1);
             })?);
         }
+        bar.set_message("reading all of it");
+        report.scan = Some(Scan::measure(&log, &bare, self.repeat)?);
         report.notices = log.stats().notices;
         log.close()?;
         bar.set_message("killing a writer");

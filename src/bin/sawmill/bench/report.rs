@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::crash::Crash;
 use super::loads::{Load, Outcome};
+use super::scan::Scan;
 
 pub struct Report {
     backend: &'static str,
@@ -18,6 +19,7 @@ pub struct Report {
     record_bytes: u32,
     time: Duration,
     pub rows: Vec<Row>,
+    pub scan: Option<Scan>,
     pub crash: Option<Crash>,
     pub notices: Vec<String>,
 }
@@ -105,6 +107,7 @@ impl Report {
             record_bytes,
             time,
             rows: Vec::new(),
+            scan: None,
             crash: None,
             notices: Vec::new(),
         }
@@ -184,6 +187,9 @@ impl Report {
             "{records} records were durable before the clock stopped; {verified} of them are \
             still kept and were read back"
         );
+        if let Some(scan) = &self.scan {
+            let _ = writeln!(text, "{scan}");
+        }
         if let Some(crash) = &self.crash {
             let _ = writeln!(text, "{crash}");
         }
@@ -228,6 +234,7 @@ impl Report {
             "record_bytes": self.record_bytes,
             "seconds": self.time.as_secs_f64(),
             "loads": rows,
+            "scan": self.scan.as_ref().map(Scan::json),
             "crash": self.crash.as_ref().map(Crash::json),
             "notices": self.notices,
         })
