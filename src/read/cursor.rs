@@ -171,14 +171,15 @@ impl Cursor {
         }
     }
 
-    /// The next block, if it is still in memory: it was checked when it was made, and is what its
-    /// producers wrote.
+    /// The next block, if it is still in memory, as its producers wrote it.
     fn recall(&self, identity: &Identity) -> Option<(BlockHeader, Arc<[u8]>)> {
         let mut block: Option<Arc<[u8]>> = None;
         self.source.recall(self.at, &mut |bytes| block = Some(bytes.into()));
         let block = block?;
         let header = BlockHeader::decode(&block).ok()?;
         header.check(identity, header.lsn()).ok()?;
+        let mut records = Records::new(&header, &block).ok()?;
+        records.all(|record| record.is_ok()).then_some(())?;
         Some((header, block))
     }
 
@@ -219,8 +220,8 @@ impl Cursor {
 
     /// Takes the records of a block that are asked for and owned.
     fn take(&mut self, header: &BlockHeader, block: Arc<[u8]>, owned_end: Lsn) {
-        // The shard's reader has checked every record of it.
-        let Ok(records) = Records::new(header, &block) else { return };
+        // By the shard's reader, or when it was recalled.
+        let Ok(records) = Records::checked_before(header, &block) else { return };
         for record in records.flatten() {
             if record.lsn >= owned_end {
                 self.partial = None;

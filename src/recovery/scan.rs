@@ -196,7 +196,7 @@ impl Scan {
                 }
             };
             self.unreadable = false;
-            let records = Records::new(&header, block).expect("checked by the reader");
+            let records = Records::checked_before(&header, block).expect("checked by the reader");
             for record in records.flatten() {
                 note_group(&mut self.open_group, record.lsn, record.header.flags);
             }
