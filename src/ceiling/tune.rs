@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{BareFile, Measured, Method, Writes};
-use crate::device::{Capabilities, Device, FileSystem, RealDevice, measure};
+use crate::device::{Capabilities, Device, FileSystem, RealDevice, is_virtual, measure};
 use crate::options::Options;
 
 const FILE_BYTES: u64 = 256 << 20;
@@ -167,17 +167,6 @@ fn measure_latency(file: &BareFile, time: Duration) -> io::Result<Vec<SyncLatenc
         }
     }
     Ok(found)
-}
-
-/// Whether the block device under the folder is made by software, by its place in sysfs.
-fn is_virtual(path: &Path) -> bool {
-    use std::os::fd::AsFd;
-    let Ok(folder) = std::fs::File::open(path) else { return false };
-    let Ok((major, minor)) = crate::sys::block_device(folder.as_fd()) else { return false };
-    std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).is_ok_and(|place| {
-        let place = place.to_string_lossy();
-        ["/virtio", "/virtual/block/", "/vbd-", "/xen"].iter().any(|mark| place.contains(mark))
-    })
 }
 
 fn classify(capabilities: &Capabilities, is_virtual: bool, latency: &[SyncLatency]) -> DeviceClass {

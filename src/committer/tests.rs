@@ -147,6 +147,40 @@ fn markers_are_armed_by_data_alone_and_limited_in_rate() {
     assert_eq!(committer.deadline(), Some(11_100), "one in an interval");
 }
 
+#[test]
+fn a_marker_without_a_place_is_put_off() {
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
+    committer.sealed(block(1, Urgency::Synced), 0);
+    assert!(!committer.all_written());
+    let (operation, ..) = write(committer.next_action());
+    committer.complete(operation, true, 1_000);
+    assert!(committer.all_written());
+    assert!(committer.wants_marker(1_100));
+    committer.postpone_marker(1_100);
+    assert!(!committer.wants_marker(1_200), "not before another interval is over");
+    assert!(committer.wants_marker(11_100));
+    committer.disarm_marker();
+    assert_eq!(committer.deadline(), None, "there is no place for one");
+    committer.arm_marker();
+    assert!(committer.wants_marker(11_100), "now there is");
+}
+
+#[test]
+fn a_block_gathers_from_when_it_was_opened() {
+    let mut committer = Committer::new(CONFIG, Lsn(0), 0);
+    let pending = |sequence| Pending { sequence, bytes: 64, urgency: Urgency::Background };
+    assert!(!committer.is_gathering());
+    assert!(!committer.wants_seal(pending(1), 500));
+    assert!(committer.is_gathering());
+    // The next block is another one: its time begins anew.
+    assert!(!committer.wants_seal(pending(2), 1_400));
+    assert_eq!(committer.deadline(), Some(2_400));
+    // Somebody wants all up to it durable: it gathers no longer.
+    committer.request_sync(2);
+    assert!(committer.wants_seal(pending(2), 1_401));
+    assert!(!committer.is_gathering());
+}
+
 /// Adaptive sealing: at once when idle; else half a mean block must wait.
 #[test]
 fn sealing_adapts_to_what_is_in_flight() {
@@ -230,6 +264,11 @@ fn history(seed: u64) {
             }
             in_flight.push(action);
         }
+        let writes = in_flight.iter().filter(|action| matches!(action, Action::Write { .. })).count();
+        let syncs = in_flight.len() - writes;
+        assert!(writes <= depth as usize, "seed {seed}: {writes} writes at once, {depth} are allowed");
+        assert_eq!(committer.operations_in_flight() as usize, writes + syncs, "seed {seed}");
+        assert_eq!(committer.is_idle(), in_flight.is_empty(), "seed {seed}");
         let marks = committer.watermarks();
         let limit = Lsn(oracle.covered_prefix() as u64 * 4096);
         assert!(marks.covered <= limit, "seed {seed}: {marks:?} above {limit}");

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use file::RealDevice;
+#[cfg(feature = "ceiling")]
+pub(crate) use probe::is_virtual;
 pub use probe::{Capabilities, FileSystem, WriteProbe};
 pub(crate) use probe::{measure, memory_limit};
 pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};

@@ -128,6 +128,19 @@ fn queue_attribute(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     places.iter().find_map(|place| std::fs::read_to_string(place).ok()).map(|text| text.trim().to_owned())
 }
 
+/// Whether the block device under the folder is made by software (of a virtual machine, or a loop device), by its
+/// place in sysfs.
+#[cfg(feature = "ceiling")]
+pub(crate) fn is_virtual(path: &std::path::Path) -> bool {
+    use std::os::fd::AsFd;
+    let Ok(folder) = std::fs::File::open(path) else { return false };
+    let Ok((major, minor)) = sys::block_device(folder.as_fd()) else { return false };
+    std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).is_ok_and(|place| {
+        let place = place.to_string_lossy();
+        ["/virtio", "/virtual/block/", "/vbd-", "/xen"].iter().any(|mark| place.contains(mark))
+    })
+}
+
 /// Measures a few writes, to see how this device is written to best.
 pub(crate) fn measure(device: &dyn Device, directory: &dyn Directory) -> io::Result<WriteProbe> {
     const TIMES: usize = 15;

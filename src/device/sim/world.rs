@@ -171,7 +171,10 @@ impl World {
 
     /// How much of a transfer is made in one go: sectors, and at least one.
     pub(super) fn go(&mut self, bytes: usize) -> usize {
-        if bytes <= SECTOR || !self.random.per_mille(self.faults.short) {
+        // One that will land elsewhere goes whole: its header testifies there. A part without one may hide
+        // whatever it hits, which is more than a single fault.
+        let strays = self.faults.misdirect_write == Some(self.counters.writes + 1);
+        if bytes <= SECTOR || strays || !self.random.per_mille(self.faults.short) {
             return bytes;
         }
         self.counters.short += 1;
