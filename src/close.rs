@@ -74,6 +74,10 @@ impl Inner {
         if !is_owner() {
             return Err(CloseError::Forked);
         }
+        let own = std::thread::current().id();
+        if lock(&self.threads).iter().any(|thread| thread.thread().id() == own) {
+            return Err(CloseError::OwnThread);
+        }
         if self.closed.swap(true, Ordering::SeqCst) {
             return Err(CloseError::Closed);
         }

@@ -325,6 +325,10 @@ pub enum CloseError {
     /// This process is a fork of the one that opened the log, which goes on with it.
     #[error("the log belongs to the process that this one was forked from")]
     Forked,
+    /// Called on a thread of the log itself (by a waker, or by [`Options::on_stuck`](crate::Options::on_stuck)),
+    /// which cannot wait for its own end. Nothing was done.
+    #[error("a thread of the log cannot wait for its own end; close it elsewhere")]
+    OwnThread,
     /// A shard had stopped, or stopped at the last writes.
     #[error("{0}")]
     ShardFailed(Arc<Failure>),

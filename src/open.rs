@@ -470,7 +470,7 @@ fn judge_shard(
     }
     let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
     let mut reader = SegmentReader::for_scan(config.block_bytes, largest).map_err(io("taking memory for"))?;
-    let scan = scan(&mut reader, store.segments(), manifest);
+    let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
     let id = ShardId(shard);
     match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
         Verdict::Tail { cut } => {

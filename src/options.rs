@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::committer::Ripe;
 use crate::device::Device;
 use crate::error::OpenError;
-use crate::format::{BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
+use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
 use crate::shard::SpaceConfig;
 use crate::watch::{OnStuck, Stuck, Watch};
@@ -74,6 +74,8 @@ pub enum OnDamage {
 pub(crate) const SHARDS_MAX: u16 = 1024;
 /// 256 KiB: with huge pages as good as anything larger, at half the latency of the next size.
 const BLOCK_BYTES: u32 = 256 << 10;
+/// A block's offset has 24 bits in units of eight bytes; 16 MiB leaves room and is past all use.
+const BLOCK_BYTES_MAX: u32 = 16 << 20;
 const SEGMENT_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 40;
@@ -236,8 +238,10 @@ impl Options {
     /// By default nothing is called: a line of the log tells of ten seconds, and `stats()` of any time
     /// ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)). After [`OnStuck::Fail`] the
     /// operation is still in the kernel's hands: to close or drop the log waits for it, and so does a caller
-    /// that writes it itself (a blocking one on an idle shard). `act` runs on a thread that all shards of the log
-    /// share: what takes long holds up the making of segments. A panic in it counts as [`OnStuck::Wait`].
+    /// that writes it itself (a blocking one on an idle shard). A handle of the log that `act` keeps keeps the log open. `act` runs on a thread that all shards of the log
+    /// share: what takes long holds up the making of segments, and [`Log::close`] is refused there
+    /// ([`CloseError::OwnThread`](crate::CloseError::OwnThread)). A panic in it counts as [`OnStuck::Wait`]. A log
+    /// on a simulated machine has no such thread, and calls nothing.
     ///
     /// ```
     /// use std::time::Duration;

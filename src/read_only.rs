@@ -331,7 +331,7 @@ impl ForeignShard {
         self.reload(state)?;
         let row = *state.glimpse.manifest.epochs.last().expect("a manifest has an epoch");
         let identity = state.glimpse.manifest.identity(&row);
-        state.scan.advance(reader, &state.glimpse.segments, &identity);
+        state.scan.advance(reader, &state.glimpse.segments, &identity, self.block_bytes);
         Ok(())
     }
 

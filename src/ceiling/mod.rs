@@ -154,21 +154,9 @@ impl BareFile {
     /// Where a write fails.
     pub fn blocking(&self, block_bytes: u32, method: Method, time: Duration) -> io::Result<Measured> {
         let block = AlignedBuffer::filled(block_bytes as usize, 0xa5)?;
-        let places = self.bytes / u64::from(block_bytes);
-        self.measure(block_bytes, |latencies| {
-            let began = Instant::now();
-            let mut count = 0;
-            while began.elapsed() < time {
-                let before = Instant::now();
-                let offset = count % places * u64::from(block_bytes);
-                self.file.write_at(&block, offset, method == Method::WriteThrough)?;
-                if method == Method::Flush {
-                    self.file.sync()?;
-                }
-                latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                count += 1;
-            }
-            Ok(count)
+        self.one_by_one(block_bytes, time, |offset| {
+            self.file.write_at(&block, offset, method == Method::WriteThrough)?;
+            if method == Method::Flush { self.file.sync() } else { Ok(()) }
         })
     }
 
@@ -178,13 +166,23 @@ impl BareFile {
     /// Where a read fails.
     pub fn read(&self, block_bytes: u32, time: Duration) -> io::Result<Measured> {
         let mut block = AlignedBuffer::zeroed(block_bytes as usize)?;
+        self.one_by_one(block_bytes, time, |offset| self.file.read_at(&mut block, offset).map(drop))
+    }
+
+    /// Calls `act` for one block after the other, from the start again at the end, for `time`.
+    fn one_by_one(
+        &self,
+        block_bytes: u32,
+        time: Duration,
+        mut act: impl FnMut(u64) -> io::Result<()>,
+    ) -> io::Result<Measured> {
         let places = self.bytes / u64::from(block_bytes);
         self.measure(block_bytes, |latencies| {
             let began = Instant::now();
             let mut count = 0;
             while began.elapsed() < time {
                 let before = Instant::now();
-                self.file.read_at(&mut block, count % places * u64::from(block_bytes))?;
+                act(count % places * u64::from(block_bytes))?;
                 latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 count += 1;
             }

@@ -91,7 +91,6 @@ pub struct Tuned {
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
-/// # if cfg!(miri) { return Ok(()) }
 /// let found = sawmill::ceiling::tune(dir.path(), std::time::Duration::from_millis(200))?;
 /// println!("{:?}: {:?}", found.class, found.advice);
 /// # Ok::<(), std::io::Error>(())

@@ -29,10 +29,6 @@ pub(crate) use tally::{AnchorRow, TallyHeader};
 /// first. A device that needs more gets blocks padded to its own unit, a multiple of this one.
 pub(crate) const GRANULE: u64 = 4096;
 
-/// No block is larger. An offset in a block has 24 bits in units of eight bytes; 16 MiB leaves room and is past
-/// all use.
-pub(crate) const BLOCK_BYTES_MAX: u32 = 16 << 20;
-
 /// The format that this version writes, and the newest that it reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 

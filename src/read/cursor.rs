@@ -156,7 +156,7 @@ impl Cursor {
                 return Ok(Some((header, block, owned_end)));
             }
             let mut defect = Defect::Short;
-            for (segment, lsn) in continuations(&view.segments, self.at) {
+            for (segment, lsn) in continuations(&view.segments, self.at, self.source.block_bytes()) {
                 let chained = (lsn != self.at).then_some(self.at);
                 match self.reader.block(segment, &identity, lsn, chained) {
                     Ok((header, block)) => {

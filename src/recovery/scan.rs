@@ -160,8 +160,9 @@ impl Scan {
         reader: &mut SegmentReader,
         segments: &[Arc<Segment>],
         identity: &Identity,
+        block_bytes: u32,
     ) {
-        while let Some(header) = self.next(reader, segments, identity) {
+        while let Some(header) = self.next(reader, segments, identity, block_bytes) {
             self.end = header.end();
             self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
             self.untold.push_back((self.end, self.open_group));
@@ -184,9 +185,10 @@ impl Scan {
         reader: &mut SegmentReader,
         segments: &[Arc<Segment>],
         identity: &Identity,
+        block_bytes: u32,
     ) -> Option<BlockHeader> {
         self.unreadable = false;
-        for (segment, lsn) in continuations(segments, self.end) {
+        for (segment, lsn) in continuations(segments, self.end, block_bytes) {
             // Why else a place does not continue the chain is for the verdict to find out.
             let (header, block) = match reader.block(segment, identity, lsn, Some(self.end)) {
                 Ok(found) => found,
@@ -207,11 +209,16 @@ impl Scan {
 }
 
 /// Follows the chain of the last epoch from the checkpoint.
-pub(crate) fn scan(reader: &mut SegmentReader, segments: &[Arc<Segment>], manifest: &ShardManifest) -> Scan {
+pub(crate) fn scan(
+    reader: &mut SegmentReader,
+    segments: &[Arc<Segment>],
+    manifest: &ShardManifest,
+    block_bytes: u32,
+) -> Scan {
     let row = manifest.epochs.last().expect("a manifest has an epoch");
     assert!(manifest.checkpoint.0 >= row.start, "the checkpoint lies in the last epoch");
     let mut scan = Scan::from(manifest);
-    scan.advance(reader, segments, &manifest.identity(row));
+    scan.advance(reader, segments, &manifest.identity(row), block_bytes);
     scan
 }
 

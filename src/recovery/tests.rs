@@ -6,8 +6,7 @@ use super::Damage;
 use crate::device::sim::SimMachine;
 use crate::error::OpenError;
 use crate::format::{
-    BLOCK_BYTES_MAX, BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest, SlotKind, decode_slot,
-    encode_slot,
+    BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest, SlotKind, decode_slot, encode_slot,
 };
 use crate::position::{Lsn, Position};
 use crate::segment::{Segment, continuations, segment_name};
@@ -210,7 +209,7 @@ fn the_chain_goes_on_behind_segments_that_are_too_small() {
     let inner = SimMachine::new(12);
     let machine = Simulated::of(&inner);
     let directory = machine.device().directory(std::path::Path::new("/segments")).unwrap();
-    let sizes = [4096, 4096, 8192, u64::from(BLOCK_BYTES_MAX), 4096];
+    let sizes = [4096, 4096, 8192, 65536, 4096];
     let mut base = 0;
     let segments: Vec<_> = sizes
         .iter()
@@ -221,11 +220,11 @@ fn the_chain_goes_on_behind_segments_that_are_too_small() {
             Arc::new(Segment { row, file: directory.create(&segment_name(file)).unwrap() })
         })
         .collect();
-    let places = |end| continuations(&segments, Lsn(end)).map(|(_, lsn)| lsn.0).collect::<Vec<_>>();
+    let places = |end| continuations(&segments, Lsn(end), 65536).map(|(_, lsn)| lsn.0).collect::<Vec<_>>();
     assert_eq!(places(0), [0, 4096, 8192, 16384]);
     assert_eq!(places(512), [512, 4096, 8192, 16384]);
     assert_eq!(places(8192), [8192, 16384]);
-    assert_eq!(places(20480), [20480, 16384 + u64::from(BLOCK_BYTES_MAX)]);
+    assert_eq!(places(20480), [20480, 16384 + 65536]);
     assert_eq!(places(base), [0u64; 0]);
 }
 

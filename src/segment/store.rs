@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
-use crate::format::{BLOCK_BYTES_MAX, EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
+use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
 
@@ -90,11 +90,12 @@ impl StoreView {
 pub(crate) fn continuations(
     segments: &[Arc<Segment>],
     end: Lsn,
+    block_bytes: u32,
 ) -> impl Iterator<Item = (&Arc<Segment>, Lsn)> {
     let after = segments.partition_point(|segment| segment.base() <= end);
     let own = after.checked_sub(1).map(|index| &segments[index]).filter(|own| own.contains(end));
     let behind = &segments[after..];
-    let passed = behind.iter().take_while(|segment| segment.row.bytes < u64::from(BLOCK_BYTES_MAX)).count();
+    let passed = behind.iter().take_while(|segment| segment.row.bytes < u64::from(block_bytes)).count();
     let bases = behind.iter().take(passed + 1).map(|segment| (segment, segment.base()));
     own.map(|own| (own, end)).into_iter().chain(bases)
 }

@@ -2,9 +2,10 @@
 //! errors, short writes, a full disk, a device that does not answer.
 
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sawmill::{AppendError, Backend, Log, OnStuck, OpenError, Options, Position, ShardId};
+use sawmill::{AppendError, Backend, CloseError, Log, OnStuck, OpenError, Options, Position, ShardId};
 
 use crate::fuse::{Disk, Faults};
 
@@ -42,6 +43,18 @@ fn append_until_failure(log: &Log, life: u32, acknowledged: &Sender<(Position, u
             });
         }
     });
+}
+
+/// Appends one record after the other for as long as that goes well.
+fn until_refused(log: &Log) -> (Vec<(Position, u32)>, AppendError) {
+    let mut all = Vec::new();
+    loop {
+        let number = all.len() as u32;
+        match log.append(payload(number)).wait() {
+            Ok(position) => all.push((position, number)),
+            Err(error) => return (all, error),
+        }
+    }
 }
 
 fn is_there(log: &Log, (position, number): &(Position, u32)) -> bool {
@@ -137,14 +150,7 @@ fn errors_stop_the_shard_and_lose_nothing() {
             let Some(mounted) = disk.mount() else { return };
             let log = options(backend).shards(1).open(mounted.log()).unwrap();
             disk.set_faults(faults.clone());
-            let mut all = Vec::new();
-            let error = loop {
-                let number = all.len() as u32;
-                match log.append(payload(number)).wait() {
-                    Ok(position) => all.push((position, number)),
-                    Err(error) => break error,
-                }
-            };
+            let (all, error) = until_refused(&log);
             assert!(matches!(error, AppendError::ShardFailed(_)), "{error}");
             assert!(!all.is_empty());
             assert!(log.append(b"later").wait().is_err() && log.sync().wait().is_err());
@@ -163,14 +169,7 @@ fn a_full_disk_goes_on_once_there_is_space() {
         let Some(mounted) = disk.mount() else { return };
         let log = options(backend).shards(1).open(mounted.log()).unwrap();
         disk.set_faults(Faults { capacity: Some(3 << 20), ..Faults::default() });
-        let mut all = Vec::new();
-        let error = loop {
-            let number = all.len() as u32;
-            match log.append(payload(number)).wait() {
-                Ok(position) => all.push((position, number)),
-                Err(error) => break error,
-            }
-        };
+        let (all, error) = until_refused(&log);
         assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
         disk.set_faults(Faults::default());
         log.shard(ShardId(0)).truncate_before(all[10].0.lsn()).unwrap();
@@ -195,12 +194,18 @@ fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
     let disk = Disk::new(4);
     let Some(mounted) = disk.mount() else { return };
     let (sender, told) = channel();
+    let own = Arc::new(Mutex::new(None::<Log>));
+    let log_of_watch = own.clone();
     let watch = move |stuck: sawmill::Stuck| {
-        sender.send(stuck).expect("the test listens");
+        // It would wait for itself.
+        sender
+            .send((stuck, log_of_watch.lock().unwrap().as_ref().map(Log::close)))
+            .expect("the test listens");
         if stuck.age > Duration::from_millis(60) { OnStuck::Fail } else { OnStuck::Wait }
     };
     let options = options(Backend::Uring).shards(1);
     let log = options.clone().on_stuck(Duration::from_millis(20), watch).open(mounted.log()).unwrap();
+    *own.lock().unwrap() = Some(log.clone());
     let before = log.append(b"before").wait().unwrap();
     // If the test fails: dropping the log would wait for the device.
     let _answers = Answers(disk.clone());
@@ -210,11 +215,15 @@ fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
     let error = runtime.block_on(log.append(b"stuck")).unwrap_err();
     assert!(error.to_string().contains("has not answered"), "{error}");
     assert_eq!(disk.held(), 1);
-    let first = told.recv().unwrap();
+    let (first, closed) = told.recv().unwrap();
+    assert!(matches!(closed, Some(Err(CloseError::OwnThread))), "{closed:?}");
     assert!(first.shard == ShardId(0) && first.age >= Duration::from_millis(20), "{first}");
     assert!(first.to_string().contains("has not answered"));
     assert!(log.stats().shards[0].oldest_operation > Some(Duration::from_millis(20)));
     assert!(log.stats().shards[0].failed);
+    // The watch is the log's, and the log its: their files would stay open, and this process be stuck in its own
+    // file system when it ends.
+    drop(own.lock().unwrap().take());
     // Nothing later is acknowledged, also if the device answers after all.
     disk.let_go();
     assert!(log.append(b"later").wait().is_err());

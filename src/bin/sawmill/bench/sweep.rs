@@ -109,7 +109,8 @@ fn open_loop(log: &Log, offered: f64, record_bytes: u32, time: Duration) -> Resu
         if Instant::now() >= due {
             flying.push_back((log.append(&payload).admitted().wait()?, due));
             count += 1;
-        } else if flying.is_empty() {
+        } else {
+            // Also while some are in flight: on few cores the shard's thread waits for this one.
             std::thread::yield_now();
         }
         while flying.front().is_some_and(|(commit, _)| commit.is_durable()) {
