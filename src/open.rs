@@ -279,7 +279,7 @@ fn report(inner: &Inner, capabilities: &Capabilities) {
         inner.config.shards,
         inner.backend,
         capabilities.file_system,
-        if capabilities.direct { "O_DIRECT" } else { "through the page cache (no O_DIRECT here)" },
+        if capabilities.direct { "O_DIRECT" } else { "without O_DIRECT (not to be had here, or not safe)" },
         match inner.committer.method {
             SyncMethod::WriteThrough => "synchronous writes (RWF_DSYNC)",
             SyncMethod::Flush => "writes and fdatasync",

@@ -34,8 +34,9 @@ impl Device for RealDevice {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let path = path.canonicalize()?;
-        let direct = has_direct(&path)?;
-        let capabilities = Capabilities::of(file.as_fd(), direct);
+        let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
+        let safe = file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
+        let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&path)?);
         Ok(Arc::new(RealDirectory { path, file, capabilities, writes: true }))
     }
 

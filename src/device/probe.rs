@@ -58,6 +58,14 @@ impl FileSystem {
         )
     }
 
+    /// Whether direct writes there are safe. io_uring itself finishes a write that came short, and goes on at the
+    /// file position that the file system has left behind; FUSE leaves it untouched for direct writes, so the rest
+    /// lands over the beginning, and the operation says that all went well (Linux 6.18: `io_write` in
+    /// `io_uring/rw.c`, `fuse_direct_IO` in `fs/fuse/file.c`; `tests/it/lying_disk.rs` shows it).
+    pub(crate) fn keeps_place_of_direct_writes(self) -> bool {
+        self != FileSystem::Fuse
+    }
+
     /// Whether a sync there survives a power cut, as far as the device keeps its word.
     pub(crate) fn is_durable(self) -> bool {
         !matches!(self, FileSystem::Tmpfs)
@@ -70,7 +78,8 @@ impl FileSystem {
 pub struct Capabilities {
     /// Where the log's files lie.
     pub file_system: FileSystem,
-    /// Writes go past the page cache (`O_DIRECT`).
+    /// Writes go past the page cache (`O_DIRECT`). False where that is not to be had, and on FUSE, where it is
+    /// not safe.
     pub direct: bool,
     /// A synchronous write (`RWF_DSYNC`) covers its bytes; else a sync of the file does.
     pub write_through: bool,

@@ -368,9 +368,9 @@ impl Engine {
         }
     }
 
-    /// Makes the thread look, whatever it does.
+    /// Makes the thread look at everything, whatever it does.
     pub(crate) fn prod(&self) {
-        if self.nudge.wake() == Nudged::Wake {
+        if self.nudge.ask() == Nudged::Wake {
             self.wake.wake();
         }
     }

@@ -36,11 +36,7 @@ impl Engine {
     pub(crate) fn give_up(&self, age: Duration) -> Vec<Waker> {
         let error =
             io::Error::new(io::ErrorKind::TimedOut, format!("the device has not answered for {age:?}"));
-        // Whoever performs the operation may hold the core meanwhile; then it sees the failure when it is back,
-        // and acknowledges nothing (`publish`).
-        if let Ok(mut core) = self.core.try_lock() {
-            core.committer.fail();
-        }
+        // The core may be held by whoever is stuck: it heeds the failure once it is back.
         self.stop("waiting for the device", self.path(), error)
     }
 

@@ -3,6 +3,9 @@
 //! The thread publishes how it sleeps; a producer looks at it after its copy is finished. Both use
 //! sequentially consistent operations on their own word before they look at the other's, so at
 //! least one of the two sees the other.
+//!
+//! What does not show in the pool (a close, a sync that is asked for, a new segment) the thread does not look
+//! for again before it sleeps: whoever wants that seen [`ask`](Nudge::ask)s, which keeps it from sleeping.
 
 use crate::pool::Urgency;
 use crate::sync::{AtomicU32, CacheLine, Ordering, handshake};
@@ -18,6 +21,8 @@ const GATHERING: u32 = 2;
 const IDLE: u32 = 3;
 /// As `IDLE`, and at least one caller holds the duty of either writing its block itself or waking the thread.
 const ANNOUNCED: u32 = 4;
+/// As `AWAKE`, and it must look at everything once more before it sleeps.
+const ASKED: u32 = 5;
 
 /// How the thread goes to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +54,10 @@ impl Nudge {
     }
 
     /// The thread is about to sleep. It looks once more for work after this and before it does.
-    pub(crate) fn sleeps(&self, how: Sleep) {
+    ///
+    /// False if it was asked since it woke to look at everything: then it is awake still.
+    #[must_use]
+    pub(crate) fn sleeps(&self, how: Sleep) -> bool {
         let state = match how {
             Sleep::Busy => BUSY,
             Sleep::Gathering => GATHERING,
@@ -57,11 +65,15 @@ impl Nudge {
         };
         // SeqCst: stands before the thread's last look at the pool, as a producer's copy stands
         // before its look at this word.
-        self.state.0.swap(state, Ordering::SeqCst);
+        let asked = self.state.0.swap(state, Ordering::SeqCst) == ASKED;
+        if asked {
+            self.wakes();
+        }
         handshake();
+        !asked
     }
 
-    /// The thread is awake again.
+    /// The thread is awake again, and looks at everything.
     pub(crate) fn wakes(&self) {
         self.state.0.swap(AWAKE, Ordering::SeqCst);
     }
@@ -74,7 +86,7 @@ impl Nudge {
         handshake();
         let state = self.state.0.load(Ordering::SeqCst);
         let wake = match state {
-            AWAKE => false,
+            AWAKE | ASKED => false,
             BUSY => block_ready,
             GATHERING => block_ready || urgency > Urgency::Background,
             _ => true,
@@ -92,17 +104,20 @@ impl Nudge {
                 return Nudged::Duty;
             }
         }
-        self.wake()
+        self.ask()
     }
 
-    /// Somebody wants the thread to look, whatever it does.
-    pub(crate) fn wake(&self) -> Nudged {
-        if self.state.0.swap(AWAKE, Ordering::SeqCst) == AWAKE { Nudged::Nothing } else { Nudged::Wake }
+    /// Somebody wants the thread to look at everything, whatever it does.
+    pub(crate) fn ask(&self) -> Nudged {
+        match self.state.0.swap(ASKED, Ordering::SeqCst) {
+            AWAKE | ASKED => Nudged::Nothing,
+            _ => Nudged::Wake,
+        }
     }
 
     /// The duty is given to the thread.
     pub(crate) fn announce(&self) -> Nudged {
-        if self.state.0.load(Ordering::SeqCst) == ANNOUNCED { self.wake() } else { Nudged::Nothing }
+        if self.state.0.load(Ordering::SeqCst) == ANNOUNCED { self.ask() } else { Nudged::Nothing }
     }
 
     /// The duty becomes a lead: until [`led`](Nudge::led) others need not wake the thread.
@@ -116,10 +131,48 @@ impl Nudge {
     }
 }
 
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use super::*;
+
+    /// A close that comes while the thread turns, behind its look at whether there is one.
+    #[test]
+    fn who_was_asked_does_not_sleep() {
+        let nudge = Nudge::new();
+        nudge.wakes();
+        assert_eq!(nudge.ask(), Nudged::Nothing);
+        assert!(!nudge.sleeps(Sleep::Idle), "what it was asked to look at is not seen");
+        assert!(nudge.sleeps(Sleep::Idle), "it was asked once");
+        assert_eq!(nudge.ask(), Nudged::Wake);
+    }
+}
+
 #[cfg(all(test, sawmill_loom))]
 mod loom_tests {
     use super::*;
     use crate::sync::ModelArc;
+
+    /// Can the thread sleep, and nobody be about to wake it, though it was asked to look at something?
+    #[test]
+    fn loom_what_is_asked_for_is_seen() {
+        loom::model(|| {
+            let nudge = ModelArc::new(Nudge::new());
+            let closing = ModelArc::new(AtomicU32::new(0));
+            let thread = {
+                let (nudge, closing) = (nudge.clone(), closing.clone());
+                loom::thread::spawn(move || {
+                    nudge.wakes();
+                    let saw_it = closing.load(Ordering::SeqCst) > 0;
+                    // Awake still, it would look again.
+                    saw_it || !nudge.sleeps(Sleep::Idle)
+                })
+            };
+            closing.store(1, Ordering::SeqCst);
+            let nudged = nudge.ask();
+            let saw_it = thread.join().unwrap();
+            assert!(saw_it || nudged == Nudged::Wake, "asleep, and not told");
+        });
+    }
 
     /// Can a record be finished, the thread asleep, and nobody about to wake it?
     #[test]
@@ -130,9 +183,8 @@ mod loom_tests {
             let thread = {
                 let (nudge, records) = (nudge.clone(), records.clone());
                 loom::thread::spawn(move || {
-                    nudge.sleeps(Sleep::Idle);
                     // The last look: true if it would not sleep.
-                    records.load(Ordering::SeqCst) > 0
+                    !nudge.sleeps(Sleep::Idle) || records.load(Ordering::SeqCst) > 0
                 })
             };
             records.fetch_add(1, Ordering::SeqCst);
@@ -156,7 +208,7 @@ mod loom_tests {
     fn loom_somebody_acts_for_each_record() {
         loom::model(|| {
             let nudge = ModelArc::new(Nudge::new());
-            nudge.sleeps(Sleep::Idle);
+            assert!(nudge.sleeps(Sleep::Idle));
             let other = {
                 let nudge = nudge.clone();
                 loom::thread::spawn(move || act(&nudge))

@@ -112,25 +112,27 @@ impl Engine {
             let low =
                 || self.opener.try_lock().is_ok_and(|opener| opener.bytes_ready(&self.pool).0 < last / 16);
             let hurry = || ready == 0 && last > 0 || low();
-            let made = store.add_segment(bytes, from, || self.marks(), hurry);
-            if made.is_ok() {
-                self.publish_view(&store);
+            match store.add_segment(bytes, from, || self.marks(), hurry) {
+                Ok(segment) => {
+                    self.publish_view(&store);
+                    Some(segment)
+                }
+                Err(error) => {
+                    // Under the lock of the store: whoever gives up space next takes the error back (`retry_segment`),
+                    // and it must not be told after that.
+                    *lock(&self.space.error) = Some(Arc::new(error));
+                    self.space.error_set.store(true, Ordering::SeqCst);
+                    None
+                }
             }
-            made
         };
-        match made {
-            Ok(segment) => {
-                self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
-                self.opener().add_segment(segment);
-                self.space.error_set.store(false, Ordering::SeqCst);
-                self.space.made_at.store(now, Ordering::Relaxed);
-                self.space.came.store(true, Ordering::SeqCst);
-                self.prod();
-            }
-            Err(error) => {
-                *lock(&self.space.error) = Some(Arc::new(error));
-                self.space.error_set.store(true, Ordering::SeqCst);
-            }
+        if let Some(segment) = made {
+            self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
+            self.opener().add_segment(segment);
+            self.space.error_set.store(false, Ordering::SeqCst);
+            self.space.made_at.store(now, Ordering::Relaxed);
+            self.space.came.store(true, Ordering::SeqCst);
+            self.prod();
         }
         self.space.asked.store(false, Ordering::SeqCst);
         // Whether there is room now or an error to tell: everybody who waits looks again.

@@ -130,6 +130,7 @@ impl Engine {
     pub(super) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
         let now = self.device.now();
         self.reap(core, queue, now);
+        self.heed_failure(core);
         self.publish_oldest(core);
         core.committer.tick(now);
         core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
@@ -164,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Promise 5: a failed write or sync is final.
+    /// Promise 5: a failed write or sync is final. The core heeds it in the next look at it.
     pub(super) fn fail(
         &self,
         core: &mut Core,
@@ -172,10 +173,16 @@ impl Engine {
         segment: Option<&Segment>,
         error: io::Error,
     ) {
-        core.committer.fail();
         let path = segment.map_or_else(Default::default, |segment| self.path_of(segment));
         let tasks = self.stop(operation, path, error);
         core.tasks.extend(tasks);
+    }
+
+    /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
+    fn heed_failure(&self, core: &mut Core) {
+        if self.failure.get().is_some() {
+            core.committer.fail();
+        }
     }
 
     /// Seals what is to be sealed, as far as the device takes it at once.
@@ -340,9 +347,7 @@ impl Engine {
 
     /// Tells everybody how far things have got.
     pub(super) fn publish(&self, core: &mut Core, now: u64) {
-        if self.failure.get().is_some() {
-            core.committer.fail(); // Somebody gave the shard up while its core was held.
-        }
+        self.heed_failure(core);
         if core.committer.failed() {
             return; // Promise 5: nothing later is acknowledged.
         }
@@ -403,11 +408,9 @@ impl Engine {
     fn next(&self, core: &mut Core, now: u64, offers: Option<u64>) -> Next {
         let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
-            if !idle {
-                // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
-                self.nudge.sleeps(Sleep::Busy);
-            }
-            return Next { wait: if idle { Wait::No } else { Wait::Forever }, finished: idle };
+            // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
+            let sleeps = !idle && self.nudge.sleeps(Sleep::Busy);
+            return Next { wait: if sleeps { Wait::Forever } else { Wait::No }, finished: idle };
         }
         if self.closing.load(Ordering::SeqCst) && idle {
             // Not done yet: then what was asked for last shows in the next turn, or a copy is unfinished.
@@ -419,12 +422,12 @@ impl Engine {
         }
         let deadline = [core.committer.deadline(), offers].into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
-        self.nudge.sleeps(match (idle, core.committer.is_gathering()) {
+        let sleeps = self.nudge.sleeps(match (idle, core.committer.is_gathering()) {
             (false, _) => Sleep::Busy,
             (true, true) => Sleep::Gathering,
             (true, false) => Sleep::Idle,
         });
-        if self.has_work(core, now) {
+        if !sleeps || self.has_work(core, now) {
             self.nudge.wakes();
             return Next { wait: Wait::No, finished: false };
         }
