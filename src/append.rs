@@ -163,6 +163,10 @@ impl<'a> State<'a> {
             if !engine.is_threaded() {
                 continue;
             }
+            if crate::shard::drives() {
+                *self = State::Failed(AppendError::OwnThread);
+                return true;
+            }
             engine.admission.wait(place, Call::Thread(std::thread::current()));
             if self.attempt(positions.as_deref_mut()) {
                 return true;

@@ -5,16 +5,15 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
 
 use crate::commit::is_owner;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::CloseError;
 use crate::log::Inner;
-use crate::open;
+use crate::owner::Leaving;
 use crate::position::ShardId;
-use crate::shard::Engine;
+use crate::shard::{Ended, Engine, Turner};
 use crate::sync::lock;
 use crate::tally;
 
@@ -74,15 +73,14 @@ impl Inner {
         if !is_owner() {
             return Err(CloseError::Forked);
         }
-        let own = std::thread::current().id();
-        if lock(&self.threads).iter().any(|thread| thread.thread().id() == own) {
+        if lock(&self.turners).iter().any(Turner::is_current) {
             return Err(CloseError::OwnThread);
         }
         if self.closed.swap(true, Ordering::SeqCst) {
             return Err(CloseError::Closed);
         }
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        close_all(&self.engines, &self.consumers, &self.tallies, threads, self.lock.as_ref())
+        let turners = std::mem::take(&mut *lock(&self.turners));
+        close_all(&self.engines, &self.consumers, &self.tallies, turners, &self.lock)
     }
 }
 
@@ -91,17 +89,17 @@ fn close_all(
     engines: &[Arc<Engine>],
     consumers: &Registry,
     tallies: &tally::Registry,
-    threads: Vec<JoinHandle<()>>,
-    lock: &dyn Lock,
+    turners: Vec<Turner>,
+    lock: &Arc<dyn Lock>,
 ) -> Result<(), CloseError> {
     // What was counted is written while the shards still take records. An error is a shard's, which tells it.
     let _ = tally::end_all(tallies);
     for engine in engines {
         engine.begin_close();
     }
-    for thread in threads {
-        // Its panic was caught and has stopped its shard.
-        let _ = thread.join();
+    let mut clean = true;
+    for turner in turners {
+        clean &= turner.join() == Ended::Clean;
     }
     let mut result = Ok(());
     for engine in engines {
@@ -114,7 +112,12 @@ fn close_all(
         result = result.and(closed);
     }
     let flushed = consumer::end_all(consumers).map_err(CloseError::Consumer);
-    lock.release();
+    if clean {
+        lock.release();
+    } else {
+        // Something may still land, and nobody can say when: the log stays this process's until it ends.
+        std::mem::forget(lock.clone());
+    }
     result.and(flushed)
 }
 
@@ -123,25 +126,25 @@ impl Drop for Inner {
         if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        let own = std::thread::current().id();
+        let turners = std::mem::take(&mut *lock(&self.turners));
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
         let (consumers, tallies) = (self.consumers.clone(), self.tallies.clone());
         let (notices, path) = (self.notices.clone(), self.path.clone());
-        let close = move |threads| {
-            if let Err(error) = close_all(&engines, &consumers, &tallies, threads, held.as_ref()) {
+        let close = move |turners| {
+            if let Err(error) = close_all(&engines, &consumers, &tallies, turners, &held) {
                 notices.error(format!("closing {}: {error}", path.display()));
             }
         };
-        if threads.iter().any(|thread| thread.thread().id() == own) {
-            // A waker dropped the last handle on a shard's thread, which cannot wait for itself.
-            let leaving = open::Leaving::begin();
+        if turners.iter().any(Turner::is_current) {
+            // The last handle was dropped on a shard's thread (by a waker, or by a task of a runtime that turns the
+            // shard), which cannot wait for itself.
+            let leaving = Leaving::begin();
             let _ = std::thread::Builder::new().name("sawmill-close".into()).spawn(move || {
-                close(threads);
+                close(turners);
                 drop(leaving);
             });
         } else {
-            close(threads);
+            close(turners);
         }
     }
 }

@@ -141,6 +141,10 @@ pub enum AppendError {
     /// The log has been closed. If this comes from an append, nothing was accepted.
     #[error("the log is closed")]
     Closed,
+    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. If this comes from an append,
+    /// nothing was accepted; from a [`Commit`](crate::Commit), its record is on its way all the same: await it.
+    #[error("this thread turns a shard and cannot block for one; await the handle instead")]
+    OwnThread,
     /// The shard does not exist.
     #[error("shard {0} does not exist")]
     NoSuchShard(ShardId),
@@ -203,6 +207,9 @@ pub enum ReadError {
     /// The log was closed before the record was written.
     #[error("the log is closed")]
     Closed,
+    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was passed over.
+    #[error("this thread turns a shard and cannot block for one; await instead")]
+    OwnThread,
     /// This process is a fork of the one that opened the log, which is not ours to touch.
     #[error("the log belongs to the process that this one was forked from")]
     Forked,
@@ -255,6 +262,9 @@ pub enum TruncateError {
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
+    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was cut.
+    #[error("this thread turns a shard and cannot block for one; truncate elsewhere")]
+    OwnThread,
     /// The shard does not exist.
     #[error("shard {0} does not exist")]
     NoSuchShard(ShardId),
@@ -326,7 +336,7 @@ pub enum CloseError {
     #[error("the log belongs to the process that this one was forked from")]
     Forked,
     /// Called on a thread of the log itself (by a waker, or by [`Options::on_stuck`](crate::Options::on_stuck)),
-    /// which cannot wait for its own end. Nothing was done.
+    /// or on one that turns a shard (`Options::drive`), which cannot wait for its own end. Nothing was done.
     #[error("a thread of the log cannot wait for its own end; close it elsewhere")]
     OwnThread,
     /// A shard had stopped, or stopped at the last writes.

@@ -31,6 +31,7 @@ mod log;
 mod notice;
 mod open;
 mod options;
+mod owner;
 mod pool;
 mod position;
 mod read;
@@ -63,6 +64,8 @@ pub use position::{Lsn, Position, ShardId};
 pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};
 pub use read_only::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use recovery::Damage;
+#[cfg(feature = "tokio-uring")]
+pub use shard::ShardDriver;
 pub use stats::{ShardStats, Stats};
 pub use tally::{
     Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,

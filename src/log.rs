@@ -5,7 +5,6 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use crate::append::{Append, AppendBatch};
 use crate::batch::BatchBuilder;
@@ -22,7 +21,7 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
 use crate::read_only::LogReader;
 use crate::router::Router;
-use crate::shard::{Engine, Hold, Holds};
+use crate::shard::{Engine, Hold, Holds, Turner};
 use crate::stats::{ShardStats, Stats};
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
 use crate::window::Window;
@@ -58,7 +57,8 @@ pub(crate) struct Inner {
     pub device: Arc<dyn Device>,
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
-    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What turns the shards, and keeps the log.
+    pub turners: Mutex<Vec<Turner>>,
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
     pub consumers: Registry,

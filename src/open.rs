@@ -8,35 +8,28 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::committer::{CommitterConfig, SyncMethod};
 use crate::consumer::Registry;
-use crate::device::{
-    Capabilities, Device, Directory, Driver, Lock, LockError, Queue, QueueSetup, Wake, measure,
-};
+use crate::device::{Capabilities, Device, Directory, Driver, Lock, Queue, QueueSetup, Wake, measure};
 use crate::error::OpenError;
 use crate::format::{LogManifest, SlotKind};
 use crate::keeper::Keeper;
 use crate::log::Inner;
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, OnDamage, Options, Tuning};
+use crate::owner::take_lock;
 use crate::pool::Pool;
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{SegmentReader, Verdict, beyond, judge, scan};
 use crate::router::{Router, even_slots};
 use crate::segment::{ManifestError, ManifestFiles, ShardStore};
-use crate::shard::{Engine, EngineSetup, Holds};
+use crate::shard::{Engine, EngineSetup, Holds, Turner};
 use crate::tally;
 
-const LOCK: &str = "sawmill.lock";
 /// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
 const CREATING: &str = "sawmill.creating";
 const PREFIX: &str = "log";
-
-/// A lock whose owner is dead is waited for this long: its last writes may still land.
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_STEP: Duration = Duration::from_millis(5);
 
 fn shard_folder(shard: u16) -> String {
     format!("shard-{shard:04}")
@@ -60,25 +53,6 @@ pub(crate) fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenE
         ManifestError::Io(source) => {
             OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
         }
-    }
-}
-
-/// A log that is being closed in the background by this process, which an open waits for.
-#[derive(Debug)]
-pub(crate) struct Leaving;
-
-static LEAVING: AtomicU32 = AtomicU32::new(0);
-
-impl Leaving {
-    pub(crate) fn begin() -> Leaving {
-        LEAVING.fetch_add(1, Ordering::SeqCst);
-        Leaving
-    }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        LEAVING.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -112,28 +86,6 @@ fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> {
         Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
         None => Ok(()),
     }
-}
-
-fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Result<Arc<dyn Lock>, OpenError> {
-    let path = directory.path();
-    let steps = LINGER.as_micros() / LINGER_STEP.as_micros();
-    let mut last = String::from("a process that has ended, whose writes still land");
-    for _ in 0..steps {
-        // Asked before the lock: a close that ends between the two has given it up by the next try.
-        let leaving = device.threaded() && LEAVING.load(Ordering::SeqCst) > 0;
-        match directory.lock(LOCK) {
-            Ok(lock) => return Ok(lock),
-            Err(LockError::Io(error)) => return Err(at("locking", path)(error)),
-            Err(LockError::Lingering) => {}
-            Err(LockError::Held(owner)) if !leaving => {
-                last = owner;
-                break;
-            }
-            Err(LockError::Held(_)) => {}
-        }
-        device.pause(LINGER_STEP);
-    }
-    Err(OpenError::Locked { path: path.to_owned(), owner: last })
 }
 
 fn open_locked(
@@ -185,6 +137,8 @@ fn open_locked(
         notices: &notices,
         driver: None,
         read_only,
+        #[cfg(feature = "tokio-uring")]
+        driven: Vec::new(),
     };
     let mut engines = Vec::new();
     for shard in judged {
@@ -192,9 +146,13 @@ fn open_locked(
     }
     let backend = match builder.driver {
         _ if !device.threaded() => "simulated",
+        #[cfg(feature = "tokio-uring")]
+        _ if config.drive.is_some() => "tokio-uring",
         Some(Driver::Uring) => "uring",
         _ => "syscall",
     };
+    #[cfg(feature = "tokio-uring")]
+    let driven = std::mem::take(&mut builder.driven);
     drop(builder);
     in_parallel(config.shards, device.threaded(), |shard| {
         if !engines[usize::from(shard)].is_ended() {
@@ -213,7 +171,7 @@ fn open_locked(
         device,
         lock,
         notices,
-        threads: Mutex::new(Vec::new()),
+        turners: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
@@ -224,6 +182,8 @@ fn open_locked(
     tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(at("listing", path))?;
     start_threads(&inner, asked).map_err(at("starting threads for", path))?;
     report(&inner, &capabilities);
+    #[cfg(feature = "tokio-uring")]
+    hand_out(&inner, driven);
     Ok(inner)
 }
 
@@ -232,10 +192,11 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         return Ok(());
     }
     let cpus = crate::sys::cores();
-    let mut threads = crate::sync::lock(&inner.threads);
-    for engine in &inner.engines {
+    let mut turners = crate::sync::lock(&inner.turners);
+    // Those that have no queue here are driven by the application.
+    for engine in inner.engines.iter().filter(|engine| engine.has_queue()) {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
-        threads.push(engine.start(cpu)?);
+        turners.push(engine.start(cpu)?);
     }
     let mut keeper = Keeper::new(
         &inner.engines,
@@ -244,9 +205,21 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
         &inner.tallies,
         &inner.notices,
     );
-    threads
-        .push(std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?);
+    let keeper =
+        std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?;
+    turners.push(Turner::Thread(keeper));
     Ok(())
+}
+
+/// Gives the application what turns the shards.
+#[cfg(feature = "tokio-uring")]
+fn hand_out(inner: &Inner, driven: Vec<Arc<crate::device::TaskWake>>) {
+    let Some(drive) = &inner.config.drive else { return };
+    for (engine, wake) in inner.engines.iter().zip(driven) {
+        let (driver, ended) = crate::shard::ShardDriver::new(engine.clone(), wake);
+        crate::sync::lock(&inner.turners).push(Turner::Driver(ended));
+        drive.0(driver);
+    }
 }
 
 fn report(inner: &Inner, capabilities: &Capabilities) {
@@ -501,7 +474,13 @@ struct Builder<'a> {
     driver: Option<Driver>,
     /// A shard is damaged, and nothing is to be written.
     read_only: bool,
+    /// What wakes the tasks that turn the shards.
+    #[cfg(feature = "tokio-uring")]
+    driven: Vec<Arc<crate::device::TaskWake>>,
 }
+
+/// A queue, unless the shard's driver brings its own, and what wakes whoever waits for it.
+type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
 
 impl Builder<'_> {
     fn engine(&mut self, judged: Judged) -> Result<Engine, OpenError> {
@@ -556,11 +535,13 @@ impl Builder<'_> {
     }
 
     /// The queue of the wanted kind, or what there is instead.
-    fn queue(
-        &mut self,
-        store: &ShardStore,
-        pool: &Arc<Pool>,
-    ) -> Result<(Box<dyn Queue>, Arc<dyn Wake>), OpenError> {
+    fn queue(&mut self, store: &ShardStore, pool: &Arc<Pool>) -> Result<Turned, OpenError> {
+        #[cfg(feature = "tokio-uring")]
+        if self.config.drive.is_some() && self.device.threaded() {
+            let wake = Arc::<crate::device::TaskWake>::default();
+            self.driven.push(wake.clone());
+            return Ok((None, wake));
+        }
         let directory = store.directory();
         let mut setup = QueueSetup {
             depth: self.committer.depth,
@@ -570,9 +551,9 @@ impl Builder<'_> {
         };
         if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
             match directory.queue(&setup) {
-                Ok(queue) => {
+                Ok((queue, wake)) => {
                     self.driver = Some(Driver::Uring);
-                    return Ok(queue);
+                    return Ok((Some(queue), wake));
                 }
                 Err(error) if self.config.backend == Backend::Uring => {
                     return Err(OpenError::Unsupported { what: "io_uring", reason: error.to_string() });
@@ -584,6 +565,7 @@ impl Builder<'_> {
         }
         self.driver = Some(Driver::Syscall);
         setup.driver = Driver::Syscall;
-        directory.queue(&setup).map_err(at("making a queue for", directory.path()))
+        let (queue, wake) = directory.queue(&setup).map_err(at("making a queue for", directory.path()))?;
+        Ok((Some(queue), wake))
     }
 }

@@ -8,6 +8,8 @@ use crate::error::OpenError;
 use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
 use crate::shard::SpaceConfig;
+#[cfg(feature = "tokio-uring")]
+use crate::shard::{Drive, ShardDriver};
 use crate::watch::{OnStuck, Stuck, Watch};
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,6 +145,8 @@ pub struct Options {
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
     watch: Option<Watch>,
+    #[cfg(feature = "tokio-uring")]
+    drive: Option<Drive>,
     directories: Option<Vec<PathBuf>>,
     device: Option<Arc<dyn Device>>,
     #[cfg(any(test, feature = "simulation"))]
@@ -258,6 +262,46 @@ impl Options {
         act: impl Fn(Stuck) -> OnStuck + Send + Sync + 'static,
     ) -> Options {
         self.watch = Some(Watch { after, act: Arc::new(act) });
+        self
+    }
+
+    /// Has the shards turned by the application's own tokio-uring runtimes, one per core, in place of threads of
+    /// the log's own: a task that appends to a shard of its own thread commits without a thread hop.
+    ///
+    /// `drive` is called while the log is opened, once for each shard, with what turns it: to be run in a
+    /// runtime of the application's choice ([`ShardDriver::run`]), by way of a channel where that belongs to
+    /// another thread. Then [`backend`](Options::backend) and [`pin_threads`](Options::pin_threads) count for
+    /// nothing. Segments are still made ready by a thread of the log's own.
+    ///
+    /// ```
+    /// # if tokio_uring_works() {
+    /// use sawmill::{Options, ShardDriver};
+    /// # let dir = tempfile::tempdir()?;
+    /// tokio_uring::start(async {
+    ///     let drive = |driver: ShardDriver| drop(tokio_uring::spawn(driver.run()));
+    ///     let log = Options::new().shards(1).drive(drive).open(dir.path())?;
+    ///     let position = log.append(b"from this core").await?;
+    ///     assert_eq!(log.get(position)?.payload(), b"from this core");
+    ///     log.close_async().await?; // before the runtime ends
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # }
+    /// # fn tokio_uring_works() -> bool { std::panic::catch_unwind(|| tokio_uring::start(async {})).is_ok() }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Limits. A thread that turns a shard must not block for one, which gets
+    /// [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its like; other threads may. Opening, truncating
+    /// and reading block for the disk, as they always do. The last handle dropped there closes the log in the
+    /// background, for which the runtime must go on: await [`Log::close_async`] before it ends. A driver that is
+    /// dropped before stops its shard; if that had operations in flight, the directory stays locked until the
+    /// process ends. Buffers are not registered with a runtime's ring: large writes cost more CPU there.
+    /// And the lock of a killed process is free at once, where a log with threads of its own keeps it until the last
+    /// write of the dead has landed: whoever opens the log again at once, on a slow device, may be overwritten by that.
+    #[cfg(feature = "tokio-uring")]
+    #[must_use]
+    pub fn drive(mut self, drive: impl Fn(ShardDriver) + Send + Sync + 'static) -> Options {
+        self.drive = Some(Drive(Arc::new(drive)));
         self
     }
 
@@ -435,6 +479,8 @@ impl Options {
             require_durable: self.require_durable,
             on_damage: self.on_damage,
             watch: self.watch.clone(),
+            #[cfg(feature = "tokio-uring")]
+            drive: self.drive.clone(),
         })
     }
 
@@ -483,4 +529,6 @@ pub(crate) struct Config {
     pub require_durable: bool,
     pub on_damage: OnDamage,
     pub watch: Option<Watch>,
+    #[cfg(feature = "tokio-uring")]
+    pub drive: Option<Drive>,
 }

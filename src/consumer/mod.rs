@@ -275,6 +275,9 @@ impl Consumer {
                 }
                 continue;
             }
+            if crate::shard::drives() {
+                return Some(Err(ReadError::OwnThread));
+            }
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 Some(left) if left.is_zero() => return None,
                 Some(left) => std::thread::park_timeout(left),

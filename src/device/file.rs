@@ -221,7 +221,7 @@ impl Directory for RealDirectory {
         self.capabilities
     }
 
-    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
+    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
         match setup.driver {
             Driver::Uring => super::uring::queue(setup),
             Driver::Syscall => Ok(super::syscall::queue()),

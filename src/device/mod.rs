@@ -10,6 +10,8 @@ mod queue;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim;
 mod syscall;
+#[cfg(feature = "tokio-uring")]
+mod tokio_uring;
 pub(crate) mod transfer;
 mod uring;
 
@@ -26,6 +28,8 @@ pub use probe::{Capabilities, FileSystem, WriteProbe};
 pub(crate) use probe::{measure, memory_limit};
 pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
 pub(crate) use syscall::perform;
+#[cfg(feature = "tokio-uring")]
+pub(crate) use tokio_uring::{TaskWake, TokioUringQueue};
 #[cfg(feature = "ceiling")]
 pub(crate) use uring::bare as bare_uring;
 
@@ -80,7 +84,7 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn capabilities(&self) -> Capabilities;
 
     /// A queue for operations on the folder's files.
-    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)>;
+    fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)>;
 }
 
 /// An open file. Offsets, lengths and addresses are multiples of a granule where bytes are moved.

@@ -40,7 +40,7 @@ pub(crate) enum Wait {
 }
 
 /// A driver's face to one shard. It belongs to the thread that turns the shard.
-pub(crate) trait Queue: Send + Debug {
+pub(crate) trait Queue: Debug {
     /// Takes an operation; it is under way at the latest after the next [`enter`](Queue::enter).
     fn push(&mut self, operation: Operation);
 

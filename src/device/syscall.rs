@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Completion, Operation, OperationKind, Queue, Wait, Wake};
 use crate::sys;
 
-pub(super) fn queue() -> (Box<dyn Queue>, Arc<dyn Wake>) {
+pub(super) fn queue() -> (Box<dyn Queue + Send>, Arc<dyn Wake>) {
     let wake = Arc::new(FutexWake(AtomicU32::new(0)));
     (Box::new(SyscallQueue { wake: wake.clone(), done: VecDeque::new() }), wake)
 }

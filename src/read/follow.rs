@@ -78,6 +78,10 @@ impl Follow {
 
     fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Record, ReadError>> {
         let engine = self.stop.engine.clone();
+        if engine.is_threaded() && crate::shard::drives() {
+            let ended = self.is_ended();
+            return self.step().or_else(|| (!ended).then_some(Err(ReadError::OwnThread)));
+        }
         engine
             .follow(timeout, || {
                 // Asked before the step: what became durable before the end is delivered.

@@ -91,6 +91,7 @@ impl Source for Engine {
         match self.wait(&target, None) {
             Some(Ok(())) => Ok(true),
             Some(Err(AppendError::ShardFailed(failure))) => Err(ReadError::ShardFailed(failure)),
+            Some(Err(AppendError::OwnThread)) => Err(ReadError::OwnThread),
             _ => Err(ReadError::Closed),
         }
     }

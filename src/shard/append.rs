@@ -296,6 +296,9 @@ impl Engine {
             if opener.shut || self.failure.get().is_some() {
                 return Err(Refused::Error(self.shut_error()));
             }
+            if opener.held {
+                return Err(Refused::NoRoom);
+            }
             // Others go on behind the group; what they have in the open block goes out before it.
             self.pool.close_any();
             let planned = opener

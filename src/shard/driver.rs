@@ -2,9 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use super::Engine;
+use super::{Engine, Turner};
 use crate::admission;
 use crate::device::{Queue, Wait};
 use crate::sync::lock;
@@ -12,9 +11,9 @@ use crate::sys;
 
 impl Engine {
     /// Starts the thread, which owns the queue until the shard is closed or stopped.
-    pub(crate) fn start(self: &Arc<Engine>, pin_to: Option<usize>) -> std::io::Result<JoinHandle<()>> {
+    pub(crate) fn start(self: &Arc<Engine>, pin_to: Option<usize>) -> std::io::Result<Turner> {
         let engine = self.clone();
-        std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
             sys::block_signals();
             if let Some((cpu, error)) = pin_to.and_then(|cpu| Some((cpu, sys::pin_to(cpu).err()?))) {
                 engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
@@ -28,7 +27,8 @@ impl Engine {
             }
             // Dropping the queue waits for what the kernel still has in its hands.
             drop(queue);
-        })
+        })?;
+        Ok(Turner::Thread(thread))
     }
 
     fn run(&self, queue: &mut dyn Queue) {

@@ -89,7 +89,8 @@ pub(crate) struct EngineSetup {
     pub timestamp: u64,
     /// The highest time acknowledged in the whole log.
     pub clock: Arc<AtomicU64>,
-    pub queue: Box<dyn Queue>,
+    /// `None` where a driver of the application's brings its own.
+    pub queue: Option<Box<dyn Queue + Send>>,
     pub wake: Arc<dyn Wake>,
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
@@ -131,7 +132,7 @@ pub(crate) struct Engine {
     pub(crate) store: Mutex<ShardStore>,
     view: RwLock<Arc<StoreView>>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
-    pub(super) queue: Mutex<Option<Box<dyn Queue>>>,
+    pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
     pub(super) keeper: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
@@ -199,7 +200,7 @@ impl Engine {
             armed_until: AtomicU64::new(u64::MAX),
             view: RwLock::new(Arc::new(setup.store.view())),
             store: Mutex::new(setup.store),
-            queue: Mutex::new(Some(setup.queue)),
+            queue: Mutex::new(setup.queue),
             keeper: Mutex::new(setup.keeper),
             space: Space::new(setup.space),
             one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
@@ -275,6 +276,9 @@ impl Engine {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
+        if super::drives() {
+            return Some(Err(AppendError::OwnThread));
+        }
         if timeout.is_some() {
             // Whoever has no time for a write that takes long leads nothing.
             return self.waiters.wait(target.sequence, timeout, || self.outcome(target), NO_LEAD);
@@ -295,6 +299,11 @@ impl Engine {
 
     pub(crate) fn forget(&self, registration: super::Registration) {
         self.waiters.forget(registration);
+    }
+
+    /// Whether a thread of the log's own can turn it.
+    pub(crate) fn has_queue(&self) -> bool {
+        lock(&self.queue).is_some()
     }
 
     pub(crate) fn is_threaded(&self) -> bool {

@@ -2,10 +2,13 @@
 //!
 //! [`Engine`] is what producers, waiters and the shard's thread share. A shard is a value that is
 //! *turned* ([`turn`]): its own thread does so (`driver`), a blocking caller that finds it idle
-//! leads one block itself (`lead`), and where there are no threads, whoever waits turns it. All go
+//! leads one block itself (`lead`), a task of the application's can (`driven`), and where there are no
+//! threads, whoever waits turns it. All go
 //! through the same committer under the same lock, the token.
 
 mod append;
+#[cfg(feature = "tokio-uring")]
+mod driven;
 mod driver;
 mod ending;
 mod engine;
@@ -16,10 +19,22 @@ mod nudge;
 mod opener;
 mod space;
 mod turn;
+mod turner;
 mod waiters;
 
 pub(crate) use append::{Batch, List};
+#[cfg(feature = "tokio-uring")]
+pub use driven::ShardDriver;
+#[cfg(feature = "tokio-uring")]
+pub(crate) use driven::{Drive, drives};
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;
+pub(crate) use turner::{Ended, Turner};
 pub(crate) use waiters::{Registration, Waiters};
+
+/// Whether this thread turns a shard, and must not block for one.
+#[cfg(not(feature = "tokio-uring"))]
+pub(crate) fn drives() -> bool {
+    false
+}

@@ -54,12 +54,15 @@ pub(crate) struct Opener {
     /// The segment in use, then those that are ready, in order.
     segments: VecDeque<Arc<Segment>>,
     pub shut: bool,
+    /// The end of the log is being cut: nothing is opened meanwhile.
+    pub held: bool,
 }
 
 impl Opener {
     pub(crate) fn new(identity: &Identity, start: Lsn, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
-        Opener { epoch: identity.epoch, seed: identity.seed(), start, before: 0, segments, shut: false }
+        let (epoch, seed) = (identity.epoch, identity.seed());
+        Opener { epoch, seed, start, before: 0, segments, shut: false, held: false }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
@@ -127,7 +130,7 @@ impl Opener {
         if self.shut {
             return Err(NoRoom::Shut);
         }
-        if pool.in_use() >= blocks_max {
+        if self.held || pool.in_use() >= blocks_max {
             return Err(NoRoom::Memory);
         }
         let place = self
@@ -142,7 +145,7 @@ impl Opener {
 
     /// Opens a marker, a block without records; false if there is no room for one now.
     pub(crate) fn open_marker(&mut self, pool: &Pool) -> bool {
-        let place = if self.shut { None } else { self.place(pool, self.end(pool), 0) };
+        let place = if self.shut || self.held { None } else { self.place(pool, self.end(pool), 0) };
         let Some(place) = place.filter(|place| pool.open_marker(place)) else { return false };
         self.leave_behind(place.lsn);
         true
@@ -161,6 +164,9 @@ impl Opener {
     pub(crate) fn plan(&self, pool: &Pool, bodies: &[u32], blocks_max: u32) -> Result<Vec<Planned>, NoRoom> {
         if self.shut {
             return Err(NoRoom::Shut);
+        }
+        if self.held {
+            return Err(NoRoom::Memory);
         }
         let mut planned: Vec<Planned> = Vec::new();
         let mut end = self.end(pool);

@@ -41,6 +41,8 @@ pub(super) struct Space {
     error_set: AtomicBool,
     /// When the last one was made, to see how fast they fill.
     made_at: AtomicU64,
+    /// The end is cut by one at a time.
+    cutting: Mutex<()>,
 }
 
 impl Space {
@@ -53,6 +55,7 @@ impl Space {
             error: Mutex::new(None),
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
+            cutting: Mutex::new(()),
         }
     }
 }
@@ -206,11 +209,18 @@ impl Engine {
 
     // Truncating.
 
-    /// Waits until everything that was accepted is durable. The caller may hold the opener.
+    /// Waits until everything that was accepted is durable. Under no lock: whoever turns the shard may need it.
     fn settle(&self) -> Result<(), AppendError> {
         let Some(target) = self.last_target(Durability::Synced) else { return Ok(()) };
         self.ask_sync(&target);
         self.wait(&target, None).unwrap_or_else(|| Err(self.shut_error()))
+    }
+
+    fn not_settled(&self, error: &AppendError) -> TruncateError {
+        match error {
+            AppendError::OwnThread => TruncateError::OwnThread,
+            _ => self.truncate_error(None),
+        }
     }
 
     /// Forgets everything below `lsn`, or below the durable LSN if that is lower.
@@ -223,7 +233,7 @@ impl Engine {
         }
         self.may_begin_at(lsn)?;
         if lsn > self.durable() {
-            self.settle().map_err(|_| self.truncate_error(None))?;
+            self.settle().map_err(|error| self.not_settled(&error))?;
         }
         let active = self.opener().active();
         let horizon = lsn.min(self.durable());
@@ -246,15 +256,18 @@ impl Engine {
         if !crate::sys::is_owner() {
             return Err(TruncateError::Forked);
         }
-        // While this is held no block is opened, and producers wait here.
-        let mut opener = self.opener();
-        if opener.shut || self.failure.get().is_some() {
-            return Err(self.truncate_error(None));
+        if self.threaded && super::drives() {
+            return Err(TruncateError::OwnThread);
         }
-        self.pool.close_any();
-        self.settle().map_err(|_| self.truncate_error(None))?;
+        let _cutting = lock(&self.space.cutting);
+        let _held = self.hold_openings()?;
+        self.settle().map_err(|error| self.not_settled(&error))?;
         let cut = find_cut()?;
         self.may_end_at(cut)?;
+        let mut opener = self.opener();
+        if opener.shut || self.failure.get().is_some() {
+            return Err(self.truncate_error(None)); // Closed or failed meanwhile.
+        }
         let mut core = lock(&self.core);
         // Void blocks that nobody has passed over yet.
         let now = self.device.now();
@@ -292,11 +305,32 @@ impl Engine {
         Ok(())
     }
 
+    /// From here on no block is opened, and producers wait in line.
+    fn hold_openings(&self) -> Result<HeldOpenings<'_>, TruncateError> {
+        let mut opener = self.opener();
+        if opener.shut || self.failure.get().is_some() {
+            return Err(self.truncate_error(None));
+        }
+        opener.held = true;
+        self.pool.close_any();
+        Ok(HeldOpenings(self))
+    }
+
     fn truncate_error(&self, error: Option<io::Error>) -> TruncateError {
         match (error, self.failure.get()) {
             (Some(error), _) => TruncateError::Io { shard: self.id, source: Arc::new(error) },
             (None, Some(failure)) => TruncateError::ShardFailed(failure.clone()),
             (None, None) => TruncateError::Closed,
         }
+    }
+}
+
+/// Until it is dropped.
+struct HeldOpenings<'a>(&'a Engine);
+
+impl Drop for HeldOpenings<'_> {
+    fn drop(&mut self) {
+        self.0.opener().held = false;
+        admission::wake(self.0.admission.call_all());
     }
 }

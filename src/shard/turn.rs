@@ -267,6 +267,9 @@ impl Engine {
     fn mark(&self, core: &mut Core, now: u64) {
         // Somebody opens a block or truncates: then there is no need for a marker, or no time.
         let Ok(mut opener) = self.opener.try_lock() else { return };
+        if opener.held {
+            return;
+        }
         let last = self.pool.last();
         if !self.pool.is_closed() {
             if last.length > crate::format::BLOCK_HEADER_BYTES {

@@ -208,6 +208,10 @@ impl<F: Fold> Core<F> {
             return Some(Err(UpdateError::Forked));
         }
         if self.is_threaded() {
+            let outcome = self.outcome(flush);
+            if outcome.is_none() && crate::shard::drives() {
+                return Some(Err(UpdateError::Failed(AppendError::OwnThread)));
+            }
             return self.waiters.wait(flush, timeout, || self.outcome(flush), NO_LEAD);
         }
         while self.outcome(flush).is_none() {

@@ -229,7 +229,7 @@ fn types_are_what_servers_need() {
 #[test]
 fn a_hundred_thousand_wait_at_once() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let ground = Ground { backend: sawmill::Backend::Auto, memory: false };
+    let ground = Ground { backend: sawmill::Backend::Auto, memory: false, driven: false };
     let log = ground.small().open(dir.path()).unwrap();
     assert!(size_of::<sawmill::Append<'static>>() <= 160, "{}", size_of::<sawmill::Append<'static>>());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -1,4 +1,5 @@
-//! Where the tests run: each case on every backend, with and without `O_DIRECT`.
+//! Where the tests run: each case on every backend, with and without `O_DIRECT`; with the feature `tokio-uring`
+//! also on shards that are turned by a runtime's thread.
 
 use std::path::Path;
 
@@ -11,6 +12,8 @@ pub struct Ground {
     pub backend: Backend,
     /// On tmpfs, where there is no `O_DIRECT`.
     pub memory: bool,
+    /// Turned by tasks of tokio-uring runtimes, one each.
+    pub driven: bool,
 }
 
 impl Ground {
@@ -22,7 +25,13 @@ impl Ground {
     }
 
     pub fn options(&self) -> Options {
-        Options::new().backend(self.backend).shards(1)
+        let options = Options::new().backend(self.backend).shards(1);
+        #[cfg(feature = "tokio-uring")]
+        if self.driven {
+            return options.drive(|driver| drop(std::thread::spawn(|| tokio_uring::start(driver.run()))));
+        }
+        assert!(!self.driven, "the feature is on");
+        options
     }
 
     /// Small enough that every bound is met soon.
@@ -46,22 +55,34 @@ macro_rules! on_every_ground {
 
             #[test]
             fn uring() {
-                super::$name(Ground { backend: Backend::Uring, memory: false });
+                super::$name(Ground { backend: Backend::Uring, memory: false, driven: false });
             }
 
             #[test]
             fn syscall() {
-                super::$name(Ground { backend: Backend::Syscall, memory: false });
+                super::$name(Ground { backend: Backend::Syscall, memory: false, driven: false });
             }
 
             #[test]
             fn uring_in_memory() {
-                super::$name(Ground { backend: Backend::Uring, memory: true });
+                super::$name(Ground { backend: Backend::Uring, memory: true, driven: false });
             }
 
             #[test]
             fn syscall_in_memory() {
-                super::$name(Ground { backend: Backend::Syscall, memory: true });
+                super::$name(Ground { backend: Backend::Syscall, memory: true, driven: false });
+            }
+
+            #[cfg(feature = "tokio-uring")]
+            #[test]
+            fn driven() {
+                super::$name(Ground { backend: Backend::Auto, memory: false, driven: true });
+            }
+
+            #[cfg(feature = "tokio-uring")]
+            #[test]
+            fn driven_in_memory() {
+                super::$name(Ground { backend: Backend::Auto, memory: true, driven: true });
             }
         })*
     };

@@ -6,6 +6,8 @@ mod acknowledged_is_kept;
 mod batch_is_whole;
 mod batching;
 mod consumers;
+#[cfg(feature = "tokio-uring")]
+mod driven;
 mod failed_sync;
 mod fallback;
 mod file_systems;

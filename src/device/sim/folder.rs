@@ -166,7 +166,7 @@ impl Directory for SimDirectory {
         }
     }
 
-    fn queue(&self, _setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
+    fn queue(&self, _setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
         let mut world = self.machine.world();
         world.step(self.life)?;
         world.next_number += 1;

@@ -33,7 +33,7 @@ const WAKE: u64 = u64::MAX;
 /// The kernel registers no buffer above this size.
 const BUFFER_BYTES_MAX: usize = 1 << 30;
 
-pub(super) fn queue(setup: &QueueSetup) -> io::Result<(Box<dyn Queue>, Arc<dyn Wake>)> {
+pub(super) fn queue(setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
     // Room for each operation, the rest of one that came back short, and the wake-up's read.
     let entries = (setup.depth * 2 + 2).next_power_of_two();
     let ring = IoUring::builder().dontfork().build(entries)?;
@@ -153,7 +153,7 @@ impl UringQueue {
             }
             let slot = entry.user_data() as usize;
             let flight = self.flight[slot].as_mut().expect("a completion of an operation in flight");
-            match outcome(flight, entry.result()) {
+            match outcome(&flight.operation.kind, &mut flight.done, entry.result()) {
                 None => again.push(slot),
                 Some(result) => {
                     let id = flight.operation.id;
@@ -168,9 +168,10 @@ impl UringQueue {
     }
 }
 
-/// What a result means; `None` if the rest is to be submitted again.
-fn outcome(flight: &mut InFlight, result: i32) -> Option<io::Result<()>> {
-    let OperationKind::Write { bytes, .. } = &flight.operation.kind else {
+/// What a result means, for an operation of which so many bytes are `done`; `None` if the rest is to be
+/// submitted again.
+pub(super) fn outcome(kind: &OperationKind, done: &mut usize, result: i32) -> Option<io::Result<()>> {
+    let OperationKind::Write { bytes, .. } = kind else {
         // A sync is never tried again, whatever its error.
         return Some(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
     };
@@ -178,7 +179,7 @@ fn outcome(flight: &mut InFlight, result: i32) -> Option<io::Result<()>> {
         return None; // The ring had no memory for it just then.
     }
     let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
-    transfer::advance(&mut flight.done, bytes.len(), result)
+    transfer::advance(done, bytes.len(), result)
 }
 
 impl Queue for UringQueue {

@@ -1,0 +1,55 @@
+//! Who owns a log's directory: its lock, and what an open waits for to have it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::device::{Device, Directory, Lock, LockError};
+use crate::error::OpenError;
+use crate::open::at;
+
+const LOCK: &str = "sawmill.lock";
+/// A lock whose owner is dead is waited for this long: its last writes may still land.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_STEP: Duration = Duration::from_millis(5);
+
+/// A log that is being closed in the background by this process, which an open waits for.
+#[derive(Debug)]
+pub(crate) struct Leaving;
+
+static LEAVING: AtomicU32 = AtomicU32::new(0);
+
+impl Leaving {
+    pub(crate) fn begin() -> Leaving {
+        LEAVING.fetch_add(1, Ordering::SeqCst);
+        Leaving
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        LEAVING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Result<Arc<dyn Lock>, OpenError> {
+    let path = directory.path();
+    let steps = LINGER.as_micros() / LINGER_STEP.as_micros();
+    let mut last = String::from("a process that has ended, whose writes still land");
+    for _ in 0..steps {
+        // Asked before the lock: a close that ends between the two has given it up by the next try.
+        let leaving = device.threaded() && LEAVING.load(Ordering::SeqCst) > 0;
+        match directory.lock(LOCK) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Io(error)) => return Err(at("locking", path)(error)),
+            Err(LockError::Lingering) => {}
+            Err(LockError::Held(owner)) if !leaving => {
+                last = owner;
+                break;
+            }
+            Err(LockError::Held(_)) => {}
+        }
+        device.pause(LINGER_STEP);
+    }
+    Err(OpenError::Locked { path: path.to_owned(), owner: last })
+}

@@ -1,0 +1,45 @@
+//! What turns a shard or keeps the log while it is open, and is waited for at its end.
+
+use std::thread::JoinHandle;
+
+/// How somebody who turned a shard has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Nothing of the shard is in flight any more.
+    Clean,
+    /// Operations were given to the kernel that nobody will hear of.
+    #[cfg_attr(not(feature = "tokio-uring"), expect(dead_code, reason = "threads wait for theirs"))]
+    InFlight,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) enum Turner {
+    Thread(JoinHandle<()>),
+    #[cfg(feature = "tokio-uring")]
+    Driver(std::sync::mpsc::Receiver<Ended>),
+}
+
+impl Turner {
+    /// Whether the caller is it, and cannot wait for its own end.
+    pub(crate) fn is_current(&self) -> bool {
+        match self {
+            Turner::Thread(thread) => thread.thread().id() == std::thread::current().id(),
+            #[cfg(feature = "tokio-uring")]
+            Turner::Driver(_) => super::drives(),
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(self) -> Ended {
+        match self {
+            Turner::Thread(thread) => {
+                // Its panic was caught and has stopped its shard.
+                let _ = thread.join();
+                Ended::Clean
+            }
+            #[cfg(feature = "tokio-uring")]
+            Turner::Driver(ended) => ended.recv().unwrap_or(Ended::InFlight),
+        }
+    }
+}
