@@ -163,7 +163,7 @@ impl<'a> State<'a> {
             if !engine.is_threaded() {
                 continue;
             }
-            if crate::shard::drives() {
+            if engine.would_wait_for_itself() {
                 *self = State::Failed(AppendError::OwnThread);
                 return true;
             }

@@ -141,8 +141,10 @@ pub enum AppendError {
     /// The log has been closed. If this comes from an append, nothing was accepted.
     #[error("the log is closed")]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. If this comes from an append,
-    /// nothing was accepted; from a [`Commit`](crate::Commit), its record is on its way all the same: await it.
+    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Only the wait is refused: a
+    /// record that was accepted (there was room for it when the append was made, or it has a
+    /// [`Commit`](crate::Commit)) is on its way all the same, one that stood in line is withdrawn. From
+    /// [`Admitted`](crate::Admitted), which waits for room alone, nothing was accepted.
     #[error("this thread turns a shard and cannot block for one; await the handle instead")]
     OwnThread,
     /// The shard does not exist.

@@ -193,8 +193,7 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
     }
     let cpus = crate::sys::cores();
     let mut turners = crate::sync::lock(&inner.turners);
-    // Those that have no queue here are driven by the application.
-    for engine in inner.engines.iter().filter(|engine| engine.has_queue()) {
+    for engine in inner.engines.iter().filter(|engine| !engine.is_driven()) {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         turners.push(engine.start(cpu)?);
     }

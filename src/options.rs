@@ -292,7 +292,7 @@ impl Options {
     ///
     /// Limits. A thread that turns a shard must not block for one, which gets
     /// [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its like; other threads may. Opening, truncating
-    /// and reading block for the disk, as they always do. The last handle dropped there closes the log in the
+    /// and reading block for the disk, as they always do. [`Log::close`] waits for the drivers, which must be run. The last handle dropped there closes the log in the
     /// background, for which the runtime must go on: await [`Log::close_async`] before it ends. A driver that is
     /// dropped before stops its shard; if that had operations in flight, the directory stays locked until the
     /// process ends. Buffers are not registered with a runtime's ring: large writes cost more CPU there.

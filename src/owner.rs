@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::device::{Device, Directory, Lock, LockError};
 use crate::error::OpenError;
-use crate::open::at;
 
 const LOCK: &str = "sawmill.lock";
 /// A lock whose owner is dead is waited for this long: its last writes may still land.
@@ -41,7 +40,10 @@ pub(crate) fn take_lock(directory: &dyn Directory, device: &dyn Device) -> Resul
         let leaving = device.threaded() && LEAVING.load(Ordering::SeqCst) > 0;
         match directory.lock(LOCK) {
             Ok(lock) => return Ok(lock),
-            Err(LockError::Io(error)) => return Err(at("locking", path)(error)),
+            Err(LockError::Io(error)) => {
+                let (path, source) = (path.to_owned(), Arc::new(error));
+                return Err(OpenError::Io { operation: "locking", path, source });
+            }
             Err(LockError::Lingering) => {}
             Err(LockError::Held(owner)) if !leaving => {
                 last = owner;

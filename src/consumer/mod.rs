@@ -275,7 +275,7 @@ impl Consumer {
                 }
                 continue;
             }
-            if crate::shard::drives() {
+            if self.lanes[0].engine.would_wait_for_itself() {
                 return Some(Err(ReadError::OwnThread));
             }
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {

@@ -78,7 +78,7 @@ impl Follow {
 
     fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Record, ReadError>> {
         let engine = self.stop.engine.clone();
-        if engine.is_threaded() && crate::shard::drives() {
+        if engine.would_wait_for_itself() {
             let ended = self.is_ended();
             return self.step().or_else(|| (!ended).then_some(Err(ReadError::OwnThread)));
         }

@@ -97,7 +97,8 @@ impl Arm {
     }
 
     fn abandon(&mut self, ended: Ended) {
-        if !self.done {
+        // In a forked child a drop does nothing.
+        if !self.done && crate::sys::is_owner() {
             self.stop("dropped before the log was closed");
             self.end(ended);
         }
@@ -168,6 +169,9 @@ impl Future for Run {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        if !crate::sys::is_owner() {
+            return Poll::Ready(()); // A fork that goes on with the runtime: the log, and its memory, are not its.
+        }
         if !std::mem::replace(&mut this.counted, true) {
             DRIVEN.with(|driven| driven.set(driven.get() + 1));
         }

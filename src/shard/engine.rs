@@ -145,6 +145,8 @@ pub(crate) struct Engine {
     capabilities: Capabilities,
     pub(super) notices: Arc<Notices>,
     pub(super) threaded: bool,
+    /// Turned by a task of the application's.
+    driven: bool,
     _lock: Arc<dyn Lock>,
 }
 
@@ -200,6 +202,7 @@ impl Engine {
             armed_until: AtomicU64::new(u64::MAX),
             view: RwLock::new(Arc::new(setup.store.view())),
             store: Mutex::new(setup.store),
+            driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
             keeper: Mutex::new(setup.keeper),
             space: Space::new(setup.space),
@@ -276,7 +279,7 @@ impl Engine {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
-        if super::drives() {
+        if self.would_wait_for_itself() {
             return Some(Err(AppendError::OwnThread));
         }
         if timeout.is_some() {
@@ -301,9 +304,15 @@ impl Engine {
         self.waiters.forget(registration);
     }
 
-    /// Whether a thread of the log's own can turn it.
-    pub(crate) fn has_queue(&self) -> bool {
-        lock(&self.queue).is_some()
+    /// Whether a task of the application's turns it, and no thread of the log's own.
+    pub(crate) fn is_driven(&self) -> bool {
+        self.driven
+    }
+
+    /// Whether the caller must not block for it. Another shard of a driven log counts, too: its thread may be
+    /// waiting for this one.
+    pub(crate) fn would_wait_for_itself(&self) -> bool {
+        self.driven && super::drives()
     }
 
     pub(crate) fn is_threaded(&self) -> bool {

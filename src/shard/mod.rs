@@ -2,9 +2,8 @@
 //!
 //! [`Engine`] is what producers, waiters and the shard's thread share. A shard is a value that is
 //! *turned* ([`turn`]): its own thread does so (`driver`), a blocking caller that finds it idle
-//! leads one block itself (`lead`), a task of the application's can (`driven`), and where there are no
-//! threads, whoever waits turns it. All go
-//! through the same committer under the same lock, the token.
+//! leads one block itself (`lead`), a task of the application's stands in for the thread (`driven`), and where
+//! there are no threads, whoever waits turns it. All go through the same committer under the same lock, the token.
 
 mod append;
 #[cfg(feature = "tokio-uring")]
@@ -24,9 +23,11 @@ mod waiters;
 
 pub(crate) use append::{Batch, List};
 #[cfg(feature = "tokio-uring")]
+pub(crate) use driven::Drive;
+#[cfg(feature = "tokio-uring")]
 pub use driven::ShardDriver;
 #[cfg(feature = "tokio-uring")]
-pub(crate) use driven::{Drive, drives};
+use driven::drives;
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;
@@ -35,6 +36,6 @@ pub(crate) use waiters::{Registration, Waiters};
 
 /// Whether this thread turns a shard, and must not block for one.
 #[cfg(not(feature = "tokio-uring"))]
-pub(crate) fn drives() -> bool {
+fn drives() -> bool {
     false
 }

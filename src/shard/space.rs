@@ -256,7 +256,7 @@ impl Engine {
         if !crate::sys::is_owner() {
             return Err(TruncateError::Forked);
         }
-        if self.threaded && super::drives() {
+        if self.would_wait_for_itself() {
             return Err(TruncateError::OwnThread);
         }
         let _cutting = lock(&self.space.cutting);

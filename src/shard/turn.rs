@@ -340,6 +340,8 @@ impl Engine {
         if let Err(error) = result {
             self.fail(core, submitted.name, Some(&submitted.segment), error);
         }
+        // Whoever leads may have more to write.
+        self.heed_failure(core);
     }
 
     /// Tells since when the oldest operation has been out, for who watches for a stuck device.

@@ -209,7 +209,7 @@ impl<F: Fold> Core<F> {
         }
         if self.is_threaded() {
             let outcome = self.outcome(flush);
-            if outcome.is_none() && crate::shard::drives() {
+            if outcome.is_none() && self.engine.would_wait_for_itself() {
                 return Some(Err(UpdateError::Failed(AppendError::OwnThread)));
             }
             return self.waiters.wait(flush, timeout, || self.outcome(flush), NO_LEAD);

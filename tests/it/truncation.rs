@@ -9,6 +9,7 @@ on_every_ground!(
     what_is_truncated_before_is_gone_and_its_space_reused,
     what_is_cut_off_never_comes_back,
     truncating_everything_leaves_an_empty_log,
+    appends_go_on_around_cuts,
 );
 
 fn what_is_truncated_before_is_gone_and_its_space_reused(ground: Ground) {
@@ -83,4 +84,38 @@ fn truncating_everything_leaves_an_empty_log(ground: Ground) {
     log.close().unwrap();
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(payloads(&log.shard(ShardId(0))), [b"more"]);
+}
+
+/// Cuts under load: whoever appends waits in line meanwhile and is let in afterwards, alone or with a group of
+/// blocks; what was acknowledged and not cut is there.
+fn appends_go_on_around_cuts(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let shard = log.shard(ShardId(0));
+    shard.append(b"first").wait().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3usize {
+            let shard = &shard;
+            scope.spawn(move || {
+                for index in 0..100 {
+                    let bytes = if index % 10 == 0 { 9_000 } else { 700 * thread };
+                    shard.append(vec![thread as u8; bytes]).wait().unwrap();
+                }
+            });
+        }
+        for _ in 0..20 {
+            let last = shard.read_back(..).unwrap().next().unwrap().unwrap();
+            match shard.truncate_after(last.position().lsn()) {
+                // Of a moment ago: meanwhile it may be cut off, or stand within what was.
+                Ok(()) | Err(TruncateError::NotARecord { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let before = payloads(&shard);
+    let last = shard.append(b"last").wait().unwrap();
+    log.close().unwrap();
+    let log = ground.small().open(dir.path()).unwrap();
+    assert_eq!(log.get(last).unwrap().payload(), b"last");
+    assert_eq!(payloads(&log.shard(ShardId(0))).len(), before.len() + 1);
 }
