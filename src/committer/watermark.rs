@@ -144,3 +144,73 @@ impl Prefix {
         assert!(checkpoint <= durable && durable <= covered && covered <= written);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Urgency;
+
+    fn entry(sequence: u64, file: u32, covered: bool) -> Entry {
+        let end = Lsn(sequence * 4096);
+        let urgency = Urgency::Synced;
+        let block =
+            super::super::Sealed { sequence, end, bytes: 4096, file, urgency, records: 1, group: None };
+        Entry { block, covered }
+    }
+
+    /// Whatever is written, a few stretches tell of it: neighbours of one file are one.
+    #[test]
+    fn neighbours_are_merged() {
+        let mut prefix = Prefix::new(Lsn(0));
+        for sequence in 1..=9 {
+            prefix.push(&entry(sequence, 1, sequence % 3 == 0));
+        }
+        assert_eq!(prefix.stretches.len(), 1, "a covered block waits for the sync of what lies below it");
+        for sequence in 10..=19 {
+            prefix.push(&entry(sequence, 2, true));
+        }
+        assert_eq!(prefix.stretches.len(), 2, "covered neighbours in another file");
+        prefix.push(&entry(20, 2, false));
+        assert_eq!(prefix.stretches.len(), 3, "what is not covered is not taken for covered");
+        assert_eq!(prefix.start_sync(OperationId(1), 9), Some(1));
+        prefix.sync_completed(OperationId(1));
+        assert_eq!(prefix.watermarks().covered, Lsn(19 * 4096));
+    }
+
+    #[test]
+    fn a_file_is_synced_once_at_a_time() {
+        let mut prefix = Prefix::new(Lsn(0));
+        prefix.push(&entry(1, 1, false));
+        assert_eq!(prefix.start_sync(OperationId(1), 0), None, "nobody wants it");
+        assert_eq!(prefix.start_sync(OperationId(1), 1), Some(1));
+        prefix.push(&entry(2, 1, false));
+        prefix.push(&entry(3, 2, false));
+        // The second block waits for a sync of its own, which begins when the first is over.
+        assert_eq!(prefix.start_sync(OperationId(2), 2), None);
+        assert_eq!(prefix.start_sync(OperationId(2), 3), Some(2));
+        prefix.sync_completed(OperationId(1));
+        assert_eq!(prefix.watermarks().covered, Lsn(4096));
+        assert_eq!(prefix.start_sync(OperationId(3), 3), Some(1));
+    }
+
+    #[test]
+    fn what_is_above_a_target_is_told() {
+        let mut prefix = Prefix::new(Lsn(0));
+        assert!(!prefix.uncovered_above(0));
+        prefix.push(&entry(1, 1, false));
+        prefix.push(&entry(2, 1, false));
+        assert!(prefix.uncovered_above(1));
+        assert!(!prefix.uncovered_above(2));
+        assert_eq!(prefix.start_sync(OperationId(1), 2), Some(1));
+        assert!(!prefix.uncovered_above(0), "it is being synced");
+    }
+
+    #[test]
+    #[should_panic(expected = "durable <= covered")]
+    fn marks_in_another_order_are_a_fault() {
+        let mut prefix = Prefix::new(Lsn(4096));
+        prefix.check();
+        prefix.marks.durable = Lsn(8192);
+        prefix.check();
+    }
+}

@@ -212,6 +212,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_header_is_of_its_log_and_shard_in_any_epoch() {
+        let header = header();
+        let own = identity();
+        assert!(header.is_of(&own.log_id, own.shard));
+        assert!(!header.is_of(&[0; 16], own.shard));
+        assert!(!header.is_of(&own.log_id, own.shard + 1));
+    }
+
+    /// Behind an intact checksum: what a newer version wrote, or a fault of our own.
+    #[test]
+    fn impossible_headers_are_defects() {
+        let forged = |change: fn(&mut BlockHeader)| {
+            let mut header = header();
+            change(&mut header);
+            header.crc = header.checksum();
+            BlockHeader::decode(bytemuck::bytes_of(&header)).map(|_| ())
+        };
+        assert_eq!(forged(|_| ()), Ok(()));
+        assert_eq!(forged(|header| header.covered = header.lsn), Ok(()));
+        assert_eq!(forged(|header| header.previous_end = header.lsn), Ok(()));
+        assert_eq!(forged(|header| header.version = FORMAT_VERSION + 1), Err(Defect::Version));
+        assert_eq!(forged(|header| header.length = BLOCK_HEADER_BYTES - 1), Err(Defect::Length));
+        assert_eq!(forged(|header| header.covered = header.lsn + 1), Err(Defect::Length));
+        assert_eq!(forged(|header| header.previous_end = header.lsn + 1), Err(Defect::Length));
+        assert_eq!(forged(|header| header.codec = 1), Err(Defect::Length));
+    }
+
+    #[test]
     fn decoding_short_or_empty_bytes_is_a_defect() {
         assert_eq!(BlockHeader::decode(&[]), Err(Defect::Short));
         assert_eq!(BlockHeader::decode(&[0; 4096]), Err(Defect::NoHeader));

@@ -430,6 +430,17 @@ mod tests {
         }
     }
 
+    fn log() -> LogManifest {
+        LogManifest {
+            log_id: [7; 16],
+            shards: 3,
+            block_bytes: 8192,
+            segment_bytes: 1 << 20,
+            slots: vec![0, 1, 2, 0],
+            directories: vec!["a".into(), "ü".into()],
+        }
+    }
+
     #[test]
     fn manifests_come_back() {
         let shard = shard();
@@ -438,15 +449,92 @@ mod tests {
         assert_eq!((sequence, ShardManifest::decode(body)), (42, Ok(shard)));
         assert_eq!(decode_slot(SlotKind::Log, &slot), Err(Defect::Foreign));
 
-        let log = LogManifest {
-            log_id: [7; 16],
-            shards: 3,
-            block_bytes: 4096,
-            segment_bytes: 1 << 20,
-            slots: vec![0, 1, 2, 0],
-            directories: vec!["a".into(), "ü".into()],
-        };
+        let log = log();
         assert_eq!(LogManifest::decode(&log.encode()), Ok(log));
+    }
+
+    #[test]
+    fn a_slot_of_a_newer_version_is_told_apart() {
+        let body = shard().encode();
+        let slot = encode_slot(SlotKind::Shard, 42, &body);
+        let mut header: SlotHeader = bytemuck::pod_read_unaligned(&slot[..SLOT_HEADER_BYTES]);
+        header.version = FORMAT_VERSION + 1;
+        header.crc = 0;
+        header.crc = header.checksum(&body);
+        let slot = [bytemuck::bytes_of(&header), &body].concat();
+        assert_eq!(decode_slot(SlotKind::Shard, &slot), Err(Defect::Version));
+    }
+
+    /// Behind an intact checksum: a fault of our own, which must not spread.
+    #[test]
+    fn impossible_log_manifests_are_defects() {
+        let refused = |what: &str, change: fn(&mut LogManifest)| {
+            let mut log = log();
+            change(&mut log);
+            assert_eq!(LogManifest::decode(&log.encode()), Err(Defect::Length), "{what}");
+        };
+        refused("no shard", |log| (log.shards, log.slots) = (0, vec![]));
+        refused("no slot", |log| log.slots.clear());
+        refused("a slot of no shard", |log| log.slots[2] = 3);
+        refused("no block", |log| log.block_bytes = 0);
+        refused("half a block", |log| log.block_bytes = 2048);
+        refused("a block and a half", |log| log.block_bytes = 8192 + 2048);
+        refused("an uneven segment", |log| log.segment_bytes += 512);
+        refused("a segment below a block", |log| log.segment_bytes = 4096);
+        let mut body = log().encode();
+        let granule = std::mem::offset_of!(LogLayout, granule);
+        body[granule..granule + 4].copy_from_slice(&512u32.to_le_bytes());
+        assert_eq!(LogManifest::decode(&body), Err(Defect::Length));
+        let mut fits = log();
+        fits.segment_bytes = u64::from(fits.block_bytes);
+        assert_eq!(LogManifest::decode(&fits.encode()), Ok(fits));
+        let mut least = log();
+        least.block_bytes = super::super::GRANULE as u32;
+        assert_eq!(LogManifest::decode(&least.encode()), Ok(least));
+    }
+
+    #[test]
+    fn impossible_shard_manifests_are_defects() {
+        let two = |manifest: &mut ShardManifest| {
+            let next = SegmentRow { base: 1 << 20, bytes: 8192, file: 4, reserved: 0 };
+            manifest.segments.push(next);
+        };
+        let refused = |what: &str, change: fn(&mut ShardManifest)| {
+            let mut shard = shard();
+            two(&mut shard);
+            change(&mut shard);
+            assert_eq!(ShardManifest::decode(&shard.encode()), Err(Defect::Length), "{what}");
+        };
+        refused("no epoch", |shard| shard.epochs.rows.clear());
+        refused("an epoch twice", |shard| shard.epochs.rows[0].epoch = 4);
+        refused("epochs that start in another order", |shard| shard.epochs.rows[0].start = 12288);
+        refused("an epoch that starts below its cut", |shard| shard.epochs.rows[1].cut = 8193);
+        refused("an epoch that starts within a granule", |shard| {
+            shard.epochs.rows[0] = row(1, 512, 0);
+        });
+        refused("an epoch that will be used again", |shard| shard.next_epoch = 4);
+        refused("an empty segment", |shard| shard.segments[1].bytes = 0);
+        refused("a segment beyond all LSNs", |shard| shard.segments[1].base = u64::MAX - 4095);
+        refused("an uneven segment", |shard| shard.segments[1].bytes += 512);
+        refused("an uneven place", |shard| shard.segments[1].base += 512);
+        refused("both uneven, alike", |shard| {
+            shard.segments[1].base += 512;
+            shard.segments[1].bytes += 512;
+        });
+        refused("segments above each other", |shard| shard.segments[1].base -= 4096);
+        refused("a file that will be used again", |shard| shard.next_file = 4);
+        refused("a checkpoint that is not covered", |shard| shard.covered = Lsn(4096));
+        refused("a checkpoint within a granule", |shard| {
+            (shard.checkpoint, shard.covered) = (Lsn(8192 + 512), Lsn(12288));
+        });
+        refused("a checkpoint of an earlier epoch", |shard| shard.checkpoint = Lsn(4096));
+        let mut body = shard().encode();
+        body[std::mem::offset_of!(ShardLayout, clean)] = 2;
+        assert_eq!(ShardManifest::decode(&body), Err(Defect::Length));
+        let mut fits = shard();
+        two(&mut fits);
+        fits.epochs.rows[0].start = 8192;
+        assert_eq!(ShardManifest::decode(&fits.encode()), Ok(fits));
     }
 
     #[test]
@@ -465,6 +553,8 @@ mod tests {
         for length in 0..body.len() {
             assert!(ShardManifest::decode(&body[..length]).is_err());
         }
+        let longer = [&body[..], &[0]].concat();
+        assert_eq!(ShardManifest::decode(&longer), Err(Defect::Length));
     }
 
     /// Row 2 of `research/model.md`: a cut below an epoch that stayed empty must survive it.
@@ -487,7 +577,9 @@ mod tests {
         table.push(row(1, 0, 0));
         table.push(row(2, 4096, 4096));
         table.push(row(3, 8192, 8192));
-        table.prune(Lsn(5000));
+        table.prune(Lsn(4095));
+        assert_eq!(table.rows().len(), 3);
+        table.prune(Lsn(4096));
         assert_eq!(table.rows().iter().map(|row| row.epoch).collect::<Vec<_>>(), [2, 3]);
         table.prune(Lsn(1 << 30));
         assert_eq!(table.rows().len(), 1);

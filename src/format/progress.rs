@@ -39,3 +39,21 @@ pub(crate) fn decode_progress(body: &[u8]) -> Result<Vec<Option<Position>>, Defe
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Lsn, ShardId};
+
+    #[test]
+    fn rows_come_back() {
+        let positions = [None, Some(Position::new(ShardId(3), 1, Lsn(4096 + 88), Lsn(4096))), None];
+        let body = encode_progress(&positions);
+        assert_eq!(decode_progress(&body), Ok(positions.to_vec()));
+        assert_eq!(decode_progress(&[]), Ok(vec![]));
+        assert_eq!(decode_progress(&body[1..]), Err(Defect::Length));
+        let mut neither = body;
+        neither[std::mem::offset_of!(ProgressRow, committed)] = 2;
+        assert_eq!(decode_progress(&neither), Err(Defect::Length));
+    }
+}

@@ -312,6 +312,57 @@ mod tests {
         }
     }
 
+    /// Behind an intact checksum: a fault of our own, or of a newer version.
+    #[test]
+    fn impossible_records_are_defects() {
+        let forged = |header: RecordHeader| {
+            let mut bytes = block(&[(b"key", b"payload")]);
+            let at = BLOCK_HEADER_BYTES as usize;
+            let used = (RECORD_HEADER_BYTES + 10) as usize;
+            bytes[at..at + 16].copy_from_slice(bytemuck::bytes_of(&header));
+            let crc = identity().seed().crc_at(8192 + at as u64, &bytes[at + 4..at + used]);
+            bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+            walk(&bytes).map(|_| ())
+        };
+        let sound =
+            RecordHeader { crc: 0, body_bytes: 10, whole_bytes: 10, key_bytes: 3, flags: RecordFlags::WHOLE };
+        assert_eq!(forged(sound), Ok(()));
+        assert_eq!(forged(RecordHeader { key_bytes: 10, ..sound }), Ok(()));
+        let split = RecordHeader { whole_bytes: 30, flags: RecordFlags::SPLIT, ..sound };
+        assert_eq!(forged(split), Ok(()));
+        assert_eq!(forged(RecordHeader { flags: RecordFlags::REST, ..split }), Ok(()));
+        for impossible in [
+            RecordHeader { flags: RecordFlags(16), ..sound },
+            RecordHeader { whole_bytes: 9, ..split },
+            RecordHeader { key_bytes: 11, ..sound },
+            RecordHeader { whole_bytes: 11, ..sound },
+        ] {
+            assert_eq!(forged(impossible), Err(Defect::Length), "{impossible:?}");
+        }
+        // As parts of one: whatever their fragment holds, key and whole fit each other.
+        assert_eq!(forged(RecordHeader { key_bytes: 31, ..split }), Err(Defect::Length));
+    }
+
+    #[test]
+    fn flags_add_up() {
+        let flags = RecordFlags::SPLIT.with(RecordFlags::MORE);
+        assert_eq!(flags.with(RecordFlags::SPLIT), flags);
+        assert!(
+            flags.has(RecordFlags::SPLIT) && flags.has(RecordFlags::MORE) && !flags.has(RecordFlags::REST)
+        );
+    }
+
+    /// What was checked once is not paid for twice.
+    #[test]
+    fn a_block_that_was_checked_before_is_not_checked_again() {
+        let mut bytes = block(&SOME);
+        let header = BlockHeader::decode(&bytes).unwrap();
+        bytes[BLOCK_HEADER_BYTES as usize] ^= 1;
+        assert_eq!(walk(&bytes), Err(Defect::RecordChecksum));
+        let found = Records::checked_before(&header, &bytes).unwrap().filter(Result::is_ok).count();
+        assert_eq!(found, SOME.len());
+    }
+
     #[test]
     fn skip_finds_record_starts_only() {
         let bytes = block(&SOME);
