@@ -35,6 +35,12 @@ impl Commit {
         Commit { engine, position, target, registration: None, duty }
     }
 
+    /// What was accepted. Whoever asks for it sees to the duty that may come with it.
+    pub(crate) fn placed(mut self) -> Placed {
+        self.announce();
+        Placed { position: self.position, target: self.target, duty: false }
+    }
+
     pub(crate) fn try_begin(
         engine: Hold,
         write: &Write<'_>,

@@ -16,7 +16,7 @@ use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::notice::Notices;
 use crate::open;
-use crate::options::{Config, Options};
+use crate::options::{Config, Durability, Options};
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
 use crate::read_only::LogReader;
@@ -92,8 +92,9 @@ impl Log {
         self.inner.engines.get(usize::from(shard.0))
     }
 
+    /// The shard for a record with this key, or with none.
     #[inline]
-    fn holds_for(&self, key: &[u8]) -> &Holds {
+    fn shard_for(&self, key: &[u8]) -> usize {
         let engines = &self.inner.engines;
         let shard = if key.is_empty() {
             self.inner.router.nearest(|shard| {
@@ -103,7 +104,33 @@ impl Log {
         } else {
             self.inner.router.route(key)
         };
-        &self.inner.holds[usize::from(shard.0)]
+        usize::from(shard.0)
+    }
+
+    #[inline]
+    fn holds_for(&self, key: &[u8]) -> &Holds {
+        &self.inner.holds[self.shard_for(key)]
+    }
+
+    #[inline]
+    pub(crate) fn engine_for(&self, key: &[u8]) -> &Engine {
+        &self.inner.engines[self.shard_for(key)]
+    }
+
+    /// The engine of a shard that there is.
+    #[inline]
+    pub(crate) fn engine_of(&self, shard: ShardId) -> &Engine {
+        &self.inner.engines[usize::from(shard.0)]
+    }
+
+    /// A hold on a shard that there is.
+    pub(crate) fn hold(&self, shard: ShardId) -> Hold {
+        self.inner.holds[usize::from(shard.0)].take()
+    }
+
+    #[inline]
+    pub(crate) fn durability(&self) -> Durability {
+        self.inner.config.durability
     }
 
     /// Appends a record to the shard of its key, or to the nearest with room if it has none.

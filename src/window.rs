@@ -1,6 +1,7 @@
 //! Appends in flight, bounded and in order.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,10 +9,11 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::commit::Commit;
+use crate::commit::{Commit, is_owner};
 use crate::error::AppendError;
 use crate::log::Log;
 use crate::position::Position;
+use crate::shard::Placed;
 use crate::write::Write;
 
 /// Keeps so many appends in flight, and gives their positions in order, each once it is durable. By
@@ -37,19 +39,57 @@ use crate::write::Write;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use]
 pub struct Window {
     log: Log,
     most: usize,
-    flying: VecDeque<Commit>,
+    /// The oldest, once somebody has waited for it.
+    oldest: Option<Commit>,
+    /// The others. The log keeps their shards alive, so that no record costs a handle's two counts.
+    flying: VecDeque<Placed>,
 }
 
 impl Window {
     pub(crate) fn new(log: Log, most: usize) -> Window {
         assert!(most > 0, "a window holds at least one append");
         // A window of a million need not take its memory before it is that full.
-        Window { log, most, flying: VecDeque::with_capacity(most.min(4096)) }
+        Window { log, most, oldest: None, flying: VecDeque::with_capacity(most.min(4096)) }
+    }
+
+    /// The oldest append in flight, as a handle that can be waited for.
+    fn oldest(&mut self) -> Option<&mut Commit> {
+        if self.oldest.is_none() {
+            let placed = self.flying.pop_front()?;
+            self.oldest = Some(Commit::new(self.log.hold(placed.position.shard()), &placed));
+        }
+        self.oldest.as_mut()
+    }
+
+    /// Accepts a record at once, if there is room and nobody waits for it.
+    #[inline]
+    fn accept(&mut self, write: &Write<'_>) -> bool {
+        let engine = self.log.engine_for(&write.key);
+        if !is_owner() || !engine.admission.is_clear() {
+            return false;
+        }
+        let durability = write.durability.unwrap_or_else(|| self.log.durability());
+        match engine.put_payload(&write.key, &write.payload, write.priority, durability, false) {
+            Ok(placed) => {
+                self.flying.push_back(placed);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Accepts a record, for which it waits for room if it must.
+    #[inline]
+    fn admit(&mut self, write: Write<'_>) -> Result<(), AppendError> {
+        if !self.accept(&write) {
+            let commit = self.log.append(write).admitted().wait()?;
+            self.flying.push_back(commit.placed());
+        }
+        Ok(())
     }
 
     /// Appends a record, and gives the position of the oldest one in flight if it is durable, for which it
@@ -59,11 +99,11 @@ impl Window {
     /// Of this append, which was not accepted then, or of the oldest one
     /// ([`AppendError::ShardFailed`]), after which this one, too, is unknown.
     pub fn push<'a>(&mut self, write: impl Into<Write<'a>>) -> Result<Option<Position>, AppendError> {
-        if self.flying.len() >= self.most {
+        if self.len() >= self.most && !self.is_known() {
             // Left where it is until this one is accepted, so that an error of this one loses no position.
-            let _ = self.flying[0].wait_timeout(Duration::MAX);
+            self.oldest().and_then(|oldest| oldest.wait_timeout(Duration::MAX));
         }
-        self.flying.push_back(self.log.append(write).admitted().wait()?);
+        self.admit(write.into())?;
         self.try_next().transpose()
     }
 
@@ -78,31 +118,54 @@ impl Window {
         &mut self,
         write: impl Into<Write<'a>>,
     ) -> Result<Option<Position>, AppendError> {
-        if self.flying.len() >= self.most {
-            std::future::poll_fn(|context| Pin::new(&mut self.flying[0]).poll(context).map(drop)).await;
+        if self.len() >= self.most && !self.is_known() {
+            if let Some(oldest) = self.oldest() {
+                std::future::poll_fn(|context| Pin::new(&mut *oldest).poll(context).map(drop)).await;
+            }
         }
-        let admitted = self.log.append(write).admitted();
-        self.flying.push_back(admitted.await?);
+        let write = write.into();
+        if !self.accept(&write) {
+            let commit = self.log.append(write).admitted().await?;
+            self.flying.push_back(commit.placed());
+        }
         self.try_next().transpose()
+    }
+
+    /// What became of the oldest is known.
+    #[inline]
+    fn is_known(&self) -> bool {
+        self.look().is_some()
+    }
+
+    #[inline]
+    fn look(&self) -> Option<Result<Position, AppendError>> {
+        if let Some(oldest) = &self.oldest {
+            return oldest.try_result();
+        }
+        let placed = self.flying.front()?;
+        let outcome = self.log.engine_of(placed.position.shard()).outcome(&placed.target)?;
+        Some(outcome.map(|()| placed.position))
     }
 
     /// The position of the oldest append in flight, or its error, if that is known now.
     pub fn try_next(&mut self) -> Option<Result<Position, AppendError>> {
-        let result = self.flying.front()?.try_result()?;
-        self.flying.pop_front();
+        let result = self.look()?;
+        if self.oldest.take().is_none() {
+            self.flying.pop_front();
+        }
         Some(result)
     }
 
     /// Appends in flight, durable ones that were not asked for included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.flying.len()
+        self.flying.len() + usize::from(self.oldest.is_some())
     }
 
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.flying.is_empty()
+        self.len() == 0
     }
 
     /// Appends everything that an iterator gives, and gives the positions in its order.
@@ -128,7 +191,11 @@ impl Iterator for Window {
     type Item = Result<Position, AppendError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.flying.pop_front().map(Commit::wait)
+        if let Some(known) = self.try_next() {
+            return Some(known);
+        }
+        self.oldest()?;
+        self.oldest.take().map(Commit::wait)
     }
 }
 
@@ -136,10 +203,22 @@ impl Stream for Window {
     type Item = Result<Position, AppendError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(oldest) = self.flying.front_mut() else { return Poll::Ready(None) };
+        if let Some(known) = self.try_next() {
+            return Poll::Ready(Some(known));
+        }
+        let Some(oldest) = self.oldest() else { return Poll::Ready(None) };
         let result = std::task::ready!(Pin::new(oldest).poll(context));
-        self.flying.pop_front();
+        self.oldest = None;
         Poll::Ready(Some(result))
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window")
+            .field("most", &self.most)
+            .field("in_flight", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,9 +243,8 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         while self.refused.is_none() && self.window.len() < self.window.most {
             let Some(write) = self.writes.next() else { break };
-            match self.window.log.append(write).admitted().wait() {
-                Ok(commit) => self.window.flying.push_back(commit),
-                Err(error) => self.refused = Some(error),
+            if let Err(error) = self.window.admit(write.into()) {
+                self.refused = Some(error);
             }
         }
         match self.window.next() {

@@ -40,7 +40,13 @@ pub enum Method {
     WriteThrough,
     /// By an `fdatasync` after it.
     Flush,
+    /// By an `fdatasync` of all that is written, every 10 ms beside the writes and once at the end: what a log
+    /// does for records that nobody waits for.
+    Behind,
 }
+
+/// How often [`Method::Behind`] syncs.
+pub(crate) const BEHIND_EVERY: Duration = Duration::from_millis(10);
 
 /// What to write.
 #[derive(Clone, Copy, Debug)]
@@ -154,9 +160,19 @@ impl BareFile {
     /// Where a write fails.
     pub fn blocking(&self, block_bytes: u32, method: Method, time: Duration) -> io::Result<Measured> {
         let block = AlignedBuffer::filled(block_bytes as usize, 0xa5)?;
-        self.one_by_one(block_bytes, time, |offset| {
+        let mut synced_at = Instant::now();
+        let mut write = |offset| {
             self.file.write_at(&block, offset, method == Method::WriteThrough)?;
-            if method == Method::Flush { self.file.sync() } else { Ok(()) }
+            let behind = method == Method::Behind && synced_at.elapsed() >= BEHIND_EVERY;
+            if method == Method::Flush || behind {
+                synced_at = Instant::now();
+                self.file.sync()?;
+            }
+            Ok(())
+        };
+        self.measure(block_bytes, |latencies| {
+            let count = self.one_by_one(block_bytes, time, latencies, &mut write)?;
+            if method == Method::Behind { self.file.sync().map(|()| count) } else { Ok(count) }
         })
     }
 
@@ -166,7 +182,8 @@ impl BareFile {
     /// Where a read fails.
     pub fn read(&self, block_bytes: u32, time: Duration) -> io::Result<Measured> {
         let mut block = AlignedBuffer::zeroed(block_bytes as usize)?;
-        self.one_by_one(block_bytes, time, |offset| self.file.read_at(&mut block, offset).map(drop))
+        let mut read = |offset| self.file.read_at(&mut block, offset).map(drop);
+        self.measure(block_bytes, |latencies| self.one_by_one(block_bytes, time, latencies, &mut read))
     }
 
     /// Calls `act` for one block after the other, from the start again at the end, for `time`.
@@ -174,20 +191,19 @@ impl BareFile {
         &self,
         block_bytes: u32,
         time: Duration,
-        mut act: impl FnMut(u64) -> io::Result<()>,
-    ) -> io::Result<Measured> {
+        latencies: &mut Vec<u64>,
+        act: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> io::Result<u64> {
         let places = self.bytes / u64::from(block_bytes);
-        self.measure(block_bytes, |latencies| {
-            let began = Instant::now();
-            let mut count = 0;
-            while began.elapsed() < time {
-                let before = Instant::now();
-                act(count % places * u64::from(block_bytes))?;
-                latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                count += 1;
-            }
-            Ok(count)
-        })
+        let began = Instant::now();
+        let mut count = 0;
+        while began.elapsed() < time {
+            let before = Instant::now();
+            act(count % places * u64::from(block_bytes))?;
+            latencies.push(u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn measure(

@@ -101,6 +101,8 @@ impl Tail {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Slot {
+    /// Where its memory lies in the region.
+    start: usize,
     lsn: AtomicU64,
     previous_end: AtomicU64,
     capacity: AtomicU32,
@@ -131,8 +133,9 @@ struct Progress {
 }
 
 impl Slot {
-    fn new() -> Slot {
+    fn new(start: usize) -> Slot {
         Slot {
+            start,
             lsn: AtomicU64::new(0),
             previous_end: AtomicU64::new(0),
             capacity: AtomicU32::new(0),
@@ -238,7 +241,7 @@ impl Pool {
             block_bytes,
             tail: CacheLine(AtomicU64::new(Tail::new(0, 0, true).0)),
             released: CacheLine(AtomicU64::new(0)),
-            slots: (0..blocks).map(|_| Slot::new()).collect(),
+            slots: (0..blocks as usize).map(|slot| Slot::new(slot * block_bytes as usize)).collect(),
         })
     }
 
@@ -293,12 +296,8 @@ impl Pool {
             };
             match self.tail.0.compare_exchange_weak(seen, next.0, Ordering::SeqCst, Ordering::Acquire) {
                 Ok(_) if fits => {
-                    return Claim::Taken(Reserved {
-                        pool: self,
-                        sequence: tail.sequence(),
-                        offset: tail.offset(),
-                        bytes,
-                    });
+                    let (sequence, offset) = (tail.sequence(), tail.offset());
+                    return Claim::Taken(Reserved { pool: self, slot, sequence, offset, bytes });
                 }
                 Ok(_) => return Claim::Full,
                 Err(now) => seen = now,
@@ -328,12 +327,8 @@ impl Pool {
     ) -> Option<Reserved<'_>> {
         assert!(length > BLOCK_HEADER_BYTES && length % 8 == 0);
         let sequence = self.publish(place, length, group, true, false)?;
-        Some(Reserved {
-            pool: self,
-            sequence,
-            offset: BLOCK_HEADER_BYTES,
-            bytes: length - BLOCK_HEADER_BYTES,
-        })
+        let (offset, bytes) = (BLOCK_HEADER_BYTES, length - BLOCK_HEADER_BYTES);
+        Some(Reserved { pool: self, slot: self.slot(sequence), sequence, offset, bytes })
     }
 
     fn publish(
@@ -472,7 +467,7 @@ impl Pool {
         let was = self.slots[slot].sealed.swap(1, Ordering::AcqRel);
         assert_eq!(was, 0, "a block is sealed once");
         let padded = round_to_granule(u64::from(complete.length)) as usize;
-        let start = slot * self.block_bytes as usize;
+        let start = self.slots[slot].start;
         // SAFETY: the block is closed, so no range of it can be reserved any more, and complete, so
         // every range handed out was given up by `Reserved::finish`; `sealed` admits one sealer.
         let bytes = unsafe { self.region.slice_mut(start, padded) };
@@ -512,7 +507,7 @@ impl Pool {
         if !stands && !continues {
             return None;
         }
-        let start = (sequence % self.slots.len() as u64) as usize * self.block_bytes as usize;
+        let start = slot.start;
         // SAFETY: the block is sealed, and is not opened, hence not written, while the loan is held.
         let bytes = unsafe { self.region.slice(start, slot.padded.load(Ordering::Relaxed) as usize) };
         Some(Recalled { bytes, _hold: hold })
@@ -539,6 +534,8 @@ impl Pool {
 #[must_use]
 pub(crate) struct Reserved<'a> {
     pool: &'a Pool,
+    /// That of `sequence`: finding it takes a division, several of which are felt in what a record costs.
+    slot: &'a Slot,
     sequence: u64,
     offset: u32,
     bytes: u32,
@@ -547,8 +544,7 @@ pub(crate) struct Reserved<'a> {
 impl Reserved<'_> {
     /// The range to fill.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let slot = (self.sequence % self.pool.slots.len() as u64) as usize;
-        let start = slot * self.pool.block_bytes as usize + self.offset as usize;
+        let start = self.slot.start + self.offset as usize;
         // SAFETY: the exchange in `claim` (or the opener's lock) gave `offset..offset + bytes` of
         // this block to this value alone; the block is not sealed before `finish` adds the bytes.
         unsafe { self.pool.region.slice_mut(start, self.bytes as usize) }
@@ -558,31 +554,27 @@ impl Reserved<'_> {
         self.sequence
     }
 
-    fn slot(&self) -> &Slot {
-        self.pool.slot(self.sequence)
-    }
-
     pub(crate) fn lsn(&self) -> Lsn {
         Lsn(self.block_lsn().0 + u64::from(self.offset))
     }
 
     pub(crate) fn block_lsn(&self) -> Lsn {
-        Lsn(self.slot().lsn.load(Ordering::Relaxed))
+        Lsn(self.slot.lsn.load(Ordering::Relaxed))
     }
 
     pub(crate) fn epoch(&self) -> u32 {
-        self.slot().epoch.load(Ordering::Relaxed)
+        self.slot.epoch.load(Ordering::Relaxed)
     }
 
     pub(crate) fn seed(&self) -> EpochSeed {
-        EpochSeed::from_raw(self.slot().seed.load(Ordering::Relaxed))
+        EpochSeed::from_raw(self.slot.seed.load(Ordering::Relaxed))
     }
 
     /// Says that the range is filled with `records` records; true if that made a closed block
     /// complete.
     #[inline]
     pub(crate) fn finish(self, records: u32, urgency: Urgency) -> bool {
-        let slot = self.slot();
+        let slot = self.slot;
         let urgency = urgency as u32;
         if slot.progress.0.urgency.load(Ordering::Relaxed) < urgency {
             slot.progress.0.urgency.fetch_max(urgency, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A bare loop over io_uring: what the device takes when nothing else has to be decided.
 //!
 //! Registered huge-page buffers, a registered file, a fixed depth, one thread; each completion is
-//! replaced by the next write.
+//! replaced by the next write. With [`Method::Behind`] one sync at a time goes along with them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use crate::ceiling::{Method, Writes};
+use crate::ceiling::{BEHIND_EVERY, Method, Writes};
 use crate::pool::AlignedBuffer;
 
 /// Set in the user data of a sync.
@@ -26,7 +26,7 @@ pub(crate) fn run(
 ) -> io::Result<u64> {
     let Writes { block_bytes, depth, method } = *writes;
     let memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, huge)?;
-    let mut ring = IoUring::new((depth * 2).next_power_of_two())?;
+    let mut ring = IoUring::new((depth * 2 + 1).next_power_of_two())?;
     let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
     // SAFETY: the memory outlives the ring: nothing is in flight when this returns, and the ring is
     // dropped before it.
@@ -56,7 +56,15 @@ pub(crate) fn run(
     let mut entries: Vec<squeue::Entry> = (0..u64::from(depth)).map(&mut next_write).collect();
     let (mut in_flight, mut done) = (0, 0);
     let mut failed = None;
+    // The sync that goes along: its slot is the one behind those of the writes.
+    let beside = u64::from(depth);
+    let (mut syncing, mut synced_at, mut unsynced) = (false, began, method == Method::Behind);
     loop {
+        let due = entries.is_empty() && in_flight == 0 || synced_at.elapsed() >= BEHIND_EVERY;
+        if unsynced && !syncing && due && failed.is_none() {
+            entries.push(sync(beside));
+            (syncing, synced_at, unsynced) = (true, Instant::now(), false);
+        }
         for entry in entries.drain(..) {
             // SAFETY: the buffer of a slot is used by one operation at a time, and outlives the ring;
             // the queue has room for all slots.
@@ -74,6 +82,9 @@ pub(crate) fn run(
             let is_sync = completion.user_data() & SYNC != 0;
             if result < 0 {
                 failed = Some(io::Error::from_raw_os_error(-result));
+            } else if slot == beside {
+                syncing = false;
+                continue;
             } else if !is_sync && result as u32 != block_bytes {
                 failed = Some(io::ErrorKind::WriteZero.into());
             } else if !is_sync && method == Method::Flush {
@@ -81,9 +92,10 @@ pub(crate) fn run(
                 continue;
             } else {
                 done += 1;
+                unsynced = method == Method::Behind;
                 latency(u64::try_from((now - begins[slot as usize]).as_nanos()).unwrap_or(u64::MAX));
             }
-            if failed.is_none() && now - began < time {
+            if slot != beside && failed.is_none() && now - began < time {
                 begins[slot as usize] = now;
                 entries.push(next_write(slot));
             }

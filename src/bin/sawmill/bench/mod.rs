@@ -185,7 +185,7 @@ fn bare_beside(file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) 
     }
     let durable = load.is_durable();
     let block_bytes = if durable { outcome.mean_block_bytes() } else { 256 << 10 };
-    let method = if durable { Method::WriteThrough } else { Method::Plain };
+    let method = if durable { Method::WriteThrough } else { Method::Behind };
     let depths: &[u32] = if durable { &[1, 2, 4] } else { &[8, 16] };
     let mut best: f64 = 0.0;
     for &depth in depths {
