@@ -21,9 +21,9 @@ use crate::options::{Backend, Config, Layout, OnDamage, Options, Tuning};
 use crate::owner::take_lock;
 use crate::pool::Pool;
 use crate::position::{Lsn, ShardId};
-use crate::recovery::{SegmentReader, Verdict, beyond, judge, scan};
+use crate::recovery::{Verdict, beyond, judge, scan};
 use crate::router::{Router, even_slots};
-use crate::segment::{ManifestError, ManifestFiles, ShardStore};
+use crate::segment::{ManifestError, ManifestFiles, SegmentReader, ShardStore};
 use crate::shard::{Engine, EngineSetup, Holds, Turner};
 use crate::tally;
 
@@ -441,7 +441,9 @@ fn judge_shard(
         segment.file.forget_cache().map_err(io("reading past the cache"))?;
     }
     let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
-    let mut reader = SegmentReader::for_scan(config.block_bytes, largest).map_err(io("taking memory for"))?;
+    let read_bytes = config.read_bytes.min(usize::try_from(largest).unwrap_or(usize::MAX));
+    let mut reader =
+        SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory for"))?;
     let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
     let id = ShardId(shard);
     match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
@@ -521,6 +523,7 @@ impl Builder<'_> {
             pool,
             committer: self.committer,
             space: config.space,
+            read_bytes: config.read_bytes,
             record_bytes: config.record_bytes,
             record_limit: config.record_limit,
             timestamp,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::committer::Ripe;
-use crate::device::Device;
+use crate::device::{Device, RealDevice};
 use crate::error::OpenError;
 use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
 use crate::log::Log;
@@ -102,6 +102,8 @@ pub(crate) struct Tuning {
     /// fast, so that a log with one record in it does not take a quarter of a gigabyte.
     pub first_segments_bytes: u64,
     pub first_segment_bytes_min: u64,
+    /// What scans read at a time.
+    pub read_bytes: usize,
 }
 
 impl Default for Tuning {
@@ -115,6 +117,7 @@ impl Default for Tuning {
             marker_interval_ns: 1_000_000_000,
             first_segments_bytes: 16 << 20,
             first_segment_bytes_min: 64 << 10,
+            read_bytes: crate::segment::READ_BYTES,
         }
     }
 }
@@ -471,6 +474,7 @@ impl Options {
                 retain_ns: self.retain_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
             },
             blocks,
+            read_bytes: tuning.read_bytes,
             record_bytes,
             record_limit,
             durability: self.durability,
@@ -499,7 +503,10 @@ impl Options {
     }
 
     pub(crate) fn chosen_device(&self) -> Arc<dyn Device> {
-        self.device.clone().unwrap_or_else(|| Arc::new(crate::device::RealDevice::new()))
+        self.device.clone().unwrap_or_else(|| match self.backend {
+            Backend::Syscall => Arc::new(RealDevice::without_uring()),
+            _ => Arc::new(RealDevice::new()),
+        })
     }
 }
 
@@ -520,6 +527,8 @@ pub(crate) struct Config {
     pub space: SpaceConfig,
     /// Blocks of each shard's pool.
     pub blocks: u32,
+    /// What scans read at a time.
+    pub read_bytes: usize,
     pub record_bytes: u64,
     /// The option that sets `record_bytes`.
     pub record_limit: &'static str,

@@ -16,8 +16,8 @@ use crate::format::{LogManifest, SlotKind};
 use crate::open::{at, manifest_error, shard_path};
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
-use crate::recovery::{self, Damage, Scan, SegmentReader, Verdict};
-use crate::segment::{Glimpse, ManifestError, ManifestFiles, StoreView};
+use crate::recovery::{self, Damage, Scan, Verdict};
+use crate::segment::{Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView};
 use crate::sync::lock;
 use crate::tally::{self, Fold, TallyError};
 
@@ -299,7 +299,7 @@ impl ForeignShard {
     }
 
     fn reader(&self) -> Result<SegmentReader, ReadError> {
-        SegmentReader::for_scan(self.block_bytes, self.segment_bytes).map_err(|error| self.io(error))
+        SegmentReader::for_scan(self.block_bytes, self.read_bytes()).map_err(|error| self.io(error))
     }
 
     /// Reads the manifest again; what it cannot read stays as it was.
@@ -404,8 +404,8 @@ impl Source for ForeignShard {
         self.block_bytes
     }
 
-    fn segment_bytes(&self) -> u64 {
-        self.segment_bytes
+    fn read_bytes(&self) -> usize {
+        READ_BYTES.min(usize::try_from(self.segment_bytes).unwrap_or(usize::MAX))
     }
 
     fn lend_reader(&self) -> io::Result<SegmentReader> {

@@ -17,6 +17,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod handover;
 mod tune;
 
 use std::io;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Directory, File, RealDevice, bare_uring};
+use crate::device::{Access, Device, Directory, File, RealDevice, bare_uring};
 use crate::pool::AlignedBuffer;
 use crate::sys;
 
@@ -142,15 +143,14 @@ impl BareFile {
     /// # Panics
     /// If a number in `writes` is not as it says there.
     pub fn uring(&self, writes: &Writes, time: Duration) -> io::Result<Measured> {
-        self.uring_from(writes, true, time)
+        self.uring_from(writes, Access { huge: true, read: false }, time)
     }
 
-    /// The same, from pages of 4 KiB if `huge` is not set.
-    fn uring_from(&self, writes: &Writes, huge: bool, time: Duration) -> io::Result<Measured> {
+    fn uring_from(&self, writes: &Writes, access: Access, time: Duration) -> io::Result<Measured> {
         assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes % 4096 == 0);
         let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         self.measure(writes.block_bytes, |latencies| {
-            bare_uring(file, self.bytes, writes, huge, time, |latency| latencies.push(latency))
+            bare_uring(file, self.bytes, writes, access, time, |latency| latencies.push(latency))
         })
     }
 
@@ -176,11 +176,19 @@ impl BareFile {
         })
     }
 
-    /// Reads one block after the other, from the start again at the end, by `pread(2)` for `time`.
+    /// Reads one block after the other, from the start again at the end, for `time`: two at a time through
+    /// io_uring, or by `pread(2)` where that is not to be had.
     ///
     /// # Errors
     /// Where a read fails.
+    ///
+    /// # Panics
+    /// If `block_bytes` is no multiple of 4096.
     pub fn read(&self, block_bytes: u32, time: Duration) -> io::Result<Measured> {
+        let two = Writes { block_bytes, depth: 2, method: Method::Plain };
+        if let Ok(measured) = self.uring_from(&two, Access { huge: true, read: true }, time) {
+            return Ok(measured);
+        }
         let mut block = AlignedBuffer::zeroed(block_bytes as usize)?;
         let mut read = |offset| self.file.read_at(&mut block, offset).map(drop);
         self.measure(block_bytes, |latencies| self.one_by_one(block_bytes, time, latencies, &mut read))

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{BareFile, Measured, Method, Writes};
-use crate::device::{Capabilities, Device, FileSystem, RealDevice, is_virtual, measure};
+use crate::device::{Access, Capabilities, Device, FileSystem, RealDevice, is_virtual, measure};
 use crate::options::Options;
 
 const FILE_BYTES: u64 = 256 << 20;
@@ -116,7 +116,7 @@ pub fn tune(path: impl AsRef<Path>, time: Duration) -> io::Result<Tuned> {
 
 /// `None` where io_uring is refused.
 fn by_uring(file: &BareFile, writes: &Writes, huge: bool, time: Duration) -> io::Result<Option<Measured>> {
-    match file.uring_from(writes, huge, time) {
+    match file.uring_from(writes, Access { huge, read: false }, time) {
         Ok(measured) => Ok(Some(measured)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::ENOMEM)) => {
             Ok(None)

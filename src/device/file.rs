@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
-    Capabilities, Device, Directory, Driver, File, FileSystem, Lock, LockError, Queue, QueueSetup, Wake,
+    Capabilities, Device, Directory, Driver, File, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
+    Wake,
 };
 use crate::format::GRANULE;
 use crate::sys;
@@ -18,11 +19,18 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct RealDevice {
     start: Instant,
+    /// Files are read ahead in through io_uring.
+    uring: bool,
 }
 
 impl RealDevice {
     pub(crate) fn new() -> RealDevice {
-        RealDevice { start: Instant::now() }
+        RealDevice { start: Instant::now(), uring: true }
+    }
+
+    /// One that makes system calls alone.
+    pub(crate) fn without_uring() -> RealDevice {
+        RealDevice { uring: false, ..RealDevice::new() }
     }
 }
 
@@ -37,7 +45,7 @@ impl Device for RealDevice {
         let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
         let safe = file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
         let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&path)?);
-        Ok(Arc::new(RealDirectory { path, file, capabilities, writes: true }))
+        Ok(Arc::new(RealDirectory { path, file, capabilities, writes: true, uring: self.uring }))
     }
 
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
@@ -47,7 +55,13 @@ impl Device for RealDevice {
         }
         // Whether direct I/O is to be had is seen at each file.
         let capabilities = Capabilities::of(file.as_fd(), true);
-        Ok(Arc::new(RealDirectory { path: path.canonicalize()?, file, capabilities, writes: false }))
+        Ok(Arc::new(RealDirectory {
+            path: path.canonicalize()?,
+            file,
+            capabilities,
+            writes: false,
+            uring: self.uring,
+        }))
     }
 
     fn now(&self) -> u64 {
@@ -150,6 +164,7 @@ struct RealDirectory {
     capabilities: Capabilities,
     /// Else it is only read in, and not ours.
     writes: bool,
+    uring: bool,
 }
 
 impl RealDirectory {
@@ -183,12 +198,12 @@ impl Directory for RealDirectory {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        Ok(Arc::new(RealFile { file }))
+        Ok(Arc::new(RealFile { file, uring: self.uring }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let file = self.options().create_new(true).mode(0o640).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile { file }))
+        Ok(Arc::new(RealFile { file, uring: self.uring }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -232,6 +247,7 @@ impl Directory for RealDirectory {
 #[derive(Debug)]
 struct RealFile {
     file: fs::File,
+    uring: bool,
 }
 
 impl File for RealFile {
@@ -265,6 +281,10 @@ impl File for RealFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    fn read_ahead(&self) -> Option<Box<dyn ReadAhead>> {
+        if self.uring { super::uring::read_ahead() } else { None }
     }
 }
 

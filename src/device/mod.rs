@@ -17,9 +17,12 @@ mod uring;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::pool::AlignedBuffer;
 
 pub(crate) use file::RealDevice;
 #[cfg(feature = "ceiling")]
@@ -31,7 +34,7 @@ pub(crate) use syscall::perform;
 #[cfg(feature = "tokio-uring")]
 pub(crate) use tokio_uring::{TaskWake, TokioUringQueue};
 #[cfg(feature = "ceiling")]
-pub(crate) use uring::bare as bare_uring;
+pub(crate) use uring::{Access, bare as bare_uring};
 
 /// A place where logs live: the real file system, or the simulated one.
 pub(crate) trait Device: Send + Sync + Debug {
@@ -87,6 +90,29 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)>;
 }
 
+/// A read to be made ahead, and what it needs meanwhile.
+#[derive(Debug)]
+pub(crate) struct AheadRead {
+    pub file: Arc<dyn File>,
+    pub buffer: AlignedBuffer,
+    /// Which part of the buffer to read into.
+    pub into: Range<usize>,
+    pub offset: u64,
+}
+
+/// Reads while its owner does something else, one read at a time.
+pub(crate) trait ReadAhead: Send + Sync + Debug {
+    /// Begins a read.
+    ///
+    /// # Errors
+    /// Where that cannot be done; the buffer is gone.
+    fn begin(&mut self, read: AheadRead) -> io::Result<()>;
+
+    /// Waits for the read that was begun, and gives the buffer back and how much was read; `None` if there is
+    /// none, or if the buffer is gone.
+    fn finish(&mut self) -> Option<(AlignedBuffer, io::Result<usize>)>;
+}
+
 /// An open file. Offsets, lengths and addresses are multiples of a granule where bytes are moved.
 pub(crate) trait File: Send + Sync + Debug {
     /// One read of the kernel's, which may come back short.
@@ -118,6 +144,9 @@ pub(crate) trait File: Send + Sync + Debug {
 
     /// For drivers of this kind of device; `None` for a simulated file.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+
+    /// What reads ahead in such files, if anything does.
+    fn read_ahead(&self) -> Option<Box<dyn ReadAhead>>;
 
     #[cfg(any(test, feature = "simulation"))]
     /// For the simulator's queue; 0 for a real file.

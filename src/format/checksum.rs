@@ -32,6 +32,7 @@ impl EpochSeed {
     }
 
     /// CRC32C of `bytes`, which stand at `lsn`.
+    #[inline]
     pub(crate) fn crc_at(self, lsn: u64, bytes: &[u8]) -> u32 {
         let high = ((lsn >> 32) as u32).wrapping_mul(0x9e37_79b1);
         crate::sys::crc32c_append(self.0 ^ lsn as u32 ^ high, bytes)

@@ -20,7 +20,9 @@ pub(crate) use manifest::{
     encode_slot,
 };
 pub(crate) use progress::{decode_progress, encode_progress};
-pub(crate) use record::{RECORD_HEADER_BYTES, RecordFlags, Records, encode_record, encoded_bytes};
+pub(crate) use record::{
+    RECORD_HEADER_BYTES, RawRecord, RecordFlags, Records, Walk, encode_record, encoded_bytes,
+};
 pub(crate) use tally::{AnchorRow, TallyHeader};
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.

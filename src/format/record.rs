@@ -111,6 +111,57 @@ pub(crate) struct RawRecord<'a> {
     pub body: &'a [u8],
 }
 
+impl<'a> RawRecord<'a> {
+    /// The record at `offset` of a block at `block`, without a look at its checksum; its lengths are checked.
+    #[inline]
+    fn parse(bytes: &'a [u8], offset: usize, block: Lsn, index: u32) -> Result<RawRecord<'a>, Defect> {
+        let rest = bytes.get(offset..).ok_or(Defect::Length)?;
+        let header = rest.get(..RECORD_HEADER_BYTES as usize).ok_or(Defect::Length)?;
+        let header: RecordHeader = bytemuck::pod_read_unaligned(header);
+        let end = (RECORD_HEADER_BYTES as usize)
+            .checked_add(header.body_bytes as usize)
+            .filter(|&end| end.next_multiple_of(8) <= rest.len())
+            .ok_or(Defect::Length)?;
+        let body = &rest[RECORD_HEADER_BYTES as usize..end];
+        Ok(RawRecord { lsn: Lsn(block.0 + offset as u64), index, header, body })
+    }
+}
+
+/// How far a block was walked whose records somebody has checked: to be kept beside the block's own bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walk {
+    lsn: Lsn,
+    offset: usize,
+    index: u32,
+    count: u32,
+    length: usize,
+}
+
+impl Walk {
+    /// From the first record on.
+    pub(crate) fn new(header: &BlockHeader) -> Walk {
+        let (lsn, count, length) = (header.lsn(), header.record_count, header.length as usize);
+        Walk { lsn, offset: BLOCK_HEADER_BYTES as usize, index: 0, count, length }
+    }
+
+    /// The next record of the block, which is the one that the walk was begun with.
+    #[inline]
+    pub(crate) fn next<'a>(&mut self, block: &'a [u8]) -> Option<RawRecord<'a>> {
+        if self.index == self.count {
+            return None;
+        }
+        let record = RawRecord::parse(block.get(..self.length)?, self.offset, self.lsn, self.index).ok()?;
+        self.offset += encoded_bytes(record.header.body_bytes) as usize;
+        self.index += 1;
+        Some(record)
+    }
+
+    /// Whether there are more.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.index < self.count
+    }
+}
+
 /// The records of one block, each checked when it is reached.
 #[derive(Clone, Debug)]
 pub(crate) struct Records<'a> {
@@ -152,16 +203,7 @@ impl<'a> Records<'a> {
 
     /// The next record without a look at its checksum; its lengths are checked.
     fn parse(&self) -> Result<RawRecord<'a>, Defect> {
-        let rest = &self.bytes[self.offset..];
-        let header = rest.get(..RECORD_HEADER_BYTES as usize).ok_or(Defect::Length)?;
-        let header: RecordHeader = bytemuck::pod_read_unaligned(header);
-        let end = (RECORD_HEADER_BYTES as usize)
-            .checked_add(header.body_bytes as usize)
-            .filter(|&end| end.next_multiple_of(8) <= rest.len())
-            .ok_or(Defect::Length)?;
-        let body = &rest[RECORD_HEADER_BYTES as usize..end];
-        let lsn = Lsn(self.lsn.0 + self.offset as u64);
-        Ok(RawRecord { lsn, index: self.index, header, body })
+        RawRecord::parse(self.bytes, self.offset, self.lsn, self.index)
     }
 
     fn checked(&self) -> Result<RawRecord<'a>, Defect> {

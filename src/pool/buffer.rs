@@ -142,14 +142,24 @@ impl fmt::Debug for Region {
 /// Aligned memory with one owner: readers, recovery and manifests use it.
 #[derive(Debug)]
 pub(crate) struct AlignedBuffer {
-    region: Region,
+    /// Shared with another buffer if it is one of a pair; each has its own part.
+    region: Arc<Region>,
+    start: usize,
     length: usize,
 }
 
 impl AlignedBuffer {
     /// Zeroed bytes.
     pub(crate) fn zeroed(length: usize) -> io::Result<AlignedBuffer> {
-        Ok(AlignedBuffer { region: Region::map(length.max(1))?, length })
+        Ok(AlignedBuffer { region: Arc::new(Region::map(length.max(1))?), start: 0, length })
+    }
+
+    /// Two buffers of so many zeroed bytes beside each other, so that both may lie in one huge page.
+    pub(crate) fn pair(length: usize) -> io::Result<(AlignedBuffer, AlignedBuffer)> {
+        assert!(length > 0 && length % 4096 == 0, "the second is aligned as the first");
+        let region = Arc::new(Region::map(2 * length)?);
+        let part = |start| AlignedBuffer { region: region.clone(), start, length };
+        Ok((part(0), part(length)))
     }
 
     /// Bytes of one value.
@@ -176,15 +186,15 @@ impl Deref for AlignedBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the buffer owns its region; `&self` excludes writers.
-        unsafe { self.region.slice(0, self.length) }
+        // SAFETY: the buffer owns its part of the region; `&self` excludes writers.
+        unsafe { self.region.slice(self.start, self.length) }
     }
 }
 
 impl DerefMut for AlignedBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the buffer owns its region; `&mut self` excludes everybody else.
-        unsafe { self.region.slice_mut(0, self.length) }
+        // SAFETY: the buffer owns its part of the region; `&mut self` excludes everybody else.
+        unsafe { self.region.slice_mut(self.start, self.length) }
     }
 }
 

@@ -1,20 +1,15 @@
 //! Walking a shard's blocks and records.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, Identity, RECORD_HEADER_BYTES, RecordFlags, Records,
-    encoded_bytes,
+    BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, Identity, RECORD_HEADER_BYTES, RawRecord, RecordFlags,
+    Records, Walk, encoded_bytes,
 };
-use crate::position::{Lsn, Position};
-use crate::recovery::SegmentReader;
-use crate::segment::{StoreView, continuations};
-
-/// Reads are this large, so that one holds several blocks.
-const WINDOW_BYTES: usize = 1 << 20;
+use crate::position::{Lsn, Position, ShardId};
+use crate::segment::{SegmentReader, StoreView, continuations};
 
 /// A record in fragments, as far as it was read.
 #[derive(Debug)]
@@ -26,16 +21,33 @@ struct Partial {
     body: Vec<u8>,
 }
 
+/// A block that is being walked. Its records were checked by the shard's reader, or when it was recalled.
+#[derive(Debug)]
+struct Walked {
+    bytes: Arc<[u8]>,
+    walk: Walk,
+    lsn: Lsn,
+    epoch: u32,
+    /// Of its first record.
+    timestamp: u64,
+    /// Records from here on belong to another epoch.
+    owned_end: Lsn,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     source: Arc<dyn Source>,
+    shard: ShardId,
     reader: SegmentReader,
     /// Where the next block stands or would.
     at: Lsn,
     /// Records below it are passed over.
     from: Lsn,
-    ready: VecDeque<Record>,
+    /// The block whose records are given now.
+    block: Option<Walked>,
+    /// The bytes of the one before it: if nobody keeps a record of it, the next one can have its memory.
+    spare: Option<Arc<[u8]>>,
     partial: Option<Partial>,
 }
 
@@ -50,18 +62,18 @@ pub(crate) enum Step {
 impl Cursor {
     /// A cursor at the first record at or above `from`.
     pub(crate) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
-        let whole = usize::try_from(source.segment_bytes()).unwrap_or(usize::MAX);
-        let window = WINDOW_BYTES.min(whole).max(source.block_bytes() as usize * 2);
-        let reader = SegmentReader::new(window)
+        let reader = SegmentReader::for_scan(source.block_bytes(), source.read_bytes())
             .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
-        let mut cursor = Cursor { source, reader, at: from, from, ready: VecDeque::new(), partial: None };
+        let shard = source.id();
+        let mut cursor =
+            Cursor { source, shard, reader, at: from, from, block: None, spare: None, partial: None };
         cursor.at = cursor.locate(from);
         Ok(cursor)
     }
 
     /// Goes to the first record at or above `from`.
     pub(super) fn seek(&mut self, from: Lsn) {
-        self.ready.clear();
+        self.block = None;
         self.partial = None;
         self.from = from;
         self.at = self.locate(from);
@@ -81,6 +93,12 @@ impl Cursor {
             let segment = view.segments[index].clone();
             let two_blocks = Lsn(top.0.saturating_sub(2 * block_bytes));
             let lowest = segment.base().max(row_start).max(two_blocks);
+            // All of the stretch is read at once, if it fits; what cannot be read is seen below.
+            let _ = self.reader.bytes(
+                &segment,
+                (lowest.0 - segment.row.base) / GRANULE * GRANULE,
+                GRANULE as usize,
+            );
             let mut place = Lsn(top.0 - top.0 % GRANULE);
             while place >= lowest {
                 if let Some(header) = header_at(&mut self.reader, &view, place) {
@@ -104,7 +122,7 @@ impl Cursor {
     /// was looked up.
     pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
-            if let Some(record) = self.ready.pop_front() {
+            if let Some(record) = self.next_of_block() {
                 return if record.lsn() < end { Step::Record(record) } else { Step::End };
             }
             if self.at >= end && self.partial.is_none() {
@@ -121,10 +139,11 @@ impl Cursor {
         }
     }
 
-    /// Reads the next block into `ready`; false at the limit.
+    /// Reads the next block; false at the limit.
     fn next_block(&mut self, limit: Lsn) -> Result<bool, ReadError> {
-        let Some((header, block, owned_end)) = self.read_block(limit)? else { return Ok(false) };
-        self.take(&header, block, owned_end);
+        let Some((header, bytes, owned_end)) = self.read_block(limit)? else { return Ok(false) };
+        let (lsn, epoch, timestamp) = (header.lsn(), header.epoch, header.timestamp);
+        self.block = Some(Walked { bytes, walk: Walk::new(&header), lsn, epoch, timestamp, owned_end });
         Ok(true)
     }
 
@@ -161,7 +180,7 @@ impl Cursor {
                 match self.reader.block(segment, &identity, lsn, chained) {
                     Ok((header, block)) => {
                         self.at = header.end();
-                        return Ok(Some((header, block.into(), owned_end)));
+                        return Ok(Some((header, shared(self.spare.take(), block), owned_end)));
                     }
                     Err(found) if lsn == self.at => defect = found,
                     Err(_) => {}
@@ -218,63 +237,86 @@ impl Cursor {
         ReadError::Damaged { shard, lsn: lsn.max(horizon), cause }
     }
 
-    /// Takes the records of a block that are asked for and owned.
-    fn take(&mut self, header: &BlockHeader, block: Arc<[u8]>, owned_end: Lsn) {
-        // By the shard's reader, or when it was recalled.
-        let Ok(records) = Records::checked_before(header, &block) else { return };
-        for record in records.flatten() {
-            if record.lsn >= owned_end {
+    /// The next record of the block that is asked for, owned and whole.
+    #[inline]
+    fn next_of_block(&mut self) -> Option<Record> {
+        let block = self.block.as_mut()?;
+        while let Some(record) = block.walk.next(&block.bytes) {
+            if record.lsn >= block.owned_end {
                 self.partial = None;
                 break;
             }
-            let position = Position::new(self.source.id(), header.epoch, record.lsn, header.lsn());
-            let timestamp = header.timestamp + u64::from(record.index);
-            let flags = record.header.flags;
+            let position = Position::new(self.shard, block.epoch, record.lsn, block.lsn);
+            let timestamp = block.timestamp + u64::from(record.index);
             let key_bytes = usize::from(record.header.key_bytes);
-            if flags.has(RecordFlags::REST) {
-                let Some(partial) = &mut self.partial else { continue };
-                partial.body.extend_from_slice(record.body);
-            } else if flags.has(RecordFlags::SPLIT) {
-                let whole = record.header.whole_bytes as usize;
-                let mut body = Vec::with_capacity(whole.min(64 << 20));
-                body.extend_from_slice(record.body);
-                self.partial = Some(Partial { position, timestamp, key_bytes, whole, body });
-            } else {
-                self.partial = None;
-                if record.lsn < self.from {
-                    continue;
+            let flags = record.header.flags;
+            if flags.has(RecordFlags::SPLIT) || flags.has(RecordFlags::REST) {
+                let whole = gather(&mut self.partial, &record, position, timestamp);
+                match whole.filter(|record| record.lsn() >= self.from) {
+                    None => continue,
+                    whole => return whole,
                 }
-                let start = (record.lsn.0 - header.lsn) as usize + RECORD_HEADER_BYTES as usize;
+            }
+            self.partial = None;
+            if record.lsn >= self.from {
+                let start = (record.lsn.0 - block.lsn.0) as usize + RECORD_HEADER_BYTES as usize;
                 let end = start + record.body.len();
                 let (key, payload) = (start..start + key_bytes, start + key_bytes..end);
-                self.ready.push_back(Record { position, timestamp, bytes: block.clone(), key, payload });
-                continue;
-            }
-            if !flags.has(RecordFlags::SPLIT) {
-                let Some(partial) = self.partial.take() else { continue };
-                if partial.body.len() == partial.whole && partial.position.lsn() >= self.from {
-                    let (key, payload) = (0..partial.key_bytes, partial.key_bytes..partial.whole);
-                    let bytes = partial.body.into();
-                    self.ready.push_back(Record {
-                        position: partial.position,
-                        timestamp: partial.timestamp,
-                        bytes,
-                        key,
-                        payload,
-                    });
-                }
+                return Some(Record { position, timestamp, bytes: block.bytes.clone(), key, payload });
             }
         }
+        self.spare = self.block.take().map(|block| block.bytes);
+        None
     }
 
-    /// Whether the next record is read already.
+    /// Whether the next record is probably read already.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.block.as_ref().is_some_and(|block| block.walk.goes_on())
     }
 
     pub(super) fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
+}
+
+/// A copy of a block's bytes that records can share: in the memory of the one before, if that is free and as
+/// long, which blocks of a busy log mostly are.
+fn shared(spare: Option<Arc<[u8]>>, bytes: &[u8]) -> Arc<[u8]> {
+    if let Some(mut spare) = spare.filter(|spare| spare.len() == bytes.len()) {
+        if let Some(free) = Arc::get_mut(&mut spare) {
+            free.copy_from_slice(bytes);
+            return spare;
+        }
+    }
+    bytes.into()
+}
+
+/// Puts a fragment to those before it; gives the record once it is whole.
+fn gather(
+    partial: &mut Option<Partial>,
+    fragment: &RawRecord<'_>,
+    position: Position,
+    timestamp: u64,
+) -> Option<Record> {
+    let flags = fragment.header.flags;
+    if flags.has(RecordFlags::REST) {
+        partial.as_mut()?.body.extend_from_slice(fragment.body);
+    } else {
+        let whole = fragment.header.whole_bytes as usize;
+        let mut body = Vec::with_capacity(whole.min(64 << 20));
+        body.extend_from_slice(fragment.body);
+        let key_bytes = usize::from(fragment.header.key_bytes);
+        *partial = Some(Partial { position, timestamp, key_bytes, whole, body });
+    }
+    if flags.has(RecordFlags::SPLIT) {
+        return None;
+    }
+    let Partial { position, timestamp, key_bytes, whole, body } = partial.take()?;
+    if body.len() != whole {
+        return None;
+    }
+    let (key, payload) = (0..key_bytes, key_bytes..whole);
+    Some(Record { position, timestamp, bytes: body.into(), key, payload })
 }
 
 /// The place behind the record at `lsn`, where the log can be cut.

@@ -7,8 +7,7 @@ use super::{Record, Source};
 use crate::error::ReadError;
 use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records};
 use crate::position::{Lsn, Position};
-use crate::recovery::SegmentReader;
-use crate::segment::StoreView;
+use crate::segment::{SegmentReader, StoreView};
 
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {

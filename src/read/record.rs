@@ -21,12 +21,14 @@ pub struct Record {
 
 impl Record {
     /// What was appended.
+    #[inline]
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.payload.clone()]
     }
 
     /// The key; empty if there is none.
+    #[inline]
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.bytes[self.key.clone()]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use crate::error::{AppendError, ReadError};
 use crate::options::Durability;
 use crate::position::{Lsn, ShardId};
-use crate::recovery::SegmentReader;
-use crate::segment::StoreView;
+use crate::segment::{SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
 
 /// See the module.
@@ -41,8 +40,8 @@ pub(crate) trait Source: Send + Sync + Debug {
 
     fn block_bytes(&self) -> u32;
 
-    /// The largest segment.
-    fn segment_bytes(&self) -> u64;
+    /// What a scan reads at a time.
+    fn read_bytes(&self) -> usize;
 
     /// A reader that holds any block, kept from an earlier use if there is one.
     fn lend_reader(&self) -> io::Result<SegmentReader>;
@@ -100,8 +99,8 @@ impl Source for Engine {
         self.block_bytes()
     }
 
-    fn segment_bytes(&self) -> u64 {
-        self.segment_bytes()
+    fn read_bytes(&self) -> usize {
+        self.read_bytes()
     }
 
     fn lend_reader(&self) -> io::Result<SegmentReader> {

@@ -7,7 +7,7 @@
 mod scan;
 mod verdict;
 
-pub(crate) use scan::{Scan, SegmentReader, scan};
+pub(crate) use scan::{Scan, scan};
 pub use verdict::Damage;
 pub(crate) use verdict::{Verdict, beyond, judge};
 

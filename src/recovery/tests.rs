@@ -1,17 +1,13 @@
 //! Each row of the verdict table, by a log that is damaged on purpose.
 
-use std::sync::Arc;
-
-use super::{Damage, Scan, SegmentReader};
-use crate::device::Directory;
+use super::{Damage, Scan};
 use crate::device::sim::SimMachine;
 use crate::error::OpenError;
 use crate::format::{
-    BlockHeader, BlockSeal, Defect, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind, decode_slot,
-    encode_slot,
+    BlockHeader, BlockSeal, Defect, GRANULE, Identity, ShardManifest, SlotKind, decode_slot, encode_slot,
 };
 use crate::position::{Lsn, Position};
-use crate::segment::{Glimpse, Segment, continuations, segment_name};
+use crate::segment::{Glimpse, SegmentReader};
 use crate::simulation::{End, Simulated};
 use crate::{Log, Options};
 
@@ -205,108 +201,6 @@ fn row_5_nor_is_one_behind_it_that_might_testify() {
     assert_eq!((lsn, cause), (Lsn(3 * GRANULE), Damage::Unreadable));
 }
 
-/// Empty files of these sizes, one behind the other in the stream.
-fn segments(directory: &dyn Directory, sizes: &[u64]) -> Vec<Arc<Segment>> {
-    let mut base = 0;
-    let make = |(&bytes, file): (&u64, u32)| {
-        let row = SegmentRow { base, bytes, file, reserved: 0 };
-        base += bytes;
-        Arc::new(Segment { row, file: directory.create(&segment_name(file)).unwrap() })
-    };
-    sizes.iter().zip(1..).map(make).collect()
-}
-
-fn folder() -> Arc<dyn Directory> {
-    Simulated::of(&SimMachine::new(12)).device().directory(std::path::Path::new("/segments")).unwrap()
-}
-
-/// Whatever the window holds, what is served is what the file holds there, read once.
-#[test]
-fn the_window_serves_each_segment_its_own_bytes() {
-    let segments = segments(folder().as_ref(), &[16384, 16384]);
-    let granule = |segment: &Segment, index: u64| [(segment.row.file * 16 + index as u32) as u8; 4096];
-    for segment in &segments {
-        for index in 0..4 {
-            segment.file.write_at(&granule(segment, index), index * GRANULE, true).unwrap();
-        }
-    }
-    let mut reader = SegmentReader::new(8192).unwrap();
-    for (which, index) in
-        [(0, 0), (0, 1), (0, 2), (1, 2), (1, 3), (0, 3), (1, 0), (0, 0), (0, 3), (0, 0), (0, 2)]
-    {
-        let segment = &segments[which];
-        let own = granule(segment, index);
-        assert_eq!(reader.bytes(segment, index * GRANULE, 4096).unwrap(), own, "{which} {index}");
-    }
-    // The window holds the third and fourth granule: they are not read again until they are forgotten.
-    let segment = &segments[0];
-    segment.file.write_at(&[99; 8192], 2 * GRANULE, true).unwrap();
-    for index in [3, 2] {
-        assert_eq!(reader.bytes(segment, index * GRANULE, 4096).unwrap(), granule(segment, index));
-    }
-    assert_eq!(reader.bytes(segment, 3 * GRANULE, 8192), Err(Defect::Short), "beyond the segment");
-    reader.forget();
-    assert_eq!(reader.bytes(segment, 3 * GRANULE, 4096).unwrap(), [99; 4096]);
-}
-
-/// A file that was cut short beneath us has no bytes there, whatever the window held before.
-#[test]
-fn a_short_read_serves_nothing() {
-    let segments = segments(folder().as_ref(), &[16384]);
-    segments[0].file.write_at(&[1; 4096], 0, true).unwrap();
-    let mut reader = SegmentReader::new(16384).unwrap();
-    assert_eq!(reader.bytes(&segments[0], 0, 8192), Err(Defect::Short));
-    assert_eq!(reader.bytes(&segments[0], 0, 4096).unwrap(), [1; 4096]);
-}
-
-const IDENTITY: Identity = Identity { log_id: [5; 16], shard: 0, epoch: 1, nonce: 77 };
-
-/// A block without records, of some length, that continues the chain at `lsn`.
-fn empty_block(lsn: u64) -> Vec<u8> {
-    let (lsn, covered) = (Lsn(lsn), Lsn(lsn.saturating_sub(GRANULE)));
-    let seal = BlockSeal { lsn, previous_end: lsn, covered, timestamp: 1, record_count: 0, length: 88 };
-    let mut bytes = bytemuck::bytes_of(&BlockHeader::sealed(&IDENTITY, &seal)).to_vec();
-    bytes.resize(GRANULE as usize, 0);
-    bytes
-}
-
-/// A follower's window may have been read before the block was written.
-#[test]
-fn what_does_not_check_is_read_once_more() {
-    let segments = segments(folder().as_ref(), &[16384]);
-    let segment = &segments[0];
-    segment.file.write_at(&empty_block(0), 0, true).unwrap();
-    segment.file.write_at(&[0; 4096], GRANULE, true).unwrap();
-    let mut reader = SegmentReader::new(8192).unwrap();
-    assert!(reader.block(segment, &IDENTITY, Lsn(0), None).is_ok());
-    segment.file.write_at(&empty_block(GRANULE), GRANULE, true).unwrap();
-    let (header, _) = reader.block(segment, &IDENTITY, Lsn(GRANULE), Some(Lsn(GRANULE))).unwrap();
-    assert_eq!(header.lsn(), Lsn(GRANULE));
-    // What was believed once is not read again.
-    segment.file.write_at(&[0; 4096], GRANULE, true).unwrap();
-    assert!(reader.block(segment, &IDENTITY, Lsn(GRANULE), Some(Lsn(GRANULE))).is_ok());
-}
-
-/// A block that claims to go on beyond its segment, or to be larger than blocks are, is none.
-#[test]
-fn a_block_does_not_leave_its_segment() {
-    let segments = segments(folder().as_ref(), &[8192, 65536]);
-    let block = |lsn: u64, length: u32| {
-        let lsn = Lsn(lsn);
-        let seal =
-            BlockSeal { lsn, previous_end: lsn, covered: Lsn(0), timestamp: 1, record_count: 0, length };
-        bytemuck::bytes_of(&BlockHeader::sealed(&IDENTITY, &seal)).to_vec()
-    };
-    for (segment, lsn, length) in [(&segments[0], 4096, 8192), (&segments[1], 8192, 20480)] {
-        let mut bytes = block(lsn, length);
-        bytes.resize((segment.row.bytes - (lsn - segment.row.base)) as usize, 0);
-        segment.file.write_at(&bytes, lsn - segment.row.base, true).unwrap();
-        let mut reader = SegmentReader::new(16384).unwrap();
-        let found = reader.block(segment, &IDENTITY, Lsn(lsn), None);
-        assert_eq!(found.map(|_| ()), Err(Defect::Length));
-    }
-}
-
 /// Blocks and manifest testify how far a log is durable; what lies above is there, and is not vouched for.
 #[test]
 fn what_is_testified_is_durable() {
@@ -349,20 +243,6 @@ fn one_copy_of_a_manifest_is_enough() {
         case.inner.make_unreadable_at(name, 0, u64::MAX);
         assert_eq!(case.open().map(|_| ()).map_err(|error| error.to_string()), Ok(()), "{name}");
     }
-}
-
-/// A segment in which the next block has no room is passed over, also if nothing is in it at all.
-#[test]
-fn the_chain_goes_on_behind_segments_that_are_too_small() {
-    let sizes = [4096, 4096, 8192, 65536, 4096];
-    let segments = segments(folder().as_ref(), &sizes);
-    let base = sizes.iter().sum();
-    let places = |end| continuations(&segments, Lsn(end), 65536).map(|(_, lsn)| lsn.0).collect::<Vec<_>>();
-    assert_eq!(places(0), [0, 4096, 8192, 16384]);
-    assert_eq!(places(512), [512, 4096, 8192, 16384]);
-    assert_eq!(places(8192), [8192, 16384]);
-    assert_eq!(places(20480), [20480, 16384 + 65536]);
-    assert_eq!(places(base), [0u64; 0]);
 }
 
 #[test]
@@ -424,6 +304,23 @@ fn a_log_can_go_on_behind_damage() {
         assert_eq!(read, if missing { 1 } else { 3 });
         assert_eq!(log.get(new).unwrap().payload(), b"behind the damage");
     }
+}
+
+/// What is missing held something, up to its end.
+#[test]
+fn a_log_goes_on_above_a_segment_that_is_missing() {
+    let case = Case::new();
+    let log = case.open().unwrap();
+    for number in 0..10u8 {
+        log.append([number; 100]).wait().unwrap();
+    }
+    case.kill(log);
+    case.edit("0000000002.seg", |bytes| bytes.truncate(4096));
+    assert_eq!(case.damage().1, Damage::Segment { file: 2 });
+    let options = Options::new().on_damage(crate::OnDamage::Continue).device(&case.machine);
+    let log = options.open(PATH).unwrap();
+    let new = log.append(b"above it").wait().unwrap();
+    assert!(new.lsn() >= Lsn(65536), "{new:?}");
 }
 
 /// Opened to be read: everything else is served, nothing is changed, and nothing can be.

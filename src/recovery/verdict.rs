@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Scan, SegmentReader};
+use super::Scan;
 use crate::format::{BlockHeader, Defect, EpochRow, GRANULE, SegmentRow, ShardManifest};
 use crate::position::Lsn;
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentReader};
 
 /// What a shard's log is found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,8 +21,7 @@ use crate::notice::Notices;
 use crate::options::{Durability, Priority};
 use crate::pool::Pool;
 use crate::position::{Lsn, Position, ShardId};
-use crate::recovery::SegmentReader;
-use crate::segment::{Marks, Segment, ShardStore, StoreView};
+use crate::segment::{Marks, Segment, SegmentReader, ShardStore, StoreView};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
 
@@ -83,6 +82,7 @@ pub(crate) struct EngineSetup {
     pub pool: Arc<Pool>,
     pub committer: CommitterConfig,
     pub space: SpaceConfig,
+    pub read_bytes: usize,
     pub record_bytes: u64,
     pub record_limit: &'static str,
     /// Times must lie above it.
@@ -137,6 +137,7 @@ pub(crate) struct Engine {
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
     pub(super) one_block_bytes: usize,
+    read_bytes: usize,
     pub(super) record_bytes: u64,
     pub(super) record_limit: &'static str,
     pub(super) clock: Arc<AtomicU64>,
@@ -209,6 +210,7 @@ impl Engine {
             one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
                 as usize)
                 .min(setup.record_bytes as usize),
+            read_bytes: setup.read_bytes,
             record_bytes: setup.record_bytes,
             record_limit: setup.record_limit,
             clock: setup.clock,
@@ -424,6 +426,11 @@ impl Engine {
     /// The largest segment.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.space.config.segment_bytes
+    }
+
+    /// What a scan reads at a time.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.read_bytes.min(usize::try_from(self.segment_bytes()).unwrap_or(usize::MAX))
     }
 
     pub(crate) fn block_bytes(&self) -> u32 {

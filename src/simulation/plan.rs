@@ -244,5 +244,6 @@ fn draw_tuning(random: &mut Random) -> Tuning {
         marker_interval_ns: *random.pick(&[0, 1_000_000_000, 3_600_000_000_000]),
         first_segments_bytes: *random.pick(&[4096, 65536, 16 << 20]),
         first_segment_bytes_min: *random.pick(&[4096, 65536]),
+        read_bytes: *random.pick(&[4096, 8192, 20480, 65536]),
     }
 }

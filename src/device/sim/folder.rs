@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SimMachine;
+use super::ahead::SimAhead;
 use super::disk::SimFile;
 use super::queue::SimQueue;
 use super::world::{World, stopped};
 use crate::device::{
-    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueSetup, Wake,
+    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead, Wake,
 };
 
 #[derive(Debug)]
@@ -300,6 +301,10 @@ impl File for SimHandle {
 
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
+    }
+
+    fn read_ahead(&self) -> Option<Box<dyn ReadAhead>> {
+        Some(Box::new(SimAhead::new(&self.machine)))
     }
 
     fn number(&self) -> u64 {

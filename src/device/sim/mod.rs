@@ -6,6 +6,7 @@
 //!
 //! What is modelled, and what is not, stands in `docs/crash-safety.md`.
 
+mod ahead;
 mod blocks;
 mod disk;
 mod folder;

@@ -15,17 +15,26 @@ use crate::pool::AlignedBuffer;
 /// Set in the user data of a sync.
 const SYNC: u64 = 1 << 32;
 
-/// Writes to `file`, which has `file_bytes`, for `time`; tells each write's latency in nanoseconds.
+/// From what pages, and which way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    pub huge: bool,
+    /// Reads instead of writing.
+    pub read: bool,
+}
+
+/// Writes to `file`, which has `file_bytes`, or reads from it, for `time`; tells the latency of each in
+/// nanoseconds.
 pub(crate) fn run(
     file: BorrowedFd<'_>,
     file_bytes: u64,
     writes: &Writes,
-    huge: bool,
+    access: Access,
     time: Duration,
     mut latency: impl FnMut(u64),
 ) -> io::Result<u64> {
     let Writes { block_bytes, depth, method } = *writes;
-    let memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, huge)?;
+    let mut memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, access.huge)?;
     let mut ring = IoUring::new((depth * 2 + 1).next_power_of_two())?;
     let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
     // SAFETY: the memory outlives the ring: nothing is in flight when this returns, and the ring is
@@ -37,13 +46,18 @@ pub(crate) fn run(
     let mut next_write = |slot: u64| -> squeue::Entry {
         let offset = place % places * u64::from(block_bytes);
         place += 1;
-        let from = memory[slot as usize * block_bytes as usize..].as_ptr();
+        let from = memory[slot as usize * block_bytes as usize..].as_mut_ptr();
         let flags = if method == Method::WriteThrough { libc::RWF_DSYNC } else { 0 };
         let target = types::Fixed(0);
-        let entry = if fixed {
-            opcode::WriteFixed::new(target, from, block_bytes, 0).offset(offset).rw_flags(flags).build()
-        } else {
-            opcode::Write::new(target, from, block_bytes).offset(offset).rw_flags(flags).build()
+        let entry = match (access.read, fixed) {
+            (true, true) => opcode::ReadFixed::new(target, from, block_bytes, 0).offset(offset).build(),
+            (true, false) => opcode::Read::new(target, from, block_bytes).offset(offset).build(),
+            (false, true) => {
+                opcode::WriteFixed::new(target, from, block_bytes, 0).offset(offset).rw_flags(flags).build()
+            }
+            (false, false) => {
+                opcode::Write::new(target, from, block_bytes).offset(offset).rw_flags(flags).build()
+            }
         };
         entry.user_data(slot)
     };

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+mod ahead;
 #[cfg(feature = "ceiling")]
 mod bare;
 
@@ -24,8 +25,9 @@ use super::{Completion, Operation, OperationKind, Queue, QueueSetup, Wait, Wake,
 use crate::pool::Pool;
 use crate::sys;
 
+pub(super) use ahead::reader as read_ahead;
 #[cfg(feature = "ceiling")]
-pub(crate) use bare::run as bare;
+pub(crate) use bare::{Access, run as bare};
 
 /// The user data of the read that waits for a wake-up.
 const WAKE: u64 = u64::MAX;

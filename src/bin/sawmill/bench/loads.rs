@@ -69,6 +69,7 @@ impl Load {
             Load::blocking(1, record_bytes),
             Load::blocking(8, record_bytes),
             Load::blocking(64, record_bytes),
+            Load::blocking(512, record_bytes),
             Load::windowed(1024, record_bytes),
         ]
     }
@@ -89,6 +90,11 @@ impl Load {
 
     pub fn is_durable(&self) -> bool {
         self.how != How::Bulk
+    }
+
+    /// Several threads that block.
+    pub fn handing_over(&self) -> Option<u32> {
+        (self.how == How::Blocking && self.threads > 1).then_some(self.threads)
     }
 
     pub fn is_one_by_one(&self) -> bool {

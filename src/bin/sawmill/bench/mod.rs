@@ -133,7 +133,11 @@ impl Bench {
             let mut row = Row::new(load);
             for _ in 0..self.repeat {
                 let outcome = load.run(&log, time)?;
-                row.add(&outcome, &bare_beside(&bare, load, &outcome, time)?);
+                let hand_over = load.handing_over().map(|threads| {
+                    bare.handed_over(threads, self.record_bytes as usize, time / 2)
+                        .map(|bare| bare.per_second())
+                });
+                row.add(&outcome, bare_beside(&bare, load, &outcome, time)?, hand_over.transpose()?);
                 bar.inc(1);
             }
             report.rows.push(row);

@@ -32,6 +32,8 @@ pub struct Row {
     payload_mib: Vec<f64>,
     /// Device bytes against the bare writes' or, of one blocking writer, medians of latency.
     to_bare: Vec<f64>,
+    /// Records a second against the hand-over ceiling's, of callers that block.
+    to_hand_over: Vec<f64>,
     cpu_ns: Vec<f64>,
     fill: Vec<f64>,
     amplification: Vec<f64>,
@@ -63,6 +65,7 @@ impl Row {
             records_per_second: Vec::new(),
             payload_mib: Vec::new(),
             to_bare: Vec::new(),
+            to_hand_over: Vec::new(),
             cpu_ns: Vec::new(),
             fill: Vec::new(),
             amplification: Vec::new(),
@@ -73,7 +76,7 @@ impl Row {
         }
     }
 
-    pub fn add(&mut self, outcome: &Outcome, bare: &f64) {
+    pub fn add(&mut self, outcome: &Outcome, bare: f64, hand_over: Option<f64>) {
         let seconds = outcome.elapsed.as_secs_f64();
         let records = outcome.records.max(1) as f64;
         self.records_per_second.push(outcome.records as f64 / seconds);
@@ -83,6 +86,7 @@ impl Row {
         } else {
             outcome.device_bytes as f64 / seconds / bare
         });
+        self.to_hand_over.extend(hand_over.map(|hand_over| outcome.records as f64 / seconds / hand_over));
         self.cpu_ns.push(outcome.cpu.as_nanos() as f64 / records);
         self.fill.push(outcome.block_bytes as f64 / outcome.device_bytes.max(1) as f64);
         self.amplification.push(outcome.device_bytes as f64 / outcome.payload_bytes.max(1) as f64);
@@ -141,11 +145,12 @@ impl Report {
         let mut text = self.about() + "\n";
         let _ = writeln!(
             text,
-            "{:<24} {:>10} {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
+            "{:<24} {:>10} {:>8} {:>8} {:>7} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
             "",
             "records/s",
             "MiB/s",
             "to bare",
+            "to h-o",
             "p50 us",
             "p99 us",
             "p99.9 us",
@@ -159,14 +164,19 @@ impl Report {
                 0 => "-".to_owned(),
                 _ => format!("{:.0}", row.micros(quantile)),
             };
+            let hand_over = match row.to_hand_over.len() {
+                0 => "-".to_owned(),
+                _ => format!("{:.2}", median(&row.to_hand_over)),
+            };
             let _ = writeln!(
                 text,
-                "{:<24} {:>10.0} {:>8.1} {:>7.2}{} {:>9} {:>9} {:>9} {:>8.0} {:>6.2} {:>6.2} {:>7.1}",
+                "{:<24} {:>10.0} {:>8.1} {:>7.2}{} {:>7} {:>9} {:>9} {:>9} {:>8.0} {:>6.2} {:>6.2} {:>7.1}",
                 row.name,
                 median(&row.records_per_second),
                 median(&row.payload_mib),
                 median(&row.to_bare),
                 if row.one_by_one { '*' } else { ' ' },
+                hand_over,
                 latency(0.5),
                 latency(0.99),
                 latency(0.999),
@@ -179,6 +189,7 @@ impl Report {
         text.push_str(
             "to bare: device bytes a second against bare io_uring writes of the same block size, in the same run\n\
              *: median latency against a bare pwritev2(RWF_DSYNC), lower is better\n\
+             to h-o: records a second against the same threads that hand over to one that writes, one wake-up a batch, without a log\n\
              CPU: per record, all threads, system time included; fill: headers and records per device byte; amp: device bytes per payload byte\n",
         );
         let (records, verified) = self.totals();
@@ -213,6 +224,7 @@ impl Report {
                     "payload_mib_per_second": row.payload_mib,
                     "to_bare": row.to_bare,
                     "to_bare_is": if row.one_by_one { "median latency" } else { "device bytes a second" },
+                    "to_hand_over": row.to_hand_over,
                     "cpu_ns_per_record": row.cpu_ns,
                     "block_fill": row.fill,
                     "write_amplification": row.amplification,

@@ -1,0 +1,215 @@
+//! Reading segments, on the simulated machine and on a real one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Segment, SegmentReader, continuations, segment_name};
+use crate::device::sim::{Random, SimMachine};
+use crate::device::{Device, Directory, RealDevice};
+use crate::format::{BlockHeader, BlockSeal, Defect, GRANULE, Identity, SegmentRow};
+use crate::position::Lsn;
+use crate::simulation::Simulated;
+
+/// Empty files of these sizes, one behind the other in the stream.
+fn segments(directory: &dyn Directory, sizes: &[u64]) -> Vec<Arc<Segment>> {
+    let mut base = 0;
+    let make = |(&bytes, file): (&u64, u32)| {
+        let row = SegmentRow { base, bytes, file, reserved: 0 };
+        base += bytes;
+        Arc::new(Segment { row, file: directory.create(&segment_name(file)).unwrap() })
+    };
+    sizes.iter().zip(1..).map(make).collect()
+}
+
+fn folder() -> Arc<dyn Directory> {
+    Simulated::of(&SimMachine::new(12)).device().directory(Path::new("/segments")).unwrap()
+}
+
+/// Whatever the window holds, what is served is what the file holds there, read once.
+#[test]
+fn the_window_serves_each_segment_its_own_bytes() {
+    let segments = segments(folder().as_ref(), &[16384, 16384]);
+    let granule = |segment: &Segment, index: u64| [(segment.row.file * 16 + index as u32) as u8; 4096];
+    for segment in &segments {
+        for index in 0..4 {
+            segment.file.write_at(&granule(segment, index), index * GRANULE, true).unwrap();
+        }
+    }
+    let mut reader = SegmentReader::new(8192).unwrap();
+    for (which, index) in
+        [(0, 0), (0, 1), (0, 2), (1, 2), (1, 3), (0, 3), (1, 0), (0, 0), (0, 3), (0, 0), (0, 2)]
+    {
+        let segment = &segments[which];
+        let own = granule(segment, index);
+        assert_eq!(reader.bytes(segment, index * GRANULE, 4096).unwrap(), own, "{which} {index}");
+    }
+    // The window holds the third and fourth granule: they are not read again until they are forgotten.
+    let segment = &segments[0];
+    segment.file.write_at(&[99; 8192], 2 * GRANULE, true).unwrap();
+    for index in [3, 2] {
+        assert_eq!(reader.bytes(segment, index * GRANULE, 4096).unwrap(), granule(segment, index));
+    }
+    assert_eq!(reader.bytes(segment, 3 * GRANULE, 8192), Err(Defect::Short), "beyond the segment");
+    reader.forget();
+    assert_eq!(reader.bytes(segment, 3 * GRANULE, 4096).unwrap(), [99; 4096]);
+}
+
+/// A file that was cut short beneath us has no bytes there, whatever the window held before.
+#[test]
+fn a_short_read_serves_nothing() {
+    let segments = segments(folder().as_ref(), &[16384]);
+    segments[0].file.write_at(&[1; 4096], 0, true).unwrap();
+    let mut reader = SegmentReader::new(16384).unwrap();
+    assert_eq!(reader.bytes(&segments[0], 0, 8192), Err(Defect::Short));
+    assert_eq!(reader.bytes(&segments[0], 0, 4096).unwrap(), [1; 4096]);
+}
+
+const IDENTITY: Identity = Identity { log_id: [5; 16], shard: 0, epoch: 1, nonce: 77 };
+
+/// A block without records, of some length, that continues the chain at `lsn`.
+fn empty_block(lsn: u64) -> Vec<u8> {
+    let (lsn, covered) = (Lsn(lsn), Lsn(lsn.saturating_sub(GRANULE)));
+    let seal = BlockSeal { lsn, previous_end: lsn, covered, timestamp: 1, record_count: 0, length: 88 };
+    let mut bytes = bytemuck::bytes_of(&BlockHeader::sealed(&IDENTITY, &seal)).to_vec();
+    bytes.resize(GRANULE as usize, 0);
+    bytes
+}
+
+/// A follower's window may have been read before the block was written.
+#[test]
+fn what_does_not_check_is_read_once_more() {
+    let segments = segments(folder().as_ref(), &[16384]);
+    let segment = &segments[0];
+    segment.file.write_at(&empty_block(0), 0, true).unwrap();
+    segment.file.write_at(&[0; 4096], GRANULE, true).unwrap();
+    let mut reader = SegmentReader::new(8192).unwrap();
+    assert!(reader.block(segment, &IDENTITY, Lsn(0), None).is_ok());
+    segment.file.write_at(&empty_block(GRANULE), GRANULE, true).unwrap();
+    let (header, _) = reader.block(segment, &IDENTITY, Lsn(GRANULE), Some(Lsn(GRANULE))).unwrap();
+    assert_eq!(header.lsn(), Lsn(GRANULE));
+    // What was believed once is not read again.
+    segment.file.write_at(&[0; 4096], GRANULE, true).unwrap();
+    assert!(reader.block(segment, &IDENTITY, Lsn(GRANULE), Some(Lsn(GRANULE))).is_ok());
+}
+
+/// A block that claims to go on beyond its segment, or to be larger than blocks are, is none.
+#[test]
+fn a_block_does_not_leave_its_segment() {
+    let segments = segments(folder().as_ref(), &[8192, 65536]);
+    let block = |lsn: u64, length: u32| {
+        let lsn = Lsn(lsn);
+        let seal =
+            BlockSeal { lsn, previous_end: lsn, covered: Lsn(0), timestamp: 1, record_count: 0, length };
+        bytemuck::bytes_of(&BlockHeader::sealed(&IDENTITY, &seal)).to_vec()
+    };
+    for (segment, lsn, length) in [(&segments[0], 4096, 8192), (&segments[1], 8192, 20480)] {
+        let mut bytes = block(lsn, length);
+        bytes.resize((segment.row.bytes - (lsn - segment.row.base)) as usize, 0);
+        segment.file.write_at(&bytes, lsn - segment.row.base, true).unwrap();
+        let mut reader = SegmentReader::new(16384).unwrap();
+        let found = reader.block(segment, &IDENTITY, Lsn(lsn), None);
+        assert_eq!(found.map(|_| ()), Err(Defect::Length));
+    }
+}
+
+/// A segment in which the next block has no room is passed over, also if nothing is in it at all.
+#[test]
+fn the_chain_goes_on_behind_segments_that_are_too_small() {
+    let sizes = [4096, 4096, 8192, 65536, 4096];
+    let segments = segments(folder().as_ref(), &sizes);
+    let base = sizes.iter().sum();
+    let places = |end| continuations(&segments, Lsn(end), 65536).map(|(_, lsn)| lsn.0).collect::<Vec<_>>();
+    assert_eq!(places(0), [0, 4096, 8192, 16384]);
+    assert_eq!(places(512), [512, 4096, 8192, 16384]);
+    assert_eq!(places(8192), [8192, 16384]);
+    assert_eq!(places(20480), [20480, 16384 + 65536]);
+    assert_eq!(places(base), [0u64; 0]);
+}
+
+/// Whatever is read, forgotten and written in whatever order: in a scan that reads ahead, too, everything that
+/// stood there before the reader was last made to forget is what it serves.
+fn scans_serve_what_is_there(directory: &dyn Directory, random: &mut Random) {
+    const GRANULES: u64 = 48;
+    let segments = segments(directory, &[GRANULES * GRANULE, GRANULES * GRANULE]);
+    let mut truth = vec![vec![0u8; GRANULES as usize]; 2];
+    for (segment, truth) in segments.iter().zip(&mut truth) {
+        for (index, byte) in truth.iter_mut().enumerate() {
+            *byte = random.next() as u8;
+            segment.file.write_at(&aligned(*byte), index as u64 * GRANULE, true).unwrap();
+        }
+    }
+    let most = 1 + random.below(4);
+    let mut reader =
+        SegmentReader::for_scan((most * GRANULE) as u32, ((1 + random.below(6)) * GRANULE) as usize).unwrap();
+    let (mut which, mut at) = (0, 0);
+    for _ in 0..200 {
+        match random.below(20) {
+            // As a follower: what is new is believed once the reader has forgotten what it held.
+            0 => {
+                let index = random.below(GRANULES);
+                truth[which][index as usize] = random.next() as u8;
+                let bytes = aligned(truth[which][index as usize]);
+                segments[which].file.write_at(&bytes, index * GRANULE, true).unwrap();
+                reader.forget();
+            }
+            1 => at = random.below(GRANULES),
+            2 => (which, at) = (1 - which, 0),
+            _ => {}
+        }
+        let granules = 1 + random.below(most);
+        let found = reader.bytes(&segments[which], at * GRANULE, (granules * GRANULE) as usize);
+        if at + granules > GRANULES {
+            assert_eq!(found, Err(Defect::Short));
+            at = 0;
+            continue;
+        }
+        let found = found.unwrap().chunks(GRANULE as usize);
+        for (bytes, truth) in found.zip(&truth[which][at as usize..]) {
+            assert!(bytes.iter().all(|byte| byte == truth), "at {at} of {which}");
+        }
+        // On, sometimes over the same again, as a block is looked at after its header.
+        at += random.below(granules + 1);
+    }
+}
+
+fn aligned(byte: u8) -> crate::pool::AlignedBuffer {
+    let mut granule = crate::pool::AlignedBuffer::zeroed(GRANULE as usize).unwrap();
+    granule.fill(byte);
+    granule
+}
+
+#[test]
+fn scans_ahead_serve_what_is_there() {
+    for seed in 0..300 {
+        scans_serve_what_is_there(folder().as_ref(), &mut Random::new(seed));
+    }
+}
+
+#[test]
+fn scans_ahead_serve_what_is_there_on_a_real_file_system() {
+    for seed in 0..20 {
+        for device in [RealDevice::new(), RealDevice::without_uring()] {
+            let dir = tempfile::tempdir().unwrap();
+            let directory = device.directory(dir.path()).unwrap();
+            scans_serve_what_is_there(directory.as_ref(), &mut Random::new(seed));
+        }
+    }
+}
+
+/// A reader that is dropped while something is read for it waits for that.
+#[test]
+fn a_reader_is_dropped_in_the_middle_of_a_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = RealDevice::new().directory(dir.path()).unwrap();
+    let segments = segments(directory.as_ref(), &[64 * GRANULE]);
+    for index in 0..64 {
+        segments[0].file.write_at(&aligned(index as u8), index * GRANULE, true).unwrap();
+    }
+    for reads in 1..6 {
+        let mut reader = SegmentReader::for_scan(GRANULE as u32, 4 * GRANULE as usize).unwrap();
+        for read in 0..reads {
+            let found = reader.bytes(&segments[0], read * 4 * GRANULE, GRANULE as usize).unwrap();
+            assert_eq!(found[0], read as u8 * 4);
+        }
+    }
+}
