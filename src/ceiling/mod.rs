@@ -18,6 +18,7 @@
 //! ```
 
 mod handover;
+pub mod parts;
 mod tune;
 
 use std::io;

@@ -19,6 +19,7 @@ mod kill_storm;
 mod limits;
 mod lying_disk;
 mod manners;
+mod memory;
 mod mounts;
 mod overload;
 mod read_only;
