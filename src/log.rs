@@ -358,6 +358,7 @@ impl Log {
             markers: count(&counters.markers),
             syncs: count(&counters.syncs),
             led: count(&counters.led),
+            by_thread: count(&counters.by_thread),
             recalled: count(&counters.recalled),
             refused: count(&counters.refused),
             memory_blocks_used: engine.blocks_in_use(),

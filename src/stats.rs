@@ -16,6 +16,7 @@ pub(crate) struct Counters {
     pub syncs: AtomicU64,
     pub markers: AtomicU64,
     pub led: AtomicU64,
+    pub by_thread: AtomicU64,
     pub refused: AtomicU64,
     pub blocks_filled: AtomicU64,
     pub segments_made: AtomicU64,
@@ -74,6 +75,8 @@ pub struct ShardStats {
     pub syncs: u64,
     /// Blocks written by a caller itself, without the shard's thread.
     pub led: u64,
+    /// Blocks written by a system call of the shard's thread, where that is quicker than the ring.
+    pub by_thread: u64,
     /// Records refused since open.
     pub refused: u64,
     /// Blocks that readers found in memory, without the device.

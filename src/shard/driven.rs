@@ -137,7 +137,7 @@ impl Run {
             }
             Err(_) => {
                 self.arm.stop("panicked");
-                Next { wait: Wait::No, finished: true }
+                Next::new(Wait::No, true)
             }
         };
         // What was submitted wakes the task.

@@ -34,12 +34,16 @@ impl Engine {
     fn run(&self, queue: &mut dyn Queue) {
         loop {
             self.nudge.wakes();
-            let (next, tasks) = {
+            let (mut next, tasks) = {
                 let mut core = lock(&self.core);
                 let next = self.turn(&mut core, queue);
                 (next, core.take_tasks())
             };
             admission::wake(tasks);
+            if let Some(operation) = next.own.take() {
+                self.perform_itself(operation);
+                continue;
+            }
             if next.finished {
                 return;
             }

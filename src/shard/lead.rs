@@ -10,13 +10,14 @@
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
 //! own takes over.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 
 use super::turn::Core;
 use super::{Engine, Target};
-use crate::committer::SyncMethod;
-use crate::device;
+use crate::committer::{Action, SyncMethod};
+use crate::device::{self, Operation};
 use crate::pool::Pending;
 use crate::sync::lock;
 
@@ -28,7 +29,33 @@ const LEADS_MAX: u32 = 2;
 /// lead next comes later than the shard's thread would.
 const SHARED_BY_MAX: u32 = 16;
 
+/// Where the last block held so many records, the shard's thread writes the next one itself if nothing else is in
+/// flight: more than callers lead, and few enough that what gathers meanwhile does not want a second write beside.
+const ITSELF: RangeInclusive<u32> = SHARED_BY_MAX + 1..=128;
+
 impl Engine {
+    /// Whether the shard's thread is quicker by a system call than through the ring, which on a device that must
+    /// be told to flush leaves the end of a synchronous write to a worker thread of the kernel's. It is in flight.
+    pub(super) fn is_quicker_itself(&self, core: &Core, action: &Action) -> bool {
+        let capabilities = self.capabilities();
+        let flushes = capabilities.write_cache != Some(false) && capabilities.fua != Some(true);
+        let alone = core.committer.operations_in_flight() == 1;
+        let may = self.is_threaded() && !self.is_driven();
+        let is_sync = matches!(action, Action::Write { sync: true, .. });
+        may && flushes && alone && is_sync && ITSELF.contains(&core.last_records)
+    }
+
+    /// Performs what the last turn left to the thread, under no token.
+    pub(super) fn perform_itself(&self, operation: Operation) {
+        let result = device::perform(&operation);
+        let id = operation.id;
+        drop(operation);
+        self.counters.by_thread.fetch_add(1, Ordering::Relaxed);
+        let mut core = lock(&self.core);
+        core.performing -= 1;
+        self.performed(&mut core, id, result, self.device.now());
+    }
+
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
     pub(crate) fn lead(&self, target: &Target) {
         if !self.try_lead(target) {

@@ -77,6 +77,14 @@ struct Drain {
 pub(super) struct Next {
     pub wait: Wait,
     pub finished: bool,
+    /// For the shard's thread to perform itself, once it has given up the token: no completion tells of it.
+    pub own: Option<Operation>,
+}
+
+impl Next {
+    pub(super) fn new(wait: Wait, finished: bool) -> Next {
+        Next { wait, finished, own: None }
+    }
 }
 
 impl Core {
@@ -143,13 +151,16 @@ impl Engine {
             core.committer.postpone_marker(now);
             self.mark(core, now);
         }
-        self.submit(core, queue);
+        let own = self.submit(core, queue);
         if let Err(error) = queue.enter(Wait::No) {
             self.fail(core, "io_uring_enter", None, error);
         }
         self.publish(core, now);
         let offers = self.admission.tick(now);
         core.tasks.extend(self.offer());
+        if own.is_some() {
+            return Next { own, ..Next::new(Wait::No, false) };
+        }
         self.next(core, now, offers)
     }
 
@@ -294,13 +305,19 @@ impl Engine {
         }
     }
 
-    fn submit(&self, core: &mut Core, queue: &mut dyn Queue) {
+    /// Gives the device what it is to do, or the thread, if that is quicker.
+    fn submit(&self, core: &mut Core, queue: &mut dyn Queue) -> Option<Operation> {
         let now = self.device.now();
         while let Some(action) = core.committer.next_action() {
             let operation = self.operation(core, &action);
+            if self.is_quicker_itself(core, &action) {
+                core.performing += 1;
+                return Some(operation);
+            }
             queue.push(operation);
             self.gather(core, now);
         }
+        None
     }
 
     /// What the device must do for an action.
@@ -415,14 +432,14 @@ impl Engine {
         if core.committer.failed() {
             // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
             let sleeps = !idle && self.nudge.sleeps(Sleep::Busy);
-            return Next { wait: if sleeps { Wait::Forever } else { Wait::No }, finished: idle };
+            return Next::new(if sleeps { Wait::Forever } else { Wait::No }, idle);
         }
         if self.closing.load(Ordering::SeqCst) && idle {
             // Not done yet: then what was asked for last shows in the next turn, or a copy is unfinished.
             let finished = core.is_done(&self.pool);
             let unseen = core.next_to_seal > self.pool.last().sequence;
             if finished || unseen {
-                return Next { wait: Wait::No, finished };
+                return Next::new(Wait::No, finished);
             }
         }
         let deadline = [core.committer.deadline(), offers].into_iter().flatten().min();
@@ -434,14 +451,14 @@ impl Engine {
         });
         if !sleeps || self.has_work(core, now) {
             self.nudge.wakes();
-            return Next { wait: Wait::No, finished: false };
+            return Next::new(Wait::No, false);
         }
         let wait = match deadline {
             None => Wait::Forever,
             Some(deadline) if deadline <= now => Wait::No,
             Some(deadline) => Wait::AtMost(Duration::from_nanos(deadline - now)),
         };
-        Next { wait, finished: false }
+        Next::new(wait, false)
     }
 
     /// What a producer would wake the thread for.

@@ -18,6 +18,7 @@ on_every_ground!(
     a_panicking_waker_harms_nobody,
     a_waker_may_drop_the_log,
     windows_of_commits,
+    many_callers_share_blocks,
     a_closed_log_says_so,
     tokio_tasks,
     queued_appends_are_withdrawn_by_dropping,
@@ -142,6 +143,39 @@ fn windows_of_commits(ground: Ground) {
     assert!(window.iter().all(|commit| commit.is_durable()), "durability is a prefix");
     assert!(window.iter().all(|commit| matches!(commit.try_result(), Some(Ok(_)))));
     assert_eq!(log.get(position).unwrap().payload(), 19_999u32.to_le_bytes());
+}
+
+fn many_callers_share_blocks(ground: Ground) {
+    const THREADS: u32 = 64;
+    const EACH: u32 = 100;
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let log = &log;
+            scope.spawn(move || {
+                for index in 0..EACH {
+                    let payload = [thread.to_le_bytes(), index.to_le_bytes()].concat();
+                    let position = log.append(&payload).wait().unwrap();
+                    assert!(log.shard(position.shard()).durable_lsn() > position.lsn());
+                    assert_eq!(log.get(position).unwrap().payload(), payload);
+                }
+            });
+        }
+    });
+    let stats = log.stats().shards[0].clone();
+    assert!(stats.blocks < u64::from(THREADS * EACH), "{stats:?}");
+    let capabilities = &stats.capabilities;
+    let flushes = capabilities.write_cache != Some(false) && capabilities.fua != Some(true);
+    // On a device that was busy at the open syncs may have been measured as the better way.
+    let by_write = capabilities.durable && stats.syncs < stats.blocks / 2;
+    if by_write && flushes && !stats.backend.starts_with("tokio") {
+        assert!(stats.by_thread > 0, "{stats:?}");
+    }
+    let mut all: Vec<_> = payloads(&log.shard(ShardId(0)));
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len() as u32, THREADS * EACH);
 }
 
 fn a_closed_log_says_so(ground: Ground) {
