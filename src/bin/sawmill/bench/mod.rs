@@ -96,6 +96,9 @@ impl Bench {
             println!("{}", report.json());
         } else {
             print!("{}", report.table());
+            if let Some(sweep) = &sweep {
+                println!("{sweep}");
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

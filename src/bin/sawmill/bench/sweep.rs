@@ -1,10 +1,11 @@
 //! What the report shows beyond the table: throughput by records in flight, latency by load, both over time.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use sawmill::ceiling::{BareFile, Method};
+use sawmill::ceiling::{BareFile, Method, Writes};
 use sawmill::{Commit, Log};
 
 use super::loads::Load;
@@ -40,12 +41,16 @@ pub struct Sweep {
     pub in_flight: Vec<Point>,
     pub under_load: Vec<UnderLoad>,
     pub series: Vec<Slice>,
+    /// Records a second of bare writes of the same blocks, right before and right after the series.
+    pub bare: [f64; 2],
 }
 
 const WINDOWS: [usize; 8] = [1, 4, 16, 64, 256, 1024, 2048, 4096];
 const THREADS: [u32; 6] = [1, 4, 16, 64, 256, 512];
 const PERCENTS: [u32; 5] = [10, 25, 50, 75, 90];
 const SLICE: Duration = Duration::from_millis(100);
+/// How long bare writes are measured beside the series, each time.
+const BESIDE: Duration = Duration::from_secs(2);
 
 impl Sweep {
     /// How many times [`measure`](Sweep::measure) calls `done`.
@@ -83,9 +88,47 @@ impl Sweep {
             under_load.push(UnderLoad { percent, offered, latencies, bare_p999 });
             done("latency under load");
         }
+        // Blocks as full as a thousand records make them.
+        let block_bytes = (512 * (record_bytes + 16)).next_multiple_of(4096).min(1 << 20);
+        let beside = || -> Result<f64, Error> {
+            let writes = Writes { block_bytes, depth: 2, method: Method::WriteThrough };
+            let measured = match bare.uring(&writes, BESIDE) {
+                Ok(measured) => measured,
+                Err(_) => bare.blocking(block_bytes, Method::WriteThrough, BESIDE)?,
+            };
+            Ok(measured.bytes_per_second() / f64::from(record_bytes + 16))
+        };
+        let before = beside()?;
         let series = time_series(log, record_bytes, series)?;
+        let bare = [before, beside()?];
         done("over time");
-        Ok(Sweep { in_flight, under_load, series })
+        Ok(Sweep { in_flight, under_load, series, bare })
+    }
+
+    /// Mean records a second of the second tenth of the series, behind its warm-up, and of the last.
+    pub fn sustained(&self) -> [f64; 2] {
+        let tenth = self.series.len().div_ceil(10).max(1);
+        let mean = |slices: &[Slice]| {
+            slices.iter().map(|slice| slice.per_second).sum::<f64>() / slices.len().max(1) as f64
+        };
+        let second = self.series.iter().skip(tenth).take(tenth).count();
+        let from = if second > 0 { tenth } else { 0 };
+        let until = (from + tenth).min(self.series.len());
+        [mean(&self.series[from..until]), mean(&self.series[self.series.len().saturating_sub(tenth)..])]
+    }
+}
+
+impl fmt::Display for Sweep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([second, last], [before, after]) = (self.sustained(), self.bare);
+        let seconds = self.series.last().map_or(0.0, |slice| slice.at);
+        write!(
+            f,
+            "over {seconds:.0} s with 1,024 in flight: {second:.0} records/s in the second tenth of it and {last:.0} in \
+             the last, {:.2} of it; bare writes before and after {before:.0} and {after:.0}, {:.2}",
+            last / second,
+            after / before,
+        )
     }
 }
 
