@@ -101,7 +101,10 @@ impl Window {
     pub fn push<'a>(&mut self, write: impl Into<Write<'a>>) -> Result<Option<Position>, AppendError> {
         if self.len() >= self.most && !self.is_known() {
             // Left where it is until this one is accepted, so that an error of this one loses no position.
-            self.oldest().and_then(|oldest| oldest.wait_timeout(Duration::MAX));
+            let waited = self.oldest().and_then(|oldest| oldest.wait_timeout(Duration::MAX));
+            if let Some(Err(AppendError::OwnThread)) = waited {
+                return Err(AppendError::OwnThread);
+            }
         }
         self.admit(write.into())?;
         self.try_next().transpose()

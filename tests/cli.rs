@@ -120,7 +120,9 @@ fn the_bench_counts_only_what_it_reads_back() {
     assert_eq!(code, 0, "{error}");
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     let loads = value["loads"].as_array().unwrap();
-    assert_eq!(loads.len(), 4);
+    assert_eq!(loads.len(), 5);
+    let beside_hand_over = loads.iter().filter(|load| load["to_hand_over"][0].as_f64() > Some(0.0)).count();
+    assert_eq!(beside_hand_over, 3, "8, 64 and 512 threads that block");
     for load in loads {
         assert!(load["records"].as_u64().unwrap() > 0, "{load}");
         assert_eq!(load["records"], load["records_read_back"]);
