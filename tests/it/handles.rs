@@ -169,6 +169,8 @@ fn many_callers_share_blocks(ground: Ground) {
     let flushes = capabilities.write_cache != Some(false) && capabilities.fua != Some(true);
     // On a device that was busy at the open syncs may have been measured as the better way.
     let by_write = capabilities.durable && stats.syncs < stats.blocks / 2;
+    // On a busy machine callers may come so late that they lead for themselves throughout.
+    let by_write = by_write && stats.blocks < u64::from(THREADS * EACH) / 32;
     if by_write && flushes && !stats.backend.starts_with("tokio") {
         assert!(stats.by_thread > 0, "{stats:?}");
     }
