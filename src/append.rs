@@ -267,15 +267,11 @@ impl<'a> Append<'a> {
     #[inline]
     pub(crate) fn begin(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
-        if is_owner() && engine.admission.is_clear() {
-            // Nothing is set up for a record that need not wait.
-            let (priority, may_lead) = (write.priority, durability > Durability::Buffered);
-            if let Ok(placed) = engine.put_payload(&write.key, &write.payload, priority, durability, may_lead)
-            {
-                return Append(State::Accepted(Commit::new(engine, &placed)));
-            }
+        // Nothing is set up for a record that need not wait.
+        match engine.accept(&write, durability, durability > Durability::Buffered) {
+            Some(placed) => Append(State::Accepted(Commit::new(engine, &placed))),
+            None => Append::begin_slowly(engine, write, durability),
         }
-        Append::begin_slowly(engine, write, durability)
     }
 
     /// It may have to wait, or be told why it is refused.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::commit::{Commit, is_owner};
+use crate::commit::Commit;
 use crate::error::AppendError;
 use crate::log::Log;
 use crate::position::Position;
@@ -68,18 +68,10 @@ impl Window {
     /// Accepts a record at once, if there is room and nobody waits for it.
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
-        let engine = self.log.engine_for(&write.key);
-        if !is_owner() || !engine.admission.is_clear() {
-            return false;
-        }
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
-        match engine.put_payload(&write.key, &write.payload, write.priority, durability, false) {
-            Ok(placed) => {
-                self.flying.push_back(placed);
-                true
-            }
-            Err(_) => false,
-        }
+        let placed = self.log.engine_for(&write.key).accept(write, durability, false);
+        self.flying.extend(placed);
+        placed.is_some()
     }
 
     /// Accepts a record, for which it waits for room if it must.
@@ -97,7 +89,8 @@ impl Window {
     ///
     /// # Errors
     /// Of this append, which was not accepted then, or of the oldest one
-    /// ([`AppendError::ShardFailed`]), after which this one, too, is unknown.
+    /// ([`AppendError::ShardFailed`]), after which this one, too, is unknown. [`AppendError::OwnThread`] where
+    /// the window is full and this thread drives the log itself: nothing was appended.
     pub fn push<'a>(&mut self, write: impl Into<Write<'a>>) -> Result<Option<Position>, AppendError> {
         if self.len() >= self.most && !self.is_known() {
             // Left where it is until this one is accepted, so that an error of this one loses no position.

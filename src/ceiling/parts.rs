@@ -19,8 +19,12 @@ pub struct Block {
 
 impl Block {
     /// An empty block of so many bytes.
+    ///
+    /// # Panics
+    /// If it has no room for a header, 88 bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Block {
+        assert!(bytes >= BLOCK_HEADER_BYTES as usize);
         Block { bytes: vec![0; bytes], used: BLOCK_HEADER_BYTES as usize, records: 0 }
     }
 
@@ -79,8 +83,12 @@ impl Blocks {
     }
 
     /// Reserves room for a record, copies it there and checksums it; opens the next block where there is none.
+    ///
+    /// # Panics
+    /// If the record does not fit into an empty block.
     pub fn append(&mut self, payload: &[u8]) {
         let need = encoded_bytes(payload.len() as u32);
+        assert!(need <= self.pool.block_bytes() - BLOCK_HEADER_BYTES);
         loop {
             match self.pool.claim(need) {
                 Claim::Taken(mut reserved) => {

@@ -12,7 +12,8 @@ use crate::options::{Durability, Priority};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
-use crate::write::Payload;
+use crate::sys::is_owner;
+use crate::write::{Payload, Write};
 
 /// Records of one key for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +176,16 @@ impl Engine {
                 self.put_one(key, &whole, priority, durability, may_lead)
             }
         }
+    }
+
+    /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
+    /// taken, which tells why.
+    #[inline]
+    pub(crate) fn accept(&self, write: &Write<'_>, durability: Durability, may_lead: bool) -> Option<Placed> {
+        if !is_owner() || !self.admission.is_clear() {
+            return None;
+        }
+        self.put_payload(&write.key, &write.payload, write.priority, durability, may_lead).ok()
     }
 
     /// A record that fits into a block: its body, key first, in parts.

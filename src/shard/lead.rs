@@ -29,8 +29,8 @@ const LEADS_MAX: u32 = 2;
 /// lead next comes later than the shard's thread would.
 const SHARED_BY_MAX: u32 = 16;
 
-/// Where the last block held so many records, the shard's thread writes the next one itself if nothing else is in
-/// flight: more than callers lead, and few enough that what gathers meanwhile does not want a second write beside.
+/// A block of so many records the shard's thread writes itself if nothing else is in flight: more than callers
+/// lead, and few enough that what gathers meanwhile does not want a second write beside.
 const ITSELF: RangeInclusive<u32> = SHARED_BY_MAX + 1..=128;
 
 impl Engine {
