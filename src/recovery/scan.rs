@@ -1,6 +1,7 @@
 //! Following the chain of blocks.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::format::{BlockHeader, Defect, Identity, RecordFlags, Records, ShardManifest};
@@ -21,6 +22,8 @@ pub(crate) struct Scan {
     /// All below it is durable, as the manifest and the blocks themselves testify.
     pub durable: Lsn,
     testified: Lsn,
+    /// From where to where blocks have checked, in order and not touching.
+    checked: Vec<Range<Lsn>>,
     /// Ends of blocks above what is testified, each with the group that is open there.
     untold: VecDeque<(Lsn, Option<Lsn>)>,
 }
@@ -37,6 +40,7 @@ impl Scan {
             unreadable: false,
             durable: checkpoint,
             testified,
+            checked: Vec::new(),
             untold: VecDeque::new(),
         }
     }
@@ -51,10 +55,25 @@ impl Scan {
     ) {
         while let Some(header) = self.next(reader, segments, identity, block_bytes) {
             self.end = header.end();
+            self.note_checked(header.lsn()..self.end);
             self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
             self.untold.push_back((self.end, self.open_group));
             self.hear(Lsn(header.covered));
         }
+    }
+
+    pub(super) fn note_checked(&mut self, block: Range<Lsn>) {
+        match self.checked.last_mut().filter(|last| last.end == block.start) {
+            Some(last) => last.end = block.end,
+            None => self.checked.push(block),
+        }
+    }
+
+    /// If `lsn` lies in a block that has checked: the end of those that follow it without a gap. Every granule of
+    /// them holds what was put there when they were sealed, so that none testifies of anything later.
+    pub(super) fn checked_to(&self, lsn: Lsn) -> Option<Lsn> {
+        let next = self.checked.partition_point(|checked| checked.end <= lsn);
+        self.checked.get(next).filter(|checked| checked.start <= lsn).map(|checked| checked.end)
     }
 
     /// Somebody testifies that all below `covered` is durable.

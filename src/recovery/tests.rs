@@ -1,7 +1,7 @@
 //! Each row of the verdict table, by a log that is damaged on purpose.
 
 use super::{Damage, Scan};
-use crate::device::sim::SimMachine;
+use crate::device::sim::{Random, SimMachine};
 use crate::error::OpenError;
 use crate::format::{
     BlockHeader, BlockSeal, Defect, GRANULE, Identity, ShardManifest, SlotKind, decode_slot, encode_slot,
@@ -142,6 +142,26 @@ fn row_3_a_misplaced_and_torn_block_testifies_too() {
     assert!(matches!(case.damage(), (Lsn(0), Damage::Testimony(_))));
 }
 
+/// Where it lies may have been settled long before.
+#[test]
+fn row_3_so_does_one_below_the_checkpoint() {
+    let case = Case::new();
+    case.with_three_records();
+    case.open().unwrap().close().unwrap();
+    let log = case.open().unwrap();
+    let new: Vec<_> = (0..2u8).map(|number| log.append([number; 100]).wait().unwrap().lsn()).collect();
+    assert!(new[0] >= Lsn(3 * GRANULE));
+    case.kill(log);
+    let [first, second] = [0, 1].map(|which: usize| (new[which].0 / GRANULE * GRANULE) as usize);
+    case.edit_segment(|bytes| {
+        let testimony = bytes[second..second + block(1)].to_vec();
+        bytes[first..second + block(1)].fill(0);
+        bytes[..block(1)].copy_from_slice(&testimony);
+    });
+    let (lsn, cause) = case.damage();
+    assert_eq!((lsn.0 as usize, cause), (first, Damage::Testimony(Lsn(second as u64))));
+}
+
 #[test]
 fn row_4_a_block_of_an_epoch_that_the_manifest_does_not_know() {
     let case = Case::new();
@@ -232,6 +252,36 @@ fn what_is_testified_is_durable() {
     assert_eq!(scan.durable, Lsn(6 * GRANULE));
     scan.hear(Lsn(GRANULE));
     assert_eq!(scan.durable, Lsn(6 * GRANULE), "it never falls");
+}
+
+/// What a block of the chain fills is not looked at again, and everything else is.
+#[test]
+fn only_what_blocks_fill_is_taken_for_checked() {
+    let case = Case::new();
+    case.with_three_records();
+    let device = case.machine.device();
+    let path = crate::open::shard_path(std::path::Path::new(PATH), &[], 0);
+    let glimpse = Glimpse::of(device.directory_to_read(&path).unwrap().as_ref()).unwrap();
+    let mut random = Random::new(5);
+    let lsn = |granule: usize| Lsn(granule as u64 * GRANULE);
+    for _ in 0..200 {
+        let mut scan = Scan::from(&glimpse.manifest);
+        let mut filled = vec![false; 80];
+        let mut at = 0;
+        while at < 64 {
+            let granules = 1 + random.below(4) as usize;
+            if random.per_mille(500) {
+                scan.note_checked(lsn(at)..lsn(at + granules));
+                filled[at..at + granules].fill(true);
+            }
+            at += granules;
+        }
+        for (granule, &is_filled) in filled.iter().enumerate() {
+            let end =
+                is_filled.then(|| granule + filled[granule..].iter().take_while(|filled| **filled).count());
+            assert_eq!(scan.checked_to(lsn(granule)), end.map(lsn));
+        }
+    }
 }
 
 /// Both copies of what a log is say the same: one is enough, however the other is lost.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Scan;
-use crate::format::{BlockHeader, Defect, EpochRow, GRANULE, SegmentRow, ShardManifest};
+use crate::format::{BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest};
 use crate::position::Lsn;
 use crate::segment::{Segment, SegmentReader};
 
@@ -71,7 +71,7 @@ pub(crate) fn judge(
     }
     // 3, 4 and 5.
     let unreadable = scan.unreadable.then_some(Damage::Unreadable);
-    if let Some(cause) = testimony(reader, segments, manifest, row, end).or(unreadable) {
+    if let Some(cause) = testimony(reader, segments, manifest, scan).or(unreadable) {
         return Verdict::Damaged { lsn: end, cause };
     }
     // 6. A torn tail: nothing says that what is not whole was ever acknowledged.
@@ -112,20 +112,28 @@ pub(crate) fn beyond(
 }
 
 /// Looks for a header that says that more was durable than `end`, at every place from the
-/// checkpoint's segment on. Its records need not check and, for its testimony, its place need not
-/// be its own. A place that cannot be read might hold one, and is never taken for a tail; what another
+/// checkpoint's segment on that no block of the chain fills. Its records need not check and, for its testimony,
+/// its place need not be its own. A place that cannot be read might hold one, and is never taken for a tail; what another
 /// place says for certain goes before it.
 fn testimony(
     reader: &mut SegmentReader,
     segments: &[Arc<Segment>],
     manifest: &ShardManifest,
-    row: &EpochRow,
-    end: Lsn,
+    scan: &Scan,
 ) -> Option<Damage> {
+    let row = manifest.epochs.last().expect("a manifest has an epoch");
     let own = manifest.identity(row);
     let mut unreadable = None;
     for segment in segments.iter().filter(|segment| segment.end() > manifest.checkpoint) {
-        for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
+        let mut next = segment.base();
+        while next < segment.end() {
+            let lsn = next;
+            if let Some(end) = scan.checked_to(lsn) {
+                next = end;
+                continue;
+            }
+            next.0 += GRANULE;
+            let offset = lsn.0 - segment.row.base;
             let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
                 unreadable = Some(Damage::Unreadable);
                 continue;
@@ -134,11 +142,10 @@ fn testimony(
             if !header.is_of(&own.log_id, own.shard) {
                 continue;
             }
-            if header.identity() == own && header.covered > end.0 {
+            if header.identity() == own && header.covered > scan.end.0 {
                 return Some(Damage::Testimony(Lsn(header.covered)));
             }
-            let in_place = header.lsn.checked_sub(segment.row.base) == Some(offset);
-            if in_place && header.epoch > row.epoch {
+            if header.lsn() == lsn && header.epoch > row.epoch {
                 return Some(Damage::StaleManifest(header.epoch));
             }
         }
