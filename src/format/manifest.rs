@@ -68,6 +68,13 @@ pub(crate) fn encode_slot(kind: SlotKind, sequence: u64, body: &[u8]) -> Vec<u8>
     [bytemuck::bytes_of(&header), body].concat()
 }
 
+/// How long a slot is by its header, which may be wrong; 0 if this is no header at all.
+pub(crate) fn slot_bytes(bytes: &[u8]) -> u64 {
+    let Some(head) = bytes.get(..SLOT_HEADER_BYTES) else { return 0 };
+    let header: SlotHeader = bytemuck::pod_read_unaligned(head);
+    if header.magic == MAGIC { SLOT_HEADER_BYTES as u64 + u64::from(header.body_bytes) } else { 0 }
+}
+
 /// Sequence number and body of a slot.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use manifest::{
     EpochRow, EpochTable, LogManifest, SLOT_HEADER_BYTES, SegmentRow, ShardManifest, SlotKind, decode_slot,
-    encode_slot,
+    encode_slot, slot_bytes,
 };
 pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{

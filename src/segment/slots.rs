@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::device::{Directory, File};
 use crate::format::{
-    Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule,
+    Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule, slot_bytes,
 };
 use crate::pool::AlignedBuffer;
 
@@ -130,7 +130,7 @@ impl ManifestFiles {
             file.forget_cache()?;
         }
         let read = |file: &Arc<dyn File>| -> Result<Result<(u64, Vec<u8>), Defect>, io::Error> {
-            let bytes = read_whole(file.as_ref())?;
+            let bytes = read_slot(file.as_ref())?;
             Ok(decode_slot(kind, &bytes).map(|(sequence, body)| (sequence, body.to_vec())))
         };
         let copies = [read(&files[0]), read(&files[1])];
@@ -178,7 +178,7 @@ impl ManifestFiles {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                match decode_slot(kind, &read_whole(file.as_ref())?) {
+                match decode_slot(kind, &read_slot(file.as_ref())?) {
                     Ok((sequence, body)) if found.as_ref().is_none_or(|(best, _)| sequence > *best) => {
                         found = Some((sequence, body.to_vec()));
                     }
@@ -242,10 +242,16 @@ pub(crate) fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
-fn read_whole(file: &dyn File) -> io::Result<AlignedBuffer> {
+/// What a file holds of a slot: as much as the slot's own header asks for, whether it is right or not.
+fn read_slot(file: &dyn File) -> io::Result<AlignedBuffer> {
     // A manifest is at most a few MiB; a file of another size is read as far as that.
-    let bytes = file.bytes()?.min(64 << 20);
-    let mut buffer = AlignedBuffer::zeroed(bytes.next_multiple_of(GRANULE).max(GRANULE) as usize)?;
+    let most = file.bytes()?.min(64 << 20).next_multiple_of(GRANULE).max(GRANULE);
+    let mut buffer = AlignedBuffer::zeroed(GRANULE as usize)?;
     file.read_at(&mut buffer, 0)?;
+    let bytes = round_to_granule(slot_bytes(&buffer)).min(most);
+    if bytes > GRANULE {
+        buffer = AlignedBuffer::zeroed(bytes as usize)?;
+        file.read_at(&mut buffer, 0)?;
+    }
     Ok(buffer)
 }
