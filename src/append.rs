@@ -228,13 +228,15 @@ impl<'a> State<'a> {
         }
     }
 
-    #[inline]
+    #[cold]
+    fn wait_for_commit(mut self) -> Result<Commit, AppendError> {
+        self.wait_admitted(None, None);
+        self.into_commit()
+    }
+
     fn into_commit(self) -> Result<Commit, AppendError> {
         match self {
-            State::Accepted(mut commit) => {
-                commit.announce();
-                Ok(commit)
-            }
+            State::Accepted(commit) => Ok(commit.announced()),
             State::Failed(error) => Err(error),
             State::Queued(_) | State::Done(_) | State::Gone => unreachable!("it was admitted just now"),
         }
@@ -264,7 +266,9 @@ fn make_room(engine: &Engine) {
 pub struct Append<'a>(State<'a>);
 
 impl<'a> Append<'a> {
-    #[inline]
+    // Always: what is built here and taken apart by `admitted().wait()` then stays in registers. As a call its fields,
+    // just written one by one, are read back 16 bytes at a time, which a store buffer does not forward.
+    #[inline(always)]
     pub(crate) fn begin(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
@@ -336,12 +340,12 @@ impl Admitted<'_> {
     ///
     /// # Errors
     /// See [`AppendError`]; on an error the record was not accepted.
-    #[inline]
-    pub fn wait(mut self) -> Result<Commit, AppendError> {
-        if let State::Queued(_) = self.0.0 {
-            self.0.0.wait_admitted(None, None);
+    #[inline(always)]
+    pub fn wait(self) -> Result<Commit, AppendError> {
+        match self.0.0 {
+            State::Accepted(commit) => Ok(commit.announced()),
+            other => other.wait_for_commit(),
         }
-        self.0.0.into_commit()
     }
 }
 

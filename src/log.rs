@@ -151,7 +151,7 @@ impl Log {
     /// let position = log.append(b"from a thread").wait()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         let write = write.into();
         Append::begin(self.holds_for(&write.key).take(), write, self.inner.config.durability)

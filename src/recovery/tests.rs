@@ -266,7 +266,7 @@ fn only_what_blocks_fill_is_taken_for_checked() {
     let lsn = |granule: usize| Lsn(granule as u64 * GRANULE);
     for _ in 0..200 {
         let mut scan = Scan::from(&glimpse.manifest);
-        let mut filled = vec![false; 80];
+        let mut filled = [false; 80];
         let mut at = 0;
         while at < 64 {
             let granules = 1 + random.below(4) as usize;

@@ -148,10 +148,11 @@ impl Bench {
         let mut sweep = None;
         if self.report.is_some() {
             let series = Duration::from_secs_f64(self.series_seconds);
-            sweep = Some(Sweep::measure(&log, &bare, self.record_bytes, time, series, |what| {
-                bar.set_message(what.to_owned());
-                bar.inc(1);
-            })?);
+            sweep =
+                Some(Sweep::measure(&log, &bare, self.record_bytes, time, self.repeat, series, |what| {
+                    bar.set_message(what.to_owned());
+                    bar.inc(1);
+                })?);
         }
         bar.set_message("reading all of it");
         report.scan = Some(Scan::measure(&log, &bare, self.repeat)?);
