@@ -96,6 +96,59 @@ impl Measured {
         let index = (last as f64 * percent / 100.0).round() as usize;
         Duration::from_nanos(self.latencies.get(index).copied().unwrap_or(0))
     }
+
+    /// How long the write under way goes on at a random moment, which so many percent of the moments do not exceed:
+    /// what a record that comes then must wait before its own write begins. A stall counts for all the time that it
+    /// takes, where [`percentile`](Measured::percentile) counts one write.
+    ///
+    /// Of writes that were made one after the other.
+    #[must_use]
+    pub fn rest_percentile(&self, percent: f64) -> Duration {
+        let all: f64 = self.latencies.iter().map(|&nanos| nanos as f64).sum();
+        // Moments with more than x left, of all: the sum of what the writes have beyond x.
+        let beyond = all * (1.0 - percent / 100.0);
+        let mut longest = 0.0;
+        for (index, &nanos) in self.latencies.iter().enumerate().rev() {
+            longest += nanos as f64;
+            let rest = (longest - beyond) / (self.latencies.len() - index) as f64;
+            let next = index.checked_sub(1).map_or(0, |next| self.latencies[next]);
+            if rest >= next as f64 {
+                return Duration::from_nanos(rest as u64);
+            }
+        }
+        Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Measured;
+    use std::time::Duration;
+
+    #[test]
+    fn a_stall_counts_for_the_time_it_takes() {
+        let of = |latencies: &[u64]| {
+            let latencies = latencies.to_vec();
+            Measured { writes: 1, bytes: 1, elapsed: Duration::ZERO, cpu: Duration::ZERO, latencies }
+        };
+        let rest = |latencies: &[u64], percent| of(latencies).rest_percentile(percent).as_nanos();
+        assert_eq!(rest(&[], 50.0), 0);
+        assert_eq!(rest(&[100], 0.0), 0);
+        assert_eq!(rest(&[100], 75.0), 75);
+        // 100 of 200 moments lie in the stall, and half of these have more than 50 left.
+        let mut one_stall = vec![1; 100];
+        one_stall.push(100);
+        assert_eq!(rest(&one_stall, 75.0), 50);
+        assert_eq!(of(&one_stall).percentile(75.0).as_nanos(), 1);
+        // Against counting: each moment of each write.
+        let latencies = [3u64, 9, 27, 40, 41];
+        let mut moments: Vec<u64> = latencies.iter().flat_map(|&nanos| 0..nanos).collect();
+        moments.sort_unstable();
+        for percent in 1..100 {
+            let counted = moments[moments.len() * percent / 100];
+            assert!((rest(&latencies, percent as f64) as i64 - counted as i64).abs() <= 1, "{percent}");
+        }
+    }
 }
 
 /// A file of already written extents. Removed when it is dropped.
