@@ -194,20 +194,21 @@ fn under_load(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
         html,
         "<h2>Latency under load</h2><p class=how>An open loop: records come when they are due, whatever became of those \
          before, and their latency counts from then. The bare writes show what the machine itself stalls.</p>{}<table>\
-         <tr><th>load<th>offered/s<th>p50 us<th>p99 us<th>p99.9 us<th>p99 / p50<th>bare wait p99 us",
+         <tr><th>load<th>offered/s<th>p50 us<th>p99 us<th>p99.9 us<th>p99 / p50<th>load late p99 us<th>bare wait p99 us",
         chart.svg()?
     )?;
     for point in &sweep.under_load {
         let at = |quantile| point.latencies.value_at_quantile(quantile) as f64 / 1e3;
         write!(
             html,
-            "<tr><td>{} %<td>{}<td>{:.0}<td>{:.0}<td>{:.0}<td>{:.1}<td>{:.0}",
+            "<tr><td>{} %<td>{}<td>{:.0}<td>{:.0}<td>{:.0}<td>{:.1}<td>{:.0}<td>{:.0}",
             point.percent,
             short(point.offered),
             at(0.5),
             at(0.99),
             at(0.999),
-            at(0.99) / at(0.5).max(1e-3),
+            point.spread(),
+            point.lateness.value_at_quantile(0.99) as f64 / 1e3,
             point.bare_rest.as_secs_f64() * 1e6,
         )?;
     }
