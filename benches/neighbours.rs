@@ -66,8 +66,8 @@ fn ingest(shard: &Shard, rate: f64, over: &AtomicBool) -> Result<(), String> {
     Ok(())
 }
 
-/// One blocking writer on a shard, beside another shard that takes what it can, or half of it; and a bare
-/// synchronous writer beside bare writes of the same blocks.
+/// One blocking writer on a shard, alone, beside another shard at a fixed rate and beside one that takes what it can;
+/// and a bare synchronous writer beside bare writes of the same blocks.
 fn hot_and_cold(dir: &Path) -> Result<(), Error> {
     let options = Options::new().shards(2).segment_bytes(64 << 20).retain_bytes(256 << 20);
     let log = options.open(dir.join("shards"))?;

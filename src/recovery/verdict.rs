@@ -111,10 +111,10 @@ pub(crate) fn beyond(
     (Lsn(crate::format::round_to_granule(start.0)), epoch)
 }
 
-/// Looks for a header that says that more was durable than `end`, at every place from the
-/// checkpoint's segment on that no block of the chain fills. Its records need not check and, for its testimony,
-/// its place need not be its own. A place that cannot be read might hold one, and is never taken for a tail; what another
-/// place says for certain goes before it.
+/// Looks for a header that says that more was durable than the end of the chain, at every place from the
+/// checkpoint's segment on that no block of the chain fills. Its records need not check and, for its
+/// testimony, its place need not be its own. A place that cannot be read might hold one, and is never taken
+/// for a tail; what another place says for certain goes before it.
 fn testimony(
     reader: &mut SegmentReader,
     segments: &[Arc<Segment>],
