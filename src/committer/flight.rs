@@ -22,12 +22,21 @@ enum State {
 pub(super) struct Entry {
     pub block: Sealed,
     pub covered: bool,
+    /// The last of the void blocks behind it, or itself.
+    pub through: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flying {
+    block: Sealed,
+    state: State,
+    through: u64,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    blocks: VecDeque<(Sealed, State)>,
+    blocks: VecDeque<Flying>,
     /// Of `blocks`, how many from the front have been handed to the device.
     started: usize,
     writes_in_flight: u32,
@@ -41,11 +50,17 @@ impl Flight {
     }
 
     pub(super) fn push(&mut self, block: Sealed) {
-        if let Some((last, _)) = self.blocks.back() {
-            assert!(block.sequence > last.sequence, "blocks are sealed in order");
-            assert!(block.end > last.end);
+        if let Some(last) = self.blocks.back() {
+            assert!(block.sequence > last.through, "blocks are sealed in order");
+            assert!(block.end > last.block.end);
         }
-        self.blocks.push_back((block, State::Waiting));
+        self.blocks.push_back(Flying { block, state: State::Waiting, through: block.sequence });
+    }
+
+    /// A void block was passed over: it is done with once the one before it is. False if none is here.
+    pub(super) fn pass_over(&mut self, sequence: u64) -> bool {
+        let last = self.blocks.back_mut();
+        last.map(|last| last.through = sequence).is_some()
     }
 
     /// Starts the first write that waits; `sync` says whether it is synchronous.
@@ -54,7 +69,7 @@ impl Flight {
         operation: OperationId,
         sync: impl FnOnce(&Sealed) -> bool,
     ) -> Option<(u64, bool)> {
-        let (block, state) = self.blocks.get_mut(self.started)?;
+        let Flying { block, state, .. } = self.blocks.get_mut(self.started)?;
         debug_assert_eq!(*state, State::Waiting);
         let sync = sync(block);
         *state = State::Writing { operation, sync };
@@ -66,10 +81,9 @@ impl Flight {
 
     /// Notes that a write came back, well or not; `None` if the operation is no write of ours.
     pub(super) fn write_completed(&mut self, operation: OperationId) -> Option<bool> {
-        let (block, state) =
-            self.blocks.iter_mut().take(self.started).find(
-                |(_, state)| matches!(state, State::Writing { operation: own, .. } if *own == operation),
-            )?;
+        let Flying { block, state, .. } = self.blocks.iter_mut().take(self.started).find(
+            |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
+        )?;
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };
         self.writes_in_flight -= 1;
@@ -79,10 +93,11 @@ impl Flight {
 
     /// Takes the first block out if its write completed.
     pub(super) fn pop_completed(&mut self) -> Option<Entry> {
-        let (block, State::Completed { covered }) = *self.blocks.front()? else { return None };
+        let Flying { block, state, through } = *self.blocks.front()?;
+        let State::Completed { covered } = state else { return None };
         self.blocks.pop_front();
         self.started -= 1;
-        Some(Entry { block, covered })
+        Some(Entry { block, covered, through })
     }
 
     pub(super) fn writes_in_flight(&self) -> u32 {

@@ -94,7 +94,7 @@ pub(crate) struct Committer {
     syncs_in_flight: u32,
     /// All blocks up to this sequence are wanted durable.
     sync_target: u64,
-    /// Last block whose write completed with all before it.
+    /// Last block that is done with, as all before it are: its write completed, or it is void.
     completed: u64,
     /// The open block that has waited, and since when.
     waiting: Option<(u64, u64)>,
@@ -150,6 +150,15 @@ impl Committer {
         self.flight.push(block);
     }
 
+    /// A void block, in whose place the next one stands, was passed over. It comes in order with those that are
+    /// sealed.
+    pub(crate) fn passed_over(&mut self, sequence: u64) {
+        if !self.flight.pass_over(sequence) {
+            assert!(sequence > self.completed, "blocks are passed over in order");
+            self.completed = sequence;
+        }
+    }
+
     /// All blocks up to `sequence`, sealed or not, are wanted durable.
     pub(crate) fn request_sync(&mut self, sequence: u64) {
         self.sync_target = self.sync_target.max(sequence);
@@ -182,7 +191,7 @@ impl Committer {
             return;
         }
         while let Some(entry) = self.flight.pop_completed() {
-            self.completed = entry.block.sequence;
+            self.completed = entry.through;
             self.prefix.push(&entry);
         }
         if self.prefix.uncovered_above(self.sync_target) {
@@ -288,7 +297,8 @@ impl Committer {
         self.prefix.watermarks()
     }
 
-    /// The last block whose write completed with all before it: its memory can be used again.
+    /// The last block that is done with, as all before it are: its write completed, or it is void. Their memory
+    /// can be used again.
     pub(crate) fn completed(&self) -> u64 {
         self.completed
     }
@@ -306,11 +316,6 @@ impl Committer {
     /// There may be a place for a marker again.
     pub(crate) fn arm_marker(&mut self) {
         self.marker.armed = self.marker.owed;
-    }
-
-    /// Every block that was sealed is written.
-    pub(crate) fn all_written(&self) -> bool {
-        self.flight.is_empty()
     }
 
     /// Another block could be handed to the device now.

@@ -151,10 +151,8 @@ fn markers_are_armed_by_data_alone_and_limited_in_rate() {
 fn a_marker_without_a_place_is_put_off() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     committer.sealed(block(1, Urgency::Synced), 0);
-    assert!(!committer.all_written());
     let (operation, ..) = write(committer.next_action());
     committer.complete(operation, true, 1_000);
-    assert!(committer.all_written());
     assert!(committer.wants_marker(1_100));
     committer.postpone_marker(1_100);
     assert!(!committer.wants_marker(1_200), "not before another interval is over");
@@ -198,15 +196,23 @@ fn sealing_adapts_to_what_is_in_flight() {
 /// What a device holds for certain: the oracle of the history test, by the rule alone.
 #[derive(Default)]
 struct Oracle {
-    /// Per block: reaped, and covered.
-    blocks: Vec<(bool, bool)>,
+    /// Per block: its sequence, and whether it is reaped, and covered.
+    blocks: Vec<(u64, bool, bool)>,
+    /// The last block sealed or passed over.
+    last: u64,
     /// Per sync in flight: what it covers when it completes.
     syncs: Vec<(OperationId, Vec<usize>)>,
 }
 
 impl Oracle {
     fn covered_prefix(&self) -> usize {
-        self.blocks.iter().take_while(|(_, covered)| *covered).count()
+        self.blocks.iter().take_while(|(.., covered)| *covered).count()
+    }
+
+    /// The last block before the first one whose memory the device may still read.
+    fn done(&self) -> u64 {
+        let unfinished = self.blocks.iter().find(|(_, reaped, _)| !reaped);
+        unfinished.map_or(self.last, |(sequence, ..)| sequence - 1)
     }
 }
 
@@ -228,28 +234,35 @@ fn history(seed: u64) {
     let (mut now, mut last) = (0, committer.watermarks());
     for _ in 0..120 {
         now += random.below(400);
-        match random.below(4) {
+        match random.below(5) {
             0 => {
-                let sequence = oracle.blocks.len() as u64 + 1;
+                oracle.last += 1;
+                let sequence = oracle.last;
                 let urgency =
                     [Urgency::Background, Urgency::Written, Urgency::Synced][random.below(3) as usize];
                 let file = sequence as u32 / 7;
-                committer.sealed(Sealed { file, ..block(sequence, urgency) }, now);
-                oracle.blocks.push((false, false));
+                let end = Lsn((oracle.blocks.len() as u64 + 1) * 4096);
+                committer.sealed(Sealed { file, end, ..block(sequence, urgency) }, now);
+                oracle.blocks.push((sequence, false, false));
                 files.push(file);
             }
             1 => committer.tick(now),
+            2 if random.below(3) == 0 => {
+                oracle.last += 1;
+                committer.passed_over(oracle.last);
+            }
             _ if !in_flight.is_empty() => {
                 let action = in_flight.swap_remove(random.below(in_flight.len() as u64) as usize);
                 match action {
                     Action::Write { operation, sequence, sync } => {
-                        oracle.blocks[sequence as usize - 1] = (true, sync);
+                        let own = oracle.blocks.iter_mut().find(|(own, ..)| *own == sequence).unwrap();
+                        *own = (sequence, true, sync);
                         committer.complete(operation, true, now);
                     }
                     Action::Sync { operation, .. } => {
                         let at = oracle.syncs.iter().position(|(own, _)| *own == operation).unwrap();
                         for block in oracle.syncs.swap_remove(at).1 {
-                            oracle.blocks[block].1 = true;
+                            oracle.blocks[block].2 = true;
                         }
                         committer.complete(operation, true, now);
                     }
@@ -259,7 +272,7 @@ fn history(seed: u64) {
         }
         while let Some(action) = committer.next_action() {
             if let Action::Sync { operation, file } = action {
-                let reaped = |&block: &usize| oracle.blocks[block].0 && files[block] == file;
+                let reaped = |&block: &usize| oracle.blocks[block].1 && files[block] == file;
                 oracle.syncs.push((operation, (0..oracle.blocks.len()).filter(reaped).collect()));
             }
             in_flight.push(action);
@@ -269,6 +282,7 @@ fn history(seed: u64) {
         assert!(writes <= depth as usize, "seed {seed}: {writes} writes at once, {depth} are allowed");
         assert_eq!(committer.operations_in_flight() as usize, writes + syncs, "seed {seed}");
         assert_eq!(committer.is_idle(), in_flight.is_empty(), "seed {seed}");
+        assert_eq!(committer.completed(), oracle.done(), "seed {seed}");
         let marks = committer.watermarks();
         let limit = Lsn(oracle.covered_prefix() as u64 * 4096);
         assert!(marks.covered <= limit, "seed {seed}: {marks:?} above {limit}");

@@ -155,7 +155,7 @@ mod tests {
         let urgency = Urgency::Synced;
         let block =
             super::super::Sealed { sequence, end, bytes: 4096, file, urgency, records: 1, group: None };
-        Entry { block, covered }
+        Entry { block, covered, through: block.sequence }
     }
 
     /// Whatever is written, a few stretches tell of it: neighbours of one file are one.

@@ -272,6 +272,18 @@ impl Engine {
         opened.map_err(|reason| self.refused(reason))
     }
 
+    #[cfg(any(test, feature = "simulation"))]
+    /// Between a producer's opening of a block and its claim, somebody else closes the block.
+    pub(crate) fn leave_void(&self) -> bool {
+        let blocks_max = self.blocks_max(Priority::High);
+        if self.pool.in_use() > blocks_max || !self.pool.is_closed() {
+            return false;
+        }
+        let opened = self.open_block(encoded_bytes(1), blocks_max).is_ok();
+        self.pool.close_any();
+        opened
+    }
+
     fn refused(&self, reason: NoRoom) -> Refused {
         match reason {
             NoRoom::Memory => Refused::NoRoom,

@@ -228,6 +228,7 @@ impl Engine {
         if complete.records == 0 && !complete.marker {
             // Void: the next block takes its place. Somebody may wait for all up to it.
             core.unresolved.push_back((sequence, complete.previous_end, core.timestamp));
+            core.committer.passed_over(sequence);
             return;
         }
         let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
@@ -402,8 +403,7 @@ impl Engine {
         if marks.durable.0 > durable_before {
             self.followers.notify(0, &mut core.tasks);
         }
-        let released = if core.committer.all_written() { core.next_to_seal - 1 } else { completed };
-        self.pool.release(released);
+        self.pool.release(completed);
         self.measure(core, now);
         while core.segments.len() > 1 && core.segments[0].end() <= marks.covered {
             core.segments.pop_front();

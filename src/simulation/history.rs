@@ -150,6 +150,10 @@ impl History {
             Kind::TruncateBefore => self.truncate_before(log),
             Kind::TruncateAfter => self.truncate_after(log),
             Kind::Consume => self.consume(log),
+            Kind::LeaveVoid => {
+                let shard = self.shard();
+                self.tally.add("void blocks", u64::from(log.leave_void(shard)));
+            }
             Kind::Stop => {
                 let at = self.machine.steps() + 1 + self.random.below(60);
                 self.machine.set_faults(Faults { stop_at: Some(at), ..self.faults() });

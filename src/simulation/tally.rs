@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 42] = [
+const EVERYTHING: [&str; 43] = [
     "appends",
     "batches",
     "refusals",
@@ -37,6 +37,7 @@ const EVERYTHING: [&str; 42] = [
     "truncations after",
     "markers",
     "consumed",
+    "void blocks",
     "lost writes",
     "misdirected writes",
     "rotten sectors",
