@@ -376,13 +376,6 @@ impl Log {
         self.inner.engines[usize::from(shard.0)].turn_until(|| once);
     }
 
-    /// Leaves a void block behind, as a producer does that opens a block and is overtaken; false if none could
-    /// be opened.
-    #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn leave_void(&self, shard: ShardId) -> bool {
-        self.inner.engines[usize::from(shard.0)].leave_void()
-    }
-
     /// Where the log lives.
     #[must_use]
     pub fn path(&self) -> &Path {

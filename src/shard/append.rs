@@ -190,7 +190,7 @@ impl Engine {
 
     /// A record that fits into a block: its body, key first, in parts.
     #[inline]
-    fn put_body<'b>(
+    pub(super) fn put_body<'b>(
         &self,
         key: &[u8],
         body: usize,
@@ -256,7 +256,7 @@ impl Engine {
     }
 
     /// Opens the next block, unless somebody else just did.
-    fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
+    pub(super) fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
         let opened = {
             let mut opener = lock(&self.opener);
             let opened = match () {
@@ -270,18 +270,6 @@ impl Engine {
             opened
         };
         opened.map_err(|reason| self.refused(reason))
-    }
-
-    #[cfg(any(test, feature = "simulation"))]
-    /// Between a producer's opening of a block and its claim, somebody else closes the block.
-    pub(crate) fn leave_void(&self) -> bool {
-        let blocks_max = self.blocks_max(Priority::High);
-        if self.pool.in_use() > blocks_max || !self.pool.is_closed() {
-            return false;
-        }
-        let opened = self.open_block(encoded_bytes(1), blocks_max).is_ok();
-        self.pool.close_any();
-        opened
     }
 
     fn refused(&self, reason: NoRoom) -> Refused {

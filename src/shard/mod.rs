@@ -16,6 +16,8 @@ mod kept;
 mod lead;
 mod nudge;
 mod opener;
+#[cfg(any(test, feature = "simulation"))]
+mod race;
 mod space;
 mod turn;
 mod turner;

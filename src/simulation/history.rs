@@ -10,6 +10,7 @@ use crate::error::{AppendError, ReadError, TruncateError};
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
+mod interrupted;
 
 const PATH: &str = "/log";
 
@@ -150,10 +151,8 @@ impl History {
             Kind::TruncateBefore => self.truncate_before(log),
             Kind::TruncateAfter => self.truncate_after(log),
             Kind::Consume => self.consume(log),
-            Kind::LeaveVoid => {
-                let shard = self.shard();
-                self.tally.add("void blocks", u64::from(log.leave_void(shard)));
-            }
+            Kind::LeaveVoid => self.leave_void(log),
+            Kind::Interrupted => self.append_interrupted(log),
             Kind::Stop => {
                 let at = self.machine.steps() + 1 + self.random.below(60);
                 self.machine.set_faults(Faults { stop_at: Some(at), ..self.faults() });

@@ -29,9 +29,10 @@ pub(crate) enum Kind {
     TruncateBefore,
     TruncateAfter,
     Consume,
-    /// A producer that opens a block is overtaken, and the block is closed without a record: no step without
-    /// threads does it.
+    /// A producer that opens a block is overtaken, and the block is closed without a record.
     LeaveVoid,
+    /// A producer is interrupted between reservation and copy, and others go on.
+    Interrupted,
     /// The machine stops a few steps of its own later.
     Stop,
     /// The log ends, in one of the ways in which logs end, and is opened again.
@@ -39,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 16] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -55,6 +56,7 @@ impl Kind {
         Kind::Stop,
         Kind::End,
         Kind::LeaveVoid,
+        Kind::Interrupted,
     ];
 }
 
@@ -107,7 +109,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 43] = [
+const EVERYTHING: [&str; 44] = [
     "appends",
     "batches",
     "refusals",
@@ -38,6 +38,7 @@ const EVERYTHING: [&str; 43] = [
     "markers",
     "consumed",
     "void blocks",
+    "interrupted copies",
     "lost writes",
     "misdirected writes",
     "rotten sectors",
