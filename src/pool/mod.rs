@@ -3,9 +3,16 @@
 //! [`Region`] is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
 //! [`SealedBytes`] is a block that nobody can change any more; readers may borrow it ([`Recalled`]).
 
+mod block;
 mod buffer;
 mod loan;
+#[cfg(all(test, sawmill_loom))]
+mod models;
 mod reservation;
+mod slot;
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests;
 
+pub(crate) use block::{BlockPlace, Complete, Group, Pending, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
-pub(crate) use reservation::{BlockPlace, Claim, Complete, Group, Pending, Pool, Reserved, Urgency};
+pub(crate) use reservation::{Claim, Pool, Reserved};

@@ -1,0 +1,72 @@
+//! Models of the reservation: all interleavings of two producers and whoever seals.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::format::EpochSeed;
+use crate::position::Lsn;
+use crate::sync::{AtomicU32, Ordering};
+
+fn place(lsn: u64) -> BlockPlace {
+    BlockPlace {
+        lsn: Lsn(lsn),
+        previous_end: Lsn(lsn),
+        capacity: 4096,
+        epoch: 1,
+        seed: EpochSeed::from_raw(0),
+    }
+}
+
+/// Can a block be seen complete while a copy in it is unfinished?
+#[test]
+fn loom_no_block_is_complete_before_its_copies() {
+    loom::model(|| {
+        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        let copied = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        assert!(pool.open(&place(0)));
+        let producers: Vec<_> = (0..2)
+            .map(|which| {
+                let (pool, copied) = (pool.clone(), copied.clone());
+                loom::thread::spawn(move || {
+                    if let Claim::Taken(reserved) = pool.claim(64) {
+                        copied[which].store(1, Ordering::Relaxed);
+                        reserved.finish(1, Urgency::Background);
+                        return 1;
+                    }
+                    0
+                })
+            })
+            .collect();
+        pool.close(1);
+        if let Some(complete) = pool.complete(1) {
+            let seen: u32 = copied.iter().map(|word| word.load(Ordering::Relaxed)).sum();
+            assert!(seen >= complete.records, "sealed {} with {seen} copied", complete.records);
+            assert_eq!(complete.length, 88 + 64 * complete.records);
+        }
+        let taken: u32 = producers.into_iter().map(|thread| thread.join().unwrap()).sum();
+        pool.close(1);
+        if taken > 0 {
+            assert_eq!(pool.complete(1).unwrap().records, taken);
+        }
+    });
+}
+
+/// Does exactly one of those who finish a closed block learn that it is complete?
+#[test]
+fn loom_somebody_learns_that_the_block_is_complete() {
+    loom::model(|| {
+        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        assert!(pool.open(&place(0)));
+        let Claim::Taken(own) = pool.claim(64) else { unreachable!() };
+        let other = {
+            let pool = pool.clone();
+            loom::thread::spawn(move || {
+                let closed = pool.close(1);
+                closed && pool.complete(1).is_some()
+            })
+        };
+        let learned_by_producer = own.finish(1, Urgency::Synced);
+        let learned_by_closer = other.join().unwrap();
+        assert!(learned_by_producer || learned_by_closer, "a complete block that nobody knows of");
+    });
+}

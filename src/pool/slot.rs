@@ -1,0 +1,89 @@
+//! The words that producers share: one for the open block, and a slot for each block that there may be.
+
+use super::loan::Loan;
+use crate::sync::{AtomicU32, AtomicU64, CacheLine};
+
+/// The word that producers share: closed (1 bit), sequence (39), reserved bytes / 8 (24).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tail(pub u64);
+
+impl Tail {
+    pub(super) const CLOSED: u64 = 1 << 63;
+    pub(super) const OFFSET_BITS: u32 = 24;
+    pub(super) const SEQUENCE_MASK: u64 = (1 << 39) - 1;
+
+    pub(super) fn new(sequence: u64, offset: u32, closed: bool) -> Tail {
+        debug_assert!(offset % 8 == 0 && u64::from(offset / 8) < 1 << Tail::OFFSET_BITS);
+        let closed = if closed { Tail::CLOSED } else { 0 };
+        Tail(closed | (sequence & Tail::SEQUENCE_MASK) << Tail::OFFSET_BITS | u64::from(offset / 8))
+    }
+
+    pub(super) fn closed(self) -> bool {
+        self.0 & Tail::CLOSED != 0
+    }
+
+    pub(super) fn sequence(self) -> u64 {
+        self.0 >> Tail::OFFSET_BITS & Tail::SEQUENCE_MASK
+    }
+
+    pub(super) fn offset(self) -> u32 {
+        (self.0 & ((1 << Tail::OFFSET_BITS) - 1)) as u32 * 8
+    }
+}
+
+/// What is known of the block in a slot. All but `filled` and `urgency` are written by whoever opens
+/// the block, before the tail word is published, and read after it was seen.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Slot {
+    /// Where its memory lies in the region.
+    pub start: usize,
+    pub lsn: AtomicU64,
+    pub previous_end: AtomicU64,
+    pub capacity: AtomicU32,
+    pub epoch: AtomicU32,
+    pub seed: AtomicU32,
+    /// Length of a block that is closed and no longer the last one.
+    pub final_length: AtomicU32,
+    pub group_start: AtomicU64,
+    pub group_before: AtomicU64,
+    /// 1 if the block is written although it holds no record.
+    pub marker: AtomicU32,
+    /// 1 while a [`SealedBytes`](super::SealedBytes) of this slot lives.
+    pub sealed: AtomicU32,
+    /// Length of a sealed block with its padding.
+    pub padded: AtomicU32,
+    /// Who may touch the memory.
+    pub loan: Loan,
+    /// On a line of its own: every producer writes it, and reads what stands above.
+    pub progress: CacheLine<Progress>,
+}
+
+/// How far the copies into a block have got.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Records in the high half, bytes in the low half, of those that are copied.
+    pub filled: AtomicU64,
+    pub urgency: AtomicU32,
+}
+
+impl Slot {
+    pub(super) fn new(start: usize) -> Slot {
+        Slot {
+            start,
+            lsn: AtomicU64::new(0),
+            previous_end: AtomicU64::new(0),
+            capacity: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            seed: AtomicU32::new(0),
+            final_length: AtomicU32::new(0),
+            group_start: AtomicU64::new(u64::MAX),
+            group_before: AtomicU64::new(0),
+            marker: AtomicU32::new(0),
+            sealed: AtomicU32::new(0),
+            padded: AtomicU32::new(0),
+            loan: Loan::new(),
+            progress: CacheLine(Progress { filled: AtomicU64::new(0), urgency: AtomicU32::new(0) }),
+        }
+    }
+}
