@@ -1,9 +1,11 @@
 //! Holds `docs/format.md` against the code: each table lists a structure's fields as they lie.
 
+use super::EpochRow;
 use super::block::BlockHeader;
-use super::manifest::{EpochRow, LogLayout, SegmentRow, ShardLayout, SlotHeader};
+use super::manifest::{LogLayout, SegmentRow, ShardLayout};
 use super::progress::ProgressRow;
 use super::record::RecordHeader;
+use super::slot::SlotHeader;
 use super::tally::{AnchorRow, TallyHeader};
 
 /// Offset, width and name of each field, in the order in which they lie, and the whole size.

@@ -1,103 +1,11 @@
 //! The manifests: what a log is, and what each shard of it has.
 //!
-//! Either is kept in two slots (files) with a sequence number. A slot is a header, a body and
-//! zeros; the body is a Pod followed by rows that are Pods.
+//! Either is the body of a [slot](super::slot): a Pod followed by rows that are Pods.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Defect, FORMAT_VERSION, Identity, crc};
+use super::{Defect, EpochRow, EpochTable, Identity};
 use crate::position::Lsn;
-
-const MAGIC: [u8; 8] = *b"sawmillM";
-
-/// Bytes in front of a slot's body.
-pub(crate) const SLOT_HEADER_BYTES: usize = 32;
-
-/// What a slot describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub(crate) enum SlotKind {
-    Log = 1,
-    Shard = 2,
-    Progress = 3,
-    Tally = 4,
-}
-
-impl SlotKind {
-    /// Written one copy at a time, so that the other one is older; else both say the same.
-    pub(crate) fn copies_differ(self) -> bool {
-        matches!(self, SlotKind::Progress | SlotKind::Tally)
-    }
-}
-
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct SlotHeader {
-    pub magic: [u8; 8],
-    pub version: u16,
-    pub kind: u16,
-    /// CRC32C of the header without this field, then of the body.
-    pub crc: u32,
-    /// The higher of two valid slots counts.
-    pub sequence: u64,
-    pub body_bytes: u32,
-    pub reserved: u32,
-}
-
-const _: () = assert!(size_of::<SlotHeader>() == SLOT_HEADER_BYTES);
-
-impl SlotHeader {
-    fn checksum(&self, body: &[u8]) -> u32 {
-        let zeroed = SlotHeader { crc: 0, ..*self };
-        crc32c::crc32c_append(crc(bytemuck::bytes_of(&zeroed)), body)
-    }
-}
-
-/// The bytes of a slot, to be padded with zeros.
-pub(crate) fn encode_slot(kind: SlotKind, sequence: u64, body: &[u8]) -> Vec<u8> {
-    let mut header = SlotHeader {
-        magic: MAGIC,
-        version: FORMAT_VERSION,
-        kind: kind as u16,
-        crc: 0,
-        sequence,
-        body_bytes: u32::try_from(body.len()).expect("a manifest is far below 4 GiB"),
-        reserved: 0,
-    };
-    header.crc = header.checksum(body);
-    [bytemuck::bytes_of(&header), body].concat()
-}
-
-/// How long a slot is by its header, which may be wrong; 0 if this is no header at all.
-pub(crate) fn slot_bytes(bytes: &[u8]) -> u64 {
-    let Some(head) = bytes.get(..SLOT_HEADER_BYTES) else { return 0 };
-    let header: SlotHeader = bytemuck::pod_read_unaligned(head);
-    if header.magic == MAGIC { SLOT_HEADER_BYTES as u64 + u64::from(header.body_bytes) } else { 0 }
-}
-
-/// Sequence number and body of a slot.
-///
-/// # Errors
-/// The defect. [`Defect::Version`] means that a newer sawmill wrote it, and is only said of a slot
-/// whose checksum is right.
-pub(crate) fn decode_slot(kind: SlotKind, bytes: &[u8]) -> Result<(u64, &[u8]), Defect> {
-    let (head, rest) = bytes.split_at_checked(SLOT_HEADER_BYTES).ok_or(Defect::Short)?;
-    let header: SlotHeader = bytemuck::pod_read_unaligned(head);
-    if header.magic != MAGIC {
-        return Err(Defect::NoHeader);
-    }
-    let body = rest.get(..header.body_bytes as usize).ok_or(Defect::Length)?;
-    if header.crc != header.checksum(body) {
-        return Err(Defect::HeaderChecksum);
-    }
-    if header.version > FORMAT_VERSION {
-        return Err(Defect::Version);
-    }
-    if header.kind != kind as u16 {
-        return Err(Defect::Foreign);
-    }
-    Ok((header.sequence, body))
-}
 
 /// Splits Pods off the front of a body.
 struct Reader<'a>(&'a [u8]);
@@ -203,19 +111,6 @@ impl LogManifest {
     }
 }
 
-/// A row of the epoch table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct EpochRow {
-    pub epoch: u32,
-    pub reserved: u32,
-    pub nonce: u64,
-    /// Where the epoch's first block stands, or would.
-    pub start: u64,
-    /// Where what went before was cut.
-    pub cut: u64,
-}
-
 /// A segment: a file, and the stretch of the stream that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -230,77 +125,6 @@ pub(crate) struct SegmentRow {
 impl SegmentRow {
     pub(crate) fn end(&self) -> Lsn {
         Lsn(self.base + self.bytes)
-    }
-}
-
-/// Which epoch owns which LSNs.
-///
-/// An epoch owns the LSNs from its start to the least cut of any later row. Rows are in the order
-/// in which they were made; so are their epochs, and their starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EpochTable {
-    rows: Vec<EpochRow>,
-}
-
-impl EpochTable {
-    /// Adds the row of a new epoch.
-    ///
-    /// A row that starts at or above the cut owns nothing any more and goes, but its cut stays: it
-    /// may lie below the new one, and what it cut off must not come back.
-    pub(crate) fn push(&mut self, mut row: EpochRow) {
-        assert!(row.start >= row.cut, "an epoch starts at or above the cut");
-        if let Some(last) = self.rows.last() {
-            assert!(row.epoch > last.epoch, "an epoch's number is never used twice");
-        }
-        self.rows.retain(|old| {
-            let keep = old.start < row.cut;
-            if !keep {
-                row.cut = row.cut.min(old.cut);
-            }
-            keep
-        });
-        self.rows.push(row);
-    }
-
-    /// Drops the rows that own nothing at or above `horizon`, but never the last one.
-    pub(crate) fn prune(&mut self, horizon: Lsn) {
-        let keep = self.ranges().map(|(_, range)| range.end > horizon).collect::<Vec<_>>();
-        let last = self.rows.len().saturating_sub(1);
-        let mut index = 0;
-        self.rows.retain(|_| {
-            index += 1;
-            index > last || keep[index - 1]
-        });
-    }
-
-    /// The rows with what each owns, in order. A range may be empty.
-    pub(crate) fn ranges(&self) -> impl Iterator<Item = (&EpochRow, std::ops::Range<Lsn>)> {
-        self.rows.iter().enumerate().map(|(index, row)| {
-            let cuts = self.rows[index + 1..].iter().map(|later| later.cut);
-            let end = cuts.min().unwrap_or(u64::MAX).max(row.start);
-            (row, Lsn(row.start)..Lsn(end))
-        })
-    }
-
-    /// The row that owns `lsn`, and the end of what it owns.
-    pub(crate) fn owner(&self, lsn: Lsn) -> Option<(&EpochRow, Lsn)> {
-        self.ranges().find(|(_, range)| range.contains(&lsn)).map(|(row, range)| (row, range.end))
-    }
-
-    /// The first place at or above `lsn` that a row owns.
-    pub(crate) fn next_owned(&self, lsn: Lsn) -> Option<Lsn> {
-        self.ranges()
-            .filter(|(_, range)| range.end > lsn && !range.is_empty())
-            .map(|(_, range)| range.start.max(lsn))
-            .min()
-    }
-
-    pub(crate) fn last(&self) -> Option<&EpochRow> {
-        self.rows.last()
-    }
-
-    pub(crate) fn rows(&self) -> &[EpochRow] {
-        &self.rows
     }
 }
 
@@ -412,6 +236,7 @@ impl ShardManifest {
 
 #[cfg(test)]
 mod tests {
+    use super::super::slot::{SlotKind, decode_slot, encode_slot};
     use super::*;
 
     fn row(epoch: u32, start: u64, cut: u64) -> EpochRow {
@@ -458,18 +283,6 @@ mod tests {
 
         let log = log();
         assert_eq!(LogManifest::decode(&log.encode()), Ok(log));
-    }
-
-    #[test]
-    fn a_slot_of_a_newer_version_is_told_apart() {
-        let body = shard().encode();
-        let slot = encode_slot(SlotKind::Shard, 42, &body);
-        let mut header: SlotHeader = bytemuck::pod_read_unaligned(&slot[..SLOT_HEADER_BYTES]);
-        header.version = FORMAT_VERSION + 1;
-        header.crc = 0;
-        header.crc = header.checksum(&body);
-        let slot = [bytemuck::bytes_of(&header), &body].concat();
-        assert_eq!(decode_slot(SlotKind::Shard, &slot), Err(Defect::Version));
     }
 
     /// Behind an intact checksum: a fault of our own, which must not spread.
@@ -545,16 +358,6 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_a_slot_is_covered() {
-        let slot = encode_slot(SlotKind::Shard, 42, &shard().encode());
-        for bit in 0..slot.len() * 8 {
-            let mut slot = slot.clone();
-            slot[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_slot(SlotKind::Shard, &slot).is_err(), "bit {bit} can flip unseen");
-        }
-    }
-
-    #[test]
     fn truncated_bodies_are_defects() {
         let body = shard().encode();
         for length in 0..body.len() {
@@ -562,33 +365,5 @@ mod tests {
         }
         let longer = [&body[..], &[0]].concat();
         assert_eq!(ShardManifest::decode(&longer), Err(Defect::Length));
-    }
-
-    /// Row 2 of `research/model.md`: a cut below an epoch that stayed empty must survive it.
-    #[test]
-    fn the_cut_of_a_dropped_row_stays() {
-        let mut table = EpochTable::default();
-        table.push(row(1, 0, 0));
-        table.push(row(2, 8192, 100)); // truncate_after, then nothing was written
-        table.push(row(3, 8192, 8192)); // reopened
-        let owned: Vec<_> = table.ranges().map(|(row, range)| (row.epoch, range)).collect();
-        assert_eq!(owned, [(1, Lsn(0)..Lsn(100)), (3, Lsn(8192)..Lsn(u64::MAX))]);
-        assert_eq!(table.owner(Lsn(5000)), None);
-        assert_eq!(table.next_owned(Lsn(5000)), Some(Lsn(8192)));
-        assert_eq!(table.next_owned(Lsn(99)), Some(Lsn(99)));
-    }
-
-    #[test]
-    fn pruning_keeps_what_owns_something() {
-        let mut table = EpochTable::default();
-        table.push(row(1, 0, 0));
-        table.push(row(2, 4096, 4096));
-        table.push(row(3, 8192, 8192));
-        table.prune(Lsn(4095));
-        assert_eq!(table.rows().len(), 3);
-        table.prune(Lsn(4096));
-        assert_eq!(table.rows().iter().map(|row| row.epoch).collect::<Vec<_>>(), [2, 3]);
-        table.prune(Lsn(1 << 30));
-        assert_eq!(table.rows().len(), 1);
     }
 }

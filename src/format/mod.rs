@@ -8,21 +8,22 @@ mod block;
 mod checksum;
 #[cfg(test)]
 mod documented;
+mod epochs;
 mod manifest;
 mod progress;
 mod record;
+mod slot;
 mod tally;
 
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
 pub(crate) use checksum::{EpochSeed, crc};
-pub(crate) use manifest::{
-    EpochRow, EpochTable, LogManifest, SLOT_HEADER_BYTES, SegmentRow, ShardManifest, SlotKind, decode_slot,
-    encode_slot, slot_bytes,
-};
+pub(crate) use epochs::{EpochRow, EpochTable};
+pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{
     RECORD_HEADER_BYTES, RawRecord, RecordFlags, Records, Walk, encode_record, encoded_bytes,
 };
+pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
 pub(crate) use tally::{AnchorRow, TallyHeader};
 
 /// The unit of placement: every block starts at a multiple of it and is padded to one.

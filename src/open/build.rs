@@ -1,0 +1,149 @@
+//! Engines of shards that were judged: memory, queue, a new epoch.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::SyncSender;
+
+use super::at;
+use super::judge::Judged;
+use crate::committer::{CommitterConfig, SyncMethod};
+use crate::device::{Capabilities, Device, Driver, Lock, Queue, QueueSetup, Wake};
+use crate::error::OpenError;
+use crate::notice::Notices;
+use crate::options::{Backend, Config, Layout, Tuning};
+use crate::pool::Pool;
+use crate::position::ShardId;
+use crate::segment::ShardStore;
+use crate::shard::{Engine, EngineSetup};
+
+/// Makes engines of judged shards.
+pub(super) struct Builder<'a> {
+    pub config: &'a Config,
+    pub committer: CommitterConfig,
+    pub device: &'a Arc<dyn Device>,
+    pub lock: &'a Arc<dyn Lock>,
+    pub clock: Arc<AtomicU64>,
+    pub keeper: Option<SyncSender<ShardId>>,
+    pub notices: &'a Arc<Notices>,
+    /// The driver that the first shard got; the others get the same.
+    pub driver: Option<Driver>,
+    /// A shard is damaged, and nothing is to be written.
+    pub read_only: bool,
+    /// What wakes the tasks that turn the shards.
+    #[cfg(feature = "tokio-uring")]
+    pub driven: Vec<Arc<crate::device::TaskWake>>,
+}
+
+/// A queue, unless the shard's driver brings its own, and what wakes whoever waits for it.
+type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
+
+impl Builder<'_> {
+    pub(super) fn engine(&mut self, judged: Judged) -> Result<Engine, OpenError> {
+        let Judged { id, mut store, cut, start, timestamp, mended, damage } = judged;
+        let path = store.directory().path().to_owned();
+        if mended {
+            self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        }
+        if let Some(damage) = damage {
+            let then =
+                if self.read_only { "nothing is changed".into() } else { format!("it goes on at {start}") };
+            self.notices.error(format!("{damage}; {then}"));
+        }
+        let config = self.config;
+        let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;
+        if self.device.threaded() {
+            pool.region().touch();
+        }
+        let pool = Arc::new(pool);
+        let (queue, wake) = self.queue(&store, &pool)?;
+        let identity = if self.read_only {
+            let manifest = store.manifest();
+            manifest.identity(manifest.epochs.last().expect("a manifest has an epoch"))
+        } else {
+            let mut nonce = [0; 8];
+            self.device.random(&mut nonce).map_err(at("drawing a nonce for", &path))?;
+            store
+                .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
+                .map_err(at("writing the manifest in", &path))?
+        };
+        Ok(Engine::new(EngineSetup {
+            id,
+            device: self.device.clone(),
+            store,
+            identity,
+            // What lies behind a cut that is not made must not be read either.
+            start: if self.read_only { cut } else { start },
+            read_only: self.read_only,
+            pool,
+            committer: self.committer,
+            space: config.space,
+            read_bytes: config.read_bytes,
+            record_bytes: config.record_bytes,
+            record_limit: config.record_limit,
+            timestamp,
+            clock: self.clock.clone(),
+            queue,
+            wake,
+            lock: self.lock.clone(),
+            notices: self.notices.clone(),
+            keeper: self.keeper.clone(),
+        }))
+    }
+
+    /// The queue of the wanted kind, or what there is instead.
+    fn queue(&mut self, store: &ShardStore, pool: &Arc<Pool>) -> Result<Turned, OpenError> {
+        #[cfg(feature = "tokio-uring")]
+        if self.config.drive.is_some() && self.device.threaded() {
+            let wake = Arc::<crate::device::TaskWake>::default();
+            self.driven.push(wake.clone());
+            return Ok((None, wake));
+        }
+        let directory = store.directory();
+        let mut setup = QueueSetup {
+            depth: self.committer.depth,
+            pool: pool.clone(),
+            lock: self.lock.clone(),
+            driver: Driver::Uring,
+        };
+        if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
+            match directory.queue(&setup) {
+                Ok((queue, wake)) => {
+                    self.driver = Some(Driver::Uring);
+                    return Ok((Some(queue), wake));
+                }
+                Err(error) if self.config.backend == Backend::Uring => {
+                    return Err(OpenError::Unsupported { what: "io_uring", reason: error.to_string() });
+                }
+                Err(error) => self
+                    .notices
+                    .warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
+            }
+        }
+        self.driver = Some(Driver::Syscall);
+        setup.driver = Driver::Syscall;
+        let (queue, wake) = directory.queue(&setup).map_err(at("making a queue for", directory.path()))?;
+        Ok((Some(queue), wake))
+    }
+}
+
+/// How blocks are made durable: by synchronous writes where they are honoured, unless a sync of the file is
+/// clearly faster on this device, as on some consumer drives.
+pub(super) fn sync_method(capabilities: &Capabilities) -> SyncMethod {
+    // At the depth of one that is measured here they are often alike, and with several in flight synchronous
+    // writes win by far: only a clear answer counts (`docs/performance.md`).
+    let sync_wins = capabilities.measured.is_some_and(|found| found.write_through > found.write_and_sync * 2);
+    if capabilities.write_through && !sync_wins { SyncMethod::WriteThrough } else { SyncMethod::Flush }
+}
+
+pub(super) fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tuning) -> CommitterConfig {
+    let devices = layout.directories.len().max(1) as u32;
+    let shards_per_device = u32::from(layout.shards).div_ceil(devices);
+    CommitterConfig {
+        method,
+        depth: (tuning.device_depth / shards_per_device).max(tuning.shard_depth_min),
+        ripe: tuning.ripe,
+        background_ns: tuning.background_ns,
+        marker_delay_ns: tuning.marker_delay_ns,
+        marker_interval_ns: tuning.marker_interval_ns,
+    }
+}

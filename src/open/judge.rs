@@ -1,0 +1,69 @@
+//! Recovery of one shard, up to the verdict: nothing is written.
+
+use std::path::Path;
+
+use super::{at, manifest_error};
+use crate::device::Device;
+use crate::error::OpenError;
+use crate::format::LogManifest;
+use crate::options::{Config, OnDamage};
+use crate::position::{Lsn, ShardId};
+use crate::recovery::{Verdict, beyond, judge, scan};
+use crate::segment::{ManifestError, SegmentReader, ShardStore};
+
+/// A shard that has been judged fit to be opened.
+pub(super) struct Judged {
+    pub id: ShardId,
+    pub store: ShardStore,
+    pub cut: Lsn,
+    /// Where the new epoch starts.
+    pub start: Lsn,
+    pub timestamp: u64,
+    pub mended: bool,
+    /// What it was opened past.
+    pub damage: Option<String>,
+}
+
+pub(super) fn judge_shard(
+    device: &dyn Device,
+    path: &Path,
+    log: &LogManifest,
+    shard: u16,
+    config: &Config,
+) -> Result<Judged, OpenError> {
+    let io = |operation| at(operation, path);
+    let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
+    let (mut store, missing, mended) =
+        ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
+    let manifest = store.manifest();
+    if manifest.log_id != log.log_id || manifest.shard != shard {
+        return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+    }
+    let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
+    for segment in unsettled() {
+        // What a dead owner left in the cache is made durable before it is believed, and what its
+        // failed sync left there must not be seen.
+        segment.file.sync().map_err(io("syncing a segment"))?;
+        segment.file.forget_cache().map_err(io("reading past the cache"))?;
+    }
+    let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
+    let read_bytes = config.read_bytes.min(usize::try_from(largest).unwrap_or(usize::MAX));
+    let mut reader =
+        SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory for"))?;
+    let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
+    let id = ShardId(shard);
+    match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
+        Verdict::Tail { cut } => {
+            let timestamp = manifest.timestamp.max(scan.timestamp);
+            Ok(Judged { id, cut, start: scan.end, timestamp, mended, damage: None, store })
+        }
+        Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
+            let (start, epoch) = beyond(&mut reader, store.segments(), manifest, &scan);
+            let timestamp = manifest.timestamp.max(scan.timestamp);
+            store.pass_damage(epoch);
+            let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
+            Ok(Judged { id, cut: start, start, timestamp, mended, damage, store })
+        }
+        Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
+    }
+}
