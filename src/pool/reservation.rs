@@ -241,6 +241,13 @@ impl Pool {
         Pending { sequence: tail.sequence(), bytes, urgency: Urgency::from_raw(urgency) }
     }
 
+    /// Records that are copied into the open block; `None` if no block is open.
+    pub(crate) fn gathered(&self) -> Option<u32> {
+        let tail = self.load_tail();
+        let filled = self.slot(tail.sequence()).progress.0.filled.load(Ordering::SeqCst);
+        (!tail.closed()).then_some((filled >> 32) as u32)
+    }
+
     /// Length of a closed block; `None` while it is open or before it was.
     fn closed_length(&self, sequence: u64) -> Option<u32> {
         let tail = self.load_tail();

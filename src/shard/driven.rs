@@ -128,11 +128,11 @@ impl Run {
         let turned = catch_unwind(AssertUnwindSafe(|| {
             let mut core = lock(&engine.core);
             let next = engine.turn(&mut core, queue);
-            (next, core.take_tasks())
+            (next, core.take_wakes())
         }));
         let next = match turned {
-            Ok((next, tasks)) => {
-                admission::wake(tasks);
+            Ok((next, wakes)) => {
+                engine.wake(wakes);
                 next
             }
             Err(_) => {

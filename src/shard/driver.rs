@@ -34,12 +34,12 @@ impl Engine {
     fn run(&self, queue: &mut dyn Queue) {
         loop {
             self.nudge.wakes();
-            let (mut next, tasks) = {
+            let (mut next, wakes) = {
                 let mut core = lock(&self.core);
                 let next = self.turn(&mut core, queue);
-                (next, core.take_tasks())
+                (next, core.take_wakes())
             };
-            admission::wake(tasks);
+            self.wake(wakes);
             if let Some(operation) = next.own.take() {
                 self.perform_itself(operation);
                 continue;
@@ -49,12 +49,12 @@ impl Engine {
             }
             let entered = if next.wait == Wait::No { Ok(()) } else { queue.enter(next.wait) };
             if let Err(error) = entered {
-                let tasks = {
+                let wakes = {
                     let mut core = lock(&self.core);
                     self.fail(&mut core, "io_uring_enter", None, error);
-                    core.take_tasks()
+                    core.take_wakes()
                 };
-                admission::wake(tasks);
+                self.wake(wakes);
             }
         }
     }

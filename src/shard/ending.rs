@@ -23,7 +23,7 @@ impl Engine {
         let first = self.failure.set(Arc::new(failure)).is_ok();
         let mut tasks = self.admission.shut();
         self.waiters.notify_all(&mut tasks);
-        self.followers.notify(0, &mut tasks);
+        self.followers.notify_all(&mut tasks);
         if first {
             let failure = self.failure.get().expect("set above");
             self.notices.error(format!("{failure}"));

@@ -118,6 +118,7 @@ pub(crate) struct Engine {
     pub(crate) admission: Admission,
     /// As [`Core::leads`], for a look without the token.
     pub(super) leads_seen: std::sync::atomic::AtomicU32,
+    pub(super) gathering: super::gathering::Gathering,
     /// What truncation must leave.
     pub(super) kept: Mutex<Vec<super::kept::Kept>>,
     /// It was opened to be read: the failure says so.
@@ -197,6 +198,7 @@ impl Engine {
             read_only: setup.read_only,
             kept: Mutex::default(),
             leads_seen: std::sync::atomic::AtomicU32::new(0),
+            gathering: super::gathering::Gathering::default(),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
@@ -475,7 +477,7 @@ impl Engine {
     /// Wakes those who wait for the durable LSN, to look at something else.
     pub(crate) fn wake_followers(&self) {
         let mut tasks = Vec::new();
-        self.followers.notify(0, &mut tasks);
+        self.followers.notify_all(&mut tasks);
         admission::wake(tasks);
     }
 

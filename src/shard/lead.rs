@@ -9,6 +9,9 @@
 //! who sleep for it ([`Waiters::pass`](super::Waiters::pass)). While leads are in flight, or one was passed on,
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
 //! own takes over.
+//!
+//! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the
+//! others who were just woken (`gathering.rs`); so does the shard's thread before a block that it writes itself.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
@@ -21,8 +24,8 @@ use crate::device::{self, Operation};
 use crate::pool::Pending;
 use crate::sync::lock;
 
-/// Leads at once. Two keep the device busy while the callers of one are woken; with more, blocks carry fewer
-/// records (`docs/performance.md`).
+/// Leads at once, on a device that need not be told to flush. Two keep it busy while the callers of one are woken;
+/// with more, blocks carry fewer records (`docs/performance.md`).
 const LEADS_MAX: u32 = 2;
 
 /// Where the last block held more records than this, so many callers are woken at once that the one who is to
@@ -37,27 +40,56 @@ impl Engine {
     /// Whether the shard's thread is quicker by a system call than through the ring, which on a device that must
     /// be told to flush leaves the end of a synchronous write to a worker thread of the kernel's. It is in flight.
     pub(super) fn is_quicker_itself(&self, core: &Core, action: &Action) -> bool {
-        let capabilities = self.capabilities();
-        let flushes = capabilities.write_cache != Some(false) && capabilities.fua != Some(true);
         let alone = core.committer.operations_in_flight() == 1;
         let may = self.is_threaded() && !self.is_driven();
         let is_sync = matches!(action, Action::Write { sync: true, .. });
-        may && flushes && alone && is_sync && ITSELF.contains(&core.last_records)
+        may && self.flushes() && alone && is_sync && ITSELF.contains(&core.last_records)
+    }
+
+    /// Whether the device must be told to flush: then blocks in flight beside each other wait for each other.
+    fn flushes(&self) -> bool {
+        let capabilities = self.capabilities();
+        capabilities.write_cache != Some(false) && capabilities.fua != Some(true)
+    }
+
+    /// Waits for callers that were just woken; false if somebody else does, and acts for all.
+    fn gather_callers(&self) -> bool {
+        if !self.flushes() {
+            return true;
+        }
+        self.gathering.wait(|| self.pool.gathered(), || self.device.now())
     }
 
     /// Performs what the last turn left to the thread, under no token.
     pub(super) fn perform_itself(&self, operation: Operation) {
+        let began = self.device.now();
         let result = device::perform(&operation);
         let id = operation.id;
         drop(operation);
         self.counters.by_thread.fetch_add(1, Ordering::Relaxed);
         let mut core = lock(&self.core);
         core.performing -= 1;
-        self.performed(&mut core, id, result, self.device.now());
+        let now = self.device.now();
+        self.performed(&mut core, id, result, now);
+        self.publish(&mut core, now);
+        self.expect_back(&core, began, now);
+        let wakes = core.take_wakes();
+        drop(core);
+        self.wake(wakes);
+        self.gather_callers();
+    }
+
+    /// Those who wait for the last block are about to be woken; its write took from `began` to `now`.
+    fn expect_back(&self, core: &Core, began: u64, now: u64) {
+        let there = self.pool.gathered().unwrap_or(0);
+        self.gathering.expect(core.last_records + there, now, now.saturating_sub(began));
     }
 
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
     pub(crate) fn lead(&self, target: &Target) {
+        if !self.gather_callers() {
+            return; // Somebody else leads this block, or gives the duty to the thread.
+        }
         if !self.try_lead(target) {
             self.announce();
         }
@@ -97,6 +129,7 @@ impl Engine {
 
     /// Called by a caller to which a lead was passed.
     pub(super) fn take_over(&self) {
+        self.gather_callers();
         let mut core = lock(&self.core);
         // It was counted when it was passed.
         core.leads -= 1;
@@ -116,7 +149,7 @@ impl Engine {
             return false;
         }
         let alone = core.leads == 0 && core.committer.is_idle() && core.last_records <= SHARED_BY_MAX;
-        if alone && self.waiters.pass(pending.sequence) {
+        if alone && self.waiters.pass(pending.sequence, &mut core.wakes) {
             core.leads += 1;
             self.leads_seen.store(core.leads, Ordering::Relaxed);
         }
@@ -128,8 +161,8 @@ impl Engine {
     fn next_lead(&self, core: &Core) -> Option<u64> {
         // A sync is performed by whoever sees that it is due: two who write would sync for each other.
         let most = match core.committer.method() {
-            SyncMethod::WriteThrough => LEADS_MAX,
-            SyncMethod::Flush => 1,
+            SyncMethod::WriteThrough if !self.flushes() => LEADS_MAX,
+            _ => 1,
         };
         let room = core.leads < most && core.committer.operations_in_flight() == core.performing;
         let pending = self.pool.pending();
@@ -160,6 +193,7 @@ impl Engine {
         }
         self.counters.led.fetch_add(1, Ordering::Relaxed);
         core.leads -= 1;
+        self.expect_back(&core, now, self.device.now());
         self.end_lead(core);
     }
 
@@ -168,7 +202,8 @@ impl Engine {
         let now = self.device.now();
         self.publish_oldest(&core);
         // Before those who are done are woken: the device waits for this one.
-        let passed = self.next_lead(&core).is_some_and(|sequence| self.waiters.pass(sequence));
+        let next = self.next_lead(&core);
+        let passed = next.is_some_and(|sequence| self.waiters.pass(sequence, &mut core.wakes));
         core.leads += u32::from(passed);
         self.publish(&mut core, now);
         self.leads_seen.store(core.leads, Ordering::Relaxed);
@@ -181,11 +216,12 @@ impl Engine {
         let work = core.leads == 0 && self.has_work(&mut core, now);
         let closing = self.closing.load(Ordering::SeqCst);
         let hand_over = work || core.committer.failed() || unarmed || closing;
-        let tasks = core.take_tasks();
+        let wakes = core.take_wakes();
         drop(core);
         if hand_over {
             self.prod();
         }
-        crate::admission::wake(tasks.into_iter().chain(self.offer()));
+        self.wake(wakes);
+        crate::admission::wake(self.offer());
     }
 }

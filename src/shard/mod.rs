@@ -11,6 +11,7 @@ mod driven;
 mod driver;
 mod ending;
 mod engine;
+mod gathering;
 mod hold;
 mod kept;
 mod lead;

@@ -302,6 +302,9 @@ impl Engine {
             mark.store(start.0, Ordering::SeqCst);
         }
         self.publish_view(&store);
+        let wakes = core.take_wakes();
+        drop((store, core, opener));
+        self.wake(wakes);
         Ok(())
     }
 

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
 use std::time::Duration;
 
 use super::Engine;
 use super::nudge::Sleep;
+use super::waiters::Wakes;
 use crate::committer::{Action, Committer, OperationId, Sealed};
 use crate::device::{Operation, OperationKind, Queue, Wait};
 use crate::format::{BlockHeader, BlockSeal, Identity, round_to_granule};
@@ -60,8 +60,10 @@ pub(crate) struct Core {
     pub(super) performing: u32,
     /// Records in the last block sealed.
     pub(super) last_records: u32,
-    /// Wakers to be called once the token is given up.
-    tasks: Vec<Waker>,
+    /// Whom to wake once the token is given up.
+    pub(super) wakes: Wakes,
+    /// The same of those who follow the durable LSN.
+    followers: Wakes,
 }
 
 /// Measures how fast the shard drains while it is busy.
@@ -103,12 +105,13 @@ impl Core {
             timestamp,
             drain: Drain { last: committer.watermarks().durable.0, ..Drain::default() },
             committer,
-            tasks: Vec::new(),
+            wakes: Wakes::default(),
+            followers: Wakes::default(),
         }
     }
 
-    pub(super) fn take_tasks(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.tasks)
+    pub(super) fn take_wakes(&mut self) -> [Wakes; 2] {
+        [std::mem::take(&mut self.wakes), std::mem::take(&mut self.followers)]
     }
 
     /// Whether the next block to seal is this one.
@@ -157,7 +160,7 @@ impl Engine {
         }
         self.publish(core, now);
         let offers = self.admission.tick(now);
-        core.tasks.extend(self.offer());
+        core.wakes.tasks.extend(self.offer());
         if own.is_some() {
             return Next { own, ..Next::new(Wait::No, false) };
         }
@@ -186,7 +189,7 @@ impl Engine {
     ) {
         let path = segment.map_or_else(Default::default, |segment| self.path_of(segment));
         let tasks = self.stop(operation, path, error);
-        core.tasks.extend(tasks);
+        core.wakes.tasks.extend(tasks);
     }
 
     /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
@@ -368,6 +371,12 @@ impl Engine {
         self.published.0.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Wakes whom a turn or a lead found. Under no lock.
+    pub(super) fn wake(&self, [wakes, followers]: [Wakes; 2]) {
+        self.waiters.wake(wakes);
+        self.followers.wake(followers);
+    }
+
     /// Tells everybody how far things have got.
     pub(super) fn publish(&self, core: &mut Core, now: u64) {
         self.heed_failure(core);
@@ -388,20 +397,20 @@ impl Engine {
         let durable_before = self.published.0.durable.swap(marks.durable.0, Ordering::SeqCst);
         for &(sequence, ..) in core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed) {
             if sequence > core.announced {
-                self.waiters.notify(sequence, &mut core.tasks);
+                self.waiters.notify(sequence, &mut core.wakes);
             }
         }
         core.announced = completed;
         while let Some(&(sequence, end, _)) =
             core.unresolved.front().filter(|(_, end, _)| *end <= marks.durable)
         {
-            self.waiters.notify(sequence, &mut core.tasks);
+            self.waiters.notify(sequence, &mut core.wakes);
             core.unresolved.pop_front();
             core.drain.bytes += end.0.saturating_sub(core.drain.last);
             core.drain.last = end.0;
         }
         if marks.durable.0 > durable_before {
-            self.followers.notify(0, &mut core.tasks);
+            self.followers.notify(0, &mut core.followers);
         }
         self.pool.release(completed);
         self.measure(core, now);
@@ -478,10 +487,10 @@ impl Engine {
         loop {
             let mut guard = lock(&self.queue);
             let Some(queue) = guard.as_mut() else { return };
-            let (next, tasks) = {
+            let (next, wakes) = {
                 let mut core = lock(&self.core);
                 let next = self.turn(&mut core, queue.as_mut());
-                (next, core.take_tasks())
+                (next, core.take_wakes())
             };
             let stuck = next.finished || (next.wait == Wait::Forever && lock(&self.core).committer.is_idle());
             if !done() && !stuck {
@@ -489,7 +498,7 @@ impl Engine {
                 let _ = queue.enter(next.wait);
             }
             drop(guard);
-            crate::admission::wake(tasks);
+            self.wake(wakes);
             // Whoever holds the opener waits for the shard, and needs no segment.
             let made = !self.is_ended() && self.wants_segment() && self.opener.try_lock().is_ok();
             if made {

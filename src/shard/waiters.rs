@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::admission;
 use crate::sync::{AtomicU32, Ordering, handshake, lock};
 
 #[derive(Debug, Default)]
@@ -46,6 +47,17 @@ impl Slot {
     }
 }
 
+/// Whom to wake once every lock is given up: whoever is woken may want it next, on another core.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    /// The slot of the one who was passed something. It comes first: the device waits for it.
+    passed: Option<u32>,
+    /// Slots whose threads are all to be woken.
+    slots: [u32; 6],
+    count: usize,
+    pub tasks: Vec<Waker>,
+}
+
 /// Where a task's waker stands, so that a second poll replaces it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registration {
@@ -72,8 +84,12 @@ impl Waiters {
         Waiters { slots: (0..slots).map(|_| slot()).collect() }
     }
 
+    fn index(&self, sequence: u64) -> u32 {
+        (sequence % self.slots.len() as u64) as u32
+    }
+
     fn slot(&self, sequence: u64) -> &Slot {
-        &self.slots[(sequence % self.slots.len() as u64) as usize]
+        &self.slots[self.index(sequence) as usize]
     }
 
     /// Blocks until `resolved` gives something, looking again at each event of the block, or until
@@ -172,27 +188,58 @@ impl Waiters {
         }
     }
 
-    /// Something happened to block `sequence`, and is published: wakes the threads that wait for
-    /// it, and moves the wakers of the tasks into `tasks`, to be woken under no lock.
-    pub(crate) fn notify(&self, sequence: u64, tasks: &mut Vec<Waker>) {
-        let slot = self.slot(sequence);
+    /// Something happened to block `sequence`, and is published: whoever waits for it goes into `wakes`, which
+    /// is given to [`wake`](Waiters::wake) under no lock.
+    pub(crate) fn notify(&self, sequence: u64, wakes: &mut Wakes) {
+        let Some(index) = self.happened(sequence, &mut wakes.tasks) else { return };
+        match wakes.slots.get_mut(wakes.count) {
+            Some(slot) => {
+                *slot = index;
+                wakes.count += 1;
+            }
+            None => self.rouse(index, u32::MAX),
+        }
+    }
+
+    /// Marks the event, and gives the slot whose threads are to be woken.
+    fn happened(&self, sequence: u64, tasks: &mut Vec<Waker>) -> Option<u32> {
+        let index = self.index(sequence);
+        let slot = &self.slots[index as usize];
         if slot.waiting.swap(0, Ordering::SeqCst) == 0 {
-            return;
+            return None;
         }
         slot.event.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(sawmill_loom))]
-        crate::sys::futex_wake(&slot.event, u32::MAX);
         let mut waiting = lock(&slot.tasks);
         if !waiting.wakers.is_empty() {
             waiting.generation += 1;
             tasks.extend(waiting.wakers.drain(..).flatten());
         }
+        Some(index)
+    }
+
+    fn rouse(&self, slot: u32, count: u32) {
+        let slot = &self.slots[slot as usize];
+        #[cfg(not(sawmill_loom))]
+        crate::sys::futex_wake(&slot.event, count);
+        #[cfg(sawmill_loom)]
+        let _ = (slot, count);
+    }
+
+    /// Wakes whom [`notify`](Waiters::notify) and [`pass`](Waiters::pass) have found.
+    pub(crate) fn wake(&self, wakes: Wakes) {
+        if let Some(slot) = wakes.passed {
+            self.rouse(slot, 1);
+        }
+        wakes.slots[..wakes.count].iter().for_each(|&slot| self.rouse(slot, u32::MAX));
+        admission::wake(wakes.tasks);
     }
 
     /// Makes one of the threads that sleep for block `sequence` (or for another one of its slot) take something
-    /// over; false if none does, or one was asked before and has not come yet.
-    pub(crate) fn pass(&self, sequence: u64) -> bool {
-        let slot = self.slot(sequence);
+    /// over; false if none does, or one was asked before and has not come yet. It is woken by
+    /// [`wake`](Waiters::wake).
+    pub(crate) fn pass(&self, sequence: u64, wakes: &mut Wakes) -> bool {
+        let index = self.index(sequence);
+        let slot = &self.slots[index as usize];
         if slot.sleepers.load(Ordering::SeqCst) == 0 || slot.baton.swap(1, Ordering::SeqCst) == 1 {
             return false;
         }
@@ -202,15 +249,18 @@ impl Waiters {
             return slot.baton.swap(0, Ordering::SeqCst) == 0;
         }
         slot.event.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(sawmill_loom))]
-        crate::sys::futex_wake(&slot.event, 1);
+        if let Some(before) = wakes.passed.replace(index) {
+            self.rouse(before, 1);
+        }
         true
     }
 
-    /// Something happened that concerns everybody.
+    /// Something happened that concerns everybody: wakes the threads, and gives the wakers of the tasks.
     pub(crate) fn notify_all(&self, tasks: &mut Vec<Waker>) {
         for sequence in 0..self.slots.len() as u64 {
-            self.notify(sequence, tasks);
+            if let Some(slot) = self.happened(sequence, tasks) {
+                self.rouse(slot, u32::MAX);
+            }
         }
     }
 }
@@ -237,7 +287,7 @@ mod loom_tests {
                 })
             };
             mark.swap(1, Ordering::SeqCst);
-            waiters.notify(0, &mut Vec::new());
+            waiters.notify(0, &mut Wakes::default());
             let (resolved, event) = waiter.join().unwrap();
             // Not resolved: then the event has moved on, and the futex wait returns at once.
             let moved = waiters.slot(0).event.load(Ordering::SeqCst) != event;
@@ -261,7 +311,7 @@ mod loom_tests {
                     })
                 })
                 .collect();
-            let passed = u32::from(waiters.pass(0));
+            let passed = u32::from(waiters.pass(0, &mut Wakes::default()));
             let taken: u32 = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap()).sum();
             assert_eq!(passed, taken);
             assert_eq!(waiters.slot(0).baton.load(Ordering::SeqCst), 0, "left behind");

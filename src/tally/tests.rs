@@ -411,7 +411,8 @@ fn flushes_and_the_keeper_do_not_wait_for_each_other() {
     let mut count = 0u64;
     while began.elapsed() < std::time::Duration::from_millis(2_500) {
         for tally in &tallies {
-            while tally.add(format!("key-{}", count % 5_000), 1).accepted().is_err() {
+            while let Err(refused) = tally.add(format!("key-{}", count % 5_000), 1).accepted() {
+                assert!(matches!(refused, UpdateError::Overloaded { .. }), "{refused}");
                 std::thread::yield_now();
             }
         }

@@ -1,0 +1,176 @@
+//! Gathering: a caller that is to lead waits, for a moment, for those who were woken together with it.
+//!
+//! Blocking callers that are told of a block come back at about the same time, each with its next record. Where a
+//! device must be told to flush, each block costs a flush and flushes queue up behind each other, so a block that goes
+//! out with the first of these records leaves all others a whole flush behind. The wait ends as soon as as many
+//! are back as were woken; it takes no longer than a part of what the last write took; and callers that do
+//! not come back are waited for less and less often.
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Of the time that the last write took, no more than this part is waited: 1 / 2. Who is left behind waits for all of
+/// such a time.
+const PATIENCE: u64 = 2;
+
+/// Nor longer than this, whatever the write took: a hundred callers are back by then, on two cores.
+const PATIENCE_NS_MAX: u64 = 1_000_000;
+
+/// After so many waits in vain, one in so many leads tries again: 2^6.
+const DOUBTS_MAX: u32 = 6;
+
+/// See the module. Written by whoever leads, who is one at a time; everybody may read it.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// Records that the open block is going to hold once all are back.
+    expected: AtomicU32,
+    /// No longer than until then.
+    until: AtomicU64,
+    /// 1 while somebody waits for the others.
+    waits: AtomicU32,
+    /// Waits in vain, of late.
+    doubts: AtomicU32,
+    /// Leads that do not wait, until one tries again.
+    passes: AtomicU32,
+}
+
+impl Gathering {
+    /// A write that took so long is over: those who waited for its records are about to be woken.
+    pub(super) fn expect(&self, records: u32, now: u64, took: u64) {
+        let passes = self.passes.load(Ordering::Relaxed);
+        self.passes.store(passes.saturating_sub(1), Ordering::Relaxed);
+        self.expected.store(if passes == 0 { records } else { 0 }, Ordering::Relaxed);
+        self.until.store(now.saturating_add((took / PATIENCE).min(PATIENCE_NS_MAX)), Ordering::Relaxed);
+    }
+
+    /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody else does so, and
+    /// acts for all: whoever is told so has appended before it asked.
+    pub(super) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> u64) -> bool {
+        let expected = self.expected.load(Ordering::Relaxed);
+        let Some(first) = records().filter(|&first| first < expected) else { return true };
+        if self.waits.swap(1, Ordering::SeqCst) == 1 {
+            return false;
+        }
+        let until = self.until.load(Ordering::Relaxed);
+        let mut found = Some(first);
+        while found.is_some_and(|found| found < expected) && now() < until {
+            // Those who are to come may want this core. Under loom a yield would run them to their end.
+            #[cfg(not(sawmill_loom))]
+            crate::sync::pause();
+            found = records();
+        }
+        self.expected.store(0, Ordering::Relaxed);
+        // A block that was filled was worth the wait.
+        self.judge(first, found.unwrap_or(expected), expected);
+        // Before the look at the block that is led: who was told not to wait is in it, or behind it.
+        self.waits.swap(0, Ordering::SeqCst);
+        true
+    }
+
+    /// In vain if less than half of those who were missing came.
+    fn judge(&self, first: u32, found: u32, expected: u32) {
+        let came = u64::from(found.saturating_sub(first));
+        let vain = came * 2 < u64::from(expected - first);
+        let doubts = self.doubts.load(Ordering::Relaxed);
+        let doubts = if vain { (doubts + 1).min(DOUBTS_MAX) } else { 0 };
+        self.doubts.store(doubts, Ordering::Relaxed);
+        self.passes.store((1 << doubts) - 1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Waits where `come` of those who are missing are back after as many looks; gives the time that it took.
+    fn wait(gathering: &Gathering, there: u32, come: u32) -> u64 {
+        let (records, clock) = (Cell::new(there), Cell::new(0));
+        let more = || {
+            let now = records.get();
+            records.set((now + 1).min(there + come));
+            Some(now)
+        };
+        let tick = || clock.replace(clock.get() + 1_000);
+        assert!(gathering.wait(more, tick));
+        clock.get()
+    }
+
+    #[test]
+    fn the_wait_ends_with_the_last_who_comes() {
+        let gathering = Gathering::default();
+        assert_eq!(wait(&gathering, 1, 0), 0, "nobody is expected");
+        gathering.expect(8, 0, 100_000);
+        assert_eq!(wait(&gathering, 8, 0), 0, "all are there");
+        gathering.expect(8, 0, 100_000);
+        assert_eq!(wait(&gathering, 1, 7), 7_000);
+        assert_eq!(wait(&gathering, 1, 0), 0, "once for a write");
+    }
+
+    #[test]
+    fn the_wait_is_bounded() {
+        let gathering = Gathering::default();
+        gathering.expect(8, 0, 100_000);
+        assert_eq!(wait(&gathering, 1, 5), 51_000, "half of what the write took");
+        gathering.expect(8, 0, u64::MAX);
+        assert_eq!(wait(&gathering, 1, 5), PATIENCE_NS_MAX + 1_000);
+    }
+
+    #[test]
+    fn a_block_that_fills_up_is_not_waited_for() {
+        let gathering = Gathering::default();
+        gathering.expect(u32::MAX, 0, 100_000);
+        let open = Cell::new(true);
+        assert!(gathering.wait(|| open.replace(false).then_some(0), || 0));
+        assert!(gathering.wait(|| None, || 0));
+        gathering.expect(8, 0, 100_000);
+        assert_eq!(wait(&gathering, 1, 7), 7_000, "it was no wait in vain");
+    }
+
+    #[test]
+    fn who_does_not_come_back_is_waited_for_less_and_less() {
+        let gathering = Gathering::default();
+        let waited = |writes: u32, come: u32| {
+            let wait = |_: &u32| {
+                gathering.expect(8, 0, 100_000);
+                wait(&gathering, 1, come) > 0
+            };
+            (0..writes).filter(wait).count()
+        };
+        assert_eq!(waited(1_000, 3), 20, "less than half of those who are missing");
+        waited(64, 7);
+        assert_eq!(waited(100, 7), 100, "they are back");
+    }
+}
+
+#[cfg(all(test, sawmill_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::ModelArc;
+
+    /// Is a record that is left to somebody who waits seen by that one?
+    #[test]
+    fn loom_whoever_waits_acts_for_all() {
+        loom::model(|| {
+            let shared = ModelArc::new((Gathering::default(), AtomicU32::new(0)));
+            // A third one never comes.
+            shared.0.expect(3, 0, 4);
+            let caller = |shared: &(Gathering, AtomicU32)| {
+                let (gathering, records) = shared;
+                records.fetch_add(1, Ordering::SeqCst);
+                let time = AtomicU32::new(0);
+                let leads = gathering.wait(
+                    || Some(records.load(Ordering::SeqCst)),
+                    || u64::from(time.fetch_add(1, Ordering::Relaxed)),
+                );
+                leads.then(|| records.load(Ordering::SeqCst))
+            };
+            let other = {
+                let shared = shared.clone();
+                loom::thread::spawn(move || caller(&shared))
+            };
+            let seen = [caller(&shared), other.join().unwrap()];
+            assert!(seen.contains(&Some(2)), "{seen:?}: a record that nobody acts for");
+        });
+    }
+}
