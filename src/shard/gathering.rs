@@ -42,8 +42,8 @@ impl Gathering {
         self.until.store(now.saturating_add((took / PATIENCE).min(PATIENCE_NS_MAX)), Ordering::Relaxed);
     }
 
-    /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody else does so, and
-    /// acts for all: whoever is told so has appended before it asked.
+    /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody
+    /// else does so, and acts for all: whoever is told so has appended before it asked.
     pub(super) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> u64) -> bool {
         let expected = self.expected.load(Ordering::Relaxed);
         let Some(first) = records().filter(|&first| first < expected) else { return true };
