@@ -16,3 +16,11 @@ mod tests;
 pub(crate) use block::{BlockPlace, Complete, Group, Pending, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
 pub(crate) use reservation::{Claim, Pool, Reserved};
+
+#[cfg(test)]
+fn place(lsn: u64) -> BlockPlace {
+    use crate::format::EpochSeed;
+    use crate::position::Lsn;
+    let (lsn, seed) = (Lsn(lsn), EpochSeed::from_raw(0));
+    BlockPlace { lsn, previous_end: lsn, capacity: 4096, epoch: 1, seed }
+}

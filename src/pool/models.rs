@@ -3,19 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::format::EpochSeed;
 use crate::position::Lsn;
 use crate::sync::{AtomicU32, Ordering};
-
-fn place(lsn: u64) -> BlockPlace {
-    BlockPlace {
-        lsn: Lsn(lsn),
-        previous_end: Lsn(lsn),
-        capacity: 4096,
-        epoch: 1,
-        seed: EpochSeed::from_raw(0),
-    }
-}
 
 /// Can a block be seen complete while a copy in it is unfinished?
 #[test]

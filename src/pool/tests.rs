@@ -3,18 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::format::{BLOCK_HEADER_BYTES, EpochSeed};
+use crate::format::BLOCK_HEADER_BYTES;
 use crate::position::Lsn;
-
-fn place(lsn: u64) -> BlockPlace {
-    BlockPlace {
-        lsn: Lsn(lsn),
-        previous_end: Lsn(lsn),
-        capacity: 4096,
-        epoch: 1,
-        seed: EpochSeed::from_raw(0),
-    }
-}
 
 fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
     match pool.claim(bytes) {

@@ -16,7 +16,6 @@ use tokio::time::Sleep;
 use super::Engine;
 use super::turn::Next;
 use super::turner::Ended;
-use crate::admission;
 use crate::device::{TaskWake, TokioUringQueue, Wait};
 use crate::position::ShardId;
 use crate::sync::lock;
@@ -81,7 +80,7 @@ struct Arm {
 
 impl Arm {
     fn stop(&self, reason: &'static str) {
-        admission::wake(self.engine.stop("the shard's driver", self.engine.path(), io::Error::other(reason)));
+        self.engine.stop_after("the shard's driver", io::Error::other(reason));
     }
 
     /// Tells who waits for the end of this.

@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Engine, Turner};
-use crate::admission;
 use crate::device::{Queue, Wait};
 use crate::sync::lock;
 use crate::sys;
@@ -22,8 +21,7 @@ impl Engine {
             // Promise 5 holds for our own mistakes, too: a panic stops the shard and nobody hangs.
             let run = catch_unwind(AssertUnwindSafe(|| engine.run(queue.as_mut())));
             if run.is_err() {
-                let error = std::io::Error::other("panicked");
-                admission::wake(engine.stop("the shard's thread", engine.path(), error));
+                engine.stop_after("the shard's thread", std::io::Error::other("panicked"));
             }
             // Dropping the queue waits for what the kernel still has in its hands.
             drop(queue);

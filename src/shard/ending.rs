@@ -31,6 +31,14 @@ impl Engine {
         tasks
     }
 
+    /// Stops the shard after a panic, or in place of whoever turned it: also those are woken whom a turn had found
+    /// and did not get to. Under no lock.
+    pub(super) fn stop_after(&self, operation: &'static str, error: io::Error) {
+        admission::wake(self.stop(operation, self.path(), error));
+        let wakes = lock(&self.core).take_wakes();
+        self.wake(wakes);
+    }
+
     /// Stops the shard because the device has not answered for so long. Wake what it gives under no lock.
     #[must_use]
     pub(crate) fn give_up(&self, age: Duration) -> Vec<Waker> {

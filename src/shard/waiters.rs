@@ -257,11 +257,36 @@ impl Waiters {
 
     /// Something happened that concerns everybody: wakes the threads, and gives the wakers of the tasks.
     pub(crate) fn notify_all(&self, tasks: &mut Vec<Waker>) {
-        for sequence in 0..self.slots.len() as u64 {
-            if let Some(slot) = self.happened(sequence, tasks) {
-                self.rouse(slot, u32::MAX);
-            }
+        for slot in 0..self.slots.len() as u32 {
+            self.happened(u64::from(slot), tasks);
+            // Also where nobody has registered since the last event: whoever was to wake them may have panicked.
+            self.rouse(slot, u32::MAX);
         }
+    }
+}
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// An event was noted, and whoever noted it panicked before it woke anybody.
+    #[test]
+    fn what_concerns_everybody_wakes_those_who_were_forgotten() {
+        let (waiters, over) = (Waiters::new(2), AtomicBool::new(false));
+        let resolved = || over.load(Ordering::SeqCst).then_some(());
+        std::thread::scope(|scope| {
+            scope.spawn(|| waiters.wait(1, None, resolved, Some(|| ())));
+            while waiters.slot(1).sleepers.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // Long enough for it to have called the kernel, mostly; if not it looks again by itself.
+            (0..10_000).for_each(|_| std::thread::yield_now());
+            waiters.notify(1, &mut Wakes::default());
+            over.store(true, Ordering::SeqCst);
+            waiters.notify_all(&mut Vec::new());
+        });
     }
 }
 
