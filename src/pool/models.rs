@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::position::Lsn;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Can a block be seen complete while a copy in it is unfinished?
