@@ -14,7 +14,7 @@ use crate::commit::{Commit, is_owner};
 use crate::error::AppendError;
 use crate::options::{Durability, Priority};
 use crate::position::Position;
-use crate::shard::{Batch, Engine, Hold, List, Placed, Refused};
+use crate::shard::{Batch, Engine, Hold, List, Manner, Placed, Refused};
 use crate::write::{Payload, Write};
 
 enum Payloads<'a> {
@@ -35,22 +35,28 @@ impl Job<'_> {
     fn put(
         &self,
         engine: &Engine,
-        may_lead: bool,
+        manner: Manner,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
         match &self.payloads {
-            Payloads::One(payload) => {
-                engine.put_payload(&self.key, payload, self.priority, self.durability, may_lead)
-            }
+            Payloads::One(payload) => engine.put_payload(&self.key, payload, manner),
             Payloads::Many(payloads) => {
                 let batch = Batch { key: &self.key, payloads: List::Slices(payloads) };
-                engine.put(&batch, self.priority, self.durability, may_lead, positions)
+                engine.put(&batch, manner, positions)
             }
             Payloads::Built(built) => {
                 let batch = Batch { key: &self.key, payloads: built.list() };
-                engine.put(&batch, self.priority, self.durability, may_lead, positions)
+                engine.put(&batch, manner, positions)
             }
         }
+    }
+
+    fn leading(&self) -> Manner {
+        Manner::leading(self.priority, self.durability)
+    }
+
+    fn following(&self) -> Manner {
+        Manner::following(self.priority, self.durability)
     }
 }
 
@@ -99,7 +105,7 @@ impl<'a> State<'a> {
             if let Some(positions) = positions.as_deref_mut() {
                 positions.clear();
             }
-            match job.put(&engine, job.durability > Durability::Buffered, positions) {
+            match job.put(&engine, job.leading(), positions) {
                 Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
                 Err(Refused::Error(error)) => return State::Failed(error),
                 Err(Refused::NoRoom) => {}
@@ -123,7 +129,7 @@ impl<'a> State<'a> {
         if let Some(positions) = positions.as_deref_mut() {
             positions.clear();
         }
-        match queued.job.put(engine, false, positions) {
+        match queued.job.put(engine, queued.job.following(), positions) {
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() {
                     make_room(engine);
@@ -272,7 +278,7 @@ impl<'a> Append<'a> {
     pub(crate) fn begin(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
-        match engine.accept(&write, durability, durability > Durability::Buffered) {
+        match engine.accept(&write.key, &write.payload, Manner::leading(write.priority, durability)) {
             Some(placed) => Append(State::Accepted(Commit::new(engine, &placed))),
             None => Append::begin_slowly(engine, write, durability),
         }

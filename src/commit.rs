@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::AppendError;
 use crate::options::Durability;
 use crate::position::Position;
-use crate::shard::{Hold, Placed, Refused, Registration, Target};
+use crate::shard::{Hold, Manner, Placed, Refused, Registration, Target};
 pub(crate) use crate::sys::is_owner;
 use crate::write::Write;
 
@@ -55,7 +55,8 @@ impl Commit {
             return Err(if shut { engine.shut_error() } else { engine.overloaded(bytes, write.priority) });
         }
         let durability = write.durability.unwrap_or(durability);
-        match engine.put_payload(&write.key, &write.payload, write.priority, durability, false) {
+        let manner = Manner::following(write.priority, durability);
+        match engine.put_payload(&write.key, &write.payload, manner) {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {

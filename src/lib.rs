@@ -34,6 +34,7 @@ mod options;
 mod owner;
 mod pool;
 mod position;
+mod post;
 mod read;
 mod read_only;
 mod recovery;

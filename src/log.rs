@@ -420,7 +420,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    fn engine(&self) -> Result<&Arc<Engine>, ShardId> {
+    pub(crate) fn engine(&self) -> Result<&Arc<Engine>, ShardId> {
         self.log.engine(self.id).ok_or(self.id)
     }
 

@@ -13,7 +13,7 @@ use crate::commit::Commit;
 use crate::error::AppendError;
 use crate::log::Log;
 use crate::position::Position;
-use crate::shard::Placed;
+use crate::shard::{Manner, Placed};
 use crate::write::Write;
 
 /// Keeps so many appends in flight, and gives their positions in order, each once it is durable. By
@@ -69,7 +69,8 @@ impl Window {
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
-        let placed = self.log.engine_for(&write.key).accept(write, durability, false);
+        let manner = Manner::following(write.priority, durability);
+        let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, manner);
         self.flying.extend(placed);
         placed.is_some()
     }

@@ -2,7 +2,7 @@
 
 use crate::committer::{Action, Committer, CommitterConfig, Ripe, Sealed, SyncMethod};
 use crate::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, RecordFlags, Records, encode_record, encoded_bytes,
+    BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, RecordHeader, Records, encode_record, encoded_bytes,
 };
 use crate::pool::{BlockPlace, Claim, Pool, Urgency};
 use crate::position::Lsn;
@@ -40,7 +40,7 @@ impl Block {
         let place = &mut self.bytes[self.used..self.used + place];
         self.used += place.len();
         self.records += 1;
-        encode_record(place, IDENTITY.seed(), lsn, 0, length, RecordFlags::WHOLE, [payload]);
+        encode_record(place, IDENTITY.seed(), lsn, RecordHeader::whole(0, length), [payload]);
         true
     }
 
@@ -92,8 +92,9 @@ impl Blocks {
         loop {
             match self.pool.claim(need) {
                 Claim::Taken(mut reserved) => {
-                    let (lsn, seed, length) = (reserved.lsn(), reserved.seed(), payload.len() as u32);
-                    encode_record(reserved.bytes_mut(), seed, lsn, 0, length, RecordFlags::WHOLE, [payload]);
+                    let (lsn, seed) = (reserved.lsn(), reserved.seed());
+                    let header = RecordHeader::whole(0, payload.len() as u32);
+                    encode_record(reserved.bytes_mut(), seed, lsn, header, [payload]);
                     reserved.finish(1, Urgency::Background);
                     return;
                 }

@@ -34,8 +34,14 @@ impl EpochSeed {
     /// CRC32C of `bytes`, which stand at `lsn`.
     #[inline]
     pub(crate) fn crc_at(self, lsn: u64, bytes: &[u8]) -> u32 {
+        crate::sys::crc32c_append(self.start_at(lsn), bytes)
+    }
+
+    /// What the CRC32C of something that stands at `lsn` begins with.
+    #[inline]
+    pub(crate) fn start_at(self, lsn: u64) -> u32 {
         let high = ((lsn >> 32) as u32).wrapping_mul(0x9e37_79b1);
-        crate::sys::crc32c_append(self.0 ^ lsn as u32 ^ high, bytes)
+        self.0 ^ lsn as u32 ^ high
     }
 }
 

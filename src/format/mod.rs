@@ -21,7 +21,7 @@ pub(crate) use epochs::{EpochRow, EpochTable};
 pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{
-    RECORD_HEADER_BYTES, RawRecord, RecordFlags, Records, Walk, encode_record, encoded_bytes,
+    RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record, encoded_bytes,
 };
 pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
 pub(crate) use tally::{AnchorRow, TallyHeader};

@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{BLOCK_HEADER_BYTES, BlockHeader, Defect, EpochSeed};
 use crate::position::Lsn;
+use crate::sys::{crc32c_append, crc32c_copy};
 
 /// Bytes of the header in front of a record's key.
 pub(crate) const RECORD_HEADER_BYTES: u32 = 16;
@@ -24,6 +25,24 @@ pub(crate) struct RecordHeader {
     /// Of the whole record; the key stands in front of the payload.
     pub key_bytes: u16,
     pub flags: RecordFlags,
+}
+
+impl RecordHeader {
+    /// Of a record that is whole; its checksum is made when it is written.
+    pub(crate) fn whole(key_bytes: u16, body_bytes: u32) -> RecordHeader {
+        RecordHeader { crc: 0, body_bytes, whole_bytes: body_bytes, key_bytes, flags: RecordFlags::WHOLE }
+    }
+
+    /// The part of the header that its checksum covers, as it lies on disk.
+    #[inline]
+    fn covered(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        let lengths = u64::from(self.body_bytes) | u64::from(self.whole_bytes) << 32;
+        let rest = u32::from(self.key_bytes) | u32::from(self.flags.0) << 16;
+        bytes[..8].copy_from_slice(&lengths.to_le_bytes());
+        bytes[8..].copy_from_slice(&rest.to_le_bytes());
+        bytes
+    }
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES as usize);
@@ -74,30 +93,41 @@ pub(crate) fn encoded_bytes(body_bytes: u32) -> u32 {
 /// Writes a record into `place`, which is exactly [`encoded_bytes`] long and stands at `lsn`.
 ///
 /// The body is the key followed by the payload, in as many parts as it comes in; for a fragment, the parts of
-/// both that it carries.
+/// both that it carries. The header's checksum is made here.
 #[inline]
 pub(crate) fn encode_record<'b>(
     place: &mut [u8],
     seed: EpochSeed,
     lsn: Lsn,
-    key_bytes: u16,
-    whole_bytes: u32,
-    flags: RecordFlags,
+    header: RecordHeader,
     body: impl IntoIterator<Item = &'b [u8]>,
 ) {
-    let mut used = RECORD_HEADER_BYTES as usize;
+    // The padding, and what is overwritten of it, in one store.
+    let end = place.len() - 8;
+    place[end..].fill(0);
+    let (head, mut rest) = place.split_at_mut(RECORD_HEADER_BYTES as usize);
+    // Put together from what is in registers: what was just stored piece by piece cannot be read back as a
+    // whole without a wait for the stores.
+    let covered = header.covered();
+    let (mut crc, mut before) = (seed.start_at(lsn.0), &covered[..]);
+    let mut body_bytes = 0;
     for part in body {
-        place[used..used + part.len()].copy_from_slice(part);
-        used += part.len();
+        if part.is_empty() {
+            continue;
+        }
+        let (to, behind) = rest.split_at_mut(part.len());
+        crc = crc32c_copy(crc, std::mem::take(&mut before), part, to);
+        rest = behind;
+        body_bytes += part.len();
     }
-    assert!(place.len() == used.next_multiple_of(8), "the reservation has the record's size");
-    let body_bytes = used as u32 - RECORD_HEADER_BYTES;
-    let header = RecordHeader { crc: 0, body_bytes, whole_bytes, key_bytes, flags };
-    place[..RECORD_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
-    let (head, padding) = place.split_at_mut(used);
-    padding.fill(0);
-    let crc = seed.crc_at(lsn.0, &head[size_of::<u32>()..]);
-    head[..size_of::<u32>()].copy_from_slice(&crc.to_le_bytes());
+    crc = if before.is_empty() { crc } else { crc32c_append(crc, before) };
+    assert!(
+        body_bytes == header.body_bytes as usize && rest.len() < 8,
+        "the reservation has the record's size"
+    );
+    let (checksum, told) = head.split_at_mut(size_of::<u32>());
+    checksum.copy_from_slice(&crc.to_le_bytes());
+    told.copy_from_slice(&covered);
 }
 
 /// A record or fragment found in a block.
@@ -277,16 +307,8 @@ mod tests {
             let at = bytes.len();
             bytes.resize(at + encoded_bytes(body) as usize, 0xff);
             let place = Lsn(lsn.0 + at as u64);
-            let flags = RecordFlags::WHOLE;
-            encode_record(
-                &mut bytes[at..],
-                identity.seed(),
-                place,
-                key.len() as u16,
-                body,
-                flags,
-                [*key, *payload],
-            );
+            let header = RecordHeader::whole(key.len() as u16, body);
+            encode_record(&mut bytes[at..], identity.seed(), place, header, [*key, *payload]);
         }
         let header = BlockHeader::sealed(
             &identity,

@@ -96,6 +96,12 @@ impl Region {
         // SAFETY: inside the mapping by the assert, initialised by the kernel, unchanged by contract.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), bytes) }
     }
+
+    /// Has the CPU bring these bytes near, for a write.
+    #[inline]
+    pub(super) fn prefetch(&self, offset: usize, bytes: usize) {
+        sys::prefetch(self.start.as_ptr().wrapping_add(offset), bytes);
+    }
 }
 
 /// Maps `bytes` at a multiple of `alignment` by mapping more and giving the ends back.

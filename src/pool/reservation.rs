@@ -377,6 +377,20 @@ impl Reserved<'_> {
         unsafe { self.pool.region.slice_mut(start, self.bytes as usize) }
     }
 
+    /// Has the CPU bring near what lies behind the range: another producer's record, or this one's next.
+    ///
+    /// Where several fill a block no producer's writes follow each other, which is what CPUs look for when they
+    /// fetch ahead by themselves (two producers, 256 B: 330 to 220 ns a record).
+    #[inline]
+    pub(crate) fn fetch_behind(&self) {
+        // Above, the CPU has found the pattern before the record ends, and does it better.
+        const MOST: u32 = 2048;
+        if self.bytes <= MOST {
+            let behind = self.slot.start + (self.offset + self.bytes) as usize;
+            self.pool.region.prefetch(behind, self.bytes as usize);
+        }
+    }
+
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }

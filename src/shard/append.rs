@@ -1,19 +1,20 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then nudge the shard.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Placed, Refused, Target};
 use super::nudge::Nudged;
 use super::opener::NoRoom;
 use crate::error::AppendError;
-use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, encode_record, encoded_bytes};
+use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
 use crate::options::{Durability, Priority};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
 use crate::sys::is_owner;
-use crate::write::{Payload, Write};
+use crate::write::Payload;
 
 /// Records of one key for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,29 @@ impl<'a> List<'a> {
     }
 }
 
+/// How something is to be accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub priority: Priority,
+    pub durability: Durability,
+    /// The caller may be given the duty to write its own block.
+    pub may_lead: bool,
+}
+
+impl Manner {
+    /// By a caller that does not lead.
+    #[inline]
+    pub(crate) fn following(priority: Priority, durability: Durability) -> Manner {
+        Manner { priority, durability, may_lead: false }
+    }
+
+    /// By a caller that may lead, if there is something to wait for.
+    #[inline]
+    pub(crate) fn leading(priority: Priority, durability: Durability) -> Manner {
+        Manner { priority, durability, may_lead: durability > Durability::Buffered }
+    }
+}
+
 impl Batch<'_> {
     /// Bytes of keys and payloads.
     pub(crate) fn bytes(&self) -> u64 {
@@ -87,21 +111,18 @@ impl Engine {
 
     /// Accepts a batch if there is room now. The batch is not empty.
     ///
-    /// Positions of all records are pushed to `positions` if it is given. With `may_lead` the caller
-    /// may be given the duty to write its own block.
+    /// Positions of all records are pushed to `positions` if it is given.
     pub(crate) fn put(
         &self,
         batch: &Batch<'_>,
-        priority: Priority,
-        durability: Durability,
-        may_lead: bool,
+        manner: Manner,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let urgency = urgency(durability);
+        let (durability, urgency) = (manner.durability, urgency(manner.durability));
         let Some(need) = self.check_size(batch)? else {
-            return self.put_group(batch, priority, durability, urgency, positions);
+            return self.put_group(batch, manner, positions);
         };
-        let mut reserved = self.reserve(need, priority)?;
+        let mut reserved = self.reserve(need, manner.priority)?;
         let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
         let position = Position::new(self.id, reserved.epoch(), lsn, block);
         let mut offset = 0;
@@ -122,96 +143,108 @@ impl Engine {
             }
             let seed = reserved.seed();
             let place = &mut reserved.bytes_mut()[offset..offset + bytes];
-            encode_record(place, seed, at, batch.key.len() as u16, body, flags, [batch.key, payload]);
+            let header = RecordHeader { flags, ..RecordHeader::whole(batch.key.len() as u16, body) };
+            encode_record(place, seed, at, header, [batch.key, payload]);
             offset += bytes;
         }
         let sequence = reserved.sequence();
         let ready = reserved.finish(count as u32, urgency);
-        let duty = self.appended(urgency, ready, may_lead);
+        let duty = self.appended(urgency, ready, manner.may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
-    }
-
-    /// Accepts one record if there is room now: what [`put`](Engine::put) does, for the case that is
-    /// worth being quick.
-    pub(crate) fn put_one(
-        &self,
-        key: &[u8],
-        payload: &[u8],
-        priority: Priority,
-        durability: Durability,
-        may_lead: bool,
-    ) -> Result<Placed, Refused> {
-        let body = key.len() + payload.len();
-        let fits = body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX);
-        if !fits {
-            let one = [payload];
-            let payloads = List::Slices(&one);
-            return self.put(&Batch { key, payloads }, priority, durability, may_lead, None);
-        }
-        self.put_body(key, body, [key, payload], priority, durability, may_lead)
-    }
-
-    /// The same, of a payload that may be in parts.
-    #[inline]
-    pub(crate) fn put_payload(
-        &self,
-        key: &[u8],
-        payload: &Payload<'_>,
-        priority: Priority,
-        durability: Durability,
-        may_lead: bool,
-    ) -> Result<Placed, Refused> {
-        match payload {
-            Payload::Whole(payload) => self.put_one(key, payload, priority, durability, may_lead),
-            Payload::Parts(parts) => {
-                let body = key.len() + payload.len();
-                if body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX) {
-                    let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
-                    return self.put_body(key, body, all, priority, durability, may_lead);
-                }
-                // Refused before it is put together, if it is too large for that.
-                self.check_bytes(body as u64)?;
-                let mut whole = Vec::with_capacity(payload.len());
-                parts.iter().for_each(|part| whole.extend_from_slice(part));
-                self.put_one(key, &whole, priority, durability, may_lead)
-            }
-        }
     }
 
     /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
     /// taken, which tells why.
-    #[inline]
-    pub(crate) fn accept(&self, write: &Write<'_>, durability: Durability, may_lead: bool) -> Option<Placed> {
+    #[inline(always)]
+    pub(crate) fn accept(&self, key: &[u8], payload: &Payload<'_>, manner: Manner) -> Option<Placed> {
+        // Taken apart here, into what goes through registers: a reference would keep all of a `Write` in memory.
+        match payload {
+            Payload::Whole(payload) => self.accept_whole(key, payload, manner),
+            Payload::Parts(parts) => self.accept_parts(key, parts, manner),
+        }
+    }
+
+    #[inline(never)]
+    fn accept_whole(&self, key: &[u8], payload: &[u8], manner: Manner) -> Option<Placed> {
+        let body = key.len() + payload.len();
+        if !is_owner() || !self.admission.is_clear() || !self.fits(key, body) {
+            return None;
+        }
+        self.put_body(key, body, [key, payload], manner).ok()
+    }
+
+    fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Option<Placed> {
         if !is_owner() || !self.admission.is_clear() {
             return None;
         }
-        self.put_payload(&write.key, &write.payload, write.priority, durability, may_lead).ok()
+        self.put_parts(key, parts, manner).ok()
+    }
+
+    /// Accepts one record if there is room now: what [`put`](Engine::put) does.
+    pub(crate) fn put_payload(
+        &self,
+        key: &[u8],
+        payload: &Payload<'_>,
+        manner: Manner,
+    ) -> Result<Placed, Refused> {
+        match payload {
+            Payload::Whole(payload) => self.put_one(key, payload, manner),
+            Payload::Parts(parts) => self.put_parts(key, parts, manner),
+        }
+    }
+
+    pub(crate) fn put_one(&self, key: &[u8], payload: &[u8], manner: Manner) -> Result<Placed, Refused> {
+        let body = key.len() + payload.len();
+        if self.fits(key, body) {
+            return self.put_body(key, body, [key, payload], manner);
+        }
+        let one = [payload];
+        self.put(&Batch { key, payloads: List::Slices(&one) }, manner, None)
+    }
+
+    fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Result<Placed, Refused> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let body = key.len() + bytes;
+        if self.fits(key, body) {
+            let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
+            return self.put_body(key, body, all, manner);
+        }
+        // Refused before it is put together, if it is too large for that.
+        self.check_bytes(body as u64)?;
+        let mut whole = Vec::with_capacity(bytes);
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        self.put_one(key, &whole, manner)
+    }
+
+    /// Whether a record fits into a block, as nearly all do.
+    #[inline]
+    fn fits(&self, key: &[u8], body: usize) -> bool {
+        body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX)
     }
 
     /// A record that fits into a block: its body, key first, in parts.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put_body<'b>(
         &self,
         key: &[u8],
         body: usize,
         parts: impl IntoIterator<Item = &'b [u8]>,
-        priority: Priority,
-        durability: Durability,
-        may_lead: bool,
+        manner: Manner,
     ) -> Result<Placed, Refused> {
-        let urgency = urgency(durability);
-        let mut reserved = self.reserve(encoded_bytes(body as u32), priority)?;
+        let (durability, urgency) = (manner.durability, urgency(manner.durability));
+        let mut reserved = self.reserve(encoded_bytes(body as u32), manner.priority)?;
+        reserved.fetch_behind();
         let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
         let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
-        let (flags, key_bytes) = (RecordFlags::WHOLE, key.len() as u16);
-        encode_record(reserved.bytes_mut(), seed, lsn, key_bytes, body as u32, flags, parts);
+        let header = RecordHeader::whole(key.len() as u16, body as u32);
+        encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
         let ready = reserved.finish(1, urgency);
-        let duty = self.appended(urgency, ready, may_lead);
+        let duty = self.appended(urgency, ready, manner.may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
     }
 
     /// Takes a range of the open block, or of the next one.
-    #[inline]
+    #[inline(always)]
     fn reserve(&self, need: u32, priority: Priority) -> Result<Reserved<'_>, Refused> {
         let blocks_max = self.blocks_max(priority);
         if self.pool.in_use() > blocks_max {
@@ -220,14 +253,18 @@ impl Engine {
         loop {
             match self.pool.claim(need) {
                 Claim::Taken(reserved) => return Ok(reserved),
-                Claim::Full => {
-                    self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
-                    self.appended(Urgency::Background, true, false);
-                    self.open_block(need, blocks_max)?;
-                }
-                Claim::Closed => self.open_block(need, blocks_max)?,
+                Claim::Full => self.closed_full(),
+                Claim::Closed => {}
             }
+            self.open_block(need, blocks_max)?;
         }
+    }
+
+    /// The open block was full and is closed.
+    #[cold]
+    fn closed_full(&self) {
+        self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
+        self.appended(Urgency::Background, true, false);
     }
 
     /// Whether a record or batch may be so large.
@@ -256,6 +293,7 @@ impl Engine {
     }
 
     /// Opens the next block, unless somebody else just did.
+    #[cold]
     pub(super) fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
         let opened = {
             let mut opener = lock(&self.opener);
@@ -295,11 +333,10 @@ impl Engine {
     fn put_group(
         &self,
         batch: &Batch<'_>,
-        priority: Priority,
-        durability: Durability,
-        urgency: Urgency,
+        manner: Manner,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
+        let (durability, urgency) = (manner.durability, urgency(manner.durability));
         let bodies: Vec<u32> =
             batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
         let (planned, mut reserved) = {
@@ -313,7 +350,7 @@ impl Engine {
             // Others go on behind the group; what they have in the open block goes out before it.
             self.pool.close_any();
             let planned = opener
-                .plan(&self.pool, &bodies, self.blocks_max(priority))
+                .plan(&self.pool, &bodies, self.blocks_max(manner.priority))
                 .map_err(|reason| self.refused(reason))?;
             let mut reserved: VecDeque<Reserved<'_>> = VecDeque::with_capacity(planned.len());
             for block in &planned {
@@ -338,15 +375,9 @@ impl Engine {
                 ];
                 let bytes = encoded_bytes(piece.to - piece.from) as usize;
                 let place = &mut range.bytes_mut()[offset..offset + bytes];
-                encode_record(
-                    place,
-                    seed,
-                    at,
-                    batch.key.len() as u16,
-                    bodies[piece.record],
-                    piece.flags,
-                    body,
-                );
+                let whole = RecordHeader::whole(batch.key.len() as u16, bodies[piece.record]);
+                let header = RecordHeader { body_bytes: piece.to - piece.from, flags: piece.flags, ..whole };
+                encode_record(place, seed, at, header, body);
                 offset += bytes;
                 let position = Position::new(self.id, epoch, at, block.place.lsn);
                 if let Some(positions) = positions.as_mut().filter(|_| piece.from == 0) {

@@ -24,7 +24,7 @@ mod turn;
 mod turner;
 mod waiters;
 
-pub(crate) use append::{Batch, List};
+pub(crate) use append::{Batch, List, Manner};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use driven::Drive;
 #[cfg(feature = "tokio-uring")]

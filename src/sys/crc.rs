@@ -11,6 +11,10 @@
 #[cfg(target_arch = "x86_64")]
 const LANES_FROM: usize = 96;
 
+/// Above this a copy in wide registers that is read again is as good as one of eight bytes a time, or better.
+#[cfg(target_arch = "x86_64")]
+const COPIED_BYTES: usize = 2048;
+
 /// Above this the crate is as good.
 const SHORT_BYTES: usize = if cfg!(target_arch = "x86_64") { 3 * 8 * LANE_WORDS_MAX } else { 512 };
 
@@ -41,6 +45,24 @@ pub(crate) fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
+/// Copies `from` to `to`, which is as long, and gives the checksum of `head` and of the copy behind it.
+///
+/// In one go: what is read for the checksum need not be found again in memory that the copy has just missed, and
+/// is the same as what was copied, whatever becomes of `from` meanwhile.
+#[inline]
+pub(crate) fn crc32c_copy(crc: u32, head: &[u8], from: &[u8], to: &mut [u8]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if (LANES_FROM..=COPIED_BYTES).contains(&from.len())
+        && std::arch::is_x86_feature_detected!("sse4.2")
+        && std::arch::is_x86_feature_detected!("pclmulqdq")
+    {
+        // SAFETY: the features were detected.
+        return unsafe { three_lanes_copied(one_lane(crc, head), from, to) };
+    }
+    to.copy_from_slice(from);
+    crc32c_append(crc32c_append(crc, head), to)
+}
+
 /// What a checksum is multiplied by when so many words follow, `x^(64 n - 33)` modulo the polynomial: the
 /// product of two bit-reversed numbers is shifted by one, and the instruction that reduces it adds 32.
 #[cfg(target_arch = "x86_64")]
@@ -68,7 +90,7 @@ static BEHIND: [u32; 2 * LANE_WORDS_MAX + 1] = {
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[allow(unused_unsafe, reason = "the intrinsics are safe here from Rust 1.87 on")]
 unsafe fn three_lanes(crc: u32, bytes: &[u8]) -> u32 {
-    use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
+    use std::arch::x86_64::_mm_crc32_u64;
     let words = bytes.len() / (3 * 8);
     let (first, behind) = bytes.split_at(words * 8);
     let (second, behind) = behind.split_at(words * 8);
@@ -83,8 +105,62 @@ unsafe fn three_lanes(crc: u32, bytes: &[u8]) -> u32 {
             states.2 = _mm_crc32_u64(states.2, as_u64(third));
         }
     }
+    // SAFETY: the features are there.
+    unsafe { one_lane(joined(states, words), rest) }
+}
+
+/// As `three_lanes`, of a copy that is made meanwhile.
+///
+/// # Safety
+///
+/// The CPU has SSE 4.2 and carry-less multiplication.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[allow(unused_unsafe, reason = "the intrinsics are safe here from Rust 1.87 on")]
+unsafe fn three_lanes_copied(crc: u32, from: &[u8], to: &mut [u8]) -> u32 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    assert_eq!(from.len(), to.len(), "a copy is as long as what it is of");
+    let words = from.len() / (3 * 8);
+    let (first, behind) = from.split_at(words * 8);
+    let (second, behind) = behind.split_at(words * 8);
+    let (third, rest) = behind.split_at(words * 8);
+    let (to_first, behind) = to.split_at_mut(words * 8);
+    let (to_second, behind) = behind.split_at_mut(words * 8);
+    let (to_third, to_rest) = behind.split_at_mut(words * 8);
+    let mut states = (u64::from(!crc), 0, 0);
+    let lanes = first.chunks_exact(8).zip(second.chunks_exact(8)).zip(third.chunks_exact(8));
+    let copies =
+        to_first.chunks_exact_mut(8).zip(to_second.chunks_exact_mut(8)).zip(to_third.chunks_exact_mut(8));
+    for (((first, second), third), ((to_first, to_second), to_third)) in lanes.zip(copies) {
+        let words = (as_u64(first), as_u64(second), as_u64(third));
+        // SAFETY: the feature is there, as the caller promises.
+        unsafe {
+            states.0 = _mm_crc32_u64(states.0, words.0);
+            states.1 = _mm_crc32_u64(states.1, words.1);
+            states.2 = _mm_crc32_u64(states.2, words.2);
+        }
+        to_first.copy_from_slice(&words.0.to_le_bytes());
+        to_second.copy_from_slice(&words.1.to_le_bytes());
+        to_third.copy_from_slice(&words.2.to_le_bytes());
+    }
+    to_rest.copy_from_slice(rest);
+    // SAFETY: the features are there.
+    unsafe { one_lane(joined(states, words), to_rest) }
+}
+
+/// One checksum of three lanes of so many words each.
+///
+/// # Safety
+///
+/// The CPU has SSE 4.2 and carry-less multiplication.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+#[allow(unused_unsafe, reason = "the intrinsics are safe here from Rust 1.87 on")]
+unsafe fn joined(states: (u64, u64, u64), words: usize) -> u32 {
+    use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
     let times = |state: u64, by: u32| {
-        // SAFETY: as above.
+        // SAFETY: the feature is there, as the caller promises.
         unsafe {
             let (state, by) = (_mm_cvtsi64_si128(state as i64), _mm_cvtsi64_si128(i64::from(by)));
             _mm_cvtsi128_si64(_mm_clmulepi64_si128::<0>(state, by)) as u64
@@ -92,9 +168,7 @@ unsafe fn three_lanes(crc: u32, bytes: &[u8]) -> u32 {
     };
     let joined = times(states.0, BEHIND[2 * words]) ^ times(states.1, BEHIND[words]);
     // SAFETY: as above.
-    let state = unsafe { _mm_crc32_u64(0, joined) } ^ states.2;
-    // SAFETY: SSE 4.2 is there.
-    unsafe { one_lane(!state as u32, rest) }
+    !(unsafe { _mm_crc32_u64(0, joined) } ^ states.2) as u32
 }
 
 /// # Safety
@@ -152,7 +226,12 @@ mod tests {
         for length in 0..bytes.len() {
             for (seed, from) in [(0, 0), (0xdead_beef, 1)] {
                 let bytes = &bytes[from.min(length)..length];
-                assert_eq!(crc32c_append(seed, bytes), crc32c::crc32c_append(seed, bytes), "{length}");
+                let expected = crc32c::crc32c_append(seed, bytes);
+                assert_eq!(crc32c_append(seed, bytes), expected, "{length}");
+                let (head, body) = bytes.split_at(length.min(bytes.len()) % 13);
+                let mut copy = vec![0; body.len()];
+                assert_eq!(crc32c_copy(seed, head, body, &mut copy), expected, "{length}");
+                assert_eq!(copy, body);
             }
         }
     }

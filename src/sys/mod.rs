@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-pub(crate) use crc::crc32c_append;
+pub(crate) use crc::{crc32c_append, crc32c_copy};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -300,6 +300,19 @@ pub(crate) fn cpu_time() -> Duration {
 #[inline]
 pub(crate) fn is_owner() -> bool {
     fork_marker().load(std::sync::atomic::Ordering::Relaxed) == 1
+}
+
+/// Asks the CPU for memory that is about to be written. A hint: nothing is read that anybody sees.
+#[inline]
+pub(crate) fn prefetch(start: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for offset in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has it, and it faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes);
 }
 
 /// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).

@@ -18,6 +18,7 @@ on_every_ground!(
     a_panicking_waker_harms_nobody,
     a_waker_may_drop_the_log,
     windows_of_commits,
+    records_that_nobody_waits_for,
     many_callers_share_blocks,
     a_closed_log_says_so,
     tokio_tasks,
@@ -55,6 +56,33 @@ fn futures_need_no_runtime(ground: Ground) {
         log.append(b"d").await
     });
     assert_eq!(log.get(position.unwrap()).unwrap().payload(), b"d");
+}
+
+fn records_that_nobody_waits_for(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().shards(2).open(dir.path()).unwrap();
+    let body = |number: u32| [&number.to_le_bytes()[..], &[number as u8; 700]].concat();
+    let (mut keyed, mut shard) = (Vec::new(), Vec::new());
+    let second = log.shard(ShardId(1));
+    for number in 0..500 {
+        keyed.push(log.post(Write::new(body(number)).key(b"key")).unwrap());
+        shard.push(second.post(body(number)).unwrap());
+    }
+    log.sync().wait().unwrap();
+    for (number, (keyed, shard)) in (0..).zip(keyed.iter().zip(&shard)) {
+        assert!(log.shard(keyed.shard()).durable_lsn() > keyed.lsn());
+        let (record, other) = (log.get(*keyed).unwrap(), log.get(*shard).unwrap());
+        assert_eq!((record.key(), record.payload()), (&b"key"[..], &body(number)[..]));
+        assert_eq!((shard.shard(), other.payload()), (ShardId(1), &body(number)[..]));
+    }
+    assert!(keyed.is_sorted() && shard.is_sorted());
+    let large = vec![1; 32 << 20];
+    assert!(matches!(log.post(&large), Err(AppendError::TooLarge { .. })));
+    assert!(matches!(second.post(&large), Err(AppendError::TooLarge { .. })));
+    assert!(matches!(log.shard(ShardId(9)).post(b"x"), Err(AppendError::NoSuchShard(ShardId(9)))));
+    let again = log.clone();
+    log.close().unwrap();
+    assert!(matches!(again.post(b"x"), Err(AppendError::Closed)));
 }
 
 fn forgotten_handles_do_no_harm(ground: Ground) {

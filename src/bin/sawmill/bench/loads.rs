@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use sawmill::ceiling::cpu_time;
-use sawmill::{Durability, Log, Lsn, ShardId, Stats, Write};
+use sawmill::{Log, Lsn, ShardId, Stats};
 
 use crate::Error;
 
@@ -188,8 +188,7 @@ impl<'a> Producer<'a> {
     fn bulk(mut self) -> Result<(u64, Histogram<u64>), sawmill::AppendError> {
         let log = self.log;
         while !self.is_over(64) {
-            let write = Write::new(self.next()).durability(Durability::Buffered);
-            drop(log.append(write).admitted().wait()?);
+            log.post(self.next())?;
         }
         Ok((self.count, self.latencies))
     }
