@@ -204,7 +204,23 @@ impl<'a> State<'a> {
         Some(self.outcome())
     }
 
+    #[inline]
     fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        positions: Positions<'_>,
+    ) -> Poll<Result<Position, AppendError>> {
+        if let State::Accepted(commit) = self {
+            commit.announce();
+            let outcome = std::task::ready!(Pin::new(commit).poll(context));
+            *self = State::told(outcome.clone());
+            return Poll::Ready(outcome);
+        }
+        self.poll_slowly(context, positions)
+    }
+
+    /// It has not been accepted yet, or is over.
+    fn poll_slowly(
         &mut self,
         context: &mut Context<'_>,
         positions: Positions<'_>,

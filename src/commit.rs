@@ -145,6 +145,8 @@ impl Future for Commit {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if let Some(outcome) = this.try_result() {
+            // Whoever published that takes the waker out, or has: it need not be taken back.
+            this.registration = None;
             return Poll::Ready(outcome);
         }
         if !this.engine.is_threaded() {
