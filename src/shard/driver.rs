@@ -34,6 +34,9 @@ impl Engine {
             self.nudge.wakes();
             let (mut next, wakes) = {
                 let mut core = lock(&self.core);
+                if core.abandoned {
+                    return;
+                }
                 let next = self.turn(&mut core, queue);
                 (next, core.take_wakes())
             };

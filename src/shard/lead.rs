@@ -13,7 +13,9 @@
 //! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the
 //! others who were just woken (`gathering.rs`); so does the shard's thread before a block that it writes itself.
 
+use std::io;
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 
@@ -87,11 +89,24 @@ impl Engine {
 
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
     pub(crate) fn lead(&self, target: &Target) {
-        if !self.gather_callers() {
-            return; // Somebody else leads this block, or gives the duty to the thread.
-        }
-        if !self.try_lead(target) {
-            self.announce();
+        self.contained(|| {
+            if !self.gather_callers() {
+                return; // Somebody else leads this block, or gives the duty to the thread.
+            }
+            if !self.try_lead(target) {
+                self.announce();
+            }
+        });
+    }
+
+    /// Runs a part of the engine in a caller's thread. A mistake of ours that panics there stops the shard, as it
+    /// does in the shard's own thread: the caller learns it as any other does, and nobody hangs.
+    fn contained(&self, lead: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(lead)).is_err() {
+            // What was begun is nobody's now, and would be waited for.
+            lock(&self.core).abandoned = true;
+            self.stop_after("a caller that leads", io::Error::other("panicked"));
+            self.prod();
         }
     }
 
@@ -121,25 +136,29 @@ impl Engine {
             return;
         }
         let Some(mut core) = self.try_core() else { return };
-        if core.leads > 0 && self.next_lead(&core) == Some(target.sequence) {
-            core.leads += 1;
-            self.lead_block(core, target.sequence);
-        }
+        self.contained(|| {
+            if core.leads > 0 && self.next_lead(&core) == Some(target.sequence) {
+                core.leads += 1;
+                self.lead_block(core, target.sequence);
+            }
+        });
     }
 
     /// Called by a caller to which a lead was passed.
     pub(super) fn take_over(&self) {
-        self.gather_callers();
-        let mut core = lock(&self.core);
-        // It was counted when it was passed.
-        core.leads -= 1;
-        match self.next_lead(&core) {
-            Some(sequence) => {
-                core.leads += 1;
-                self.lead_block(core, sequence);
+        self.contained(|| {
+            self.gather_callers();
+            let mut core = lock(&self.core);
+            // It was counted when it was passed.
+            core.leads -= 1;
+            match self.next_lead(&core) {
+                Some(sequence) => {
+                    core.leads += 1;
+                    self.lead_block(core, sequence);
+                }
+                None => self.end_lead(core),
             }
-            None => self.end_lead(core),
-        }
+        });
     }
 
     /// Whether the open block is left to callers: one leads, or was asked to, or is asked now since it sleeps for
@@ -184,6 +203,8 @@ impl Engine {
             let operation = self.operation(&mut core, &action);
             core.performing += 1;
             drop(core);
+            #[cfg(test)]
+            assert!(!tests::PANICS.get(), "as a test wants it");
             let result = device::perform(&operation);
             let id = operation.id;
             drop(operation);
@@ -223,5 +244,46 @@ impl Engine {
         }
         self.wake(wakes);
         crate::admission::wake(self.offer());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use crate::{AppendError, CloseError, Log, Options};
+
+    thread_local!(pub(super) static PANICS: Cell<bool> = const { Cell::new(false) });
+
+    /// Appends until the shard stops.
+    fn until_it_stops(log: &Log) -> AppendError {
+        loop {
+            if let Err(error) = log.append(b"record").wait() {
+                return error;
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_of_ours_in_a_callers_thread_stops_the_shard_and_nobody_hangs() {
+        for others in [0, 3, 20] {
+            let dir = tempfile::tempdir().unwrap();
+            let log = Options::new().shards(1).segment_bytes(1 << 20).open(dir.path()).unwrap();
+            let position = log.append(b"before").wait().unwrap();
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (0..others).map(|_| scope.spawn(|| until_it_stops(&log))).collect();
+                let leader = scope.spawn(|| {
+                    PANICS.set(true);
+                    until_it_stops(&log)
+                });
+                for stopped in others.into_iter().chain([leader]) {
+                    assert!(matches!(stopped.join().unwrap(), AppendError::ShardFailed(_)));
+                }
+            });
+            assert!(matches!(log.close(), Err(CloseError::ShardFailed(_))));
+            let log = Options::new().open(dir.path()).unwrap();
+            assert_eq!(log.get(position).unwrap().payload(), b"before");
+            log.close().unwrap();
+        }
     }
 }

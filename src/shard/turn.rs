@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(super) leads: u32,
     /// Of them, operations that are in flight.
     pub(super) performing: u32,
+    /// A caller that led has panicked: nobody may wait for what it had begun.
+    pub(super) abandoned: bool,
     /// Records in the last block sealed.
     pub(super) last_records: u32,
     /// Whom to wake once the token is given up.
@@ -101,6 +103,7 @@ impl Core {
             announced: 0,
             leads: 0,
             performing: 0,
+            abandoned: false,
             last_records: 0,
             timestamp,
             drain: Drain { last: committer.watermarks().durable.0, ..Drain::default() },

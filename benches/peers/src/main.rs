@@ -13,7 +13,7 @@ mod tallies;
 #[path = "../../shared/zipf.rs"]
 mod zipf;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -114,6 +114,28 @@ fn run(peer: &dyn peers::Peer, threads: usize, bytes: usize, time: Duration) -> 
     })
 }
 
+/// Appends in flight, where one thread keeps as many as that.
+const WINDOW: usize = 1024;
+
+/// sawmill alone, from one thread that waits for the oldest of so many: what none of the others offers. Records a
+/// second.
+fn in_flight(dir: &Path, bytes: usize, time: Duration) -> Result<f64, Error> {
+    let log = sawmill::Options::new().shards(1).open(dir)?;
+    let payload = vec![7u8; bytes];
+    log.append(&payload).wait()?;
+    let (began, mut records, mut window) = (Instant::now(), 0u64, log.window(WINDOW));
+    while began.elapsed() < time {
+        for _ in 0..64 {
+            window.push(&payload)?;
+        }
+        records += 64;
+    }
+    for position in window {
+        position?;
+    }
+    Ok(records as f64 / began.elapsed().as_secs_f64())
+}
+
 fn median(outcomes: &[Outcome], figure: fn(&Outcome) -> f64) -> f64 {
     let mut figures: Vec<f64> = outcomes.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
@@ -135,6 +157,8 @@ fn main() -> Result<(), Error> {
     println!("blocking callers, {} bytes, durable; medians of {}", arguments.record_bytes, arguments.repeat);
     for &threads in &arguments.threads {
         let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); peers.len()];
+        let is_last = Some(&threads) == arguments.threads.last();
+        let mut window = Vec::new();
         for _ in 0..arguments.repeat {
             for ((name, open), outcomes) in peers.iter().zip(&mut outcomes) {
                 let dir = tempfile::tempdir_in(&dir)?;
@@ -144,6 +168,10 @@ fn main() -> Result<(), Error> {
                     Ok(outcome) => outcomes.push(outcome),
                     Err(error) => eprintln!("{name}: {error}"),
                 }
+            }
+            if is_last && peers.iter().any(|(name, _)| *name == "sawmill") {
+                let dir = tempfile::tempdir_in(&dir)?;
+                window.push(in_flight(dir.path(), arguments.record_bytes, time)?);
             }
         }
         println!(
@@ -157,6 +185,16 @@ fn main() -> Result<(), Error> {
                 median(outcomes, |outcome| outcome.p50_us),
                 median(outcomes, |outcome| outcome.p99_us),
                 median(outcomes, |outcome| outcome.cpu_us),
+            );
+        }
+        if !window.is_empty() {
+            window.sort_by(f64::total_cmp);
+            let others = peers.iter().zip(&outcomes).filter(|((name, _), _)| *name != "sawmill");
+            let best = others.map(|(_, outcomes)| median(outcomes, |outcome| outcome.per_second));
+            let (own, best) = (window[window.len() / 2], best.fold(0.0, f64::max));
+            println!(
+                "  sawmill, one thread with {WINDOW} in flight {own:.0}, {:.1} times the best of the others",
+                own / best
             );
         }
     }
