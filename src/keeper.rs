@@ -3,13 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::consumer::{self, Registry};
 use crate::notice::Notices;
-use crate::position::ShardId;
-use crate::shard::Engine;
+use crate::shard::{Engine, Requested};
 use crate::tally;
 use crate::watch::{OnStuck, Stuck, Watch};
 
@@ -49,14 +48,14 @@ impl Keeper {
     }
 
     /// Until everybody who could ask is gone.
-    pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
+    pub(crate) fn run(&mut self, asked: &Requested) {
         crate::sys::block_signals();
         let mut due = Instant::now() + KEEPER_EVERY;
         let watch_every = self.watch.as_ref().map(Watch::every);
         let mut watch_due = watch_every.map(|every| Instant::now() + every);
         loop {
             let next = watch_due.map_or(due, |watch_due| due.min(watch_due));
-            match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            match asked.next(next.saturating_duration_since(Instant::now())) {
                 Ok(shard) => {
                     let engine = &self.engines[usize::from(shard.0)];
                     engine.retain(); // First: what is given up is what the next segment is made of.

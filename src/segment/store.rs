@@ -313,13 +313,14 @@ impl ShardStore {
     /// Lists a new segment behind the last one, of at least `bytes`, and returns it.
     ///
     /// A spare that is large enough is taken first: its extents are written already. A new file is
-    /// filled with zeros, which is as good, unless `hurry` says that somebody waits for it.
+    /// filled with zeros, which is as good: of how many bytes that are filled of how many, `pace` says how many to
+    /// fill next, or that the rest must do as it is.
     pub(crate) fn add_segment(
         &mut self,
         bytes: u64,
         from: Lsn,
         marks: impl Fn() -> Marks,
-        hurry: impl Fn() -> bool,
+        pace: impl FnMut(u64, u64) -> Option<u64>,
     ) -> io::Result<Arc<Segment>> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
@@ -338,7 +339,7 @@ impl ShardStore {
         let made = if spare.is_some() {
             self.directory.open(&segment_name(number))
         } else {
-            self.make_file(number, bytes, hurry)
+            self.make_file(number, bytes, pace)
         };
         // Its name and size are durable before the manifest that lists it.
         let file = made.and_then(|file| {
@@ -369,7 +370,12 @@ impl ShardStore {
         Ok(segment)
     }
 
-    fn make_file(&self, number: u32, bytes: u64, hurry: impl Fn() -> bool) -> io::Result<Arc<dyn File>> {
+    fn make_file(
+        &self,
+        number: u32,
+        bytes: u64,
+        mut pace: impl FnMut(u64, u64) -> Option<u64>,
+    ) -> io::Result<Arc<dyn File>> {
         let name = segment_name(number);
         let file = match self.directory.create(&name) {
             // Left by a crash between making and listing.
@@ -382,11 +388,12 @@ impl ShardStore {
         file.allocate(bytes)?;
         if self.directory.capabilities().direct {
             let zeros = AlignedBuffer::zeroed(FILL_BYTES.min(bytes) as usize)?;
-            let mut offset = 0;
-            while offset < bytes && !hurry() {
-                let length = FILL_BYTES.min(bytes - offset);
-                file.write_at(&zeros[..length as usize], offset, false)?;
-                offset += length;
+            let mut filled = 0;
+            while filled < bytes {
+                let Some(length) = pace(filled, bytes) else { break };
+                let length = length.min(FILL_BYTES).min(bytes - filled);
+                file.write_at(&zeros[..length as usize], filled, false)?;
+                filled += length;
             }
         }
         Ok(file)

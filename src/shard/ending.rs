@@ -57,7 +57,7 @@ impl Engine {
         self.sync_asked.fetch_max(last, Ordering::SeqCst);
         self.closing.store(true, Ordering::SeqCst);
         self.prod();
-        lock(&self.keeper).take();
+        lock(&self.requests).take();
     }
 
     /// Drops the queue, which waits for what is still in flight.

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::engine::Engine;
+use super::filling::Filling;
 use super::opener::Opener;
+use super::requests::Requests;
 use crate::admission;
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
@@ -79,10 +81,14 @@ impl Engine {
         if self.space.asked.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Some(keeper) = &*lock(&self.keeper) {
-            // A keeper that is gone belongs to a log that is closed.
-            let _ = keeper.try_send(self.id);
+        if let Some(requests) = &*lock(&self.requests) {
+            requests.ask(self.id);
         }
+    }
+
+    /// Whether another shard waits for whoever makes segments, or nobody else makes them.
+    pub(super) fn segments_are_wanted(&self) -> bool {
+        lock(&self.requests).as_ref().is_none_or(Requests::are_waiting)
     }
 
     /// Whether the next segment is waited for, and nobody but the caller would make it.
@@ -110,12 +116,9 @@ impl Engine {
         let bytes = self.next_segment_bytes(last, now).max(need).next_multiple_of(GRANULE);
         let made = {
             let mut store = lock(&self.store);
-            // Once the segment in use runs out, space that is merely allocated must do.
-            // Not known while somebody else opens a block: then the next look tells.
-            let low =
-                || self.opener.try_lock().is_ok_and(|opener| opener.bytes_ready(&self.pool).0 < last / 16);
-            let hurry = || ready == 0 && last > 0 || low();
-            match store.add_segment(bytes, from, || self.marks(), hurry) {
+            let mut filling =
+                Filling::new(self, ready, last, self.space.made_at.load(Ordering::Relaxed), now);
+            match store.add_segment(bytes, from, || self.marks(), |filled, of| filling.next(filled, of)) {
                 Ok(segment) => {
                     self.publish_view(&store);
                     Some(segment)

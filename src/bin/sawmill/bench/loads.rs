@@ -92,6 +92,11 @@ impl Load {
         self.how != How::Bulk
     }
 
+    /// One thread that loads in bulk.
+    pub fn is_plain_bulk(&self) -> bool {
+        self.how == How::Bulk && self.threads == 1
+    }
+
     /// Several threads that block.
     pub fn handing_over(&self) -> Option<u32> {
         (self.how == How::Blocking && self.threads > 1).then_some(self.threads)

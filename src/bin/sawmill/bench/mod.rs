@@ -141,6 +141,12 @@ impl Bench {
                         .map(|bare| bare.per_second())
                 });
                 row.add(&outcome, bare_beside(&bare, load, &outcome, time)?, hand_over.transpose()?);
+                if load.is_plain_bulk() {
+                    let steady = outcome.records as f64 / outcome.elapsed.as_secs_f64();
+                    report
+                        .first_fill
+                        .push((self.first_fill(&place.path().join("fresh"), load, time)?, steady));
+                }
                 bar.inc(1);
             }
             report.rows.push(row);
@@ -162,6 +168,16 @@ impl Bench {
         report.crash = Some(crash::kill_and_check(place.path())?);
         bar.finish_and_clear();
         Ok((report, sweep))
+    }
+
+    /// Records a second of a log that is new, whose segments are filled with zeros first.
+    fn first_fill(&self, path: &Path, load: &Load, time: Duration) -> Result<f64, Error> {
+        let log = self.options().open(path)?;
+        // Long enough for the segments to have grown to their size.
+        let outcome = load.run(&log, time * 2)?;
+        log.close()?;
+        std::fs::remove_dir_all(path)?;
+        Ok(outcome.records as f64 / outcome.elapsed.as_secs_f64())
     }
 
     fn progress(&self, steps: u64) -> ProgressBar {

@@ -19,6 +19,8 @@ pub struct Report {
     record_bytes: u32,
     time: Duration,
     pub rows: Vec<Row>,
+    /// Records a second in bulk: of a new log, and of one that recycles its segments.
+    pub first_fill: Vec<(f64, f64)>,
     pub scan: Option<Scan>,
     pub crash: Option<Crash>,
     pub notices: Vec<String>,
@@ -111,6 +113,7 @@ impl Report {
             record_bytes,
             time,
             rows: Vec::new(),
+            first_fill: Vec::new(),
             scan: None,
             crash: None,
             notices: Vec::new(),
@@ -198,6 +201,12 @@ impl Report {
             "{records} records were durable before the clock stopped; {verified} of them are \
             still kept and were read back"
         );
+        if let Some((fresh, ratio)) = self.first_fill() {
+            let _ = writeln!(
+                text,
+                "into fresh segments, filled with zeros first: {fresh:.0} records/s in bulk, {ratio:.2} of the steady state"
+            );
+        }
         if let Some(scan) = &self.scan {
             let _ = writeln!(text, "{scan}");
         }
@@ -205,6 +214,13 @@ impl Report {
             let _ = writeln!(text, "{crash}");
         }
         text
+    }
+
+    /// Records a second, and what part of the steady state's that is.
+    fn first_fill(&self) -> Option<(f64, f64)> {
+        let (fresh, ratios): (Vec<f64>, Vec<f64>) =
+            self.first_fill.iter().map(|&(fresh, steady)| (fresh, fresh / steady)).unzip();
+        (!fresh.is_empty()).then(|| (median(&fresh), median(&ratios)))
     }
 
     fn totals(&self) -> (u64, u64) {
@@ -246,6 +262,7 @@ impl Report {
             "record_bytes": self.record_bytes,
             "seconds": self.time.as_secs_f64(),
             "loads": rows,
+            "first_fill_of_steady_state": self.first_fill().map(|(_, ratio)| ratio),
             "scan": self.scan.as_ref().map(Scan::json),
             "crash": self.crash.as_ref().map(Crash::json),
             "notices": self.notices,
