@@ -420,6 +420,7 @@ pub struct Shard {
 }
 
 impl Shard {
+    #[inline]
     pub(crate) fn engine(&self) -> Result<&Arc<Engine>, ShardId> {
         self.log.engine(self.id).ok_or(self.id)
     }

@@ -45,6 +45,7 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Log::post`].
+    #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();
         let durability = write.durability.unwrap_or(Durability::Buffered);
