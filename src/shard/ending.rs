@@ -76,7 +76,7 @@ impl Engine {
         }
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
-        lock(&self.store)
+        self.store_soon()
             .close(end, &self.marks())
             .map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
     }

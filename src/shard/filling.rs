@@ -20,6 +20,9 @@ const HASTY_PIECE_BYTES: u64 = 1 << 20;
 /// do, and a slow log may become a fast one.
 const REST_MAX: u64 = 3;
 
+/// After so long it goes on without rests: what the keeper does every second waits for it.
+const LONG_NS: u64 = 500_000_000;
+
 /// How room is used up.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -63,20 +66,22 @@ impl<'a> Filling<'a> {
         if known.is_some_and(|ready| ready < self.last / 16) {
             return None;
         }
-        let may_rest = self.last > 0 && self.piece > 0 && !self.engine.segments_are_wanted();
-        if !may_rest {
-            self.piece = HASTY_PIECE_BYTES.min(left);
-            return Some(self.piece);
-        }
         let now = Look { ready: known.unwrap_or(before.ready), at_ns: self.engine.device.now() };
-        let until = runs_out_soonest(&self.looks, &now);
-        let rest = rest(until, now.at_ns.saturating_sub(before.at_ns), self.piece, left);
+        let took = now.at_ns.saturating_sub(before.at_ns);
+        // No rest before the first segment, nor before the first piece.
+        let may_rest = self.last > 0 && self.piece > 0 && !self.engine.space_is_wanted();
+        let long = now.at_ns.saturating_sub(start.at_ns) > LONG_NS;
+        let rest = if may_rest && !long { self.rest(&now, took, left) } else { 0 };
         if rest > 0 {
             std::thread::sleep(Duration::from_nanos(rest));
         }
-        self.looks[2] = Look { at_ns: self.engine.device.now(), ..now };
+        self.looks[2] = Look { at_ns: now.at_ns + rest, ..now };
         self.piece = if rest > 0 { PIECE_BYTES } else { HASTY_PIECE_BYTES }.min(left);
         Some(self.piece)
+    }
+
+    fn rest(&self, now: &Look, took: u64, left: u64) -> u64 {
+        rest(runs_out_soonest(&self.looks, now), took, self.piece, left)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The space that a shard takes: segments made ready, truncation at both ends, retention.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::Engine;
 use super::filling::Filling;
@@ -14,7 +14,7 @@ use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::options::Durability;
 use crate::position::Lsn;
-use crate::segment::{Segment, StoreView};
+use crate::segment::{Segment, ShardStore, StoreView};
 use crate::sync::lock;
 
 /// How much space a shard takes and keeps.
@@ -45,6 +45,8 @@ pub(super) struct Space {
     made_at: AtomicU64,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
+    /// Those who wait for the store.
+    waiting: AtomicU32,
 }
 
 impl Space {
@@ -58,6 +60,7 @@ impl Space {
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
             cutting: Mutex::new(()),
+            waiting: AtomicU32::new(0),
         }
     }
 }
@@ -86,9 +89,18 @@ impl Engine {
         }
     }
 
-    /// Whether another shard waits for whoever makes segments, or nobody else makes them.
-    pub(super) fn segments_are_wanted(&self) -> bool {
-        lock(&self.requests).as_ref().is_none_or(Requests::are_waiting)
+    /// Whether somebody waits for whoever makes a segment of this shard now, or nobody else would make it.
+    pub(super) fn space_is_wanted(&self) -> bool {
+        let waiting = self.space.waiting.load(Ordering::Relaxed) > 0;
+        waiting || lock(&self.requests).as_ref().is_none_or(Requests::are_waiting)
+    }
+
+    /// The store, for whoever does not make a segment, which may take a while.
+    pub(super) fn store_soon(&self) -> MutexGuard<'_, ShardStore> {
+        self.space.waiting.fetch_add(1, Ordering::Relaxed);
+        let store = lock(&self.store);
+        self.space.waiting.fetch_sub(1, Ordering::Relaxed);
+        store
     }
 
     /// Whether the next segment is waited for, and nobody but the caller would make it.
@@ -240,7 +252,7 @@ impl Engine {
         }
         let active = self.opener().active();
         let horizon = lsn.min(self.durable());
-        let mut store = lock(&self.store);
+        let mut store = self.store_soon();
         let result = store.truncate_before(horizon, active, &self.marks());
         self.publish_view(&store);
         drop(store);
@@ -277,7 +289,7 @@ impl Engine {
         self.gather(&mut core, now);
         self.publish(&mut core, now);
         let start = opener.end(&self.pool);
-        let mut store = lock(&self.store);
+        let mut store = self.store_soon();
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
         let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
             Ok(identity) => identity,
