@@ -3,12 +3,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::consumer::{self, Registry};
 use crate::notice::Notices;
-use crate::shard::{Engine, Requested};
+use crate::position::ShardId;
+use crate::shard::{Engine, Filled, Filling};
 use crate::tally;
 use crate::watch::{OnStuck, Stuck, Watch};
 
@@ -18,8 +19,16 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// How often the keeper looks at what nobody asks for.
 const KEEPER_EVERY: Duration = Duration::from_secs(1);
 
+/// A segment that is being made, a piece at a time, beside everything else.
+struct Making {
+    engine: Arc<Engine>,
+    filling: Filling,
+    due: Instant,
+}
+
 /// See the module.
 pub(crate) struct Keeper {
+    making: Vec<Making>,
     /// Shards whose device was told of as stuck, and has not answered since.
     stuck: Vec<bool>,
     watch: Option<Watch>,
@@ -38,6 +47,7 @@ impl Keeper {
         notices: &Arc<Notices>,
     ) -> Keeper {
         Keeper {
+            making: Vec::with_capacity(engines.len()),
             stuck: vec![false; engines.len()],
             watch,
             engines: engines.to_vec(),
@@ -48,22 +58,23 @@ impl Keeper {
     }
 
     /// Until everybody who could ask is gone.
-    pub(crate) fn run(&mut self, asked: &Requested) {
+    pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
         crate::sys::block_signals();
         let mut due = Instant::now() + KEEPER_EVERY;
         let watch_every = self.watch.as_ref().map(Watch::every);
         let mut watch_due = watch_every.map(|every| Instant::now() + every);
         loop {
-            let next = watch_due.map_or(due, |watch_due| due.min(watch_due));
-            match asked.next(next.saturating_duration_since(Instant::now())) {
-                Ok(shard) => {
-                    let engine = &self.engines[usize::from(shard.0)];
-                    engine.retain(); // First: what is given up is what the next segment is made of.
-                    engine.make_segment();
-                }
+            let making = self.making.iter().map(|making| making.due);
+            let next = making.chain(watch_due).fold(due, Instant::min);
+            match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(shard) => self.begin_making(shard),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.making.drain(..).for_each(|making| making.engine.end_segment(making.filling));
+                    return;
+                }
             }
+            self.go_on_making();
             if watch_due.is_some_and(|due| Instant::now() >= due) {
                 self.watch_device();
                 watch_due = watch_every.map(|every| Instant::now() + every);
@@ -71,6 +82,36 @@ impl Keeper {
             if Instant::now() >= due {
                 self.look_around();
                 due = Instant::now() + KEEPER_EVERY;
+            }
+        }
+    }
+
+    fn begin_making(&mut self, shard: ShardId) {
+        let engine = &self.engines[usize::from(shard.0)];
+        engine.retain(); // First: what is given up is what the next segment is made of.
+        if let Some(filling) = engine.begin_segment() {
+            self.making.push(Making { engine: engine.clone(), filling, due: Instant::now() });
+        }
+    }
+
+    /// A piece of each segment that is due.
+    fn go_on_making(&mut self) {
+        let mut index = 0;
+        while index < self.making.len() {
+            let making = &mut self.making[index];
+            if making.due > Instant::now() {
+                index += 1;
+                continue;
+            }
+            match making.engine.fill_segment(&mut making.filling) {
+                Filled::After(nanos) => {
+                    making.due = Instant::now() + Duration::from_nanos(nanos);
+                    index += 1;
+                }
+                Filled::Enough => {
+                    let Making { engine, filling, .. } = self.making.swap_remove(index);
+                    engine.end_segment(filling);
+                }
             }
         }
     }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 fn sources(folder: &str) -> Vec<(String, String)> {
     fn walk(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
-            if entry.is_dir() {
+            // What was built stands beside its package.
+            if entry.is_dir() && entry.ends_with("target") {
+                continue;
+            } else if entry.is_dir() {
                 walk(&entry, found);
             } else if entry.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
                 found.push(entry);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::SyncSender;
 
 use super::at;
 use super::judge::Judged;
@@ -11,8 +12,9 @@ use crate::error::OpenError;
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, Tuning};
 use crate::pool::Pool;
+use crate::position::ShardId;
 use crate::segment::ShardStore;
-use crate::shard::{Engine, EngineSetup, Requests};
+use crate::shard::{Engine, EngineSetup};
 
 /// Makes engines of judged shards.
 pub(super) struct Builder<'a> {
@@ -21,7 +23,7 @@ pub(super) struct Builder<'a> {
     pub device: &'a Arc<dyn Device>,
     pub lock: &'a Arc<dyn Lock>,
     pub clock: Arc<AtomicU64>,
-    pub requests: Option<Requests>,
+    pub keeper: Option<SyncSender<ShardId>>,
     pub notices: &'a Arc<Notices>,
     /// The driver that the first shard got; the others get the same.
     pub driver: Option<Driver>,
@@ -84,7 +86,7 @@ impl Builder<'_> {
             wake,
             lock: self.lock.clone(),
             notices: self.notices.clone(),
-            requests: self.requests.clone(),
+            keeper: self.keeper.clone(),
         }))
     }
 

@@ -11,6 +11,7 @@ mod report;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use build::{Builder, committer_config, sync_method};
@@ -26,9 +27,10 @@ use crate::log::Inner;
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::owner::take_lock;
+use crate::position::ShardId;
 use crate::router::Router;
 use crate::segment::ManifestError;
-use crate::shard::{Holds, Requested, Turner, requests};
+use crate::shard::{Holds, Turner};
 use crate::tally;
 
 fn shard_folder(shard: u16) -> String {
@@ -100,8 +102,9 @@ fn open_locked(
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
         judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
     })?;
-    let (requests, asked) = requests(config.shards);
-    let requests = device.threaded().then_some(requests);
+    // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
+    let (keeper, asked) = sync_channel(usize::from(config.shards));
+    let keeper = device.threaded().then_some(keeper);
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
@@ -117,7 +120,7 @@ fn open_locked(
         device: &device,
         lock: &lock,
         clock,
-        requests,
+        keeper,
         notices: &notices,
         driver: None,
         read_only,
@@ -171,7 +174,7 @@ fn open_locked(
     Ok(inner)
 }
 
-fn start_threads(inner: &Inner, asked: Requested) -> io::Result<()> {
+fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
     if !inner.device.threaded() {
         return Ok(());
     }

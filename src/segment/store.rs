@@ -1,13 +1,14 @@
 //! What a shard has on disk, and every change to it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
 use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
+use crate::sync::lock;
 
 const PREFIX: &str = "shard";
 
@@ -44,6 +45,44 @@ impl Segment {
 
     pub(crate) fn contains(&self, lsn: Lsn) -> bool {
         (self.base()..self.end()).contains(&lsn)
+    }
+}
+
+/// A segment in the making: its file, which no manifest lists yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    number: u32,
+    pub bytes: u64,
+    file: Arc<dyn File>,
+    /// Of a new file whose blocks are to be written once before they are used: then a synced write finds extents that
+    /// need not be converted.
+    zeros: Option<Arc<AlignedBuffer>>,
+}
+
+/// Zeros to fill with, the same for all who fill at the same time, which may be as many as there are shards.
+fn zeros() -> io::Result<Arc<AlignedBuffer>> {
+    static SHARED: Mutex<Weak<AlignedBuffer>> = Mutex::new(Weak::new());
+    let mut shared = lock(&SHARED);
+    if let Some(zeros) = shared.upgrade() {
+        return Ok(zeros);
+    }
+    let zeros = Arc::new(AlignedBuffer::zeroed(FILL_BYTES as usize)?);
+    *shared = Arc::downgrade(&zeros);
+    Ok(zeros)
+}
+
+impl Draft {
+    /// Whether it is better for being filled.
+    pub(crate) fn wants_filling(&self) -> bool {
+        self.zeros.is_some()
+    }
+
+    /// Writes at most `bytes` zeros at `offset`, and says how many. Under no lock.
+    pub(crate) fn fill(&self, offset: u64, bytes: u64) -> io::Result<u64> {
+        let Some(zeros) = &self.zeros else { return Ok(0) };
+        let length = bytes.min(zeros.len() as u64).min(self.bytes - offset);
+        self.file.write_at(&zeros[..length as usize], offset, false)?;
+        Ok(length)
     }
 }
 
@@ -310,72 +349,31 @@ impl ShardStore {
         self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
     }
 
-    /// Lists a new segment behind the last one, of at least `bytes`, and returns it.
+    /// The file of a new segment of at least `bytes`, which is not listed yet.
     ///
-    /// A spare that is large enough is taken first: its extents are written already. A new file is
-    /// filled with zeros, which is as good: of how many bytes that are filled of how many, `pace` says how many to
-    /// fill next, or that the rest must do as it is.
-    pub(crate) fn add_segment(
-        &mut self,
-        bytes: u64,
-        from: Lsn,
-        marks: impl Fn() -> Marks,
-        pace: impl FnMut(u64, u64) -> Option<u64>,
-    ) -> io::Result<Arc<Segment>> {
+    /// A spare that is large enough is taken first: its extents are written already.
+    pub(crate) fn draft(&mut self, bytes: u64) -> io::Result<Draft> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
         self.collect_retired();
-        let base = self.segments.last().map_or(from, |last| last.end().max(from));
-        let mut next_file = self.manifest.next_file;
-        let spare =
-            self.spares.iter().position(|&(_, spare)| spare >= bytes && spare <= bytes.saturating_mul(4));
-        let (number, bytes) = match spare {
-            Some(index) => self.spares.swap_remove(index),
-            None => {
-                next_file += 1;
-                (next_file - 1, bytes)
-            }
-        };
-        let made = if spare.is_some() {
-            self.directory.open(&segment_name(number))
-        } else {
-            self.make_file(number, bytes, pace)
-        };
-        // Its name and size are durable before the manifest that lists it.
-        let file = made.and_then(|file| {
-            file.sync()?;
-            self.directory.sync()?;
-            Ok(file)
-        });
-        let file = match file {
-            Ok(file) => file,
-            Err(error) => {
-                // A file half made is a spare of no use: give its space back.
+        let fits = |&(_, spare): &(u32, u64)| spare >= bytes && spare <= bytes.saturating_mul(4);
+        if let Some(index) = self.spares.iter().position(fits) {
+            let (number, bytes) = self.spares.swap_remove(index);
+            let file = self.directory.open(&segment_name(number));
+            return file.map(|file| Draft { number, bytes, file, zeros: None }).inspect_err(|_| {
+                // Of no use: give its space back.
                 let _ = self.directory.remove(&segment_name(number));
-                self.manifest.next_file = next_file;
-                return Err(error);
-            }
-        };
-        let row = SegmentRow { base: base.0, bytes, file: number, reserved: 0 };
-        let mut next = self.renewed(&marks());
-        next.next_file = next_file;
-        next.segments.push(row);
-        if let Err(error) = self.commit(next) {
-            self.spares.push((number, bytes));
-            self.manifest.next_file = next_file;
-            return Err(error);
+            });
         }
-        let segment = Arc::new(Segment { row, file });
-        self.segments.push(segment.clone());
-        Ok(segment)
+        // Taken, whatever becomes of it: the next manifest says so.
+        let number = self.manifest.next_file;
+        self.manifest.next_file += 1;
+        self.make_file(number, bytes).inspect_err(|_| {
+            let _ = self.directory.remove(&segment_name(number));
+        })
     }
 
-    fn make_file(
-        &self,
-        number: u32,
-        bytes: u64,
-        mut pace: impl FnMut(u64, u64) -> Option<u64>,
-    ) -> io::Result<Arc<dyn File>> {
+    fn make_file(&self, number: u32, bytes: u64) -> io::Result<Draft> {
         let name = segment_name(number);
         let file = match self.directory.create(&name) {
             // Left by a crash between making and listing.
@@ -386,17 +384,36 @@ impl ShardStore {
             made => made?,
         };
         file.allocate(bytes)?;
-        if self.directory.capabilities().direct {
-            let zeros = AlignedBuffer::zeroed(FILL_BYTES.min(bytes) as usize)?;
-            let mut filled = 0;
-            while filled < bytes {
-                let Some(length) = pace(filled, bytes) else { break };
-                let length = length.min(FILL_BYTES).min(bytes - filled);
-                file.write_at(&zeros[..length as usize], filled, false)?;
-                filled += length;
-            }
+        let fills = self.directory.capabilities().direct;
+        let zeros = fills.then(zeros).transpose()?;
+        Ok(Draft { number, bytes, file, zeros })
+    }
+
+    /// Lists a draft behind the last segment, or at `from` if that is above it, and returns it.
+    pub(crate) fn list(&mut self, draft: Draft, from: Lsn, marks: &Marks) -> io::Result<Arc<Segment>> {
+        let Draft { number, bytes, file, .. } = draft;
+        // Its name and size are durable before the manifest that lists it.
+        let durable = file.sync().and_then(|()| self.directory.sync());
+        if let Err(error) = durable {
+            let _ = self.directory.remove(&segment_name(number));
+            return Err(error);
         }
-        Ok(file)
+        let base = self.segments.last().map_or(from, |last| last.end().max(from));
+        let row = SegmentRow { base: base.0, bytes, file: number, reserved: 0 };
+        let mut next = self.renewed(marks);
+        next.segments.push(row);
+        if let Err(error) = self.commit(next) {
+            self.spares.push((number, bytes));
+            return Err(error);
+        }
+        let segment = Arc::new(Segment { row, file });
+        self.segments.push(segment.clone());
+        Ok(segment)
+    }
+
+    /// Gives back the space of a draft that could not be filled.
+    pub(crate) fn discard(&self, draft: &Draft) {
+        let _ = self.directory.remove(&segment_name(draft.number));
     }
 
     /// Makes everything below `horizon` unreachable, durably, and frees the segments below it.

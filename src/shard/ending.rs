@@ -57,7 +57,7 @@ impl Engine {
         self.sync_asked.fetch_max(last, Ordering::SeqCst);
         self.closing.store(true, Ordering::SeqCst);
         self.prod();
-        lock(&self.requests).take();
+        lock(&self.keeper).take();
     }
 
     /// Drops the queue, which waits for what is still in flight.
@@ -76,7 +76,7 @@ impl Engine {
         }
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
-        self.store_soon()
+        lock(&self.store)
             .close(end, &self.marks())
             .map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
     }

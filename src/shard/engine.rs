@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::nudge::Nudge;
 use super::opener::Opener;
-use super::requests::Requests;
 use super::space::{Space, SpaceConfig};
 use super::turn::Core;
 use super::waiters::Waiters;
@@ -96,7 +95,7 @@ pub(crate) struct EngineSetup {
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
-    pub requests: Option<Requests>,
+    pub keeper: Option<std::sync::mpsc::SyncSender<ShardId>>,
 }
 
 /// See the module.
@@ -135,7 +134,7 @@ pub(crate) struct Engine {
     view: RwLock<Arc<StoreView>>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
-    pub(super) requests: Mutex<Option<Requests>>,
+    pub(super) keeper: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
     pub(super) one_block_bytes: usize,
@@ -208,7 +207,7 @@ impl Engine {
             store: Mutex::new(setup.store),
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
-            requests: Mutex::new(setup.requests),
+            keeper: Mutex::new(setup.keeper),
             space: Space::new(setup.space),
             one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
                 as usize)
@@ -486,11 +485,6 @@ impl Engine {
     pub(crate) fn is_ended(&self) -> bool {
         // In a forked child nothing comes any more.
         self.failure.get().is_some() || self.ended.load(Ordering::SeqCst) || !crate::sys::is_owner()
-    }
-
-    /// Whether it ends, or will as soon as everything is durable.
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::SeqCst) || self.is_ended()
     }
 
     /// The log is closed: those who follow it come to an end.

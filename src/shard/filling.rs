@@ -5,10 +5,11 @@
 //! a piece at a time, with rests as long as the room in use will last, it is hardly felt. Whoever fills up segments
 //! quickly gets no rests.
 
-use std::time::Duration;
+use std::io;
+use std::sync::Arc;
 
-use super::Engine;
-use super::opener::Opener;
+use crate::position::Lsn;
+use crate::segment::{Draft, Marks, Segment, ShardStore};
 
 /// What is filled at a time where there is time.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -16,95 +17,116 @@ const PIECE_BYTES: u64 = 256 << 10;
 /// The same where there is none.
 const HASTY_PIECE_BYTES: u64 = 1 << 20;
 
-/// The device is left alone for at most so many times as long as the last piece took: the keeper has other things to
-/// do, and a slow log may become a fast one.
-const REST_MAX: u64 = 3;
-
-/// After so long it goes on without rests: what the keeper does every second waits for it.
-const LONG_NS: u64 = 500_000_000;
+/// No rest is longer: a slow log may become a fast one, whose producers then wait for the rest to end.
+const REST_NS_MAX: u64 = 5_000_000;
 
 /// How room is used up.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+pub(super) struct Look {
     /// Bytes that are ready behind the last block.
-    ready: u64,
-    at_ns: u64,
+    pub ready: u64,
+    pub at_ns: u64,
 }
 
-/// A segment that is being filled.
-pub(super) struct Filling<'a> {
-    engine: &'a Engine,
-    /// Bytes of the segment in use.
+/// A segment that is being made.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    draft: Draft,
+    filled: u64,
+    /// Bytes of the segment in use; 0 before the first one.
     last: u64,
     /// When that was made, at the start of the fill, and the last time.
     looks: [Look; 3],
     piece: u64,
+    error: Option<io::Error>,
 }
 
-impl<'a> Filling<'a> {
-    /// Of the segment behind one of `last` bytes, made at `made_at`, of which `ready` are left.
-    pub(super) fn new(engine: &'a Engine, ready: u64, last: u64, made_at: u64, now: u64) -> Filling<'a> {
-        let start = Look { ready, at_ns: now };
-        Filling { engine, last, looks: [Look { ready: last, at_ns: made_at }, start, start], piece: 0 }
+/// What to do with a segment that is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// Go on after so many nanoseconds.
+    After(u64),
+    /// It is as ready as it is going to be.
+    Enough,
+}
+
+impl Filling {
+    /// Of the segment behind one of `last` bytes, made at `made_at`.
+    pub(super) fn new(draft: Draft, last: u64, made_at: u64, start: Look) -> Filling {
+        let made = Look { ready: last, at_ns: made_at };
+        Filling { draft, filled: 0, last, looks: [made, start, start], piece: HASTY_PIECE_BYTES, error: None }
     }
 
-    /// How many bytes to fill next, after a rest; `None` if somebody waits for the segment, or will soon: then
-    /// space that is merely allocated must do.
-    pub(super) fn next(&mut self, filled: u64, of: u64) -> Option<u64> {
-        let [_, start, before] = self.looks;
-        let left = of - filled;
-        if self.last > 0 && start.ready == 0 || self.engine.is_closing() {
-            return None;
+    /// Bytes that were ready when something was last seen of them.
+    pub(super) fn ready(&self) -> u64 {
+        self.looks[2].ready
+    }
+
+    /// Fills a piece, unless somebody waits for the segment or will soon: then space that is merely allocated must do.
+    /// `look` gives what is ready and the time, before and after it.
+    pub(super) fn go_on(&mut self, look: impl Fn() -> Look) -> Filled {
+        let before = look();
+        let hurry = self.last > 0 && before.ready < (self.last / 16).max(1);
+        let left = self.draft.bytes - self.filled;
+        if hurry || left == 0 || !self.draft.wants_filling() {
+            return Filled::Enough;
         }
-        // Not known while somebody else opens a block: then the next look tells.
-        let known = self
-            .engine
-            .opener
-            .try_lock()
-            .ok()
-            .map(|opener: std::sync::MutexGuard<'_, Opener>| opener.bytes_ready(&self.engine.pool).0);
-        if known.is_some_and(|ready| ready < self.last / 16) {
-            return None;
-        }
-        let now = Look { ready: known.unwrap_or(before.ready), at_ns: self.engine.device.now() };
+        let length = match self.draft.fill(self.filled, self.piece) {
+            Ok(length) => length,
+            Err(error) => {
+                self.error = Some(error);
+                return Filled::Enough;
+            }
+        };
+        self.filled += length;
+        let now = look();
+        let until = runs_low_soonest(&self.looks, &now, self.last / 4);
+        self.looks[2] = now;
+        // Nobody appends before the first segment is there.
+        let may_rest = self.last > 0;
         let took = now.at_ns.saturating_sub(before.at_ns);
-        // No rest before the first segment, nor before the first piece.
-        let may_rest = self.last > 0 && self.piece > 0 && !self.engine.space_is_wanted();
-        let long = now.at_ns.saturating_sub(start.at_ns) > LONG_NS;
-        let rest = if may_rest && !long { self.rest(&now, took, left) } else { 0 };
-        if rest > 0 {
-            std::thread::sleep(Duration::from_nanos(rest));
-        }
-        self.looks[2] = Look { at_ns: now.at_ns + rest, ..now };
-        self.piece = if rest > 0 { PIECE_BYTES } else { HASTY_PIECE_BYTES }.min(left);
-        Some(self.piece)
+        let rest = if may_rest { rest(until, took, length, left - length) } else { 0 };
+        self.piece = if rest > 0 { PIECE_BYTES } else { HASTY_PIECE_BYTES };
+        Filled::After(rest)
     }
 
-    fn rest(&self, now: &Look, took: u64, left: u64) -> u64 {
-        rest(runs_out_soonest(&self.looks, now), took, self.piece, left)
+    /// Lists the segment, or gives its space back if it could not be filled.
+    pub(super) fn finish(
+        self,
+        store: &mut ShardStore,
+        from: Lsn,
+        marks: impl Fn() -> Marks,
+    ) -> io::Result<Arc<Segment>> {
+        match self.error {
+            None => store.list(self.draft, from, &marks()),
+            Some(error) => {
+                store.discard(&self.draft);
+                Err(error)
+            }
+        }
     }
 }
 
-/// Nanoseconds until nothing is ready any more, at the highest of the paces since several looks.
-fn runs_out_soonest(looks: &[Look], now: &Look) -> u64 {
-    looks.iter().map(|look| runs_out_in(look, now)).min().unwrap_or(u64::MAX)
+/// Nanoseconds until no more than `reserve` is ready, at the highest of the paces since several looks.
+fn runs_low_soonest(looks: &[Look], now: &Look, reserve: u64) -> u64 {
+    looks.iter().map(|look| runs_low_in(look, now, reserve)).min().unwrap_or(u64::MAX)
 }
 
 /// The same, at the pace between two looks.
-fn runs_out_in(before: &Look, now: &Look) -> u64 {
+fn runs_low_in(before: &Look, now: &Look, reserve: u64) -> u64 {
     let used = before.ready.saturating_sub(now.ready);
     let time = now.at_ns.saturating_sub(before.at_ns);
     if used == 0 {
         return u64::MAX;
     }
-    u64::try_from(u128::from(now.ready) * u128::from(time) / u128::from(used)).unwrap_or(u64::MAX)
+    let room = now.ready.saturating_sub(reserve);
+    u64::try_from(u128::from(room) * u128::from(time) / u128::from(used)).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds to rest after a piece that took `took`, with so many bytes left to fill and the room in use lasting
-/// for `until`: as long as the fill is over in half of that.
+/// Nanoseconds to rest after a piece that took `took`, with so many bytes left to fill in a time of `until`.
 fn rest(until: u64, took: u64, piece: u64, left: u64) -> u64 {
-    let share = u128::from(until / 2) * u128::from(piece) / u128::from(left.max(piece).max(1));
-    u64::try_from(share).unwrap_or(u64::MAX).saturating_sub(took).min(took.saturating_mul(REST_MAX))
+    let share = u128::from(until) * u128::from(piece) / u128::from(left.max(piece).max(1));
+    u64::try_from(share).unwrap_or(u64::MAX).saturating_sub(took).min(REST_NS_MAX)
 }
 
 #[cfg(test)]
@@ -133,8 +155,8 @@ mod tests {
                 if now.ready < bytes / 16 {
                     break;
                 }
-                let rest = rest(runs_out_soonest(&looks, &now), piece_ns, PIECE_BYTES, left);
-                assert!(rest <= piece_ns * REST_MAX);
+                let rest = rest(runs_low_soonest(&looks, &now, bytes / 4), piece_ns, PIECE_BYTES, left);
+                assert!(rest <= REST_NS_MAX);
                 rested += u64::from(rest > 0);
                 looks[1] = look(now.at_ns + rest);
             }
@@ -152,10 +174,10 @@ mod tests {
 
     #[test]
     fn where_nobody_appends_it_takes_its_time_and_no_more() {
-        assert_eq!(rest(u64::MAX, 100, 1, 1_000), 100 * REST_MAX);
+        assert_eq!(rest(u64::MAX, 100, 1, 1_000), REST_NS_MAX);
         assert_eq!(rest(0, 100, 1, 1_000), 0);
         let look = Look { ready: 10, at_ns: 5 };
-        assert_eq!(runs_out_in(&look, &look), u64::MAX);
-        assert_eq!(runs_out_in(&Look { ready: 30, at_ns: 5 }, &Look { ready: 10, at_ns: 25 }), 10);
+        assert_eq!(runs_low_in(&look, &look, 0), u64::MAX);
+        assert_eq!(runs_low_in(&Look { ready: 30, at_ns: 5 }, &Look { ready: 12, at_ns: 23 }, 2), 10);
     }
 }

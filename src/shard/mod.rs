@@ -20,7 +20,6 @@ mod nudge;
 mod opener;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
-mod requests;
 mod space;
 mod turn;
 mod turner;
@@ -34,8 +33,8 @@ pub use driven::ShardDriver;
 #[cfg(feature = "tokio-uring")]
 use driven::drives;
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
+pub(crate) use filling::{Filled, Filling};
 pub(crate) use hold::{Hold, Holds};
-pub(crate) use requests::{Requested, Requests, requests};
 pub(crate) use space::SpaceConfig;
 pub(crate) use turner::{Ended, Turner};
 pub(crate) use waiters::{Registration, Waiters};

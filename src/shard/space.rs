@@ -1,20 +1,19 @@
 //! The space that a shard takes: segments made ready, truncation at both ends, retention.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::engine::Engine;
-use super::filling::Filling;
+use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
-use super::requests::Requests;
 use crate::admission;
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::options::Durability;
 use crate::position::Lsn;
-use crate::segment::{Segment, ShardStore, StoreView};
+use crate::segment::{Segment, StoreView};
 use crate::sync::lock;
 
 /// How much space a shard takes and keeps.
@@ -45,8 +44,6 @@ pub(super) struct Space {
     made_at: AtomicU64,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
-    /// Those who wait for the store.
-    waiting: AtomicU32,
 }
 
 impl Space {
@@ -60,7 +57,6 @@ impl Space {
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
             cutting: Mutex::new(()),
-            waiting: AtomicU32::new(0),
         }
     }
 }
@@ -84,23 +80,10 @@ impl Engine {
         if self.space.asked.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Some(requests) = &*lock(&self.requests) {
-            requests.ask(self.id);
+        if let Some(keeper) = &*lock(&self.keeper) {
+            // A keeper that is gone belongs to a log that is closed.
+            let _ = keeper.try_send(self.id);
         }
-    }
-
-    /// Whether somebody waits for whoever makes a segment of this shard now, or nobody else would make it.
-    pub(super) fn space_is_wanted(&self) -> bool {
-        let waiting = self.space.waiting.load(Ordering::Relaxed) > 0;
-        waiting || lock(&self.requests).as_ref().is_none_or(Requests::are_waiting)
-    }
-
-    /// The store, for whoever does not make a segment, which may take a while.
-    pub(super) fn store_soon(&self) -> MutexGuard<'_, ShardStore> {
-        self.space.waiting.fetch_add(1, Ordering::Relaxed);
-        let store = lock(&self.store);
-        self.space.waiting.fetch_sub(1, Ordering::Relaxed);
-        store
     }
 
     /// Whether the next segment is waited for, and nobody but the caller would make it.
@@ -115,45 +98,77 @@ impl Engine {
         }
     }
 
-    /// Makes the next segment ready. Called by the keeper, or where there are no threads by whoever
-    /// waits for it.
+    /// Makes the next segment ready without a rest. Called where there are no threads by whoever waits for it.
     pub(crate) fn make_segment(&self) {
+        let Some(mut filling) = self.begin_segment() else { return };
+        while let Filled::After(_) = self.fill_segment(&mut filling) {}
+        self.end_segment(filling);
+    }
+
+    /// Begins the next segment. What is given goes on by [`fill_segment`](Engine::fill_segment) and ends by
+    /// [`end_segment`](Engine::end_segment); nothing if that failed, which whoever waits is told.
+    pub(crate) fn begin_segment(&self) -> Option<Filling> {
         let need = self.space.need.swap(0, Ordering::SeqCst);
-        let (ready, last, from) = {
-            let opener = self.opener();
-            let (ready, last) = opener.bytes_ready(&self.pool);
-            (ready, last, opener.end(&self.pool))
-        };
+        let (ready, last) = self.opener().bytes_ready(&self.pool);
         let now = self.device.now();
         let bytes = self.next_segment_bytes(last, now).max(need).next_multiple_of(GRANULE);
+        let draft = {
+            let mut store = lock(&self.store);
+            store.draft(bytes).map_err(|error| self.tell_segment_error(error))
+        };
+        let made_at = self.space.made_at.load(Ordering::Relaxed);
+        match draft {
+            Ok(draft) => Some(Filling::new(draft, last, made_at, Look { ready, at_ns: now })),
+            Err(()) => {
+                self.segment_settled();
+                None
+            }
+        }
+    }
+
+    /// Fills a piece of a segment, under no lock. An error shows when it ends.
+    pub(crate) fn fill_segment(&self, filling: &mut Filling) -> Filled {
+        if self.closing.load(Ordering::SeqCst) || self.is_ended() {
+            return Filled::Enough;
+        }
+        let seen = filling.ready();
+        // Not known while somebody else opens a block: then the next look tells.
+        let ready = || self.opener.try_lock().map_or(seen, |opener| opener.bytes_ready(&self.pool).0);
+        filling.go_on(|| Look { ready: ready(), at_ns: self.device.now() })
+    }
+
+    /// Lists the segment, and lets producers in.
+    pub(crate) fn end_segment(&self, filling: Filling) {
+        let from = self.opener().end(&self.pool);
         let made = {
             let mut store = lock(&self.store);
-            let mut filling =
-                Filling::new(self, ready, last, self.space.made_at.load(Ordering::Relaxed), now);
-            match store.add_segment(bytes, from, || self.marks(), |filled, of| filling.next(filled, of)) {
-                Ok(segment) => {
-                    self.publish_view(&store);
-                    Some(segment)
-                }
-                Err(error) => {
-                    // Under the lock of the store: whoever gives up space next takes the error back (`retry_segment`),
-                    // and it must not be told after that.
-                    *lock(&self.space.error) = Some(Arc::new(error));
-                    self.space.error_set.store(true, Ordering::SeqCst);
-                    None
-                }
+            let made = filling.finish(&mut store, from, || self.marks());
+            if made.is_ok() {
+                self.publish_view(&store);
             }
+            made.map_err(|error| self.tell_segment_error(error))
         };
-        if let Some(segment) = made {
+        if let Ok(segment) = made {
             self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
             self.opener().add_segment(segment);
             self.space.error_set.store(false, Ordering::SeqCst);
-            self.space.made_at.store(now, Ordering::Relaxed);
+            self.space.made_at.store(self.device.now(), Ordering::Relaxed);
             self.space.came.store(true, Ordering::SeqCst);
             self.prod();
         }
+        self.segment_settled();
+    }
+
+    /// Called under the lock of the store: whoever gives up space next takes the error back (`retry_segment`), and it
+    /// must not be told after that.
+    fn tell_segment_error(&self, error: io::Error) {
+        *lock(&self.space.error) = Some(Arc::new(error));
+        self.space.error_set.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there is room now or an error to tell: everybody who waits looks again.
+    fn segment_settled(&self) {
         self.space.asked.store(false, Ordering::SeqCst);
-        // Whether there is room now or an error to tell: everybody who waits looks again.
         admission::wake(self.admission.call_all());
     }
 
@@ -252,7 +267,7 @@ impl Engine {
         }
         let active = self.opener().active();
         let horizon = lsn.min(self.durable());
-        let mut store = self.store_soon();
+        let mut store = lock(&self.store);
         let result = store.truncate_before(horizon, active, &self.marks());
         self.publish_view(&store);
         drop(store);
@@ -289,7 +304,7 @@ impl Engine {
         self.gather(&mut core, now);
         self.publish(&mut core, now);
         let start = opener.end(&self.pool);
-        let mut store = self.store_soon();
+        let mut store = lock(&self.store);
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
         let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
             Ok(identity) => identity,
