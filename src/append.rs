@@ -210,30 +210,14 @@ impl<'a> State<'a> {
         context: &mut Context<'_>,
         positions: Positions<'_>,
     ) -> Poll<Result<Position, AppendError>> {
-        if let State::Accepted(commit) = self {
-            commit.announce();
-            let outcome = std::task::ready!(Pin::new(commit).poll(context));
-            *self = State::told(outcome.clone());
-            return Poll::Ready(outcome);
-        }
-        self.poll_slowly(context, positions)
-    }
-
-    /// It has not been accepted yet, or is over.
-    fn poll_slowly(
-        &mut self,
-        context: &mut Context<'_>,
-        positions: Positions<'_>,
-    ) -> Poll<Result<Position, AppendError>> {
-        if self.poll_admitted(context, positions).is_pending() {
+        // What was accepted, as nearly everything is, goes to its commit at once.
+        if !matches!(self, State::Accepted(_)) && self.poll_admitted(context, positions).is_pending() {
             return Poll::Pending;
         }
         if let State::Accepted(commit) = self {
             commit.announce();
-            match Pin::new(commit).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(outcome) => *self = State::told(outcome),
-            }
+            let outcome = std::task::ready!(Pin::new(commit).poll(context));
+            *self = State::told(outcome);
         }
         Poll::Ready(self.outcome())
     }

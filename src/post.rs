@@ -1,10 +1,11 @@
 //! Records that nobody waits for.
 
+use crate::append::Append;
 use crate::error::AppendError;
 use crate::log::{Log, Shard};
 use crate::options::Durability;
 use crate::position::Position;
-use crate::shard::Manner;
+use crate::shard::{Engine, Manner};
 use crate::write::Write;
 
 impl Log {
@@ -26,16 +27,14 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// As of [`append`](Log::append); on an error the record was not accepted.
+    /// See [`AppendError`]; on an error the record was not accepted. [`AppendError::OwnThread`] where there is no room
+    /// and this thread drives the log itself.
     #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();
-        let durability = write.durability.unwrap_or(Durability::Buffered);
-        let manner = Manner::following(write.priority, durability);
-        // No handle, hence nothing to count and nothing to move.
-        match self.engine_for(&write.key).accept(&write.key, &write.payload, manner) {
-            Some(placed) => Ok(placed.position),
-            None => waited(self.append(write.durability(durability))),
+        match at_once(self.engine_for(&write.key), &write) {
+            Some(position) => Ok(position),
+            None => waited(|write| self.append(write), write),
         }
     }
 }
@@ -48,18 +47,30 @@ impl Shard {
     #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();
-        let durability = write.durability.unwrap_or(Durability::Buffered);
-        let manner = Manner::following(write.priority, durability);
-        let accepted = self.engine().ok().and_then(|it| it.accept(&write.key, &write.payload, manner));
-        match accepted {
-            Some(placed) => Ok(placed.position),
-            None => waited(self.append(write.durability(durability))),
+        match self.engine().ok().and_then(|engine| at_once(engine, &write)) {
+            Some(position) => Ok(position),
+            None => waited(|write| self.append(write), write),
         }
     }
 }
 
+fn durability(write: &Write<'_>) -> Durability {
+    write.durability.unwrap_or(Durability::Buffered)
+}
+
+/// The quick way: no handle, hence nothing to count and nothing to move.
+#[inline(always)]
+fn at_once(engine: &Engine, write: &Write<'_>) -> Option<Position> {
+    let manner = Manner::following(write.priority, durability(write));
+    engine.accept(&write.key, &write.payload, manner).map(|placed| placed.position)
+}
+
 /// The slow way, which waits for room or tells why there is none.
 #[cold]
-fn waited(append: crate::Append<'_>) -> Result<Position, AppendError> {
-    append.admitted().wait().map(|commit| commit.position())
+fn waited<'a>(
+    append: impl FnOnce(Write<'a>) -> Append<'a>,
+    write: Write<'a>,
+) -> Result<Position, AppendError> {
+    let durability = durability(&write);
+    append(write.durability(durability)).admitted().wait().map(|commit| commit.position())
 }

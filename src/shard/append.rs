@@ -193,7 +193,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn put_one(&self, key: &[u8], payload: &[u8], manner: Manner) -> Result<Placed, Refused> {
+    fn put_one(&self, key: &[u8], payload: &[u8], manner: Manner) -> Result<Placed, Refused> {
         let body = key.len() + payload.len();
         if self.fits(key, body) {
             return self.put_body(key, body, [key, payload], manner);

@@ -32,6 +32,8 @@ pub(super) struct Look {
 #[derive(Debug)]
 pub(crate) struct Filling {
     draft: Draft,
+    /// How often space had been given up when it began.
+    pub(super) given_up: u64,
     filled: u64,
     /// Bytes of the segment in use; 0 before the first one.
     last: u64,
@@ -52,9 +54,17 @@ pub(crate) enum Filled {
 
 impl Filling {
     /// Of the segment behind one of `last` bytes, made at `made_at`.
-    pub(super) fn new(draft: Draft, last: u64, made_at: u64, start: Look) -> Filling {
+    pub(super) fn new(draft: Draft, last: u64, made_at: u64, given_up: u64, start: Look) -> Filling {
         let made = Look { ready: last, at_ns: made_at };
-        Filling { draft, filled: 0, last, looks: [made, start, start], piece: HASTY_PIECE_BYTES, error: None }
+        Filling {
+            draft,
+            given_up,
+            filled: 0,
+            last,
+            looks: [made, start, start],
+            piece: HASTY_PIECE_BYTES,
+            error: None,
+        }
     }
 
     /// Bytes that were ready when something was last seen of them.

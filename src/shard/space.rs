@@ -44,6 +44,8 @@ pub(super) struct Space {
     made_at: AtomicU64,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
+    /// How often space was given up, under the lock of the store.
+    given_up: AtomicU64,
 }
 
 impl Space {
@@ -57,6 +59,7 @@ impl Space {
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
             cutting: Mutex::new(()),
+            given_up: AtomicU64::new(0),
         }
     }
 }
@@ -112,13 +115,14 @@ impl Engine {
         let (ready, last) = self.opener().bytes_ready(&self.pool);
         let now = self.device.now();
         let bytes = self.next_segment_bytes(last, now).max(need).next_multiple_of(GRANULE);
+        let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
             store.draft(bytes).map_err(|error| self.tell_segment_error(error))
         };
         let made_at = self.space.made_at.load(Ordering::Relaxed);
         match draft {
-            Ok(draft) => Some(Filling::new(draft, last, made_at, Look { ready, at_ns: now })),
+            Ok(draft) => Some(Filling::new(draft, last, made_at, given_up, Look { ready, at_ns: now })),
             Err(()) => {
                 self.segment_settled();
                 None
@@ -140,13 +144,19 @@ impl Engine {
     /// Lists the segment, and lets producers in.
     pub(crate) fn end_segment(&self, filling: Filling) {
         let from = self.opener().end(&self.pool);
+        let given_up = filling.given_up;
         let made = {
             let mut store = lock(&self.store);
             let made = filling.finish(&mut store, from, || self.marks());
             if made.is_ok() {
                 self.publish_view(&store);
             }
-            made.map_err(|error| self.tell_segment_error(error))
+            made.map_err(|error| {
+                // Space that was given up since it began may be what it lacked: whoever waits asks again.
+                if self.space.given_up.load(Ordering::SeqCst) == given_up {
+                    self.tell_segment_error(error);
+                }
+            })
         };
         if let Ok(segment) = made {
             self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
@@ -269,6 +279,7 @@ impl Engine {
         let horizon = lsn.min(self.durable());
         let mut store = lock(&self.store);
         let result = store.truncate_before(horizon, active, &self.marks());
+        self.space.given_up.fetch_add(1, Ordering::SeqCst);
         self.publish_view(&store);
         drop(store);
         self.retry_segment();
