@@ -98,8 +98,8 @@ pub(crate) struct Tuning {
     pub background_ns: u64,
     pub marker_delay_ns: u64,
     pub marker_interval_ns: u64,
-    /// The first segments of all shards together; later ones grow to `segment_bytes` while they fill
-    /// fast, so that a log with one record in it does not take a quarter of a gigabyte.
+    /// The first segments of all shards together; later ones grow to `segment_bytes` with the log, so that one
+    /// with a single record in it does not take a quarter of a gigabyte.
     pub first_segments_bytes: u64,
     pub first_segment_bytes_min: u64,
     /// What scans read at a time.
@@ -171,7 +171,8 @@ impl Options {
     }
 
     /// The largest segment file, in bytes; 256 MiB by default, 1 MiB at least. Space is freed by
-    /// segment.
+    /// segment. The first ones are smaller, 4 MiB or less; they double as the log grows, sooner where they fill faster
+    /// than new ones can be made.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Options {
         self.segment_bytes = Some(bytes);

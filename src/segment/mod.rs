@@ -10,7 +10,9 @@ mod store;
 
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
-pub(crate) use store::{Draft, Glimpse, Marks, Segment, ShardStore, StoreView, continuations, segment_name};
+pub(crate) use store::{
+    Draft, Glimpse, Marks, Segment, ShardStore, Size, StoreView, continuations, segment_name,
+};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
-use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
+use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
 use crate::sync::lock;
@@ -45,6 +45,23 @@ impl Segment {
 
     pub(crate) fn contains(&self, lsn: Lsn) -> bool {
         (self.base()..self.end()).contains(&lsn)
+    }
+}
+
+/// How large a new segment is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// A spare file of so many bytes will do.
+    pub least: u64,
+    /// A new file gets so many.
+    pub bytes: u64,
+}
+
+impl Size {
+    /// No smaller than `need`, in whole granules.
+    pub(crate) fn at_least(self, need: u64) -> Size {
+        let whole = |bytes: u64| bytes.max(need).next_multiple_of(GRANULE);
+        Size { least: whole(self.least), bytes: whole(self.bytes) }
     }
 }
 
@@ -349,14 +366,15 @@ impl ShardStore {
         self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
     }
 
-    /// The file of a new segment of at least `bytes`, which is not listed yet.
+    /// The file of a new segment, which is not listed yet.
     ///
     /// A spare that is large enough is taken first: its extents are written already.
-    pub(crate) fn draft(&mut self, bytes: u64) -> io::Result<Draft> {
+    pub(crate) fn draft(&mut self, size: Size) -> io::Result<Draft> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
         self.collect_retired();
-        let fits = |&(_, spare): &(u32, u64)| spare >= bytes && spare <= bytes.saturating_mul(4);
+        let Size { least, bytes } = size;
+        let fits = |&(_, spare): &(u32, u64)| spare >= least && spare <= bytes.saturating_mul(4);
         if let Some(index) = self.spares.iter().position(fits) {
             let (number, bytes) = self.spares.swap_remove(index);
             let file = self.directory.open(&segment_name(number));

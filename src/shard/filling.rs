@@ -12,7 +12,7 @@ use crate::position::Lsn;
 use crate::segment::{Draft, Marks, Segment, ShardStore};
 
 /// What is filled at a time where there is time.
-const PIECE_BYTES: u64 = 256 << 10;
+const PIECE_BYTES: u64 = 128 << 10;
 
 /// The same where there is none.
 const HASTY_PIECE_BYTES: u64 = 1 << 20;

@@ -20,6 +20,7 @@ mod nudge;
 mod opener;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
+mod sizing;
 mod space;
 mod turn;
 mod turner;

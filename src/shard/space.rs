@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
+use super::sizing::{Sizing, is_late};
 use crate::admission;
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::options::Durability;
 use crate::position::Lsn;
-use crate::segment::{Segment, StoreView};
+use crate::segment::{Segment, Size, StoreView};
 use crate::sync::lock;
 
 /// How much space a shard takes and keeps.
@@ -42,6 +43,8 @@ pub(super) struct Space {
     error_set: AtomicBool,
     /// When the last one was made, to see how fast they fill.
     made_at: AtomicU64,
+    /// It came when hardly any room was left.
+    was_late: AtomicBool,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
     /// How often space was given up, under the lock of the store.
@@ -58,6 +61,7 @@ impl Space {
             error: Mutex::new(None),
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
+            was_late: AtomicBool::new(false),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
         }
@@ -114,11 +118,11 @@ impl Engine {
         let need = self.space.need.swap(0, Ordering::SeqCst);
         let (ready, last) = self.opener().bytes_ready(&self.pool);
         let now = self.device.now();
-        let bytes = self.next_segment_bytes(last, now).max(need).next_multiple_of(GRANULE);
+        let size = self.next_segment_size(last).at_least(need);
         let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
-            store.draft(bytes).map_err(|error| self.tell_segment_error(error))
+            store.draft(size).map_err(|error| self.tell_segment_error(error))
         };
         let made_at = self.space.made_at.load(Ordering::Relaxed);
         match draft {
@@ -143,7 +147,10 @@ impl Engine {
 
     /// Lists the segment, and lets producers in.
     pub(crate) fn end_segment(&self, filling: Filling) {
-        let from = self.opener().end(&self.pool);
+        let (from, (ready, last)) = {
+            let opener = self.opener();
+            (opener.end(&self.pool), opener.bytes_ready(&self.pool))
+        };
         let given_up = filling.given_up;
         let made = {
             let mut store = lock(&self.store);
@@ -162,7 +169,9 @@ impl Engine {
             self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
             self.opener().add_segment(segment);
             self.space.error_set.store(false, Ordering::SeqCst);
-            self.space.made_at.store(self.device.now(), Ordering::Relaxed);
+            let now = self.device.now();
+            let lasted = now.saturating_sub(self.space.made_at.swap(now, Ordering::Relaxed));
+            self.space.was_late.store(is_late(ready, last, lasted), Ordering::Relaxed);
             self.space.came.store(true, Ordering::SeqCst);
             self.prod();
         }
@@ -182,17 +191,11 @@ impl Engine {
         admission::wake(self.admission.call_all());
     }
 
-    /// Segments start small and grow fourfold while each fills within ten seconds.
-    fn next_segment_bytes(&self, last: u64, now: u64) -> u64 {
-        if last == 0 {
-            return self.space.config.first_segment_bytes;
-        }
-        let fast = now.saturating_sub(self.space.made_at.load(Ordering::Relaxed)) < 10_000_000_000;
-        if fast {
-            last.saturating_mul(4).min(self.space.config.segment_bytes)
-        } else {
-            last.min(self.space.config.segment_bytes)
-        }
+    fn next_segment_size(&self, last: u64) -> Size {
+        let SpaceConfig { first_segment_bytes, segment_bytes, .. } = self.space.config;
+        let sizing = Sizing { first: first_segment_bytes, most: segment_bytes };
+        let end = self.opener().end(&self.pool).0;
+        sizing.next(last, end, self.space.was_late.load(Ordering::Relaxed))
     }
 
     /// Space was made: an earlier failure to grow says nothing any more.
