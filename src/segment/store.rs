@@ -1,5 +1,6 @@
 //! What a shard has on disk, and every change to it.
 
+use std::cmp::Reverse;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -59,7 +60,7 @@ pub(crate) struct Size {
 
 impl Size {
     /// No smaller than `need`, in whole granules.
-    pub(crate) fn at_least(self, need: u64) -> Size {
+    fn at_least(self, need: u64) -> Size {
         let whole = |bytes: u64| bytes.max(need).next_multiple_of(GRANULE);
         Size { least: whole(self.least), bytes: whole(self.bytes) }
     }
@@ -366,14 +367,16 @@ impl ShardStore {
         self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
     }
 
-    /// The file of a new segment, which is not listed yet.
+    /// The file of a new segment of at least `need` bytes, which is not listed yet.
     ///
     /// A spare that is large enough is taken first: its extents are written already.
-    pub(crate) fn draft(&mut self, size: Size) -> io::Result<Draft> {
+    pub(crate) fn draft(&mut self, size: Size, need: u64) -> io::Result<Draft> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
         self.collect_retired();
-        let Size { least, bytes } = size;
+        // Sizes only grow: smaller ones would never be used again.
+        self.remove_spares(|&(_, spare)| spare < size.least);
+        let Size { least, bytes } = size.at_least(need);
         let fits = |&(_, spare): &(u32, u64)| spare >= least && spare <= bytes.saturating_mul(4);
         if let Some(index) = self.spares.iter().position(fits) {
             let (number, bytes) = self.spares.swap_remove(index);
@@ -463,10 +466,18 @@ impl ShardStore {
             self.retired.drain(..).partition(|segment| Arc::strong_count(segment) == 1);
         self.retired = held;
         self.spares.extend(free.iter().map(|segment| (segment.row.file, segment.row.bytes)));
-        let mut spare_bytes: u64 = self.spares.iter().map(|&(_, bytes)| bytes).sum();
-        while spare_bytes > self.spare_bytes_max {
-            let Some((number, bytes)) = self.spares.pop() else { return };
-            spare_bytes -= bytes;
+        let (mut kept, most) = (0, self.spare_bytes_max);
+        self.spares.sort_unstable_by_key(|&(number, bytes)| (Reverse(bytes), number));
+        self.remove_spares(|&(_, bytes)| {
+            kept += bytes;
+            kept > most
+        });
+    }
+
+    fn remove_spares(&mut self, is_one: impl FnMut(&(u32, u64)) -> bool) {
+        let (gone, kept) = self.spares.drain(..).partition(is_one);
+        self.spares = kept;
+        for (number, _) in gone {
             // If it cannot be removed it is a spare again after the next open.
             let _ = self.directory.remove(&segment_name(number));
         }

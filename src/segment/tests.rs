@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Segment, SegmentReader, continuations, segment_name};
+use super::{Marks, Segment, SegmentReader, ShardStore, Size, continuations, segment_name};
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::device::{Device, Directory, RealDevice};
 use crate::format::{BlockHeader, BlockSeal, Defect, GRANULE, Identity, SegmentRow};
@@ -217,4 +217,50 @@ fn a_reader_is_dropped_in_the_middle_of_a_read() {
             assert_eq!(found[0], read as u8 * 4);
         }
     }
+}
+
+/// A shard that has had segments of these sizes and has given them all up, with room for so many bytes of spares; and
+/// its folder.
+fn store_with_spares(sizes: &[u64], spare_bytes_max: u64) -> (ShardStore, Arc<dyn Directory>) {
+    let folder = folder();
+    ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), spare_bytes_max / 2).unwrap();
+    let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
+    for &bytes in sizes {
+        let draft = store.draft(Size { least: bytes, bytes }, 0).unwrap();
+        store.list(draft, Lsn(0), &marks).unwrap();
+    }
+    let end = store.segments().last().unwrap().end();
+    (marks.checkpoint, marks.covered) = (end, end);
+    store.truncate_before(end, end, &marks).unwrap();
+    (store, folder)
+}
+
+fn file_sizes(folder: &dyn Directory) -> Vec<u64> {
+    let names = folder.list().unwrap();
+    let segments = names.iter().filter(|name| name.ends_with(".seg"));
+    let mut sizes: Vec<_> = segments.map(|name| folder.open(name).unwrap().bytes().unwrap()).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+#[test]
+fn of_too_many_spares_the_small_ones_go() {
+    let sizes = [1, 2, 3, 4, 3].map(|granules| granules * GRANULE);
+    let (_, folder) = store_with_spares(&sizes, 10 * GRANULE);
+    assert_eq!(file_sizes(folder.as_ref()), [3, 3, 4].map(|granules| granules * GRANULE));
+}
+
+#[test]
+fn spares_are_used_again_if_large_enough_and_freed_if_they_never_will_be() {
+    let sizes = [1, 2, 2, 4].map(|granules| granules * GRANULE);
+    let (mut store, folder) = store_with_spares(&sizes, 100 * GRANULE);
+    let size = Size { least: 2 * GRANULE, bytes: 4 * GRANULE };
+    let drafted =
+        |store: &mut ShardStore, need: u64| store.draft(size, need * GRANULE).unwrap().bytes / GRANULE;
+    // One record that needs more does not cost the others.
+    assert_eq!(drafted(&mut store, 9), 9);
+    assert_eq!(file_sizes(folder.as_ref()), [2, 2, 4, 9].map(|granules| granules * GRANULE));
+    assert_eq!([0; 4].map(|need| drafted(&mut store, need)), [4, 2, 2, 4], "then a new one");
+    assert_eq!(file_sizes(folder.as_ref()), [2, 2, 4, 4, 9].map(|granules| granules * GRANULE));
 }

@@ -2,8 +2,8 @@
 //!
 //! Whatever is filled with zeros for a segment is written beside the records of the one before it, and flushed by their
 //! commits. So segments start small and double no sooner than the log has eight of a size, which keeps the zeros at
-//! about as many bytes as the records; except where a segment is used up before the next one is there. Making one costs
-//! a few flushes, whatever its size, so those were too small.
+//! about as many bytes as the records. But to make one costs a few flushes, whatever its size: where one was used up before
+//! the next was there it was too small, and where one lasts for less than a second no spare of its size is used again.
 
 use crate::segment::Size;
 
@@ -11,10 +11,32 @@ use crate::segment::Size;
 const SEGMENTS_OF_A_SIZE: u64 = 8;
 
 /// The next segment is late if of the one in use no more is left than this part.
-const LATE_PART: u64 = 8;
+const LATE_PART: u64 = 16;
 
-/// One that lasted longer was large enough: what was late about the next one has another reason.
-const LASTS_NS_MAX: u64 = 1_000_000_000;
+/// A segment that lasts longer is large enough.
+const LASTS_NS: u64 = 1_000_000_000;
+
+/// How a segment came that was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Made {
+    pub bytes: u64,
+    /// What was left of the one before it, of `last` bytes, when it came.
+    pub ready: u64,
+    pub last: u64,
+    /// Since that one had come.
+    pub lasted_ns: u64,
+}
+
+impl Made {
+    fn was_late(&self) -> bool {
+        // A larger one takes longer to fill than the one before was made for.
+        self.bytes <= self.last && self.ready < self.last / LATE_PART && self.was_soon()
+    }
+
+    fn was_soon(&self) -> bool {
+        self.last > 0 && self.lasted_ns < LASTS_NS
+    }
+}
 
 /// Sizes of the segments of a shard.
 #[derive(Clone, Copy, Debug)]
@@ -24,26 +46,20 @@ pub(super) struct Sizing {
 }
 
 impl Sizing {
-    /// Of the segment behind one of `last` bytes, 0 if it is the first, in a log of `end` bytes; `was_late` says so of
-    /// the one before.
-    pub(super) fn next(&self, last: u64, end: u64, was_late: bool) -> Size {
+    /// Of the segment behind one of `last` bytes, 0 if there is none, in a log of `end` bytes; `made` is how that came.
+    pub(super) fn next(&self, last: u64, end: u64, made: &Made) -> Size {
         if last == 0 {
             return Size { least: self.first, bytes: self.first };
         }
         let twice = last.saturating_mul(2).min(self.most);
         let last = last.min(self.most);
-        if was_late {
+        let may_grow = end / SEGMENTS_OF_A_SIZE >= last;
+        if made.was_late() || may_grow && made.was_soon() {
             return Size { least: twice, bytes: twice };
         }
         // A spare of the same size is better than a larger segment: it need not be filled.
-        let bytes = if end / SEGMENTS_OF_A_SIZE >= last { twice } else { last };
-        Size { least: last, bytes }
+        Size { least: last, bytes: if may_grow { twice } else { last } }
     }
-}
-
-/// Whether a segment that came when `ready` bytes of the last one were left, `last` bytes that lasted `lasted_ns`, came late.
-pub(super) fn is_late(ready: u64, last: u64, lasted_ns: u64) -> bool {
-    ready < last / LATE_PART && lasted_ns < LASTS_NS_MAX
 }
 
 #[cfg(test)]
@@ -52,36 +68,53 @@ mod tests {
 
     const SIZING: Sizing = Sizing { first: 4 << 20, most: 256 << 20 };
 
+    /// One that came in time behind one that lasted for so long.
+    fn in_time(bytes: u64, lasted_ns: u64) -> Made {
+        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns }
+    }
+
     #[test]
     fn zeros_are_about_as_many_as_records_and_segments_few() {
-        // A log that is never late, until it is a terabyte.
-        let (mut end, mut last, mut segments) = (0, 0, 0_u64);
-        while end < 1 << 40 {
-            let size = SIZING.next(last, end, false);
-            assert!(size.bytes <= last.max(2 << 20) * 2 && size.bytes <= SIZING.most);
-            assert!(size.least <= size.bytes && size.least >= last);
-            assert!(size.bytes <= (end / 4).max(SIZING.first), "{size:?} behind {end} bytes");
-            (last, end, segments) = (size.bytes, end + size.bytes, segments + 1);
+        // Logs that are never late, until they are a terabyte; no spares are there.
+        for lasted in [1, LASTS_NS] {
+            let (mut end, mut last, mut segments) = (0, 0, 0_u64);
+            while end < 1 << 40 {
+                let size = SIZING.next(last, end, &in_time(last, lasted));
+                assert!(size.least <= size.bytes && size.least >= last && size.bytes <= SIZING.most);
+                assert!(size.bytes <= (end / 4).max(SIZING.first), "{size:?} behind {end} bytes");
+                (last, end, segments) = (size.bytes, end + size.bytes, segments + 1);
+            }
+            assert_eq!(last, SIZING.most);
+            assert!(segments < (1 << 40) / SIZING.most + 40, "{segments}");
         }
-        assert_eq!(last, SIZING.most);
-        assert!(segments < (1 << 40) / SIZING.most + 40, "{segments}");
     }
 
     #[test]
     fn whoever_uses_segments_up_too_fast_gets_larger_ones_and_no_spare_that_is_not() {
-        let (mut last, mut end) = (0, 0);
-        for megabytes in [4, 8, 16, 32, 64, 128, 256, 256] {
-            let size = SIZING.next(last, end, true);
-            assert_eq!((size.least, size.bytes), (megabytes << 20, megabytes << 20));
-            (last, end) = (size.bytes, end + size.bytes);
+        let late = |bytes: u64| Made { ready: bytes / 17, ..in_time(bytes, LASTS_NS - 1) };
+        let mut last = SIZING.first;
+        while last < SIZING.most {
+            let size = SIZING.next(last, 0, &late(last));
+            assert_eq!((size.least, size.bytes), (last * 2, last * 2));
+            let next = SIZING.next(size.bytes, 0, &Made { bytes: size.bytes, ..late(last) });
+            assert_eq!(next.bytes, size.bytes, "a larger one took longer");
+            last = size.bytes;
         }
-        assert_eq!(SIZING.next(last * 4, end, true).bytes, SIZING.most, "options may have changed");
-        assert_eq!(SIZING.next(last * 4, end, false).bytes, SIZING.most);
+        assert_eq!(SIZING.next(last, 0, &late(last)).bytes, SIZING.most);
+        assert_eq!(SIZING.next(last * 4, 0, &late(last)).bytes, SIZING.most, "options may have changed");
+        let slow = Made { lasted_ns: LASTS_NS, ..late(4 << 20) };
+        assert_eq!(SIZING.next(4 << 20, 0, &slow).bytes, 4 << 20, "late for another reason");
     }
 
     #[test]
-    fn late_is_what_came_when_little_was_left_of_one_that_did_not_last() {
-        assert!(is_late(0, 800, 5) && is_late(99, 800, LASTS_NS_MAX - 1));
-        assert!(!is_late(100, 800, 5) && !is_late(0, 800, LASTS_NS_MAX) && !is_late(0, 0, 5));
+    fn spares_of_a_size_are_used_again_where_they_last() {
+        let end = 1 << 40;
+        let size = SIZING.next(4 << 20, end, &in_time(4 << 20, LASTS_NS));
+        assert_eq!((size.least, size.bytes), (4 << 20, 8 << 20));
+        let size = SIZING.next(4 << 20, end, &in_time(4 << 20, LASTS_NS - 1));
+        assert_eq!((size.least, size.bytes), (8 << 20, 8 << 20));
+        // Of a log that was just opened nothing is known.
+        let size = SIZING.next(4 << 20, end, &Made::default());
+        assert_eq!((size.least, size.bytes), (4 << 20, 8 << 20));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
-use super::sizing::{Sizing, is_late};
+use super::sizing::{Made, Sizing};
 use crate::admission;
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
@@ -43,8 +43,8 @@ pub(super) struct Space {
     error_set: AtomicBool,
     /// When the last one was made, to see how fast they fill.
     made_at: AtomicU64,
-    /// It came when hardly any room was left.
-    was_late: AtomicBool,
+    /// How it came.
+    made: Mutex<Made>,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
     /// How often space was given up, under the lock of the store.
@@ -61,7 +61,7 @@ impl Space {
             error: Mutex::new(None),
             error_set: AtomicBool::new(false),
             made_at: AtomicU64::new(0),
-            was_late: AtomicBool::new(false),
+            made: Mutex::new(Made::default()),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
         }
@@ -118,11 +118,11 @@ impl Engine {
         let need = self.space.need.swap(0, Ordering::SeqCst);
         let (ready, last) = self.opener().bytes_ready(&self.pool);
         let now = self.device.now();
-        let size = self.next_segment_size(last).at_least(need);
+        let size = self.next_segment_size(last);
         let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
-            store.draft(size).map_err(|error| self.tell_segment_error(error))
+            store.draft(size, need).map_err(|error| self.tell_segment_error(error))
         };
         let made_at = self.space.made_at.load(Ordering::Relaxed);
         match draft {
@@ -147,10 +147,7 @@ impl Engine {
 
     /// Lists the segment, and lets producers in.
     pub(crate) fn end_segment(&self, filling: Filling) {
-        let (from, (ready, last)) = {
-            let opener = self.opener();
-            (opener.end(&self.pool), opener.bytes_ready(&self.pool))
-        };
+        let from = self.opener().end(&self.pool);
         let given_up = filling.given_up;
         let made = {
             let mut store = lock(&self.store);
@@ -167,11 +164,17 @@ impl Engine {
         };
         if let Ok(segment) = made {
             self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
-            self.opener().add_segment(segment);
-            self.space.error_set.store(false, Ordering::SeqCst);
             let now = self.device.now();
-            let lasted = now.saturating_sub(self.space.made_at.swap(now, Ordering::Relaxed));
-            self.space.was_late.store(is_late(ready, last, lasted), Ordering::Relaxed);
+            let lasted_ns = now.saturating_sub(self.space.made_at.swap(now, Ordering::Relaxed));
+            let bytes = segment.row.bytes;
+            let (ready, last) = {
+                let mut opener = self.opener();
+                let before = opener.bytes_ready(&self.pool);
+                opener.add_segment(segment);
+                before
+            };
+            *lock(&self.space.made) = Made { bytes, ready, last, lasted_ns };
+            self.space.error_set.store(false, Ordering::SeqCst);
             self.space.came.store(true, Ordering::SeqCst);
             self.prod();
         }
@@ -195,7 +198,7 @@ impl Engine {
         let SpaceConfig { first_segment_bytes, segment_bytes, .. } = self.space.config;
         let sizing = Sizing { first: first_segment_bytes, most: segment_bytes };
         let end = self.opener().end(&self.pool).0;
-        sizing.next(last, end, self.space.was_late.load(Ordering::Relaxed))
+        sizing.next(last, end, &lock(&self.space.made))
     }
 
     /// Space was made: an earlier failure to grow says nothing any more.
