@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::{ManifestError, ManifestFiles};
@@ -369,29 +370,43 @@ impl ShardStore {
 
     /// The file of a new segment of at least `need` bytes, which is not listed yet.
     ///
-    /// A spare that is large enough is taken first: its extents are written already.
+    /// A spare that is large enough is taken first: its extents are written already. Where no file can be made, as on a
+    /// full disk, a smaller one will do.
     pub(crate) fn draft(&mut self, size: Size, need: u64) -> io::Result<Draft> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
         self.collect_retired();
-        // Sizes only grow: smaller ones would never be used again.
-        self.remove_spares(|&(_, spare)| spare < size.least);
         let Size { least, bytes } = size.at_least(need);
-        let fits = |&(_, spare): &(u32, u64)| spare >= least && spare <= bytes.saturating_mul(4);
-        if let Some(index) = self.spares.iter().position(fits) {
-            let (number, bytes) = self.spares.swap_remove(index);
-            let file = self.directory.open(&segment_name(number));
-            return file.map(|file| Draft { number, bytes, file, zeros: None }).inspect_err(|_| {
-                // Of no use: give its space back.
-                let _ = self.directory.remove(&segment_name(number));
-            });
+        if let Some(spare) = self.take_spare(least..=bytes.saturating_mul(4)) {
+            return spare;
         }
         // Taken, whatever becomes of it: the next manifest says so.
         let number = self.manifest.next_file;
         self.manifest.next_file += 1;
-        self.make_file(number, bytes).inspect_err(|_| {
+        match self.make_file(number, bytes) {
+            Ok(draft) => {
+                // Sizes grow: these would hardly be used again.
+                self.remove_spares(|&(_, spare)| spare < size.least);
+                Ok(draft)
+            }
+            Err(error) => {
+                let _ = self.directory.remove(&segment_name(number));
+                self.take_spare(need.max(GRANULE)..=u64::MAX).unwrap_or(Err(error))
+            }
+        }
+    }
+
+    /// The largest spare of a size in the range, if there is one.
+    fn take_spare(&mut self, sizes: RangeInclusive<u64>) -> Option<io::Result<Draft>> {
+        let fitting = self.spares.iter().enumerate().filter(|(_, (_, bytes))| sizes.contains(bytes));
+        let (index, _) = fitting.max_by_key(|(_, (_, bytes))| *bytes)?;
+        let (number, bytes) = self.spares.swap_remove(index);
+        let file = self.directory.open(&segment_name(number));
+        let draft = file.map(|file| Draft { number, bytes, file, zeros: None });
+        Some(draft.inspect_err(|_| {
+            // Of no use: give its space back.
             let _ = self.directory.remove(&segment_name(number));
-        })
+        }))
     }
 
     fn make_file(&self, number: u32, bytes: u64) -> io::Result<Draft> {

@@ -221,8 +221,12 @@ fn a_reader_is_dropped_in_the_middle_of_a_read() {
 
 /// A shard that has had segments of these sizes and has given them all up, with room for so many bytes of spares; and
 /// its folder.
-fn store_with_spares(sizes: &[u64], spare_bytes_max: u64) -> (ShardStore, Arc<dyn Directory>) {
-    let folder = folder();
+fn store_with_spares(
+    machine: &SimMachine,
+    sizes: &[u64],
+    spare_bytes_max: u64,
+) -> (ShardStore, Arc<dyn Directory>) {
+    let folder = Simulated::of(machine).device().directory(Path::new("/segments")).unwrap();
     ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
     let (mut store, _, _) = ShardStore::open(folder.clone(), spare_bytes_max / 2).unwrap();
     let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
@@ -247,20 +251,34 @@ fn file_sizes(folder: &dyn Directory) -> Vec<u64> {
 #[test]
 fn of_too_many_spares_the_small_ones_go() {
     let sizes = [1, 2, 3, 4, 3].map(|granules| granules * GRANULE);
-    let (_, folder) = store_with_spares(&sizes, 10 * GRANULE);
+    let (_, folder) = store_with_spares(&SimMachine::new(12), &sizes, 10 * GRANULE);
     assert_eq!(file_sizes(folder.as_ref()), [3, 3, 4].map(|granules| granules * GRANULE));
 }
 
 #[test]
 fn spares_are_used_again_if_large_enough_and_freed_if_they_never_will_be() {
     let sizes = [1, 2, 2, 4].map(|granules| granules * GRANULE);
-    let (mut store, folder) = store_with_spares(&sizes, 100 * GRANULE);
+    let (mut store, folder) = store_with_spares(&SimMachine::new(12), &sizes, 100 * GRANULE);
     let size = Size { least: 2 * GRANULE, bytes: 4 * GRANULE };
     let drafted =
         |store: &mut ShardStore, need: u64| store.draft(size, need * GRANULE).unwrap().bytes / GRANULE;
-    // One record that needs more does not cost the others.
+    // One record that needs more does not cost the others, but for those that are too small for any.
     assert_eq!(drafted(&mut store, 9), 9);
     assert_eq!(file_sizes(folder.as_ref()), [2, 2, 4, 9].map(|granules| granules * GRANULE));
     assert_eq!([0; 4].map(|need| drafted(&mut store, need)), [4, 2, 2, 4], "then a new one");
     assert_eq!(file_sizes(folder.as_ref()), [2, 2, 4, 4, 9].map(|granules| granules * GRANULE));
+}
+
+/// Whoever sized the disk for what retention keeps is not told that it is full where a spare is at hand.
+#[test]
+fn on_a_full_disk_a_spare_that_is_too_small_will_do() {
+    let machine = SimMachine::new(12);
+    let sizes = [1, 2].map(|granules| granules * GRANULE);
+    let (mut store, folder) = store_with_spares(&machine, &sizes, 100 * GRANULE);
+    machine.set_faults(Faults { no_space: 1_000, ..Faults::default() });
+    let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+    assert!(store.draft(size, 3 * GRANULE).is_err(), "none is large enough");
+    let drafted = [0; 3].map(|need| store.draft(size, need).ok().map(|draft| draft.bytes / GRANULE));
+    assert_eq!(drafted, [Some(2), Some(1), None]);
+    assert_eq!(file_sizes(folder.as_ref()), sizes);
 }
