@@ -4,15 +4,15 @@
 //! path. The order of its steps is the order of `docs/crash-safety.md`: what a manifest names is
 //! durable before the manifest, and the manifest before anything relies on it.
 
+mod draft;
 mod reader;
 mod slots;
 mod store;
 
+pub(crate) use draft::{Draft, Size};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
-pub(crate) use store::{
-    Draft, Glimpse, Marks, Segment, ShardStore, Size, StoreView, continuations, segment_name,
-};
+pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations, segment_name};
 
 #[cfg(test)]
 mod tests;

@@ -25,15 +25,16 @@ pub(super) struct Made {
     pub last: u64,
     /// Since that one had come.
     pub lasted_ns: u64,
+    pub at_ns: u64,
 }
 
 impl Made {
     fn was_late(&self) -> bool {
         // A larger one takes longer to fill than the one before was made for.
-        self.bytes <= self.last && self.ready < self.last / LATE_PART && self.was_soon()
+        self.bytes <= self.last && self.ready < self.last / LATE_PART && self.did_not_last()
     }
 
-    fn was_soon(&self) -> bool {
+    fn did_not_last(&self) -> bool {
         self.last > 0 && self.lasted_ns < LASTS_NS
     }
 }
@@ -54,7 +55,7 @@ impl Sizing {
         let twice = last.saturating_mul(2).min(self.most);
         let last = last.min(self.most);
         let may_grow = end / SEGMENTS_OF_A_SIZE >= last;
-        if made.was_late() || may_grow && made.was_soon() {
+        if made.was_late() || may_grow && made.did_not_last() {
             return Size { least: twice, bytes: twice };
         }
         // A spare of the same size is better than a larger segment: it need not be filled.
@@ -70,7 +71,7 @@ mod tests {
 
     /// One that came in time behind one that lasted for so long.
     fn in_time(bytes: u64, lasted_ns: u64) -> Made {
-        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns }
+        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns, at_ns: 0 }
     }
 
     #[test]

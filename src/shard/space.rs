@@ -14,7 +14,7 @@ use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::options::Durability;
 use crate::position::Lsn;
-use crate::segment::{Segment, Size, StoreView};
+use crate::segment::{Segment, StoreView};
 use crate::sync::lock;
 
 /// How much space a shard takes and keeps.
@@ -41,9 +41,7 @@ pub(super) struct Space {
     /// Why the last one could not be made.
     error: Mutex<Option<SharedIo>>,
     error_set: AtomicBool,
-    /// When the last one was made, to see how fast they fill.
-    made_at: AtomicU64,
-    /// How it came.
+    /// How the last one came, to see how fast they fill.
     made: Mutex<Made>,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
@@ -60,7 +58,6 @@ impl Space {
             came: AtomicBool::new(false),
             error: Mutex::new(None),
             error_set: AtomicBool::new(false),
-            made_at: AtomicU64::new(0),
             made: Mutex::new(Made::default()),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
@@ -116,17 +113,21 @@ impl Engine {
     /// [`end_segment`](Engine::end_segment); nothing if that failed, which whoever waits is told.
     pub(crate) fn begin_segment(&self) -> Option<Filling> {
         let need = self.space.need.swap(0, Ordering::SeqCst);
-        let (ready, last) = self.opener().bytes_ready(&self.pool);
+        let (end, (ready, last)) = {
+            let opener = self.opener();
+            (opener.end(&self.pool), opener.bytes_ready(&self.pool))
+        };
         let now = self.device.now();
-        let size = self.next_segment_size(last);
+        let made = *lock(&self.space.made);
+        let SpaceConfig { first_segment_bytes, segment_bytes, .. } = self.space.config;
+        let size = Sizing { first: first_segment_bytes, most: segment_bytes }.next(last, end.0, &made);
         let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
             store.draft(size, need).map_err(|error| self.tell_segment_error(error))
         };
-        let made_at = self.space.made_at.load(Ordering::Relaxed);
         match draft {
-            Ok(draft) => Some(Filling::new(draft, last, made_at, given_up, Look { ready, at_ns: now })),
+            Ok(draft) => Some(Filling::new(draft, last, made.at_ns, given_up, Look { ready, at_ns: now })),
             Err(()) => {
                 self.segment_settled();
                 None
@@ -164,8 +165,6 @@ impl Engine {
         };
         if let Ok(segment) = made {
             self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
-            let now = self.device.now();
-            let lasted_ns = now.saturating_sub(self.space.made_at.swap(now, Ordering::Relaxed));
             let bytes = segment.row.bytes;
             let (ready, last) = {
                 let mut opener = self.opener();
@@ -173,7 +172,11 @@ impl Engine {
                 opener.add_segment(segment);
                 before
             };
-            *lock(&self.space.made) = Made { bytes, ready, last, lasted_ns };
+            let at_ns = self.device.now();
+            let mut made = lock(&self.space.made);
+            let lasted_ns = at_ns.saturating_sub(made.at_ns);
+            *made = Made { bytes, ready, last, lasted_ns, at_ns };
+            drop(made);
             self.space.error_set.store(false, Ordering::SeqCst);
             self.space.came.store(true, Ordering::SeqCst);
             self.prod();
@@ -192,13 +195,6 @@ impl Engine {
     fn segment_settled(&self) {
         self.space.asked.store(false, Ordering::SeqCst);
         admission::wake(self.admission.call_all());
-    }
-
-    fn next_segment_size(&self, last: u64) -> Size {
-        let SpaceConfig { first_segment_bytes, segment_bytes, .. } = self.space.config;
-        let sizing = Sizing { first: first_segment_bytes, most: segment_bytes };
-        let end = self.opener().end(&self.pool).0;
-        sizing.next(last, end, &lock(&self.space.made))
     }
 
     /// Space was made: an earlier failure to grow says nothing any more.

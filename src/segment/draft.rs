@@ -1,0 +1,67 @@
+//! A segment in the making: how large it is to be, its file, and the zeros that fill it.
+
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::device::File;
+use crate::format::GRANULE;
+use crate::pool::AlignedBuffer;
+use crate::sync::lock;
+
+/// Zeros are written this much at a time, so that a fill can stop soon when it must.
+const FILL_BYTES: u64 = 1 << 20;
+
+/// How large a new segment is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// A spare file of so many bytes will do.
+    pub least: u64,
+    /// A new file gets so many.
+    pub bytes: u64,
+}
+
+impl Size {
+    /// No smaller than `need`, in whole granules.
+    pub(super) fn at_least(self, need: u64) -> Size {
+        let whole = |bytes: u64| bytes.max(need).next_multiple_of(GRANULE);
+        Size { least: whole(self.least), bytes: whole(self.bytes) }
+    }
+}
+
+/// A segment in the making: its file, which no manifest lists yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(super) number: u32,
+    pub bytes: u64,
+    pub(super) file: Arc<dyn File>,
+    /// Of a new file whose blocks are to be written once before they are used: then a synced write finds extents that
+    /// need not be converted.
+    pub(super) zeros: Option<Arc<AlignedBuffer>>,
+}
+
+/// Zeros to fill with, the same for all who fill at the same time, which may be as many as there are shards.
+pub(super) fn zeros() -> io::Result<Arc<AlignedBuffer>> {
+    static SHARED: Mutex<Weak<AlignedBuffer>> = Mutex::new(Weak::new());
+    let mut shared = lock(&SHARED);
+    if let Some(zeros) = shared.upgrade() {
+        return Ok(zeros);
+    }
+    let zeros = Arc::new(AlignedBuffer::zeroed(FILL_BYTES as usize)?);
+    *shared = Arc::downgrade(&zeros);
+    Ok(zeros)
+}
+
+impl Draft {
+    /// Whether it is better for being filled.
+    pub(crate) fn wants_filling(&self) -> bool {
+        self.zeros.is_some()
+    }
+
+    /// Writes at most `bytes` zeros at `offset`, and says how many. Under no lock.
+    pub(crate) fn fill(&self, offset: u64, bytes: u64) -> io::Result<u64> {
+        let Some(zeros) = &self.zeros else { return Ok(0) };
+        let length = bytes.min(zeros.len() as u64).min(self.bytes - offset);
+        self.file.write_at(&zeros[..length as usize], offset, false)?;
+        Ok(length)
+    }
+}
