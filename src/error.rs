@@ -3,13 +3,14 @@
 //! A message says what failed, where, what was not lost, and what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::format::Defect;
 use crate::position::{Lsn, Position, ShardId};
 use crate::recovery::Damage;
+use crate::segment::ManifestError;
 
 /// An I/O error that many callers can hold.
 pub(crate) type SharedIo = Arc<io::Error>;
@@ -355,4 +356,27 @@ pub enum CloseError {
         /// What the system said.
         source: SharedIo,
     },
+}
+
+impl OpenError {
+    /// What failed, and where.
+    pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+        let path = path.to_owned();
+        move |error| OpenError::Io { operation, path, source: Arc::new(error) }
+    }
+
+    /// A manifest in this folder that cannot be had.
+    pub(crate) fn manifest(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
+        let path = path.to_owned();
+        move |error| match error {
+            ManifestError::Missing => {
+                OpenError::ManifestDamaged { path, first: Defect::Short, second: Defect::Short }
+            }
+            ManifestError::Damaged([first, second]) => OpenError::ManifestDamaged { path, first, second },
+            ManifestError::TooNew => OpenError::TooNew { path },
+            ManifestError::Io(source) => {
+                OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
+            }
+        }
+    }
 }

@@ -16,27 +16,21 @@ compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
 mod admission;
 mod append;
-mod batch;
 #[cfg(feature = "ceiling")]
 pub mod ceiling;
-mod close;
-mod commit;
 mod committer;
 mod consumer;
 mod device;
 mod error;
 mod format;
-mod keeper;
+mod instance;
 mod log;
 mod notice;
 mod open;
 mod options;
-mod owner;
 mod pool;
 mod position;
-mod post;
 mod read;
-mod read_only;
 mod recovery;
 mod router;
 mod segment;
@@ -47,23 +41,18 @@ mod stats;
 mod sync;
 mod sys;
 mod tally;
-mod watch;
-mod window;
 mod write;
 
-pub use append::{Admitted, AdmittedBatch, Append, AppendBatch};
-pub use batch::BatchBuilder;
-pub use close::Close;
-pub use commit::{Commit, Sync};
+pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, Sync};
 pub use consumer::{Consumer, ConsumerStop};
 pub use device::{Capabilities, FileSystem, WriteProbe};
 pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;
-pub use log::{Log, Shard};
-pub use options::{Backend, Durability, OnDamage, Options, Priority};
+pub use instance::Close;
+pub use log::{Finding, Log, LogReader, Over, Shard, ShardReader, ShardSummary, Verified, Window};
+pub use options::{Backend, OnDamage, OnStuck, Options, Stuck};
 pub use position::{Lsn, Position, ShardId};
 pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};
-pub use read_only::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use recovery::Damage;
 #[cfg(feature = "tokio-uring")]
 pub use shard::ShardDriver;
@@ -72,6 +61,4 @@ pub use tally::{
     Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,
     Update, UpdateError,
 };
-pub use watch::{OnStuck, Stuck};
-pub use window::{Over, Window};
-pub use write::{IntoBytes, Write};
+pub use write::{BatchBuilder, Durability, IntoBytes, Priority, Write};

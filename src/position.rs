@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+/// The unit of placement: every block starts at a multiple of it and is padded to one.
+///
+/// 4 KiB is the write unit that every NVMe drive and file system in use writes without reading
+/// first. A device that needs more gets blocks padded to its own unit, a multiple of this one.
+pub(crate) const GRANULE: u64 = 4096;
+
 /// A byte position in the stream of one shard.
 ///
 /// LSNs rise along a shard, are not dense, and find a record without an index. They are only
@@ -42,7 +48,7 @@ pub struct Position {
     /// Shard (16 bits), epoch (32), upper 16 bits of the LSN: two words that order as they stand.
     high: u64,
     /// Lower 48 bits of the LSN; then the distance from the start of the enclosing block (16 bits) in
-    /// units of [`GRANULE`](crate::format::GRANULE), so that a lookup reads from the block's header on
+    /// units of [`GRANULE`], so that a lookup reads from the block's header on
     /// and no further back.
     low: u64,
 }
@@ -51,7 +57,7 @@ impl Position {
     #[inline]
     pub(crate) fn new(shard: ShardId, epoch: u32, lsn: Lsn, block: Lsn) -> Position {
         assert!(block <= lsn, "a record lies inside its block");
-        let granules = (lsn.0 - block.0) / crate::format::GRANULE;
+        let granules = (lsn.0 - block.0) / GRANULE;
         assert!(granules < 1 << 16, "a block has fewer than 65,536 granules");
         Position {
             high: u64::from(shard.0) << 48 | u64::from(epoch) << 16 | lsn.0 >> 48,
@@ -79,8 +85,8 @@ impl Position {
     /// Start of the enclosing block; `None` if the bytes this came from were not a position.
     pub(crate) fn block(&self) -> Option<Lsn> {
         let lsn = self.lsn().0;
-        let back = (self.low & 0xffff) * crate::format::GRANULE;
-        (lsn - lsn % crate::format::GRANULE).checked_sub(back).map(Lsn)
+        let back = (self.low & 0xffff) * GRANULE;
+        (lsn - lsn % GRANULE).checked_sub(back).map(Lsn)
     }
 
     /// A form to store elsewhere: 16 bytes that sort as the positions do.

@@ -47,3 +47,10 @@ pub(crate) fn thread_number() -> u32 {
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+/// Wakes tasks. A user's waker that panics ends here and harms nobody else.
+pub(crate) fn wake(wakers: impl IntoIterator<Item = std::task::Waker>) {
+    for waker in wakers {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
+    }
+}

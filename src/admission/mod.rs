@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread::Thread;
 
-use crate::options::Priority;
 use crate::sync::{CacheLine, lock};
+use crate::write::Priority;
 
 pub(crate) use delay::retry_after;
 
@@ -51,13 +51,6 @@ impl Call {
             }
             Call::Task(waker) => Some(waker),
         }
-    }
-}
-
-/// Wakes tasks. A user's waker that panics ends here and harms nobody else.
-pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
-    for waker in wakers {
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
     }
 }
 
@@ -254,6 +247,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::sync::wake;
 
     #[derive(Default)]
     struct Count(AtomicU32);

@@ -26,40 +26,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::device::{Access, Device, Directory, File, RealDevice, bare_uring};
+use crate::device::{Access, BEHIND_EVERY, Device, Directory, File, RealDevice, bare_uring};
+pub use crate::device::{Method, Writes};
 use crate::pool::AlignedBuffer;
 use crate::sys;
 
 pub use tune::{Bandwidth, DeviceClass, SyncLatency, Tuned, tune};
-
-/// How a write is made durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
-    /// Not at all.
-    Plain,
-    /// By itself (`RWF_DSYNC`).
-    WriteThrough,
-    /// By an `fdatasync` after it.
-    Flush,
-    /// By an `fdatasync` of all that is written, every 10 ms beside the writes and once at the end: what a log
-    /// does for records that nobody waits for.
-    Behind,
-}
-
-/// How often [`Method::Behind`] syncs.
-pub(crate) const BEHIND_EVERY: Duration = Duration::from_millis(10);
-
-/// What to write.
-#[derive(Clone, Copy, Debug)]
-pub struct Writes {
-    /// Bytes of each write, a multiple of 4096.
-    pub block_bytes: u32,
-    /// Writes in flight at once; 1 or more.
-    pub depth: u32,
-    /// How each is made durable.
-    pub method: Method,
-}
 
 /// What was measured.
 #[derive(Clone, Debug)]

@@ -34,7 +34,9 @@ pub(crate) use syscall::perform;
 #[cfg(feature = "tokio-uring")]
 pub(crate) use tokio_uring::{TaskWake, TokioUringQueue};
 #[cfg(feature = "ceiling")]
-pub(crate) use uring::{Access, bare as bare_uring};
+pub(crate) use uring::{Access, BEHIND_EVERY, bare as bare_uring};
+#[cfg(feature = "ceiling")]
+pub use uring::{Method, Writes};
 
 /// A place where logs live: the real file system, or the simulated one.
 pub(crate) trait Device: Send + Sync + Debug {

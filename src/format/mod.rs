@@ -26,11 +26,7 @@ pub(crate) use record::{
 pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
 pub(crate) use tally::{AnchorRow, TallyHeader};
 
-/// The unit of placement: every block starts at a multiple of it and is padded to one.
-///
-/// 4 KiB is the write unit that every NVMe drive and file system in use writes without reading
-/// first. A device that needs more gets blocks padded to its own unit, a multiple of this one.
-pub(crate) const GRANULE: u64 = 4096;
+pub(crate) use crate::position::GRANULE;
 
 /// The format that this version writes, and the newest that it reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
 
-use super::at;
 use super::judge::Judged;
 use crate::committer::{CommitterConfig, SyncMethod};
 use crate::device::{Capabilities, Device, Driver, Lock, Queue, QueueSetup, Wake};
@@ -50,7 +49,8 @@ impl Builder<'_> {
             self.notices.error(format!("{damage}; {then}"));
         }
         let config = self.config;
-        let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;
+        let pool = Pool::new(config.block_bytes, config.blocks)
+            .map_err(OpenError::at("taking memory for", &path))?;
         if self.device.threaded() {
             pool.region().touch();
         }
@@ -61,10 +61,10 @@ impl Builder<'_> {
             manifest.identity(manifest.epochs.last().expect("a manifest has an epoch"))
         } else {
             let mut nonce = [0; 8];
-            self.device.random(&mut nonce).map_err(at("drawing a nonce for", &path))?;
+            self.device.random(&mut nonce).map_err(OpenError::at("drawing a nonce for", &path))?;
             store
                 .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
-                .map_err(at("writing the manifest in", &path))?
+                .map_err(OpenError::at("writing the manifest in", &path))?
         };
         Ok(Engine::new(EngineSetup {
             id,
@@ -121,7 +121,8 @@ impl Builder<'_> {
         }
         self.driver = Some(Driver::Syscall);
         setup.driver = Driver::Syscall;
-        let (queue, wake) = directory.queue(&setup).map_err(at("making a queue for", directory.path()))?;
+        let (queue, wake) =
+            directory.queue(&setup).map_err(OpenError::at("making a queue for", directory.path()))?;
         Ok((Some(queue), wake))
     }
 }

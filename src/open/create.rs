@@ -3,14 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use super::{at, manifest_error, shard_path};
 use crate::device::{Device, Directory};
 use crate::error::OpenError;
 use crate::format::{LogManifest, SlotKind};
 use crate::notice::Notices;
 use crate::options::Layout;
 use crate::router::even_slots;
-use crate::segment::{ManifestError, ManifestFiles, ShardStore};
+use crate::segment::{ManifestError, ManifestFiles, ShardStore, shard_path};
 
 /// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
 const CREATING: &str = "sawmill.creating";
@@ -19,7 +18,7 @@ const PREFIX: &str = "log";
 /// A directory that holds something else is refused before anything is made in it.
 pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> {
     let path = directory.path();
-    let names = directory.list().map_err(at("listing the directory", path))?;
+    let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     if names.iter().any(|name| name.starts_with("log.manifest.")) {
         return Ok(());
     }
@@ -38,7 +37,7 @@ pub(super) fn open_manifest(
     directory: &dyn Directory,
     notices: &Notices,
 ) -> Result<LogManifest, OpenError> {
-    let names = directory.list().map_err(at("listing the directory", path))?;
+    let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     let creating = names.iter().any(|name| name == CREATING);
     let has_shards = names.iter().any(|name| name.starts_with("shard-"));
     let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
@@ -49,21 +48,22 @@ pub(super) fn open_manifest(
             body
         }
         Err(ManifestError::Missing) if creating || !has_shards => {
-            return create(path, wanted, device, directory).map_err(at("making the log", path));
+            return create(path, wanted, device, directory).map_err(OpenError::at("making the log", path));
         }
         // The crash came between the two copies of the first manifest: there never was a log.
         Err(ManifestError::Damaged(_)) if creating => {
-            return create(path, wanted, device, directory).map_err(at("making the log", path));
+            return create(path, wanted, device, directory).map_err(OpenError::at("making the log", path));
         }
-        Err(error) => return Err(manifest_error(path)(error)),
+        Err(error) => return Err(OpenError::manifest(path)(error)),
     };
     if creating {
         directory
             .remove(CREATING)
             .and_then(|()| directory.sync())
-            .map_err(at("finishing the making of", path))?;
+            .map_err(OpenError::at("finishing the making of", path))?;
     }
-    LogManifest::decode(&body).map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))
+    LogManifest::decode(&body)
+        .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))
 }
 
 /// Makes a log. A crash at any step leaves a directory in which it is made anew.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::{at, manifest_error};
 use crate::device::Device;
 use crate::error::OpenError;
 use crate::format::LogManifest;
@@ -31,13 +30,13 @@ pub(super) fn judge_shard(
     shard: u16,
     config: &Config,
 ) -> Result<Judged, OpenError> {
-    let io = |operation| at(operation, path);
+    let io = |operation| OpenError::at(operation, path);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (mut store, missing, mended) =
-        ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
+        ShardStore::open(directory, config.space.segment_bytes).map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
-        return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+        return Err(OpenError::manifest(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {

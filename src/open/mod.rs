@@ -9,7 +9,7 @@ mod judge;
 mod report;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -22,50 +22,25 @@ use report::report;
 use crate::consumer::Registry;
 use crate::device::{Device, Directory, Driver, Lock, measure};
 use crate::error::OpenError;
-use crate::keeper::Keeper;
-use crate::log::Inner;
+use crate::instance::Instance;
+use crate::instance::Keeper;
+use crate::instance::take_lock;
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
-use crate::owner::take_lock;
 use crate::position::ShardId;
 use crate::router::Router;
-use crate::segment::ManifestError;
+use crate::segment::shard_path;
 use crate::shard::{Holds, Turner};
 use crate::tally;
 
-fn shard_folder(shard: u16) -> String {
-    format!("shard-{shard:04}")
-}
-
-pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    let path = path.to_owned();
-    move |error| OpenError::Io { operation, path, source: Arc::new(error) }
-}
-
-pub(crate) fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
-    let path = path.to_owned();
-    move |error| match error {
-        ManifestError::Missing => OpenError::ManifestDamaged {
-            path,
-            first: crate::format::Defect::Short,
-            second: crate::format::Defect::Short,
-        },
-        ManifestError::Damaged([first, second]) => OpenError::ManifestDamaged { path, first, second },
-        ManifestError::TooNew => OpenError::TooNew { path },
-        ManifestError::Io(source) => {
-            OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
-        }
-    }
-}
-
-pub(crate) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
     // From here on a fork of this process knows that it is one.
     crate::sys::is_owner();
     // Wrong options are told before anything is touched.
     let wanted = options.layout()?;
     options.config(&wanted)?;
     let device = options.chosen_device();
-    let directory = device.directory(path).map_err(at("opening the directory", path))?;
+    let directory = device.directory(path).map_err(OpenError::at("opening the directory", path))?;
     check_foreign(directory.as_ref())?;
     let lock = take_lock(directory.as_ref(), device.as_ref())?;
     let result = open_locked(path, options, &wanted, device, directory, lock.clone());
@@ -82,7 +57,7 @@ fn open_locked(
     device: Arc<dyn Device>,
     directory: Arc<dyn Directory>,
     lock: Arc<dyn Lock>,
-) -> Result<Inner, OpenError> {
+) -> Result<Instance, OpenError> {
     let notices = Arc::new(Notices::default());
     let manifest = open_manifest(path, wanted, device.as_ref(), directory.as_ref(), &notices)?;
     let layout = Layout {
@@ -147,7 +122,7 @@ fn open_locked(
         }
         Ok(())
     })?;
-    let inner = Inner {
+    let inner = Instance {
         holds: engines.iter().map(Holds::new).collect(),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),
@@ -166,15 +141,15 @@ fn open_locked(
         // Measured where the log is; its shards may lie elsewhere.
         measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
-    tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(at("listing", path))?;
-    start_threads(&inner, asked).map_err(at("starting threads for", path))?;
+    tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(OpenError::at("listing", path))?;
+    start_threads(&inner, asked).map_err(OpenError::at("starting threads for", path))?;
     report(&inner, &capabilities);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
 }
 
-fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
+fn start_threads(inner: &Instance, asked: Receiver<ShardId>) -> io::Result<()> {
     if !inner.device.threaded() {
         return Ok(());
     }
@@ -199,21 +174,13 @@ fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
 
 /// Gives the application what turns the shards.
 #[cfg(feature = "tokio-uring")]
-fn hand_out(inner: &Inner, driven: Vec<Arc<crate::device::TaskWake>>) {
+fn hand_out(inner: &Instance, driven: Vec<Arc<crate::device::TaskWake>>) {
     let Some(drive) = &inner.config.drive else { return };
     for (engine, wake) in inner.engines.iter().zip(driven) {
         let (driver, ended) = crate::shard::ShardDriver::new(engine.clone(), wake);
         crate::sync::lock(&inner.turners).push(Turner::Driver(ended));
         drive.0(driver);
     }
-}
-
-pub(crate) fn shard_path(path: &Path, directories: &[String], shard: u16) -> PathBuf {
-    let home = match directories.len() {
-        0 => path.to_owned(),
-        count => PathBuf::from(&directories[usize::from(shard) % count]),
-    };
-    home.join(shard_folder(shard))
 }
 
 /// Runs for every shard, in threads of their own where there are threads.

@@ -2,9 +2,9 @@
 
 use crate::committer::SyncMethod;
 use crate::device::Capabilities;
-use crate::log::Inner;
+use crate::instance::Instance;
 
-pub(super) fn report(inner: &Inner, capabilities: &Capabilities) {
+pub(super) fn report(inner: &Instance, capabilities: &Capabilities) {
     let durable = if capabilities.durable {
         ""
     } else {

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{AppendError, ReadError};
-use crate::options::Durability;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
+use crate::write::Durability;
 
 /// See the module.
 pub(crate) trait Source: Send + Sync + Debug {

@@ -236,7 +236,7 @@ fn what_is_testified_is_durable() {
     let shard = case
         .machine
         .device()
-        .directory_to_read(&crate::open::shard_path(std::path::Path::new(PATH), &[], 0))
+        .directory_to_read(&crate::segment::shard_path(std::path::Path::new(PATH), &[], 0))
         .unwrap();
     let glimpse = Glimpse::of(shard.as_ref()).unwrap();
     let identity = glimpse.manifest.identity(glimpse.manifest.epochs.last().unwrap());
@@ -260,7 +260,7 @@ fn only_what_blocks_fill_is_taken_for_checked() {
     let case = Case::new();
     case.with_three_records();
     let device = case.machine.device();
-    let path = crate::open::shard_path(std::path::Path::new(PATH), &[], 0);
+    let path = crate::segment::shard_path(std::path::Path::new(PATH), &[], 0);
     let glimpse = Glimpse::of(device.directory_to_read(&path).unwrap().as_ref()).unwrap();
     let mut random = Random::new(5);
     let lsn = |granule: usize| Lsn(granule as u64 * GRANULE);

@@ -14,5 +14,20 @@ pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
 pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations, segment_name};
 
+use std::path::{Path, PathBuf};
+
 #[cfg(test)]
 mod tests;
+
+fn shard_folder(shard: u16) -> String {
+    format!("shard-{shard:04}")
+}
+
+/// Where a shard of the log in `path` lies.
+pub(crate) fn shard_path(path: &Path, directories: &[String], shard: u16) -> PathBuf {
+    let home = match directories.len() {
+        0 => path.to_owned(),
+        count => PathBuf::from(&directories[usize::from(shard) % count]),
+    };
+    home.join(shard_folder(shard))
+}

@@ -9,52 +9,18 @@ use super::nudge::Nudged;
 use super::opener::NoRoom;
 use crate::error::AppendError;
 use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
-use crate::options::{Durability, Priority};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
 use crate::sys::is_owner;
-use crate::write::Payload;
+use crate::write::{Durability, Priority};
+use crate::write::{List, Payload};
 
 /// Records of one key for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub key: &'a [u8],
     pub payloads: List<'a>,
-}
-
-/// The payloads of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum List<'a> {
-    Slices(&'a [&'a [u8]]),
-    /// Behind each other, with the end of each.
-    Packed {
-        bytes: &'a [u8],
-        ends: &'a [usize],
-    },
-}
-
-impl<'a> List<'a> {
-    fn len(&self) -> usize {
-        match self {
-            List::Slices(slices) => slices.len(),
-            List::Packed { ends, .. } => ends.len(),
-        }
-    }
-
-    fn get(&self, index: usize) -> &'a [u8] {
-        match self {
-            List::Slices(slices) => slices[index],
-            List::Packed { bytes, ends } => {
-                let start = index.checked_sub(1).map_or(0, |before| ends[before]);
-                &bytes[start..ends[index]]
-            }
-        }
-    }
-
-    fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        (0..self.len()).map(move |index| self.get(index))
-    }
 }
 
 /// How something is to be accepted.

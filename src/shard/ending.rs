@@ -8,7 +8,6 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::engine::Engine;
-use crate::admission;
 use crate::error::{CloseError, Failure};
 use crate::sync::lock;
 
@@ -34,7 +33,7 @@ impl Engine {
     /// Stops the shard after a panic, or in place of whoever turned it: also those are woken whom a turn had found
     /// and did not get to. Under no lock.
     pub(super) fn stop_after(&self, operation: &'static str, error: io::Error) {
-        admission::wake(self.stop(operation, self.path(), error));
+        crate::sync::wake(self.stop(operation, self.path(), error));
         let wakes = lock(&self.core).take_wakes();
         self.wake(wakes);
     }
@@ -52,7 +51,7 @@ impl Engine {
     /// thread, or turns until [`is_settled`](Engine::is_settled).
     pub(crate) fn begin_close(&self) {
         self.opener().shut = true;
-        admission::wake(self.admission.shut());
+        crate::sync::wake(self.admission.shut());
         let last = self.pool.close_any();
         self.sync_asked.fetch_max(last, Ordering::SeqCst);
         self.closing.store(true, Ordering::SeqCst);

@@ -18,12 +18,12 @@ use crate::device::{Capabilities, Device, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
-use crate::options::{Durability, Priority};
 use crate::pool::Pool;
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{Marks, Segment, SegmentReader, ShardStore, StoreView};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
+use crate::write::{Durability, Priority};
 
 /// What an accepted batch waits for.
 #[derive(Clone, Copy, Debug)]
@@ -478,7 +478,7 @@ impl Engine {
     pub(crate) fn wake_followers(&self) {
         let mut tasks = Vec::new();
         self.followers.notify_all(&mut tasks);
-        admission::wake(tasks);
+        crate::sync::wake(tasks);
     }
 
     /// Whether nothing will be appended any more.

@@ -243,7 +243,7 @@ impl Engine {
             self.prod();
         }
         self.wake(wakes);
-        crate::admission::wake(self.offer());
+        crate::sync::wake(self.offer());
     }
 }
 

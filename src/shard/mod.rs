@@ -26,7 +26,7 @@ mod turn;
 mod turner;
 mod waiters;
 
-pub(crate) use append::{Batch, List, Manner};
+pub(crate) use append::{Batch, Manner};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use driven::Drive;
 #[cfg(feature = "tokio-uring")]

@@ -3,7 +3,7 @@
 use super::append::Manner;
 use super::engine::{Engine, Placed, Refused};
 use crate::format::encoded_bytes;
-use crate::options::{Durability, Priority};
+use crate::write::{Durability, Priority};
 
 impl Engine {
     /// Between a producer's opening of a block and its claim, somebody else closes the block; false if none could

@@ -8,14 +8,13 @@ use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::sizing::{Made, Sizing};
-use crate::admission;
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
-use crate::options::Durability;
 use crate::position::Lsn;
 use crate::segment::{Segment, StoreView};
 use crate::sync::lock;
+use crate::write::Durability;
 
 /// How much space a shard takes and keeps.
 #[derive(Clone, Copy, Debug)]
@@ -194,13 +193,13 @@ impl Engine {
     /// Whether there is room now or an error to tell: everybody who waits looks again.
     fn segment_settled(&self) {
         self.space.asked.store(false, Ordering::SeqCst);
-        admission::wake(self.admission.call_all());
+        crate::sync::wake(self.admission.call_all());
     }
 
     /// Space was made: an earlier failure to grow says nothing any more.
     pub(crate) fn retry_segment(&self) {
         if self.space.error_set.swap(false, Ordering::SeqCst) {
-            admission::wake(self.admission.call_all());
+            crate::sync::wake(self.admission.call_all());
         }
     }
 
@@ -330,7 +329,7 @@ impl Engine {
                 core.committer.fail();
                 let tasks = self.stop("cutting the log", path, told);
                 drop((core, opener));
-                admission::wake(tasks);
+                crate::sync::wake(tasks);
                 return Err(self.truncate_error(Some(error)));
             }
         };
@@ -377,6 +376,6 @@ struct HeldOpenings<'a>(&'a Engine);
 impl Drop for HeldOpenings<'_> {
     fn drop(&mut self) {
         self.0.opener().held = false;
-        admission::wake(self.0.admission.call_all());
+        crate::sync::wake(self.0.admission.call_all());
     }
 }

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::admission;
 use crate::sync::{AtomicU32, Ordering, handshake, lock};
 
 #[derive(Debug, Default)]
@@ -231,7 +230,7 @@ impl Waiters {
             self.rouse(slot, 1);
         }
         wakes.slots[..wakes.count].iter().for_each(|&slot| self.rouse(slot, u32::MAX));
-        admission::wake(wakes.tasks);
+        crate::sync::wake(wakes.tasks);
     }
 
     /// Makes one of the threads that sleep for block `sequence` (or for another one of its slot) take something

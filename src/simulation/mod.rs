@@ -43,6 +43,8 @@ pub use machine::{End, Faults, Simulated};
 use plan::Plan;
 use tally::Tally;
 
+use crate::options::Options;
+
 /// Plays one history; on a failure prints the shortest that fails as well.
 fn play(plan: &Plan, how_to_rerun: &str) -> Tally {
     let run = |plan: &Plan, trace| catch_unwind(AssertUnwindSafe(|| History::new(plan, trace).play()));
@@ -67,4 +69,13 @@ fn silently<T>(run: impl FnOnce() -> T) -> T {
     let result = run();
     std::panic::set_hook(hook);
     result
+}
+
+impl Options {
+    /// Opens the log on a simulated machine, as the process that lives on it now: it has no threads,
+    /// time is virtual, and whoever waits turns the shards.
+    #[must_use]
+    pub fn device(self, machine: &Simulated) -> Options {
+        self.on_device(machine.device())
+    }
 }

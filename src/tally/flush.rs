@@ -17,15 +17,14 @@ use super::table::Table;
 use super::totals::{Changes, END};
 use super::wire::{self, Kind};
 use super::{Limits, replay};
-use crate::admission;
 use crate::append::AppendBatch;
 use crate::device::Device;
 use crate::error::AppendError;
 use crate::notice::Notices;
-use crate::options::Durability;
 use crate::position::Lsn;
 use crate::shard::{Engine, Holds, NO_LEAD, Waiters};
 use crate::sync::lock;
+use crate::write::Durability;
 
 /// A tally that is open. All its handles share one.
 #[derive(Debug)]
@@ -183,7 +182,7 @@ impl<F: Fold> Core<F> {
                 // much as may be gathered.
                 self.signal.gathered(true);
                 let bytes = self.limits.bytes as u64;
-                let retry_after = self.engine.retry_after(bytes, crate::options::Priority::Normal);
+                let retry_after = self.engine.retry_after(bytes, crate::write::Priority::Normal);
                 UpdateError::Overloaded { retry_after: retry_after.min(self.limits.interval * 2) }
             }
         }
@@ -243,7 +242,7 @@ impl<F: Fold> Core<F> {
         // Waiters are woken under no lock.
         let mut tasks = Vec::new();
         self.waiters.notify_all(&mut tasks);
-        admission::wake(tasks);
+        crate::sync::wake(tasks);
         flushed
     }
 

@@ -9,11 +9,39 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use crate::ceiling::{BEHIND_EVERY, Method, Writes};
 use crate::pool::AlignedBuffer;
 
 /// Set in the user data of a sync.
 const SYNC: u64 = 1 << 32;
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// Not at all.
+    Plain,
+    /// By itself (`RWF_DSYNC`).
+    WriteThrough,
+    /// By an `fdatasync` after it.
+    Flush,
+    /// By an `fdatasync` of all that is written, every 10 ms beside the writes and once at the end: what a log
+    /// does for records that nobody waits for.
+    Behind,
+}
+
+/// How often [`Method::Behind`] syncs.
+pub(crate) const BEHIND_EVERY: Duration = Duration::from_millis(10);
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Writes {
+    /// Bytes of each write, a multiple of 4096.
+    pub block_bytes: u32,
+    /// Writes in flight at once; 1 or more.
+    pub depth: u32,
+    /// How each is made durable.
+    pub method: Method,
+}
 
 /// From what pages, and which way.
 #[derive(Clone, Copy, Debug)]

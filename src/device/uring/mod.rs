@@ -27,7 +27,9 @@ use crate::sys;
 
 pub(super) use ahead::reader as read_ahead;
 #[cfg(feature = "ceiling")]
-pub(crate) use bare::{Access, run as bare};
+pub(crate) use bare::{Access, BEHIND_EVERY, run as bare};
+#[cfg(feature = "ceiling")]
+pub use bare::{Method, Writes};
 
 /// The user data of the read that waits for a wake-up.
 const WAKE: u64 = u64::MAX;

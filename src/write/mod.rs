@@ -1,9 +1,14 @@
 //! A record to be appended.
 
+mod batch;
+mod durability;
+
 use std::borrow::Cow;
 use std::io::IoSlice;
 
-use crate::options::{Durability, Priority};
+pub use batch::BatchBuilder;
+pub(crate) use batch::List;
+pub use durability::{Durability, Priority};
 
 /// What to append: a payload, and whatever more is to be said of it.
 ///

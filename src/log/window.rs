@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::commit::Commit;
+use crate::append::Commit;
 use crate::error::AppendError;
 use crate::log::Log;
 use crate::position::Position;

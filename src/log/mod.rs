@@ -1,31 +1,35 @@
-//! The front desk: [`Log`] and its [`Shard`]s.
+//! The front desk: [`Log`] and its [`Shard`]s; loads in bulk, windows, and the reader beside an owner.
+
+mod post;
+mod reader;
+mod window;
 
 use std::fmt;
 use std::ops::RangeBounds;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
+pub use window::{Over, Window};
 
 use crate::append::{Append, AppendBatch};
-use crate::batch::BatchBuilder;
-use crate::close::Close;
-use crate::commit::{Commit, Sync, is_owner};
-use crate::committer::CommitterConfig;
-use crate::consumer::{Consumer, Registry};
-use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
+use crate::append::{Commit, Sync};
+use crate::consumer::Consumer;
+use crate::device::Capabilities;
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
-use crate::notice::Notices;
+use crate::instance::Close;
+use crate::instance::Instance;
 use crate::open;
-use crate::options::{Config, Durability, Options};
+use crate::options::Options;
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
-use crate::read_only::LogReader;
-use crate::router::Router;
-use crate::shard::{Engine, Hold, Holds, Turner};
+use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
+use crate::sys::is_owner;
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
-use crate::window::Window;
-use crate::write::Write;
+use crate::write::BatchBuilder;
+use crate::write::{Durability, Write};
 
 /// A log: a directory owned by this process, with one or more shards.
 ///
@@ -43,27 +47,7 @@ use crate::write::Write;
 /// ```
 #[derive(Clone)]
 pub struct Log {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub path: PathBuf,
-    pub engines: Vec<Arc<Engine>>,
-    pub holds: Vec<Holds>,
-    pub router: Router,
-    pub config: Config,
-    pub committer: CommitterConfig,
-    pub backend: &'static str,
-    pub device: Arc<dyn Device>,
-    pub lock: Arc<dyn Lock>,
-    pub notices: Arc<Notices>,
-    /// What turns the shards, and keeps the log.
-    pub turners: Mutex<Vec<Turner>>,
-    pub closed: AtomicBool,
-    pub directory: Arc<dyn Directory>,
-    pub consumers: Registry,
-    pub tallies: tally::Registry,
-    pub measured: Option<WriteProbe>,
+    inner: Arc<Instance>,
 }
 
 impl Log {
@@ -82,10 +66,6 @@ impl Log {
     /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<LogReader, OpenError> {
         LogReader::open(path.as_ref())
-    }
-
-    pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Log, OpenError> {
-        open::open(path, options).map(|inner| Log { inner: Arc::new(inner) })
     }
 
     fn engine(&self, shard: ShardId) -> Option<&Arc<Engine>> {
@@ -395,6 +375,19 @@ impl Log {
     /// how it ended.
     pub fn close_async(&self) -> Close {
         Close::begin(self.inner.clone())
+    }
+}
+
+impl Options {
+    /// Opens the log in `path`, recovering it if it is there and making it if not.
+    ///
+    /// The directory is owned until the log is closed. Recovery reads at most the segments behind
+    /// the last checkpoint; everything that was accepted and found is durable before this returns.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. On any error what was there is left as it was.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Log, OpenError> {
+        open::open(path.as_ref(), self).map(|instance| Log { inner: Arc::new(instance) })
     }
 }
 

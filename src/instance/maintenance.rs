@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::consumer::{self, Registry};
 use crate::notice::Notices;
+use crate::options::{OnStuck, Stuck, Watch};
 use crate::position::ShardId;
 use crate::shard::{Engine, Filled, Filling};
 use crate::tally;
-use crate::watch::{OnStuck, Stuck, Watch};
 
 /// A healthy device answers within milliseconds, a busy network volume within a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ impl Keeper {
             let stuck = Stuck { shard: engine.id, age };
             let act = catch_unwind(AssertUnwindSafe(|| (watch.act)(stuck)));
             if act.unwrap_or_default() == OnStuck::Fail {
-                crate::admission::wake(engine.give_up(age));
+                crate::sync::wake(engine.give_up(age));
             }
         }
     }

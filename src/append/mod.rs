@@ -1,6 +1,8 @@
 //! The handles of an append: room first, then durability. Futures that need no runtime, with a
 //! blocking `wait` each.
 
+mod commit;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -8,14 +10,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::admission::{self, Call, Place};
-use crate::batch::BatchBuilder;
-use crate::commit::{Commit, is_owner};
+use crate::admission::{Call, Place};
 use crate::error::AppendError;
-use crate::options::{Durability, Priority};
 use crate::position::Position;
-use crate::shard::{Batch, Engine, Hold, List, Manner, Placed, Refused};
-use crate::write::{Payload, Write};
+use crate::shard::{Batch, Engine, Hold, Manner, Placed, Refused};
+use crate::sys::is_owner;
+use crate::write::BatchBuilder;
+use crate::write::{Durability, Priority};
+use crate::write::{List, Payload, Write};
+pub use commit::{Commit, Sync};
 
 enum Payloads<'a> {
     One(Payload<'a>),
@@ -72,7 +75,7 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         if is_owner() {
             self.engine.admission.leave(&self.place);
-            admission::wake(self.engine.offer());
+            crate::sync::wake(self.engine.offer());
         }
     }
 }

@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::error::AppendError;
-use crate::options::Durability;
 use crate::position::Position;
 use crate::shard::{Hold, Manner, Placed, Refused, Registration, Target};
-pub(crate) use crate::sys::is_owner;
+use crate::sys::is_owner;
+use crate::write::Durability;
 use crate::write::Write;
 
 /// A record that was accepted, on its way to the durability that it was asked for.

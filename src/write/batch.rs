@@ -1,7 +1,5 @@
 //! Batches that are built up in one piece of memory, again and again.
 
-use crate::shard::List;
-
 /// Payloads of a batch, behind each other in memory that is kept for the next batch.
 ///
 /// ```
@@ -72,5 +70,39 @@ impl BatchBuilder {
 
     pub(crate) fn list(&self) -> List<'_> {
         List::Packed { bytes: &self.bytes, ends: &self.ends }
+    }
+}
+
+/// The payloads of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum List<'a> {
+    Slices(&'a [&'a [u8]]),
+    /// Behind each other, with the end of each.
+    Packed {
+        bytes: &'a [u8],
+        ends: &'a [usize],
+    },
+}
+
+impl<'a> List<'a> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            List::Slices(slices) => slices.len(),
+            List::Packed { ends, .. } => ends.len(),
+        }
+    }
+
+    pub(crate) fn get(&self, index: usize) -> &'a [u8] {
+        match self {
+            List::Slices(slices) => slices[index],
+            List::Packed { bytes, ends } => {
+                let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+                &bytes[start..ends[index]]
+            }
+        }
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.len()).map(move |index| self.get(index))
     }
 }

@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, ReadError};
 use crate::format::{LogManifest, SlotKind};
-use crate::open::{at, manifest_error, shard_path};
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Scan, Verdict};
-use crate::segment::{Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView};
+use crate::segment::{
+    Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView, shard_path,
+};
 use crate::sync::lock;
 use crate::tally::{self, Fold, TallyError};
 
@@ -111,22 +112,24 @@ impl LogReader {
     }
 
     fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
-        let directory = device.directory_to_read(path).map_err(at("opening the directory", path))?;
+        let directory =
+            device.directory_to_read(path).map_err(OpenError::at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
-                ManifestError::Missing => at("reading the manifest", path)(io::Error::new(
+                ManifestError::Missing => OpenError::at("reading the manifest", path)(io::Error::new(
                     io::ErrorKind::NotFound,
                     "there is no log",
                 )),
-                error => manifest_error(path)(error),
+                error => OpenError::manifest(path)(error),
             })?;
         let log = LogManifest::decode(&body)
-            .map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))?;
+            .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
         let shards = (0..log.shards).map(|shard| {
             let path = shard_path(path, &log.directories, shard);
-            let directory =
-                device.directory_to_read(&path).map_err(at("opening the shard's folder", &path))?;
-            let glimpse = Glimpse::of(directory.as_ref()).map_err(manifest_error(&path))?;
+            let directory = device
+                .directory_to_read(&path)
+                .map_err(OpenError::at("opening the shard's folder", &path))?;
+            let glimpse = Glimpse::of(directory.as_ref()).map_err(OpenError::manifest(&path))?;
             let shard = ForeignShard {
                 id: ShardId(shard),
                 directory,

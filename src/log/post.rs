@@ -3,9 +3,9 @@
 use crate::append::Append;
 use crate::error::AppendError;
 use crate::log::{Log, Shard};
-use crate::options::Durability;
 use crate::position::Position;
 use crate::shard::{Engine, Manner};
+use crate::write::Durability;
 use crate::write::Write;
 
 impl Log {

@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use crate::commit::is_owner;
+use super::Instance;
+use super::lock::Leaving;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::CloseError;
-use crate::log::Inner;
-use crate::owner::Leaving;
 use crate::position::ShardId;
 use crate::shard::{Ended, Engine, Turner};
 use crate::sync::lock;
+use crate::sys::is_owner;
 use crate::tally;
 
 /// A close on its way. By [`Log::close_async`](crate::Log::close_async).
@@ -31,7 +31,7 @@ struct Closing {
 }
 
 impl Close {
-    pub(crate) fn begin(inner: Arc<Inner>) -> Close {
+    pub(crate) fn begin(inner: Arc<Instance>) -> Close {
         let closing = Arc::new(Mutex::new(Closing::default()));
         let shared = closing.clone();
         let run = move || {
@@ -43,7 +43,7 @@ impl Close {
                 closing.outcome = Some(outcome);
                 closing.waker.take()
             };
-            crate::admission::wake(waker);
+            crate::sync::wake(waker);
         };
         if let Err(error) = std::thread::Builder::new().name("sawmill-close".into()).spawn(run) {
             let source = Arc::new(error);
@@ -68,7 +68,7 @@ impl Future for Close {
     }
 }
 
-impl Inner {
+impl Instance {
     pub(crate) fn close(&self) -> Result<(), CloseError> {
         if !is_owner() {
             return Err(CloseError::Forked);
@@ -121,7 +121,7 @@ fn close_all(
     result.and(flushed)
 }
 
-impl Drop for Inner {
+impl Drop for Instance {
     fn drop(&mut self) {
         if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
             return;

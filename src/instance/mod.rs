@@ -1,0 +1,43 @@
+//! What an open log is, behind all of its handles; how it is locked, looked after and closed.
+
+mod close;
+mod lock;
+mod maintenance;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+pub use close::Close;
+pub(crate) use lock::take_lock;
+pub(crate) use maintenance::Keeper;
+
+use crate::committer::CommitterConfig;
+use crate::consumer;
+use crate::device::{Device, Directory, Lock, WriteProbe};
+use crate::notice::Notices;
+use crate::options::Config;
+use crate::router::Router;
+use crate::shard::{Engine, Holds, Turner};
+use crate::tally;
+
+/// An open log. The last of its handles to go closes it.
+pub(crate) struct Instance {
+    pub path: PathBuf,
+    pub engines: Vec<Arc<Engine>>,
+    pub holds: Vec<Holds>,
+    pub router: Router,
+    pub config: Config,
+    pub committer: CommitterConfig,
+    pub backend: &'static str,
+    pub device: Arc<dyn Device>,
+    pub lock: Arc<dyn Lock>,
+    pub notices: Arc<Notices>,
+    /// What turns the shards, and keeps the log.
+    pub turners: Mutex<Vec<Turner>>,
+    pub closed: AtomicBool,
+    pub directory: Arc<dyn Directory>,
+    pub consumers: consumer::Registry,
+    pub tallies: tally::Registry,
+    pub measured: Option<WriteProbe>,
+}

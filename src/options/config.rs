@@ -1,0 +1,258 @@
+//! The checked settings, and the limits that follow from them.
+
+use std::sync::Arc;
+
+use super::{Backend, OnDamage, Options, Watch};
+use crate::committer::Ripe;
+use crate::device::{Device, RealDevice};
+use crate::error::OpenError;
+use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
+#[cfg(feature = "tokio-uring")]
+use crate::shard::Drive;
+use crate::shard::SpaceConfig;
+use crate::write::Durability;
+
+/// The most shards that a log can have.
+pub(crate) const SHARDS_MAX: u16 = 1024;
+/// 256 KiB: with huge pages as good as anything larger, at half the latency of the next size.
+const BLOCK_BYTES: u32 = 256 << 10;
+/// A block's offset has 24 bits in units of eight bytes; 16 MiB leaves room and is past all use.
+const BLOCK_BYTES_MAX: u32 = 16 << 20;
+const SEGMENT_BYTES: u64 = 256 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 1 << 40;
+const MEMORY_BYTES: u64 = 64 << 20;
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
+/// With fewer blocks one would be written while none can be filled.
+const BLOCKS_MIN: u64 = 4;
+const RECORD_BYTES: u64 = 16 << 20;
+
+/// Constants of the engine: nobody needs to set them, and the simulator draws others. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    /// Writes in flight on one device, divided between its shards...
+    pub device_depth: u32,
+    /// ... of which each has so many.
+    pub shard_depth_min: u32,
+    pub ripe: Ripe,
+    pub background_ns: u64,
+    pub marker_delay_ns: u64,
+    pub marker_interval_ns: u64,
+    /// The first segments of all shards together; later ones grow to `segment_bytes` with the log, so that one
+    /// with a single record in it does not take a quarter of a gigabyte.
+    pub first_segments_bytes: u64,
+    pub first_segment_bytes_min: u64,
+    /// What scans read at a time.
+    pub read_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            device_depth: 16,
+            shard_depth_min: 2,
+            ripe: Ripe { numerator: 1, denominator: 2 },
+            background_ns: 10_000_000,
+            marker_delay_ns: 20_000_000,
+            marker_interval_ns: 1_000_000_000,
+            first_segments_bytes: 16 << 20,
+            first_segment_bytes_min: 64 << 10,
+            read_bytes: crate::segment::READ_BYTES,
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn layout(&self) -> Result<Layout, OpenError> {
+        let cores = crate::sys::cores().min(usize::from(SHARDS_MAX));
+        let shards = self.shards.unwrap_or(cores as u16);
+        let in_simulation = self.device.as_ref().is_some_and(|device| !device.threaded());
+        let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
+        if !(1..=SHARDS_MAX).contains(&shards) {
+            return invalid("shards", format!("{shards} is not within 1..={SHARDS_MAX}"));
+        }
+        let block_bytes = self.block_bytes.unwrap_or(BLOCK_BYTES);
+        if block_bytes == 0 || block_bytes > BLOCK_BYTES_MAX || u64::from(block_bytes) % GRANULE != 0 {
+            let reason = format!("{block_bytes} is not a multiple of {GRANULE} up to {BLOCK_BYTES_MAX}");
+            return invalid("block_bytes", reason);
+        }
+        let segment_bytes = self.segment_bytes.unwrap_or(SEGMENT_BYTES.max(u64::from(block_bytes) * 4));
+        let least =
+            if in_simulation { GRANULE * 4 } else { SEGMENT_BYTES_MIN }.max(u64::from(block_bytes) * 2);
+        if !(least..=SEGMENT_BYTES_MAX).contains(&segment_bytes) || segment_bytes % GRANULE != 0 {
+            let reason = format!(
+                "{segment_bytes} is not a multiple of {GRANULE} within {least}..={SEGMENT_BYTES_MAX}"
+            );
+            return invalid("segment_bytes", reason);
+        }
+        let directories = self.directories.clone().unwrap_or_default();
+        if self
+            .directories
+            .as_ref()
+            .is_some_and(|directories| directories.is_empty() || directories.len() > usize::from(shards))
+        {
+            return invalid("directories", "there must be at least one, and at most one per shard".into());
+        }
+        let mut names = Vec::new();
+        for directory in directories {
+            let Some(name) = directory.to_str().filter(|_| directory.is_absolute()) else {
+                return invalid(
+                    "directories",
+                    format!("{} is not an absolute path in UTF-8", directory.display()),
+                );
+            };
+            names.push(name.to_owned());
+        }
+        Ok(Layout { shards, block_bytes, segment_bytes, directories: names })
+    }
+
+    /// An error if what was set contradicts what is there.
+    pub(crate) fn check_against(&self, there: &Layout) -> Result<(), OpenError> {
+        let check = |option, set: Option<u64>, there: u64| match set {
+            Some(asked) if asked != there => {
+                Err(OpenError::Incompatible { option, there: there.to_string(), asked: asked.to_string() })
+            }
+            _ => Ok(()),
+        };
+        check("shards", self.shards.map(u64::from), u64::from(there.shards))?;
+        check("block_bytes", self.block_bytes.map(u64::from), u64::from(there.block_bytes))?;
+        check("segment_bytes", self.segment_bytes, there.segment_bytes)?;
+        let asked = self
+            .directories
+            .as_ref()
+            .map(|asked| asked.iter().map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>());
+        match asked {
+            Some(asked) if asked != there.directories => Err(OpenError::Incompatible {
+                option: "directories",
+                there: format!("{:?}", there.directories),
+                asked: format!("{asked:?}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The checked settings of a log with this layout. Below this nobody checks again.
+    pub(crate) fn config(&self, layout: &Layout) -> Result<Config, OpenError> {
+        let in_simulation = self.device.as_ref().is_some_and(|device| !device.threaded());
+        let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
+        let block_bytes = u64::from(layout.block_bytes);
+        let least = if in_simulation { 0 } else { MEMORY_BYTES_MIN }.max(block_bytes * BLOCKS_MIN);
+        let memory_bytes = self.memory_bytes.unwrap_or_else(|| {
+            let share = crate::device::memory_limit() / 16 / u64::from(layout.shards);
+            MEMORY_BYTES.min(share).max(least)
+        });
+        if memory_bytes < least || memory_bytes > 1 << 40 {
+            return invalid(
+                "memory_bytes",
+                format!("{memory_bytes} is less than {least}, or more than 1 TiB"),
+            );
+        }
+        let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
+        let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
+        // Half of the blocks at the most, which `Low` may fill too, and a quarter of a segment, so
+        // that a group never needs more than two.
+        let by_memory = payload_bytes * (u64::from(blocks) / 2 - 1).max(1);
+        let by_segment = (layout.segment_bytes / 4 / block_bytes).max(1) * payload_bytes;
+        let (record_bytes_limit, record_limit) = [(by_memory, "memory_bytes"), (by_segment, "segment_bytes")]
+            .into_iter()
+            .min()
+            .expect("two limits");
+        let (record_bytes, record_limit) = match self.record_bytes {
+            Some(asked) if asked > record_bytes_limit || asked == 0 => {
+                return invalid(
+                    "record_bytes",
+                    format!("{asked} is 0, or more than {record_limit} allows, {record_bytes_limit}"),
+                );
+            }
+            Some(asked) => (asked, "record_bytes"),
+            None if RECORD_BYTES <= record_bytes_limit => (RECORD_BYTES, "record_bytes"),
+            None => (record_bytes_limit, record_limit),
+        };
+        let tuning = self.tuning();
+        Ok(Config {
+            shards: layout.shards,
+            block_bytes: layout.block_bytes,
+            space: SpaceConfig {
+                segment_bytes: layout.segment_bytes,
+                first_segment_bytes: (tuning.first_segments_bytes / u64::from(layout.shards))
+                    .clamp(tuning.first_segment_bytes_min, 4 << 20)
+                    .min(layout.segment_bytes)
+                    .next_multiple_of(GRANULE),
+                retain_bytes: self.retain_bytes,
+                retain_ns: self.retain_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
+            },
+            blocks,
+            read_bytes: tuning.read_bytes,
+            record_bytes,
+            record_limit,
+            durability: self.durability,
+            backend: self.backend,
+            pin_threads: self.pin_threads,
+            require_durable: self.require_durable,
+            on_damage: self.on_damage,
+            watch: self.watch.clone(),
+            #[cfg(feature = "tokio-uring")]
+            drive: self.drive.clone(),
+        })
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(tuning) = &self.tuning {
+            return tuning.clone();
+        }
+        Tuning::default()
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn tuned(mut self, tuning: Tuning) -> Options {
+        self.tuning = Some(tuning);
+        self
+    }
+
+    /// On this device in place of the real one.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn on_device(mut self, device: Arc<dyn Device>) -> Options {
+        self.device = Some(device);
+        self
+    }
+
+    pub(crate) fn chosen_device(&self) -> Arc<dyn Device> {
+        self.device.clone().unwrap_or_else(|| match self.backend {
+            Backend::Syscall => Arc::new(RealDevice::without_uring()),
+            _ => Arc::new(RealDevice::new()),
+        })
+    }
+}
+
+/// What a log is made with and keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub shards: u16,
+    pub block_bytes: u32,
+    pub segment_bytes: u64,
+    pub directories: Vec<String>,
+}
+
+/// Settings that have been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub shards: u16,
+    pub block_bytes: u32,
+    pub space: SpaceConfig,
+    /// Blocks of each shard's pool.
+    pub blocks: u32,
+    /// What scans read at a time.
+    pub read_bytes: usize,
+    pub record_bytes: u64,
+    /// The option that sets `record_bytes`.
+    pub record_limit: &'static str,
+    pub durability: Durability,
+    pub backend: Backend,
+    pub pin_threads: bool,
+    pub require_durable: bool,
+    pub on_damage: OnDamage,
+    pub watch: Option<Watch>,
+    #[cfg(feature = "tokio-uring")]
+    pub drive: Option<Drive>,
+}
