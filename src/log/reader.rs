@@ -15,7 +15,7 @@ use crate::error::{OpenError, ReadError};
 use crate::format::{LogManifest, SlotKind};
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
-use crate::recovery::{self, Damage, Scan, Verdict};
+use crate::recovery::{self, Damage, Facts, Scan, Verdict};
 use crate::segment::{
     Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView, shard_path,
 };
@@ -364,9 +364,9 @@ impl ForeignShard {
             let mut state = lock(&self.state);
             self.follow(&mut state, &mut reader)?;
             let (glimpse, scan) = (&state.glimpse, &state.scan);
-            let verdict =
-                recovery::judge(&mut reader, &glimpse.segments, &glimpse.manifest, &glimpse.missing, scan);
-            let Verdict::Damaged { lsn, cause } = verdict else { return Ok(None) };
+            let facts =
+                Facts::gather(&mut reader, &glimpse.segments, &glimpse.manifest, &glimpse.missing, scan);
+            let Verdict::Damaged { lsn, cause } = recovery::judge(&facts) else { return Ok(None) };
             if last == Some((scan.end, glimpse.manifest.next_file)) {
                 return Ok(Some(Finding::End { shard: self.id, lsn, cause }));
             }

@@ -7,7 +7,7 @@ use crate::error::OpenError;
 use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
-use crate::recovery::{Verdict, beyond, judge, scan};
+use crate::recovery::{Facts, Verdict, beyond, judge, scan};
 use crate::segment::{ManifestError, SegmentReader, ShardStore};
 
 /// A shard that has been judged fit to be opened.
@@ -51,7 +51,7 @@ pub(super) fn judge_shard(
         SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory for"))?;
     let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
     let id = ShardId(shard);
-    match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
+    match judge(&Facts::gather(&mut reader, store.segments(), manifest, &missing, &scan)) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
             Ok(Judged { id, cut, start: scan.end, timestamp, mended, damage: None, store })

@@ -1,11 +1,8 @@
-//! Judging the place where the chain ends.
+//! Judging the place where the chain ends: a table of facts, and nothing else.
 
-use std::sync::Arc;
-
-use super::Scan;
-use crate::format::{BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest};
+use super::Facts;
+use crate::format::Defect;
 use crate::position::Lsn;
-use crate::segment::{Segment, SegmentReader};
 
 /// What a shard's log is found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,108 +44,143 @@ pub enum Damage {
     Block(Defect),
 }
 
-/// The verdict table: one row after the other, the first that applies.
-pub(crate) fn judge(
-    reader: &mut SegmentReader,
-    segments: &[Arc<Segment>],
-    manifest: &ShardManifest,
-    missing: &[SegmentRow],
-    scan: &Scan,
-) -> Verdict {
-    let row = manifest.epochs.last().expect("a manifest has an epoch");
-    let end = scan.end;
-    // 1. Below what the manifest testifies, or beyond a clean end.
-    if end.0 < row.start.max(manifest.covered.0) {
-        let durable = Lsn(row.start).max(manifest.covered);
-        return Verdict::Damaged { lsn: end, cause: Damage::Manifest(durable) };
-    }
-    if let Some(clean_end) = manifest.clean_end.filter(|&clean_end| clean_end != end) {
-        return Verdict::Damaged { lsn: end.min(clean_end), cause: Damage::CleanEnd(clean_end) };
-    }
-    // 2. A listed segment that is not there as it was made, whatever it held.
-    if let Some(row) = missing.first() {
-        return Verdict::Damaged { lsn: Lsn(row.base), cause: Damage::Segment { file: row.file } };
-    }
-    // 3, 4 and 5.
-    let unreadable = scan.unreadable.then_some(Damage::Unreadable);
-    if let Some(cause) = testimony(reader, segments, manifest, scan).or(unreadable) {
-        return Verdict::Damaged { lsn: end, cause };
-    }
-    // 6. A torn tail: nothing says that what is not whole was ever acknowledged.
-    Verdict::Tail { cut: scan.open_group.unwrap_or(end) }
+/// One row of the table: what must be so (`Some(true)`), what must not, and what does not matter.
+struct Row {
+    below_manifest: Option<bool>,
+    off_clean_end: Option<bool>,
+    segment_missing: Option<bool>,
+    testified: Option<bool>,
+    epoch_unknown: Option<bool>,
+    unreadable: Option<bool>,
+    /// Its number in `docs/crash-safety.md`.
+    number: u8,
+    verdict: fn(&Facts) -> Verdict,
 }
 
-/// Where a log goes on behind damage: above every LSN that was ever sealed or testified, in an epoch above
-/// every one that was ever used, as far as what is left of the log shows.
-pub(crate) fn beyond(
-    reader: &mut SegmentReader,
-    segments: &[Arc<Segment>],
-    manifest: &ShardManifest,
-    scan: &Scan,
-) -> (Lsn, u32) {
-    let row = manifest.epochs.last().expect("a manifest has an epoch");
-    // Segments that are missing held something, too.
-    let missing = manifest.segments.iter().filter(|row| segments.iter().all(|own| own.row.file != row.file));
-    let missing = missing.map(SegmentRow::end).max().unwrap_or_default();
-    let clean_end = manifest.clean_end.unwrap_or_default();
-    let known = [scan.end, Lsn(row.start), manifest.covered, clean_end, missing];
-    let mut start = known.into_iter().max().unwrap_or_default();
-    let mut epoch = manifest.next_epoch;
-    for segment in segments {
-        for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
-            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
-                // Whatever it holds lies below the end of its segment.
-                start = start.max(segment.end());
-                continue;
-            };
-            let Ok(header) = BlockHeader::decode(bytes) else { continue };
-            if header.is_of(&manifest.log_id, manifest.shard) {
-                start = start.max(header.end()).max(Lsn(header.covered));
-                epoch = epoch.max(header.epoch.saturating_add(1));
-            }
-        }
+const NO: Option<bool> = Some(false);
+const YES: Option<bool> = Some(true);
+const ANY: Option<bool> = None;
+
+#[rustfmt::skip]
+const TABLE: [Row; 7] = [
+    row([YES, ANY, ANY, ANY, ANY, ANY], 1, below_manifest),
+    row([NO,  YES, ANY, ANY, ANY, ANY], 1, off_clean_end),
+    row([NO,  NO,  YES, ANY, ANY, ANY], 2, segment_missing),
+    row([NO,  NO,  NO,  YES, ANY, ANY], 3, testified),
+    row([NO,  NO,  NO,  NO,  YES, ANY], 4, epoch_unknown),
+    row([NO,  NO,  NO,  NO,  NO,  YES], 5, unreadable),
+    row([NO,  NO,  NO,  NO,  NO,  NO ], 6, torn_tail),
+];
+
+const fn row(facts: [Option<bool>; 6], number: u8, verdict: fn(&Facts) -> Verdict) -> Row {
+    let [below_manifest, off_clean_end, segment_missing, testified, epoch_unknown, unreadable] = facts;
+    Row {
+        below_manifest,
+        off_clean_end,
+        segment_missing,
+        testified,
+        epoch_unknown,
+        unreadable,
+        number,
+        verdict,
     }
-    (Lsn(crate::format::round_to_granule(start.0)), epoch)
 }
 
-/// Looks for a header that says that more was durable than the end of the chain, at every place from the
-/// checkpoint's segment on that no block of the chain fills. Its records need not check and, for its
-/// testimony, its place need not be its own. A place that cannot be read might hold one, and is never taken
-/// for a tail; what another place says for certain goes before it.
-fn testimony(
-    reader: &mut SegmentReader,
-    segments: &[Arc<Segment>],
-    manifest: &ShardManifest,
-    scan: &Scan,
-) -> Option<Damage> {
-    let row = manifest.epochs.last().expect("a manifest has an epoch");
-    let own = manifest.identity(row);
-    let mut unreadable = None;
-    for segment in segments.iter().filter(|segment| segment.end() > manifest.checkpoint) {
-        let mut next = segment.base();
-        while next < segment.end() {
-            let lsn = next;
-            if let Some(end) = scan.checked_to(lsn) {
-                next = end;
-                continue;
-            }
-            next.0 += GRANULE;
-            let offset = lsn.0 - segment.row.base;
-            let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
-                unreadable = Some(Damage::Unreadable);
-                continue;
-            };
-            let Ok(header) = BlockHeader::decode(bytes) else { continue };
-            if !header.is_of(&own.log_id, own.shard) {
-                continue;
-            }
-            if header.identity() == own && header.covered > scan.end.0 {
-                return Some(Damage::Testimony(Lsn(header.covered)));
-            }
-            if header.lsn() == lsn && header.epoch > row.epoch {
-                return Some(Damage::StaleManifest(header.epoch));
-            }
-        }
+impl Row {
+    fn matches(&self, facts: &Facts) -> bool {
+        let seen = [
+            (self.below_manifest, facts.below_manifest.is_some()),
+            (self.off_clean_end, facts.off_clean_end.is_some()),
+            (self.segment_missing, facts.segment_missing.is_some()),
+            (self.testified, facts.testified.is_some()),
+            (self.epoch_unknown, facts.epoch_unknown.is_some()),
+            (self.unreadable, facts.unreadable),
+        ];
+        seen.iter().all(|(wanted, seen)| wanted.is_none_or(|wanted| wanted == *seen))
     }
-    unreadable
+}
+
+/// The verdict on what was found: of the rows of the table exactly one applies.
+pub(crate) fn judge(facts: &Facts) -> Verdict {
+    let mut matching = TABLE.iter().filter(|row| row.matches(facts));
+    let row = matching.next().expect("the table covers everything");
+    assert!(matching.next().is_none(), "row {} and another one apply", row.number);
+    (row.verdict)(facts)
+}
+
+/// What a row says, of a fact that it asks for.
+const HERE: &str = "the row asks for it";
+
+fn below_manifest(facts: &Facts) -> Verdict {
+    Verdict::Damaged { lsn: facts.end, cause: Damage::Manifest(facts.below_manifest.expect(HERE)) }
+}
+
+fn off_clean_end(facts: &Facts) -> Verdict {
+    let clean_end = facts.off_clean_end.expect(HERE);
+    Verdict::Damaged { lsn: facts.end.min(clean_end), cause: Damage::CleanEnd(clean_end) }
+}
+
+fn segment_missing(facts: &Facts) -> Verdict {
+    let row = facts.segment_missing.expect(HERE);
+    Verdict::Damaged { lsn: Lsn(row.base), cause: Damage::Segment { file: row.file } }
+}
+
+fn testified(facts: &Facts) -> Verdict {
+    Verdict::Damaged { lsn: facts.end, cause: Damage::Testimony(facts.testified.expect(HERE)) }
+}
+
+fn epoch_unknown(facts: &Facts) -> Verdict {
+    Verdict::Damaged { lsn: facts.end, cause: Damage::StaleManifest(facts.epoch_unknown.expect(HERE)) }
+}
+
+fn unreadable(facts: &Facts) -> Verdict {
+    Verdict::Damaged { lsn: facts.end, cause: Damage::Unreadable }
+}
+
+/// Nothing says that what is not whole was ever acknowledged.
+fn torn_tail(facts: &Facts) -> Verdict {
+    Verdict::Tail { cut: facts.open_group.unwrap_or(facts.end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::SegmentRow;
+
+    /// All combinations of facts: the verdict is what the rows of `docs/crash-safety.md`, tried in order, say.
+    #[test]
+    fn each_combination_of_facts_has_one_verdict() {
+        let mut seen = [0; 7];
+        for bits in 0..1u32 << 7 {
+            let is = |bit: u32| bits & 1 << bit != 0;
+            let facts = Facts {
+                end: Lsn(8192),
+                open_group: is(6).then_some(Lsn(4096)),
+                below_manifest: is(0).then_some(Lsn(16384)),
+                off_clean_end: is(1).then_some(Lsn(4096)),
+                segment_missing: is(2).then_some(SegmentRow { file: 7, base: 0, bytes: 4096, reserved: 0 }),
+                testified: is(3).then_some(Lsn(12288)),
+                epoch_unknown: is(4).then_some(9),
+                unreadable: is(5),
+            };
+            let (row, expected) = match () {
+                () if is(0) => (0, (Lsn(8192), Damage::Manifest(Lsn(16384)))),
+                () if is(1) => (1, (Lsn(4096), Damage::CleanEnd(Lsn(4096)))),
+                () if is(2) => (2, (Lsn(0), Damage::Segment { file: 7 })),
+                () if is(3) => (3, (Lsn(8192), Damage::Testimony(Lsn(12288)))),
+                () if is(4) => (4, (Lsn(8192), Damage::StaleManifest(9))),
+                () if is(5) => (5, (Lsn(8192), Damage::Unreadable)),
+                () => {
+                    let cut = if is(6) { Lsn(4096) } else { Lsn(8192) };
+                    assert_eq!(judge(&facts), Verdict::Tail { cut });
+                    seen[6] += 1;
+                    continue;
+                }
+            };
+            let (lsn, cause) = expected;
+            assert_eq!(judge(&facts), Verdict::Damaged { lsn, cause }, "{facts:?}");
+            seen[row] += 1;
+        }
+        assert_eq!(seen, [64, 32, 16, 8, 4, 2, 2]);
+    }
 }
