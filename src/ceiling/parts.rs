@@ -139,10 +139,10 @@ impl Commits {
         let (sequence, now) = (self.sequence, self.sequence * 1_000);
         let (end, urgency) = (Lsn(sequence * 4096), Urgency::Synced);
         let block = Sealed { sequence, end, bytes: 4096, file: 1, urgency, records: 1, group: None };
-        self.committer.sealed(block, now);
-        while let Some(action) = self.committer.next_action() {
+        self.committer.handle_sealed(block, now);
+        while let Some(action) = self.committer.poll_action() {
             let (Action::Write { operation, .. } | Action::Sync { operation, .. }) = action;
-            self.committer.complete(operation, true, now);
+            self.committer.handle_completion(operation, true, now);
         }
         self.committer.watermarks().durable.0
     }

@@ -4,10 +4,12 @@
 //! starts no thread, and allocates nothing once its queues have their size. Time and outcomes are
 //! arguments. Its methods are of three kinds, used in this order by whoever turns the shard:
 //!
-//! - what happened: [`sealed`](Committer::sealed), [`complete`](Committer::complete),
-//!   [`request_sync`](Committer::request_sync), [`tick`](Committer::tick);
-//! - what to do next: [`wants_seal`](Committer::wants_seal), [`wants_marker`](Committer::wants_marker),
-//!   [`next_action`](Committer::next_action), [`deadline`](Committer::deadline);
+//! - what happened, `handle_...`: [a block was sealed](Committer::handle_sealed), [an operation
+//!   completed](Committer::handle_completion), [a sync was asked for](Committer::handle_sync_request), [time
+//!   passed](Committer::handle_time); and [`note_pending`](Committer::note_pending);
+//! - what to do next: [`should_seal`](Committer::should_seal),
+//!   [`should_write_marker`](Committer::should_write_marker), [`poll_action`](Committer::poll_action), and when to
+//!   look again, [`poll_timeout`](Committer::poll_timeout);
 //! - what is so: [`watermarks`](Committer::watermarks), [`failed`](Committer::failed).
 //!
 //! The rules are those of `docs/crash-safety.md`: a block is covered when its own synchronous write
@@ -96,12 +98,34 @@ pub(crate) struct Committer {
     sync_target: u64,
     /// Last block that is done with, as all before it are: its write completed, or it is void.
     completed: u64,
-    /// The open block that has waited, and since when.
-    waiting: Option<(u64, u64)>,
+    /// The open block, while nobody waits for it.
+    waiting: Option<Waiting>,
     /// Since when something is written and not wanted durable by anybody.
     uncovered_since: Option<u64>,
     marker: Marker,
     failed: bool,
+}
+
+/// Background records in the open block.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    sequence: u64,
+    since: u64,
+}
+
+/// What happens by time alone.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    /// Background records have waited for long enough in the open block.
+    Seal,
+    /// What is written and wanted durable by nobody has waited for long enough.
+    Sync,
+    /// The shard is idle: a marker is to testify that the last block was covered.
+    Marker,
+}
+
+impl Timer {
+    const ALL: [Timer; 3] = [Timer::Seal, Timer::Sync, Timer::Marker];
 }
 
 /// When the next idle marker is due.
@@ -138,7 +162,7 @@ impl Committer {
     // What happened.
 
     /// A block was sealed; blocks come in the order of their sequence.
-    pub(crate) fn sealed(&mut self, block: Sealed, now: u64) {
+    pub(crate) fn handle_sealed(&mut self, block: Sealed, now: u64) {
         if block.urgency == Urgency::Synced {
             self.sync_target = self.sync_target.max(block.sequence);
         }
@@ -152,7 +176,7 @@ impl Committer {
 
     /// A void block, in whose place the next one stands, was passed over. It comes in order with those that are
     /// sealed.
-    pub(crate) fn passed_over(&mut self, sequence: u64) {
+    pub(crate) fn handle_void(&mut self, sequence: u64) {
         if !self.flight.pass_over(sequence) {
             assert!(sequence > self.completed, "blocks are passed over in order");
             self.completed = sequence;
@@ -160,12 +184,12 @@ impl Committer {
     }
 
     /// All blocks up to `sequence`, sealed or not, are wanted durable.
-    pub(crate) fn request_sync(&mut self, sequence: u64) {
+    pub(crate) fn handle_sync_request(&mut self, sequence: u64) {
         self.sync_target = self.sync_target.max(sequence);
     }
 
     /// An operation completed. Any error stops the shard for good.
-    pub(crate) fn complete(&mut self, operation: OperationId, ok: bool, now: u64) {
+    pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: u64) {
         if let Some(sync) = self.flight.write_completed(operation) {
             if ok {
                 self.written(sync, now);
@@ -200,8 +224,8 @@ impl Committer {
     }
 
     /// Time passed.
-    pub(crate) fn tick(&mut self, now: u64) {
-        if self.uncovered_since.is_some_and(|since| now >= since.saturating_add(self.config.background_ns)) {
+    pub(crate) fn handle_time(&mut self, now: u64) {
+        if self.deadline_of(Timer::Sync).is_some_and(|due| now >= due) {
             self.uncovered_since = None;
             self.sync_target = self.sync_target.max(self.completed);
         }
@@ -209,26 +233,28 @@ impl Committer {
 
     // What to do next.
 
-    /// Whether to seal the open block now.
+    /// So much waits in the open block. Background records start the time after which it is sealed.
+    pub(crate) fn note_pending(&mut self, pending: &Pending, now: u64) {
+        if self.failed || pending.bytes == 0 || !self.may_linger(pending) {
+            // No deadline for what somebody waits for: a completion is the moment to look again.
+            self.waiting = None;
+        } else if self.waiting.is_none_or(|waiting| waiting.sequence != pending.sequence) {
+            self.waiting = Some(Waiting { sequence: pending.sequence, since: now });
+        }
+    }
+
+    /// Whether to seal the open block now, of which [`note_pending`](Committer::note_pending) was told.
     ///
     /// With nothing in flight at once; otherwise when at least half ([`Ripe`]) a mean block in flight waits.
     /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
     /// free comes within 0.1 % of the best timer).
-    pub(crate) fn wants_seal(&mut self, pending: Pending, now: u64) -> bool {
+    pub(crate) fn should_seal(&self, pending: &Pending, now: u64) -> bool {
         if self.failed || pending.bytes == 0 {
-            self.waiting = None;
             return false;
         }
-        if pending.urgency == Urgency::Background && pending.sequence > self.sync_target {
-            let since = match self.waiting {
-                Some((sequence, since)) if sequence == pending.sequence => since,
-                _ => now,
-            };
-            self.waiting = Some((pending.sequence, since));
-            return now >= since.saturating_add(self.config.background_ns);
+        if self.may_linger(pending) {
+            return self.deadline_of(Timer::Seal).is_some_and(|due| now >= due);
         }
-        // No deadline for what somebody waits for: a completion is the moment to look again.
-        self.waiting = None;
         if self.is_idle() {
             return true;
         }
@@ -238,23 +264,18 @@ impl Committer {
                 >= self.flight.bytes_in_flight() * self.config.ripe.numerator
     }
 
-    /// Whether to write a block without records, which testifies that the last one was covered.
-    pub(crate) fn wants_marker(&self, now: u64) -> bool {
-        self.marker_due().is_some_and(|due| now >= due)
+    /// Nobody waits for the open block.
+    fn may_linger(&self, pending: &Pending) -> bool {
+        pending.urgency == Urgency::Background && pending.sequence > self.sync_target
     }
 
-    fn marker_due(&self) -> Option<u64> {
-        if self.failed || !self.marker.armed || !self.is_covered() {
-            return None;
-        }
-        let after_idle = self.marker.idle_since.saturating_add(self.config.marker_delay_ns);
-        let after_last =
-            self.marker.last.map_or(0, |last| last.saturating_add(self.config.marker_interval_ns));
-        Some(after_idle.max(after_last))
+    /// Whether to write a block without records, which testifies that the last one was covered.
+    pub(crate) fn should_write_marker(&self, now: u64) -> bool {
+        self.deadline_of(Timer::Marker).is_some_and(|due| now >= due)
     }
 
     /// The next operation to submit, which is then in flight.
-    pub(crate) fn next_action(&mut self) -> Option<Action> {
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
         if self.failed {
             return None;
         }
@@ -280,14 +301,25 @@ impl Committer {
     }
 
     /// When to look again if nothing happens before.
-    pub(crate) fn deadline(&self) -> Option<u64> {
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        Timer::ALL.into_iter().filter_map(|timer| self.deadline_of(timer)).min()
+    }
+
+    /// When a timer runs out; `None` while it does not run.
+    fn deadline_of(&self, timer: Timer) -> Option<u64> {
         if self.failed {
             return None;
         }
-        let background = self.config.background_ns;
-        let waiting = self.waiting.map(|(_, since)| since.saturating_add(background));
-        let uncovered = self.uncovered_since.map(|since| since.saturating_add(background));
-        [waiting, uncovered, self.marker_due()].into_iter().flatten().min()
+        let config = &self.config;
+        match timer {
+            Timer::Seal => self.waiting.map(|waiting| waiting.since.saturating_add(config.background_ns)),
+            Timer::Sync => self.uncovered_since.map(|since| since.saturating_add(config.background_ns)),
+            Timer::Marker => (self.marker.armed && self.is_covered()).then(|| {
+                let after_idle = self.marker.idle_since.saturating_add(config.marker_delay_ns);
+                let interval = config.marker_interval_ns;
+                after_idle.max(self.marker.last.map_or(0, |last| last.saturating_add(interval)))
+            }),
+        }
     }
 
     // What is so.
@@ -323,8 +355,8 @@ impl Committer {
         !self.failed && self.flight.writes_in_flight() < self.config.depth
     }
 
-    /// Background records are gathering until a deadline.
-    pub(crate) fn is_gathering(&self) -> bool {
+    /// Background records wait in the open block until a deadline (what Kafka calls to linger).
+    pub(crate) fn is_lingering(&self) -> bool {
         self.waiting.is_some()
     }
 

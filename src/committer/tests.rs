@@ -28,6 +28,12 @@ fn block(sequence: u64, urgency: Urgency) -> Sealed {
     Sealed { sequence, end: Lsn(sequence * 4096), bytes: 4096, file: 1, urgency, records: 1, group: None }
 }
 
+/// Whether the open block is sealed now.
+fn seals(committer: &mut Committer, pending: Pending, now: u64) -> bool {
+    committer.note_pending(&pending, now);
+    committer.should_seal(&pending, now)
+}
+
 fn write(action: Option<Action>) -> (OperationId, u64, bool) {
     match action {
         Some(Action::Write { operation, sequence, sync }) => (operation, sequence, sync),
@@ -38,18 +44,18 @@ fn write(action: Option<Action>) -> (OperationId, u64, bool) {
 #[test]
 fn a_synchronous_write_covers_its_own_bytes_only() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
-    committer.sealed(block(1, Urgency::Written), 0);
-    let (plain, _, sync) = write(committer.next_action());
+    committer.handle_sealed(block(1, Urgency::Written), 0);
+    let (plain, _, sync) = write(committer.poll_action());
     assert!(!sync, "nobody waits for the first block to be durable when it is written");
-    committer.sealed(block(2, Urgency::Synced), 0);
-    let (through, _, sync) = write(committer.next_action());
+    committer.handle_sealed(block(2, Urgency::Synced), 0);
+    let (through, _, sync) = write(committer.poll_action());
     assert!(sync);
-    committer.complete(plain, true, 1);
-    committer.complete(through, true, 2);
+    committer.handle_completion(plain, true, 1);
+    committer.handle_completion(through, true, 2);
     assert_eq!(committer.watermarks().written, Lsn(8192));
     assert_eq!(committer.watermarks().durable, Lsn(0), "the plain write below is not covered");
-    let Some(Action::Sync { operation, file: 1 }) = committer.next_action() else { panic!("a sync is due") };
-    committer.complete(operation, true, 3);
+    let Some(Action::Sync { operation, file: 1 }) = committer.poll_action() else { panic!("a sync is due") };
+    committer.handle_completion(operation, true, 3);
     assert_eq!(committer.watermarks().durable, Lsn(8192));
 }
 
@@ -57,13 +63,13 @@ fn a_synchronous_write_covers_its_own_bytes_only() {
 fn nothing_is_durable_out_of_order() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     for sequence in 1..=2 {
-        committer.sealed(block(sequence, Urgency::Synced), 0);
+        committer.handle_sealed(block(sequence, Urgency::Synced), 0);
     }
-    let (first, ..) = write(committer.next_action());
-    let (second, ..) = write(committer.next_action());
-    committer.complete(second, true, 1);
+    let (first, ..) = write(committer.poll_action());
+    let (second, ..) = write(committer.poll_action());
+    committer.handle_completion(second, true, 1);
     assert_eq!(committer.watermarks().written, Lsn(0));
-    committer.complete(first, true, 1);
+    committer.handle_completion(first, true, 1);
     assert_eq!(committer.watermarks().durable, Lsn(8192));
 }
 
@@ -72,19 +78,19 @@ fn a_failure_is_final() {
     for failed_sync in [false, true] {
         let mut committer =
             Committer::new(CommitterConfig { method: SyncMethod::Flush, ..CONFIG }, Lsn(0), 0);
-        committer.sealed(block(1, Urgency::Synced), 0);
-        committer.sealed(block(2, Urgency::Synced), 0);
-        let (first, ..) = write(committer.next_action());
-        let (second, ..) = write(committer.next_action());
-        committer.complete(first, true, 1);
-        let Some(Action::Sync { operation, .. }) = committer.next_action() else { panic!("a sync is due") };
+        committer.handle_sealed(block(1, Urgency::Synced), 0);
+        committer.handle_sealed(block(2, Urgency::Synced), 0);
+        let (first, ..) = write(committer.poll_action());
+        let (second, ..) = write(committer.poll_action());
+        committer.handle_completion(first, true, 1);
+        let Some(Action::Sync { operation, .. }) = committer.poll_action() else { panic!("a sync is due") };
         let (bad, good) = if failed_sync { (operation, second) } else { (second, operation) };
-        committer.complete(bad, false, 2);
-        committer.complete(good, true, 3);
+        committer.handle_completion(bad, false, 2);
+        committer.handle_completion(good, true, 3);
         assert!(committer.failed());
         assert_eq!(committer.watermarks().durable, Lsn(0));
-        assert_eq!(committer.next_action(), None);
-        assert!(!committer.wants_seal(Pending { sequence: 3, bytes: 8, urgency: Urgency::Synced }, 9));
+        assert_eq!(committer.poll_action(), None);
+        assert!(!seals(&mut committer, Pending { sequence: 3, bytes: 8, urgency: Urgency::Synced }, 9));
     }
 }
 
@@ -92,17 +98,17 @@ fn a_failure_is_final() {
 fn the_durable_lsn_stops_at_an_open_group() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let group = Group { start: Lsn(4096 + 88), before: Lsn(4096) };
-    committer.sealed(block(1, Urgency::Synced), 0);
-    committer.sealed(Sealed { group: Some(group), ..block(2, Urgency::Synced) }, 0);
-    committer.sealed(block(3, Urgency::Synced), 0);
+    committer.handle_sealed(block(1, Urgency::Synced), 0);
+    committer.handle_sealed(Sealed { group: Some(group), ..block(2, Urgency::Synced) }, 0);
+    committer.handle_sealed(block(3, Urgency::Synced), 0);
     for _ in 0..2 {
-        let (operation, ..) = write(committer.next_action());
-        committer.complete(operation, true, 1);
+        let (operation, ..) = write(committer.poll_action());
+        committer.handle_completion(operation, true, 1);
     }
     let marks = committer.watermarks();
     assert_eq!((marks.covered, marks.durable, marks.checkpoint), (Lsn(8192), group.start, Lsn(4096)));
-    let (operation, ..) = write(committer.next_action());
-    committer.complete(operation, true, 1);
+    let (operation, ..) = write(committer.poll_action());
+    committer.handle_completion(operation, true, 1);
     assert_eq!(committer.watermarks().durable, Lsn(3 * 4096));
 }
 
@@ -110,19 +116,19 @@ fn the_durable_lsn_stops_at_an_open_group() {
 fn what_nobody_waits_for_is_written_and_synced_in_the_background() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let pending = Pending { sequence: 1, bytes: 64, urgency: Urgency::Background };
-    assert!(!committer.wants_seal(pending, 500));
-    assert_eq!(committer.deadline(), Some(1_500));
-    assert!(committer.wants_seal(pending, 1_500));
-    committer.sealed(block(1, Urgency::Background), 1_500);
-    let (operation, _, sync) = write(committer.next_action());
+    assert!(!seals(&mut committer, pending, 500));
+    assert_eq!(committer.poll_timeout(), Some(1_500));
+    assert!(seals(&mut committer, pending, 1_500));
+    committer.handle_sealed(block(1, Urgency::Background), 1_500);
+    let (operation, _, sync) = write(committer.poll_action());
     assert!(!sync);
-    committer.complete(operation, true, 2_000);
-    committer.wants_seal(Pending { sequence: 1, bytes: 0, ..pending }, 2_000);
-    assert_eq!(committer.next_action(), None);
-    assert_eq!(committer.deadline(), Some(3_000));
-    committer.tick(3_000);
-    let Some(Action::Sync { operation, .. }) = committer.next_action() else { panic!("a sync is due") };
-    committer.complete(operation, true, 3_100);
+    committer.handle_completion(operation, true, 2_000);
+    committer.note_pending(&Pending { sequence: 1, bytes: 0, ..pending }, 2_000);
+    assert_eq!(committer.poll_action(), None);
+    assert_eq!(committer.poll_timeout(), Some(3_000));
+    committer.handle_time(3_000);
+    let Some(Action::Sync { operation, .. }) = committer.poll_action() else { panic!("a sync is due") };
+    committer.handle_completion(operation, true, 3_100);
     assert_eq!(committer.watermarks().durable, Lsn(4096));
     assert!(committer.is_settled());
 }
@@ -130,53 +136,53 @@ fn what_nobody_waits_for_is_written_and_synced_in_the_background() {
 #[test]
 fn markers_are_armed_by_data_alone_and_limited_in_rate() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
-    assert_eq!(committer.deadline(), None, "an empty shard needs no marker");
-    committer.sealed(block(1, Urgency::Synced), 0);
-    assert!(!committer.wants_marker(1_000), "not while something is in flight");
-    let (operation, ..) = write(committer.next_action());
-    committer.complete(operation, true, 1_000);
-    assert_eq!(committer.deadline(), Some(1_100));
-    assert!(committer.wants_marker(1_100));
-    committer.sealed(Sealed { records: 0, ..block(2, Urgency::Synced) }, 1_100);
-    let (operation, ..) = write(committer.next_action());
-    committer.complete(operation, true, 1_200);
-    assert_eq!(committer.deadline(), None, "a marker arms no marker");
-    committer.sealed(block(3, Urgency::Synced), 1_300);
-    let (operation, ..) = write(committer.next_action());
-    committer.complete(operation, true, 1_400);
-    assert_eq!(committer.deadline(), Some(11_100), "one in an interval");
+    assert_eq!(committer.poll_timeout(), None, "an empty shard needs no marker");
+    committer.handle_sealed(block(1, Urgency::Synced), 0);
+    assert!(!committer.should_write_marker(1_000), "not while something is in flight");
+    let (operation, ..) = write(committer.poll_action());
+    committer.handle_completion(operation, true, 1_000);
+    assert_eq!(committer.poll_timeout(), Some(1_100));
+    assert!(committer.should_write_marker(1_100));
+    committer.handle_sealed(Sealed { records: 0, ..block(2, Urgency::Synced) }, 1_100);
+    let (operation, ..) = write(committer.poll_action());
+    committer.handle_completion(operation, true, 1_200);
+    assert_eq!(committer.poll_timeout(), None, "a marker arms no marker");
+    committer.handle_sealed(block(3, Urgency::Synced), 1_300);
+    let (operation, ..) = write(committer.poll_action());
+    committer.handle_completion(operation, true, 1_400);
+    assert_eq!(committer.poll_timeout(), Some(11_100), "one in an interval");
 }
 
 #[test]
 fn a_marker_without_a_place_is_put_off() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
-    committer.sealed(block(1, Urgency::Synced), 0);
-    let (operation, ..) = write(committer.next_action());
-    committer.complete(operation, true, 1_000);
-    assert!(committer.wants_marker(1_100));
+    committer.handle_sealed(block(1, Urgency::Synced), 0);
+    let (operation, ..) = write(committer.poll_action());
+    committer.handle_completion(operation, true, 1_000);
+    assert!(committer.should_write_marker(1_100));
     committer.postpone_marker(1_100);
-    assert!(!committer.wants_marker(1_200), "not before another interval is over");
-    assert!(committer.wants_marker(11_100));
+    assert!(!committer.should_write_marker(1_200), "not before another interval is over");
+    assert!(committer.should_write_marker(11_100));
     committer.disarm_marker();
-    assert_eq!(committer.deadline(), None, "there is no place for one");
+    assert_eq!(committer.poll_timeout(), None, "there is no place for one");
     committer.arm_marker();
-    assert!(committer.wants_marker(11_100), "now there is");
+    assert!(committer.should_write_marker(11_100), "now there is");
 }
 
 #[test]
 fn a_block_gathers_from_when_it_was_opened() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let pending = |sequence| Pending { sequence, bytes: 64, urgency: Urgency::Background };
-    assert!(!committer.is_gathering());
-    assert!(!committer.wants_seal(pending(1), 500));
-    assert!(committer.is_gathering());
+    assert!(!committer.is_lingering());
+    assert!(!seals(&mut committer, pending(1), 500));
+    assert!(committer.is_lingering());
     // The next block is another one: its time begins anew.
-    assert!(!committer.wants_seal(pending(2), 1_400));
-    assert_eq!(committer.deadline(), Some(2_400));
+    assert!(!seals(&mut committer, pending(2), 1_400));
+    assert_eq!(committer.poll_timeout(), Some(2_400));
     // Somebody wants all up to it durable: it gathers no longer.
-    committer.request_sync(2);
-    assert!(committer.wants_seal(pending(2), 1_401));
-    assert!(!committer.is_gathering());
+    committer.handle_sync_request(2);
+    assert!(seals(&mut committer, pending(2), 1_401));
+    assert!(!committer.is_lingering());
 }
 
 /// Adaptive sealing: at once when idle; else half a mean block must wait.
@@ -184,13 +190,13 @@ fn a_block_gathers_from_when_it_was_opened() {
 fn sealing_adapts_to_what_is_in_flight() {
     let mut committer = Committer::new(CONFIG, Lsn(0), 0);
     let pending = |bytes| Pending { sequence: 2, bytes, urgency: Urgency::Synced };
-    assert!(committer.wants_seal(pending(8), 0));
-    committer.sealed(block(1, Urgency::Synced), 0);
-    write(committer.next_action());
-    assert!(!committer.wants_seal(pending(2047), 0));
+    assert!(seals(&mut committer, pending(8), 0));
+    committer.handle_sealed(block(1, Urgency::Synced), 0);
+    write(committer.poll_action());
+    assert!(!seals(&mut committer, pending(2047), 0));
     // A deadline in the past would make the shard's thread spin until the write completes.
-    assert_eq!(committer.deadline(), None);
-    assert!(committer.wants_seal(pending(2048), 0));
+    assert_eq!(committer.poll_timeout(), None);
+    assert!(seals(&mut committer, pending(2048), 0));
 }
 
 /// What a device holds for certain: the oracle of the history test, by the rule alone.
@@ -242,14 +248,14 @@ fn history(seed: u64) {
                     [Urgency::Background, Urgency::Written, Urgency::Synced][random.below(3) as usize];
                 let file = sequence as u32 / 7;
                 let end = Lsn((oracle.blocks.len() as u64 + 1) * 4096);
-                committer.sealed(Sealed { file, end, ..block(sequence, urgency) }, now);
+                committer.handle_sealed(Sealed { file, end, ..block(sequence, urgency) }, now);
                 oracle.blocks.push((sequence, false, false));
                 files.push(file);
             }
-            1 => committer.tick(now),
+            1 => committer.handle_time(now),
             2 if random.below(3) == 0 => {
                 oracle.last += 1;
-                committer.passed_over(oracle.last);
+                committer.handle_void(oracle.last);
             }
             _ if !in_flight.is_empty() => {
                 let action = in_flight.swap_remove(random.below(in_flight.len() as u64) as usize);
@@ -257,20 +263,20 @@ fn history(seed: u64) {
                     Action::Write { operation, sequence, sync } => {
                         let own = oracle.blocks.iter_mut().find(|(own, ..)| *own == sequence).unwrap();
                         *own = (sequence, true, sync);
-                        committer.complete(operation, true, now);
+                        committer.handle_completion(operation, true, now);
                     }
                     Action::Sync { operation, .. } => {
                         let at = oracle.syncs.iter().position(|(own, _)| *own == operation).unwrap();
                         for block in oracle.syncs.swap_remove(at).1 {
                             oracle.blocks[block].2 = true;
                         }
-                        committer.complete(operation, true, now);
+                        committer.handle_completion(operation, true, now);
                     }
                 }
             }
             _ => {}
         }
-        while let Some(action) = committer.next_action() {
+        while let Some(action) = committer.poll_action() {
             if let Action::Sync { operation, file } = action {
                 let reaped = |&block: &usize| oracle.blocks[block].1 && files[block] == file;
                 oracle.syncs.push((operation, (0..oracle.blocks.len()).filter(reaped).collect()));
@@ -290,14 +296,14 @@ fn history(seed: u64) {
         last = marks;
     }
     // Left alone, everything settles and becomes durable.
-    while !in_flight.is_empty() || committer.deadline().is_some_and(|_| !committer.prefix.is_covered()) {
+    while !in_flight.is_empty() || committer.poll_timeout().is_some_and(|_| !committer.prefix.is_covered()) {
         now += 2_000;
-        committer.tick(now);
+        committer.handle_time(now);
         for action in std::mem::take(&mut in_flight) {
             let (Action::Write { operation, .. } | Action::Sync { operation, .. }) = action;
-            committer.complete(operation, true, now);
+            committer.handle_completion(operation, true, now);
         }
-        while let Some(action) = committer.next_action() {
+        while let Some(action) = committer.poll_action() {
             in_flight.push(action);
         }
     }

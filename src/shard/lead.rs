@@ -199,7 +199,7 @@ impl Engine {
         if let Some(complete) = self.pool.complete(sequence) {
             self.seal(&mut core, &complete, now);
         }
-        while let Some(action) = core.committer.next_action() {
+        while let Some(action) = core.committer.poll_action() {
             let operation = self.operation(&mut core, &action);
             core.performing += 1;
             drop(core);
@@ -231,7 +231,7 @@ impl Engine {
         if core.leads == 0 {
             self.nudge.led();
         }
-        let deadline = core.committer.deadline().unwrap_or(u64::MAX);
+        let deadline = core.committer.poll_timeout().unwrap_or(u64::MAX);
         let unarmed = deadline < self.armed_until.load(Ordering::SeqCst);
         // While a lead is in flight its end is the moment to look.
         let work = core.leads == 0 && self.has_work(&mut core, now);

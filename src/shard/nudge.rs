@@ -16,7 +16,7 @@ const AWAKE: u32 = 0;
 /// gathered meanwhile, so only a full block wakes it.
 const BUSY: u32 = 1;
 /// It sleeps until the time by which background records must go out.
-const GATHERING: u32 = 2;
+const LINGERING: u32 = 2;
 /// It sleeps, and nothing would wake it for a record.
 const IDLE: u32 = 3;
 /// As `IDLE`, and at least one caller holds the duty of either writing its block itself or waking the thread.
@@ -28,7 +28,7 @@ const ASKED: u32 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sleep {
     Busy,
-    Gathering,
+    Linger,
     Idle,
 }
 
@@ -60,7 +60,7 @@ impl Nudge {
     pub(crate) fn sleeps(&self, how: Sleep) -> bool {
         let state = match how {
             Sleep::Busy => BUSY,
-            Sleep::Gathering => GATHERING,
+            Sleep::Linger => LINGERING,
             Sleep::Idle => IDLE,
         };
         // SeqCst: stands before the thread's last look at the pool, as a producer's copy stands
@@ -88,7 +88,7 @@ impl Nudge {
         let wake = match state {
             AWAKE | ASKED => false,
             BUSY => block_ready,
-            GATHERING => block_ready || urgency > Urgency::Background,
+            LINGERING => block_ready || urgency > Urgency::Background,
             _ => true,
         };
         if !wake {
@@ -98,7 +98,7 @@ impl Nudge {
             // Whoever has it may be slow to look at its handle; whoever acts first acts for all.
             return Nudged::Duty;
         }
-        if may_lead && !block_ready && matches!(state, GATHERING | IDLE) {
+        if may_lead && !block_ready && matches!(state, LINGERING | IDLE) {
             let claimed = self.state.0.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
             if claimed.is_ok() {
                 return Nudged::Duty;

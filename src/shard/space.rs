@@ -313,7 +313,7 @@ impl Engine {
         let mut core = lock(&self.core);
         // Void blocks that nobody has passed over yet.
         let now = self.device.now();
-        self.gather(&mut core, now);
+        self.seal_due(&mut core, now);
         self.publish(&mut core, now);
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);

@@ -146,13 +146,13 @@ impl Engine {
         self.reap(core, queue, now);
         self.heed_failure(core);
         self.publish_oldest(core);
-        core.committer.tick(now);
-        core.committer.request_sync(self.sync_asked.load(Ordering::SeqCst));
-        self.gather(core, now);
+        core.committer.handle_time(now);
+        core.committer.handle_sync_request(self.sync_asked.load(Ordering::SeqCst));
+        self.seal_due(core, now);
         if self.space.came.swap(false, Ordering::SeqCst) {
             core.committer.arm_marker();
         }
-        if core.committer.wants_marker(now) {
+        if core.committer.should_write_marker(now) {
             // Postponed first: a marker that is not written must not be due again at once.
             core.committer.postpone_marker(now);
             self.mark(core, now);
@@ -175,7 +175,7 @@ impl Engine {
             let operation = OperationId(completion.id);
             let index = core.submitted.iter().position(|own| own.operation == operation);
             let submitted = core.submitted.swap_remove(index.expect("completions are of what was submitted"));
-            core.committer.complete(operation, completion.result.is_ok(), now);
+            core.committer.handle_completion(operation, completion.result.is_ok(), now);
             if let Err(error) = completion.result {
                 self.fail(core, submitted.name, Some(&submitted.segment), error);
             }
@@ -203,7 +203,7 @@ impl Engine {
     }
 
     /// Seals what is to be sealed, as far as the device takes it at once.
-    pub(super) fn gather(&self, core: &mut Core, now: u64) {
+    pub(super) fn seal_due(&self, core: &mut Core, now: u64) {
         loop {
             while core.committer.has_room() && core.sealed.is_empty() {
                 let Some(complete) = self.pool.complete(core.next_to_seal) else { break };
@@ -214,11 +214,12 @@ impl Engine {
             }
             let pending = self.pool.pending();
             let own = pending.sequence == core.next_to_seal;
-            // Asked even if nothing waits: else the deadline of a block that went out otherwise stays
+            // Told even if nothing waits: else the deadline of a block that went out otherwise stays
             // behind, and the thread spins on it.
             let left = own && self.leave_to_callers(core, &pending);
             let pending = if own && !left { pending } else { crate::pool::Pending { bytes: 0, ..pending } };
-            if !(core.committer.wants_seal(pending, now) && self.pool.close(pending.sequence)) {
+            core.committer.note_pending(&pending, now);
+            if !(core.committer.should_seal(&pending, now) && self.pool.close(pending.sequence)) {
                 return;
             }
             if self.pool.complete(core.next_to_seal).is_none() {
@@ -234,7 +235,7 @@ impl Engine {
         if complete.records == 0 && !complete.marker {
             // Void: the next block takes its place. Somebody may wait for all up to it.
             core.unresolved.push_back((sequence, complete.previous_end, core.timestamp));
-            core.committer.passed_over(sequence);
+            core.committer.handle_void(sequence);
             return;
         }
         let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
@@ -263,7 +264,7 @@ impl Engine {
             records: complete.records,
             group: complete.group,
         };
-        core.committer.sealed(block, now);
+        core.committer.handle_sealed(block, now);
         core.unresolved.push_back((sequence, end, core.timestamp));
         let offset = complete.lsn.0 - segment.row.base;
         self.counters.sealed(complete.records, complete.length, bytes.len());
@@ -315,14 +316,14 @@ impl Engine {
     /// Gives the device what it is to do, or the thread, if that is quicker.
     fn submit(&self, core: &mut Core, queue: &mut dyn Queue) -> Option<Operation> {
         let now = self.device.now();
-        while let Some(action) = core.committer.next_action() {
+        while let Some(action) = core.committer.poll_action() {
             let operation = self.operation(core, &action);
             if self.is_quicker_itself(core, &action) {
                 core.performing += 1;
                 return Some(operation);
             }
             queue.push(operation);
-            self.gather(core, now);
+            self.seal_due(core, now);
         }
         None
     }
@@ -360,7 +361,7 @@ impl Engine {
         let operation = OperationId(id);
         let index = core.submitted.iter().position(|own| own.operation == operation);
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
-        core.committer.complete(operation, result.is_ok(), now);
+        core.committer.handle_completion(operation, result.is_ok(), now);
         if let Err(error) = result {
             self.fail(core, submitted.name, Some(&submitted.segment), error);
         }
@@ -454,11 +455,11 @@ impl Engine {
                 return Next::new(Wait::No, finished);
             }
         }
-        let deadline = [core.committer.deadline(), offers].into_iter().flatten().min();
+        let deadline = [core.committer.poll_timeout(), offers].into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
-        let sleeps = self.nudge.sleeps(match (idle, core.committer.is_gathering()) {
+        let sleeps = self.nudge.sleeps(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,
-            (true, true) => Sleep::Gathering,
+            (true, true) => Sleep::Linger,
             (true, false) => Sleep::Idle,
         });
         if !sleeps || self.has_work(core, now) {
@@ -479,10 +480,11 @@ impl Engine {
         let pending = self.pool.pending();
         let own = pending.sequence == core.next_to_seal;
         let idle = own && pending.bytes > 0 && core.committer.is_idle() && core.leads == 0;
-        // Before the question below, which makes it gather.
-        let gathers = idle && !core.committer.is_gathering();
-        let wanted = idle && core.committer.wants_seal(pending, now);
-        ready || wanted || gathers
+        let is_new = idle && !core.committer.is_lingering();
+        if idle {
+            core.committer.note_pending(&pending, now);
+        }
+        ready || is_new || (idle && core.committer.should_seal(&pending, now))
     }
 
     /// Turns the shard, where there are no threads, until `done` or nothing can happen any more.
