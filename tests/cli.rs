@@ -37,6 +37,9 @@ fn wrong_arguments_and_missing_logs_are_told() {
     let (code, _, error) = text(&sawmill(&["bench", "--seconds", "0"]));
     assert_eq!(code, 1);
     assert!(error.contains("--seconds"), "{error}");
+    let (code, out, error) = text(&sawmill(&["bench", "--dir", path, "--only", "nothing"]));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(error.contains("bulk, 1 thread") && error.contains("durable, window of 1024"), "{error}");
     for command in ["stat", "dump", "tail", "verify", "repair"] {
         let (code, _, error) = text(&sawmill(&[command, path]));
         assert_eq!(code, 1, "{command}");
@@ -123,6 +126,11 @@ fn the_bench_counts_only_what_it_reads_back() {
     assert_eq!(loads.len(), 5);
     let beside_hand_over = loads.iter().filter(|load| load["to_hand_over"][0].as_f64() > Some(0.0)).count();
     assert_eq!(beside_hand_over, 3, "8, 64 and 512 threads that block");
+    let beside_bare = loads.iter().filter(|load| load["to_bare"][0].as_f64() > Some(0.0)).count();
+    assert_eq!(
+        beside_bare, 2,
+        "one that blocks, and the window: nobody is held against what it cannot reach"
+    );
     for load in loads {
         assert!(load["records"].as_u64().unwrap() > 0, "{load}");
         assert_eq!(load["records"], load["records_read_back"]);

@@ -104,7 +104,7 @@ pub(crate) struct Place {
     priority: Priority,
 }
 
-/// See the module.
+/// Who may append now, and the queue of those who wait for room.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// Tickets that are [`State::Waiting`], and [`SHUT`].

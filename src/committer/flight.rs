@@ -33,7 +33,7 @@ struct Flying {
     through: u64,
 }
 
-/// See the module.
+/// Sealed blocks, oldest first, until each and all before it are written.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     blocks: VecDeque<Flying>,

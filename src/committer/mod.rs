@@ -86,7 +86,7 @@ pub(crate) enum Action {
     Sync { operation: OperationId, file: u32 },
 }
 
-/// See the module.
+/// The state machine of one shard: what to seal, write and sync, and what is durable.
 #[derive(Debug)]
 pub(crate) struct Committer {
     config: CommitterConfig,

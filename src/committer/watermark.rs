@@ -39,7 +39,7 @@ struct Stretch {
     cover: Cover,
 }
 
-/// See the module.
+/// The prefix of the stream that is written, and the watermarks within it.
 #[derive(Debug)]
 pub(super) struct Prefix {
     marks: Watermarks,

@@ -72,7 +72,7 @@ impl FileSystem {
     }
 }
 
-/// See the module.
+/// What a folder's file system and device can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {

@@ -39,7 +39,7 @@ struct InFlight {
     done: usize,
 }
 
-/// See the module. Only in the context of a runtime.
+/// A queue on the ring of the current tokio-uring runtime. Usable only inside such a runtime.
 #[derive(Default)]
 pub(crate) struct TokioUringQueue {
     flight: Vec<InFlight>,

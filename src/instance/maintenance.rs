@@ -26,7 +26,7 @@ struct Making {
     due: Instant,
 }
 
-/// See the module.
+/// The state of the maintenance thread: one per log.
 pub(crate) struct Keeper {
     making: Vec<Making>,
     /// Shards whose device was told of as stuck, and has not answered since.

@@ -33,7 +33,7 @@ pub enum OnStuck {
     Fail,
 }
 
-/// See the module.
+/// After how long a device counts as stuck, and what to call then.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub after: Duration,

@@ -34,7 +34,7 @@ struct Walked {
     owned_end: Lsn,
 }
 
-/// See the module.
+/// A reader's place in a shard: gives blocks and their records in order.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     source: Arc<dyn Source>,

@@ -10,7 +10,7 @@ use crate::segment::{SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
 use crate::write::Durability;
 
-/// See the module.
+/// A shard to read from, whoever owns it.
 pub(crate) trait Source: Send + Sync + Debug {
     fn id(&self) -> ShardId;
 

@@ -9,7 +9,7 @@ use crate::sync::thread_number;
 /// Slots of a new log. A key's slot never changes; slots move between shards as a whole.
 pub(crate) const SLOTS: u32 = 4096;
 
-/// See the module.
+/// Chooses the shard of a record: by its key, or by how full the shards are.
 #[derive(Debug)]
 pub(crate) struct Router {
     /// Slot to shard, as the manifest has it.

@@ -147,7 +147,7 @@ impl Glimpse {
     }
 }
 
-/// See the module.
+/// A shard's folder, and the only place that changes it.
 #[derive(Debug)]
 pub(crate) struct ShardStore {
     directory: Arc<dyn Directory>,

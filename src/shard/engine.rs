@@ -98,7 +98,7 @@ pub(crate) struct EngineSetup {
     pub keeper: Option<std::sync::mpsc::SyncSender<ShardId>>,
 }
 
-/// See the module.
+/// One shard: its state, shared by producers, waiters and whoever turns it.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) id: ShardId,

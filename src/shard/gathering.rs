@@ -18,7 +18,7 @@ const PATIENCE_NS_MAX: u64 = 1_000_000;
 /// After so many waits in vain, one in so many leads tries again: 2^6.
 const DOUBTS_MAX: u32 = 6;
 
-/// See the module. Written by whoever leads, who is one at a time; everybody may read it.
+/// How long a leader delays a commit. Written by the leader, one at a time; read by anybody.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// Records that the open block is going to hold once all are back.

@@ -27,7 +27,7 @@ use crate::pool::Pending;
 use crate::sync::lock;
 
 /// Leads at once, on a device that need not be told to flush. Two keep it busy while the callers of one are woken;
-/// with more, blocks carry fewer records (`docs/performance.md`).
+/// with more, blocks carry fewer records (`docs/experiments.md`).
 const LEADS_MAX: u32 = 2;
 
 /// Where the last block held more records than this, so many callers are woken at once that the one who is to

@@ -42,7 +42,7 @@ pub(crate) enum Nudged {
     Duty,
 }
 
-/// See the module.
+/// How the shard's thread sleeps, in one word, and thereby whether an append must wake it.
 #[derive(Debug)]
 pub(crate) struct Nudge {
     state: CacheLine<AtomicU32>,

@@ -12,7 +12,7 @@ pub(crate) enum Ended {
     InFlight,
 }
 
-/// See the module.
+/// A handle to whatever turns a shard or maintains the log: a thread, or a task of the application.
 #[derive(Debug)]
 pub(crate) enum Turner {
     Thread(JoinHandle<()>),

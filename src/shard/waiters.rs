@@ -65,7 +65,7 @@ pub(crate) struct Registration {
     index: usize,
 }
 
-/// See the module.
+/// All waiters of a shard, by slot of the pool.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     slots: Box<[Slot]>,

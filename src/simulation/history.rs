@@ -14,7 +14,7 @@ mod interrupted;
 
 const PATH: &str = "/log";
 
-/// See the module.
+/// One simulated history: a plan being played, with the oracles that check it.
 pub(super) struct History {
     plan: Plan,
     /// For what no step decides.

@@ -31,7 +31,7 @@ pub(super) enum Ended {
     Cut,
 }
 
-/// See the module.
+/// What one shard must hold, known from appends and acknowledgements alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Oracle {
     /// What the log must hold a prefix of, in order.

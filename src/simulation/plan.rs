@@ -83,7 +83,7 @@ pub(crate) enum Damage {
     StaleManifest,
 }
 
-/// See the module.
+/// The plan of a history: its options, odds, faults and steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub seed: u64,

@@ -5,7 +5,7 @@
 //! bytes; most records are shorter than that or end badly. Here lanes are as long as the input allows, and are
 //! joined by a carry-less multiplication each (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using
 //! CRC32 Instruction", Intel 2011), for which there is a constant for each length. What it brings stands in
-//! `docs/performance.md`.
+//! `docs/experiments.md`.
 
 /// Below this the join costs more than the lanes bring.
 #[cfg(target_arch = "x86_64")]

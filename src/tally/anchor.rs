@@ -11,7 +11,7 @@ use crate::format::{AnchorRow, SlotKind};
 use crate::position::{Lsn, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
 
-/// See the module.
+/// A tally's identity and the oldest flush that is still needed, kept in two slots on disk.
 #[derive(Debug)]
 pub(super) struct Anchor {
     files: ManifestFiles,

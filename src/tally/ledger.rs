@@ -74,7 +74,7 @@ struct Layers<F: Fold> {
     pending: Option<Arc<Changes<F>>>,
 }
 
-/// See the module.
+/// All updates of a tally, from the moment they are counted until they are in the durable totals.
 #[derive(Debug)]
 pub(super) struct Ledger<F: Fold> {
     stripes: Box<[CacheLine<Mutex<Stripe<F>>>]>,

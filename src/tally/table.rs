@@ -14,7 +14,7 @@ struct Slot<V> {
     value: V,
 }
 
-/// See the module.
+/// A map from keys to values that iterates in the order of insertion.
 #[derive(Clone, Debug)]
 pub(super) struct Table<V> {
     keys: Vec<u8>,

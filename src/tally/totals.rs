@@ -13,7 +13,7 @@ use super::wire::{self, Kind};
 const BUCKET_KEYS: usize = 512;
 const BITS_MAX: u32 = 16;
 
-/// See the module.
+/// The durable total of every key.
 #[derive(Debug)]
 pub(super) struct Totals<F: Fold> {
     buckets: Box<[RwLock<Bucket<F>>]>,

@@ -31,7 +31,7 @@ impl Survival {
     }
 }
 
-/// See the module.
+/// A file of the simulated disk: cached bytes, durable bytes, and what differs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimFile {
     /// What reads see.

@@ -32,6 +32,17 @@ enum How {
     Windowed(usize),
 }
 
+/// The most that a kind of caller can reach on this machine without a log: what a load is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ceiling {
+    /// Bare writes of blocks of the same size, several in flight, in bytes a second.
+    Writes,
+    /// A bare synchronous write, one after the other, by its median latency in seconds.
+    Latency,
+    /// So many threads that hand records over to one that writes, in records a second.
+    HandOver(u32),
+}
+
 /// What a run of a load did.
 #[derive(Debug)]
 pub struct Outcome {
@@ -97,13 +108,13 @@ impl Load {
         self.how == How::Bulk && self.threads == 1
     }
 
-    /// Several threads that block.
-    pub fn handing_over(&self) -> Option<u32> {
-        (self.how == How::Blocking && self.threads > 1).then_some(self.threads)
-    }
-
-    pub fn is_one_by_one(&self) -> bool {
-        self.how == How::Blocking && self.threads == 1
+    /// Callers that block cannot keep a deep queue full, whatever the log does, so they are not held against one.
+    pub fn ceiling(&self) -> Ceiling {
+        match (self.how, self.threads) {
+            (How::Blocking, 1) => Ceiling::Latency,
+            (How::Blocking, threads) => Ceiling::HandOver(threads),
+            (How::Bulk | How::Windowed(_), _) => Ceiling::Writes,
+        }
     }
 
     /// Runs for `time`, until all of it is durable, and reads back what is there.

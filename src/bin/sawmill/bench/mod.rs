@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sawmill::ceiling::{BareFile, Method, Writes};
 use sawmill::{Backend, Durability, Log, Options};
 
-use loads::{Load, Outcome};
+use loads::{Ceiling, Load, Outcome};
 use report::{Report, Row};
 use scan::Scan;
 use sweep::Sweep;
@@ -50,7 +50,7 @@ pub struct Bench {
     /// Shards of the log.
     #[arg(long, default_value_t = 1)]
     shards: u16,
-    /// Only the loads whose name contains this.
+    /// Only the loads whose name contains this; an error that lists the loads if there is none.
     #[arg(long)]
     only: Option<String>,
     /// The driver: auto, uring or syscall.
@@ -82,13 +82,14 @@ impl Bench {
             return Err("--series-seconds must be above 0 and at most 86400".into());
         }
         // Told before minutes of measuring.
+        let loads = self.loads()?;
         let page = self
             .report
             .as_ref()
             .map(|file| std::fs::File::create(file).map_err(|error| format!("{}: {error}", file.display())));
         let page = page.transpose()?;
         let place = Place::make(self.dir.as_deref())?;
-        let (report, sweep) = self.measure(&place)?;
+        let (report, sweep) = self.measure(&place, &loads)?;
         if let (Some(mut page), Some(sweep)) = (page, &sweep) {
             std::io::Write::write_all(&mut page, page::page(&report, sweep)?.as_bytes())?;
         }
@@ -115,10 +116,21 @@ impl Bench {
             .retain_bytes(RETAIN_BYTES / u64::from(self.shards))
     }
 
-    fn measure(&self, place: &Place) -> Result<(Report, Option<Sweep>), Error> {
+    /// The loads that were asked for, one at least.
+    fn loads(&self) -> Result<Vec<Load>, Error> {
+        let all = Load::all(self.record_bytes);
+        let Some(only) = &self.only else { return Ok(all) };
+        let wanted: Vec<Load> =
+            all.iter().filter(|load| load.name().contains(only.as_str())).cloned().collect();
+        if wanted.is_empty() {
+            let names: Vec<&str> = all.iter().map(Load::name).collect();
+            return Err(format!("no load matches --only {only:?}; there are: {}", names.join("; ")).into());
+        }
+        Ok(wanted)
+    }
+
+    fn measure(&self, place: &Place, loads: &[Load]) -> Result<(Report, Option<Sweep>), Error> {
         let time = Duration::from_secs_f64(self.seconds);
-        let wanted = |load: &Load| self.only.as_ref().is_none_or(|only| load.name().contains(only.as_str()));
-        let loads: Vec<Load> = Load::all(self.record_bytes).into_iter().filter(wanted).collect();
         let sweeps = if self.report.is_some() { Sweep::STEPS } else { 0 };
         let bar = self.progress(2 + loads.len() as u64 * (u64::from(self.repeat) + 1) + sweeps + 1);
         bar.set_message("making the bare file");
@@ -129,18 +141,14 @@ impl Bench {
         bar.set_message("warming up");
         warm_up(&log)?;
         bar.inc(1);
-        for load in &loads {
+        for load in loads {
             bar.set_message(load.name().to_owned());
             load.run(&log, time / 4)?;
             bar.inc(1);
             let mut row = Row::new(load);
             for _ in 0..self.repeat {
                 let outcome = load.run(&log, time)?;
-                let hand_over = load.handing_over().map(|threads| {
-                    bare.handed_over(threads, self.record_bytes as usize, time / 2)
-                        .map(|bare| bare.per_second())
-                });
-                row.add(&outcome, bare_beside(&bare, load, &outcome, time)?, hand_over.transpose()?);
+                row.add(&outcome, self.ceiling(&bare, load, &outcome, time)?);
                 if load.is_plain_bulk() {
                     let steady = outcome.records as f64 / outcome.elapsed.as_secs_f64();
                     report
@@ -168,6 +176,19 @@ impl Bench {
         report.crash = Some(crash::kill_and_check(place.path())?);
         bar.finish_and_clear();
         Ok((report, sweep))
+    }
+
+    /// The load's ceiling, measured right after it.
+    fn ceiling(&self, file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) -> Result<f64, Error> {
+        match load.ceiling() {
+            Ceiling::HandOver(threads) => {
+                Ok(file.handed_over(threads, self.record_bytes as usize, time / 2)?.per_second())
+            }
+            Ceiling::Latency => {
+                Ok(file.blocking(4096, Method::WriteThrough, time)?.percentile(50.0).as_secs_f64())
+            }
+            Ceiling::Writes => bare_writes(file, load, outcome, time),
+        }
     }
 
     /// Records a second of a log that is new, whose segments are filled with zeros first.
@@ -206,11 +227,7 @@ fn warm_up(log: &Log) -> Result<(), Error> {
 
 /// The same writes without the engine: bare blocks of the size that the engine's had, at whatever
 /// of a few depths does best.
-fn bare_beside(file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) -> Result<f64, Error> {
-    if load.is_one_by_one() {
-        let bare = file.blocking(4096, Method::WriteThrough, time)?;
-        return Ok(bare.percentile(50.0).as_secs_f64());
-    }
+fn bare_writes(file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) -> Result<f64, Error> {
     let durable = load.is_durable();
     let block_bytes = if durable { outcome.mean_block_bytes() } else { 256 << 10 };
     let method = if durable { Method::WriteThrough } else { Method::Behind };

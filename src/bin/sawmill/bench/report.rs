@@ -9,8 +9,23 @@ use sawmill::Log;
 use serde_json::{Value, json};
 
 use super::crash::Crash;
-use super::loads::{Load, Outcome};
+use super::loads::{Ceiling, Load, Outcome};
 use super::scan::Scan;
+
+/// How to read the table. It stands before it.
+const LEGEND: &str = "\
+↓          lower is better; where it does not stand, higher is, except for rec/blk
+records/s  records that were durable before the clock stopped; MiB/s is their payload
+ratio      what the log reached, to the most that such callers can reach on this machine without a log:
+  bare writes  device bytes a second, to bare io_uring writes of the same block size
+  bare p50↓    median latency, to that of a bare pwritev2(RWF_DSYNC)
+  hand-over    records a second, to as many threads that hand records over to one that writes and wakes them
+p50 ...    microseconds from the append until the record is durable
+CPU ns     CPU time of a record: all threads, the kernel included
+fill       part of the device bytes that is headers and records; the rest is padding
+amp        device bytes for a byte of payload
+rec/blk    records in a block
+";
 
 pub struct Report {
     backend: &'static str,
@@ -29,13 +44,11 @@ pub struct Report {
 /// One load: its repetitions.
 pub struct Row {
     name: String,
-    one_by_one: bool,
+    ceiling: Ceiling,
     records_per_second: Vec<f64>,
     payload_mib: Vec<f64>,
-    /// Device bytes against the bare writes' or, of one blocking writer, medians of latency.
-    to_bare: Vec<f64>,
-    /// Records a second against the hand-over ceiling's, of callers that block.
-    to_hand_over: Vec<f64>,
+    /// What was reached, to the ceiling.
+    to_ceiling: Vec<f64>,
     cpu_ns: Vec<f64>,
     fill: Vec<f64>,
     amplification: Vec<f64>,
@@ -45,12 +58,12 @@ pub struct Row {
     verified: u64,
 }
 
-/// A load beside the bare device.
+/// A load beside its ceiling.
 pub struct Ratio<'a> {
     pub name: &'a str,
     pub per_second: f64,
-    pub to_bare: f64,
-    pub is_latency: bool,
+    pub to_ceiling: f64,
+    pub ceiling: &'static str,
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -63,11 +76,10 @@ impl Row {
     pub fn new(load: &Load) -> Row {
         Row {
             name: load.name().to_owned(),
-            one_by_one: load.is_one_by_one(),
+            ceiling: load.ceiling(),
             records_per_second: Vec::new(),
             payload_mib: Vec::new(),
-            to_bare: Vec::new(),
-            to_hand_over: Vec::new(),
+            to_ceiling: Vec::new(),
             cpu_ns: Vec::new(),
             fill: Vec::new(),
             amplification: Vec::new(),
@@ -78,17 +90,18 @@ impl Row {
         }
     }
 
-    pub fn add(&mut self, outcome: &Outcome, bare: f64, hand_over: Option<f64>) {
+    /// A repetition, and what its ceiling was.
+    pub fn add(&mut self, outcome: &Outcome, ceiling: f64) {
         let seconds = outcome.elapsed.as_secs_f64();
         let records = outcome.records.max(1) as f64;
         self.records_per_second.push(outcome.records as f64 / seconds);
         self.payload_mib.push(outcome.payload_bytes as f64 / seconds / f64::from(1 << 20));
-        self.to_bare.push(if self.one_by_one {
-            outcome.latencies.value_at_quantile(0.5) as f64 / 1e9 / bare
-        } else {
-            outcome.device_bytes as f64 / seconds / bare
-        });
-        self.to_hand_over.extend(hand_over.map(|hand_over| outcome.records as f64 / seconds / hand_over));
+        let reached = match self.ceiling {
+            Ceiling::Writes => outcome.device_bytes as f64 / seconds,
+            Ceiling::Latency => outcome.latencies.value_at_quantile(0.5) as f64 / 1e9,
+            Ceiling::HandOver(_) => outcome.records as f64 / seconds,
+        };
+        self.to_ceiling.push(reached / ceiling);
         self.cpu_ns.push(outcome.cpu.as_nanos() as f64 / records);
         self.fill.push(outcome.block_bytes as f64 / outcome.device_bytes.max(1) as f64);
         self.amplification.push(outcome.device_bytes as f64 / outcome.payload_bytes.max(1) as f64);
@@ -96,6 +109,15 @@ impl Row {
         let _ = self.latencies.add(&outcome.latencies);
         self.records += outcome.records;
         self.verified += outcome.verified;
+    }
+
+    /// As the legend explains it.
+    fn ceiling_name(&self) -> &'static str {
+        match self.ceiling {
+            Ceiling::Writes => "bare writes",
+            Ceiling::Latency => "bare p50↓",
+            Ceiling::HandOver(_) => "hand-over",
+        }
     }
 
     fn micros(&self, quantile: f64) -> f64 {
@@ -130,7 +152,7 @@ impl Report {
             if capabilities.direct { ", O_DIRECT" } else { ", through the page cache" },
             if capabilities.durable { "" } else { ", NOT DURABLE (memory)" },
             self.record_bytes,
-            self.rows.first().map_or(0, |row| row.to_bare.len()),
+            self.rows.first().map_or(0, |row| row.to_ceiling.len()),
             self.time,
         )
     }
@@ -139,27 +161,27 @@ impl Report {
         self.rows.iter().map(|row| Ratio {
             name: &row.name,
             per_second: median(&row.records_per_second),
-            to_bare: median(&row.to_bare),
-            is_latency: row.one_by_one,
+            to_ceiling: median(&row.to_ceiling),
+            ceiling: row.ceiling_name(),
         })
     }
 
     pub fn table(&self) -> String {
-        let mut text = self.about() + "\n";
+        let mut text = self.about() + "\n\n" + LEGEND + "\n";
         let _ = writeln!(
             text,
-            "{:<24} {:>10} {:>8} {:>8} {:>7} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
-            "",
+            "{:<24} {:>10} {:>8} {:>7} {:<12} {:>9} {:>9} {:>9} {:>8} {:>6} {:>6} {:>7}",
+            "load",
             "records/s",
             "MiB/s",
-            "to bare",
-            "to h-o",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "CPU ns",
+            "ratio",
+            "to",
+            "p50 us↓",
+            "p99 us↓",
+            "p99.9 us↓",
+            "CPU ns↓",
             "fill",
-            "amp",
+            "amp↓",
             "rec/blk"
         );
         for row in &self.rows {
@@ -167,19 +189,14 @@ impl Report {
                 0 => "-".to_owned(),
                 _ => format!("{:.0}", row.micros(quantile)),
             };
-            let hand_over = match row.to_hand_over.len() {
-                0 => "-".to_owned(),
-                _ => format!("{:.2}", median(&row.to_hand_over)),
-            };
             let _ = writeln!(
                 text,
-                "{:<24} {:>10.0} {:>8.1} {:>7.2}{} {:>7} {:>9} {:>9} {:>9} {:>8.0} {:>6.2} {:>6.2} {:>7.1}",
+                "{:<24} {:>10.0} {:>8.1} {:>7.2} {:<12} {:>9} {:>9} {:>9} {:>8.0} {:>6.2} {:>6.2} {:>7.1}",
                 row.name,
                 median(&row.records_per_second),
                 median(&row.payload_mib),
-                median(&row.to_bare),
-                if row.one_by_one { '*' } else { ' ' },
-                hand_over,
+                median(&row.to_ceiling),
+                row.ceiling_name(),
                 latency(0.5),
                 latency(0.99),
                 latency(0.999),
@@ -189,12 +206,7 @@ impl Report {
                 median(&row.records_per_block),
             );
         }
-        text.push_str(
-            "to bare: device bytes a second against bare io_uring writes of the same block size, in the same run\n\
-             *: median latency against a bare pwritev2(RWF_DSYNC), lower is better\n\
-             to h-o: records a second against the same threads that hand over to one that writes, one wake-up a batch, without a log\n\
-             CPU: per record, all threads, system time included; fill: headers and records per device byte; amp: device bytes per payload byte\n",
-        );
+        text.push('\n');
         let (records, verified) = self.totals();
         let _ = writeln!(
             text,
@@ -234,13 +246,19 @@ impl Report {
             .rows
             .iter()
             .map(|row| {
+                // One of the two, by the kind of caller.
+                let none: &[f64] = &[];
+                let (to_bare, to_hand_over) = match row.ceiling {
+                    Ceiling::HandOver(_) => (none, row.to_ceiling.as_slice()),
+                    Ceiling::Writes | Ceiling::Latency => (row.to_ceiling.as_slice(), none),
+                };
                 json!({
                     "load": row.name,
                     "records_per_second": row.records_per_second,
                     "payload_mib_per_second": row.payload_mib,
-                    "to_bare": row.to_bare,
-                    "to_bare_is": if row.one_by_one { "median latency" } else { "device bytes a second" },
-                    "to_hand_over": row.to_hand_over,
+                    "to_bare": to_bare,
+                    "to_bare_is": if row.ceiling == Ceiling::Latency { "median latency" } else { "device bytes a second" },
+                    "to_hand_over": to_hand_over,
                     "cpu_ns_per_record": row.cpu_ns,
                     "block_fill": row.fill,
                     "write_amplification": row.amplification,
