@@ -33,14 +33,14 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnDamage {
-    /// Fail with [`OpenError::Damaged`] and change nothing. [`Log::open_read_only`] reads what is
-    /// readable.
+    /// Fail with [`OpenError::Damaged`](crate::OpenError::Damaged) and change nothing.
+    /// [`Log::open_read_only`](crate::Log::open_read_only) reads what is readable.
     #[default]
     Refuse,
     /// Open it for reading only. Nothing is changed or given up. Every append, truncation and consumer fails
     /// with [`AppendError::ShardFailed`](crate::AppendError::ShardFailed) or its counterpart. Readers get
     /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on behind it. To read
-    /// beside an owner, or without taking the lock, use [`Log::open_read_only`].
+    /// beside an owner, or without taking the lock, use [`Log::open_read_only`](crate::Log::open_read_only).
     ReadOnly,
     /// Leave the damaged stretch where it is and append behind everything that was ever durable. Readers
     /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it, and a notice says so.
@@ -175,8 +175,8 @@ impl Options {
     /// - After [`OnStuck::Fail`] the operation is still with the kernel. Closing or dropping the log waits for it, and
     ///   so does a blocking caller that found the shard idle and wrote the block itself.
     /// - `act` runs on a thread that all shards of the log share. While it runs, no segments are made ready, and
-    ///   [`Log::close`] is refused there ([`CloseError::OwnThread`](crate::CloseError::OwnThread)).
-    /// - If `act` captures a [`Log`], the log stays open while `act` lives.
+    ///   [`Log::close`](crate::Log::close) is refused there ([`CloseError::OwnThread`](crate::CloseError::OwnThread)).
+    /// - If `act` captures a [`Log`](crate::Log), the log stays open while `act` lives.
     /// - A panic in `act` counts as [`OnStuck::Wait`].
     /// - A log on a simulated machine has no such thread and calls nothing.
     ///
@@ -225,11 +225,11 @@ impl Options {
     ///
     /// # Limits
     /// - A thread that runs a shard must not block on one: such a call fails with
-    ///   [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its counterpart. Other threads may block. Opening,
-    ///   truncating and reading block for the disk, as they always do.
-    /// - [`Log::close`] waits for the drivers, so they must be running. If the last handle is dropped on a thread that
-    ///   runs a shard, the log closes in the background, which needs the runtime to go on: await
-    ///   [`Log::close_async`] before the runtime ends.
+    ///   [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its counterpart. Other threads may block.
+    ///   Opening, truncating and reading block for the disk, as they always do.
+    /// - [`Log::close`](crate::Log::close) waits for the drivers, so they must be running. If the last handle is
+    ///   dropped on a thread that runs a shard, the log closes in the background, which needs the runtime to go on:
+    ///   await [`Log::close_async`](crate::Log::close_async) before the runtime ends.
     /// - A driver that is dropped early stops its shard. If operations were in flight, the directory stays locked until
     ///   the process ends.
     /// - Buffers are not registered with the runtime's ring, so large writes cost more CPU.
