@@ -1,16 +1,411 @@
 //! An append-only log engine for one Linux host.
 //!
-//! Records from many threads or tasks are packed into aligned blocks, written past the page cache
-//! through io_uring, and made durable by group commit; one shard per core.
+//! Many threads or tasks append small records. The engine packs them into large aligned blocks,
+//! writes the blocks past the page cache (`O_DIRECT`) through io_uring or plain system calls, makes
+//! each block durable once for everyone who waits for it (group commit), and acknowledges every
+//! caller.
+//!
+//! A log is a directory. It is split into *shards*: independent sequences, normally one per core,
+//! each with its own files and its own thread. Records with the same key go to the same shard and
+//! keep their order.
+//!
+//! This page is a tour. Each step is a whole program.
+//!
+//! 1. [Open](#open) a log
+//! 2. [Append](#append) from threads, [from tasks](#from-tasks), [in batches](#batches),
+//!    [with many in flight](#many-in-flight)
+//! 3. [Crash and recover](#crash-and-recover)
+//! 4. [Read](#read), [follow](#follow), [consume](#consume)
+//! 5. [Overload](#overload)
+//! 6. [Tallies](#tallies): running totals
+//! 7. [Free space](#free-space), [tune](#tune), [watch](#watch)
+//!
+//! # Open
+//!
+//! [`Log::open`] recovers the log that is in a directory, or makes one. The process owns the
+//! directory until the log is closed; a second open is refused with [`OpenError::Locked`].
 //!
 //! ```
-//! # let dir = tempfile::tempdir()?;
-//! let log = sawmill::Log::open(dir.path())?;
-//! let position = log.append(b"hello").wait()?; // durable when this returns
-//! assert_eq!(log.get(position)?.payload(), b"hello");
-//! log.close()?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! use sawmill::{Log, OpenError};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     assert!(matches!(Log::open(dir.path()), Err(OpenError::Locked { .. })));
+//!     log.close()?; // writes and syncs what was accepted, and reports errors
+//!     Ok(())
+//! }
 //! ```
+//!
+//! [`Log`] is cheap to clone, and all clones are the same log. Dropping the last one closes the log
+//! too, but an error then only shows in a log line: call [`Log::close`] where you care.
+//!
+//! # Append
+//!
+//! [`Log::append`] takes bytes, or a [`Write`] that says more: a key, a priority, a durability. The
+//! record is accepted in the call itself if there is room; the handle that comes back waits for the
+//! rest.
+//!
+//! ```
+//! use sawmill::{Durability, Log, Write};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!
+//!     // Callers that wait at the same time share one write and one sync.
+//!     std::thread::scope(|scope| {
+//!         for user in 0..4 {
+//!             let log = &log;
+//!             scope.spawn(move || {
+//!                 let write = Write::new("signed up").key(format!("user:{user}"));
+//!                 log.append(write).wait().expect("it is durable")
+//!             });
+//!         }
+//!     });
+//!
+//!     // Acknowledged once it is written: survives this process, but not a power cut.
+//!     let cheap = Write::new("page viewed").durability(Durability::Written);
+//!     let position = log.append(cheap).wait()?;
+//!     assert_eq!(log.get(position)?.payload(), b"page viewed");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | [`Durability`] | acknowledged when the record is | survives |
+//! |---|---|---|
+//! | `Buffered` | in memory; written and synced in the background within milliseconds | nothing |
+//! | `Written` | written, but not synced | a crash of the process |
+//! | `Synced` (default) | on the device | a crash of the kernel, a power cut |
+//!
+//! A failed write or sync stops the shard for good: everyone who waits gets
+//! [`AppendError::ShardFailed`], and whether *their* records are kept shows after the next open.
+//! Reads go on. Every other [`AppendError`] means that the record was not accepted, except where
+//! its documentation says otherwise.
+//!
+//! ## From tasks
+//!
+//! The handles are futures, and need no particular runtime.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     let tasks: Vec<_> = (0..10)
+//!         .map(|task| {
+//!             let log = log.clone();
+//!             // Bytes that are owned make the handle `'static`.
+//!             tokio::spawn(async move { log.append(format!("from task {task}")).await })
+//!         })
+//!         .collect();
+//!     for task in tasks {
+//!         task.await??;
+//!     }
+//!     log.close_async().await?; // `close` would block the runtime's thread
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ## Batches
+//!
+//! The records of a batch share a key and a shard. After any crash all of them are there, or none.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     let positions = log.append_batch("order:9", &["debit", "credit"]).wait()?;
+//!     assert_eq!(log.get(positions[1])?.payload(), b"credit");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ## Many in flight
+//!
+//! A thread that waits for each record in turn pays a whole commit for it. To reach the device's
+//! rate from one thread, keep a [window](Log::window) of appends in flight, or [`post`](Log::post) records and
+//! sync once.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!
+//!     // Up to 256 in flight. Positions come in order, each once its record is durable.
+//!     let lines = (0..1_000).map(|line| format!("line {line}"));
+//!     for position in log.window(256).over(lines) {
+//!         position?;
+//!     }
+//!
+//!     // No handle at all, and one sync at the end.
+//!     for line in 0..1_000 {
+//!         log.post(format!("line {line}"))?;
+//!     }
+//!     log.sync().wait()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Crash and recover
+//!
+//! There is nothing to call: opening a log recovers it. What was acknowledged is there. Behind it
+//! may be records that were accepted and not yet acknowledged: always a prefix of the shard, never
+//! a part of a batch.
+//!
+//! ```rust,standalone_crate
+//! use std::process::Command;
+//!
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // The child runs this part, and dies without closing its log.
+//!     if let Some(dir) = std::env::var_os("CRASH_IN") {
+//!         let log = Log::open(dir)?;
+//!         log.append(b"acknowledged").wait()?;
+//!         let _unknown = log.append(b"only accepted").admitted().wait()?;
+//!         std::process::abort();
+//!     }
+//!
+//!     let dir = tempfile::tempdir()?;
+//!     let program = std::env::current_exe()?;
+//!     let status = Command::new(program).env("CRASH_IN", dir.path()).status()?;
+//!     assert!(!status.success());
+//!
+//!     let log = Log::open(dir.path())?;
+//!     let first = log.merged(..)?.next().expect("what was acknowledged is kept")?;
+//!     assert_eq!(first.payload(), b"acknowledged");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A torn tail, which nobody was told of, is cut off quietly. Anything else that is not as it was
+//! written is damage: the open fails with [`OpenError::Damaged`], which names the shard, the place
+//! and the cause, and changes nothing. [`Options::on_damage`] lets you open such a log all the same.
+//!
+//! # Read
+//!
+//! Readers stop at the durable LSN, so what they have seen is still there after a power cut. They
+//! check every checksum, and take no lock of the append path.
+//!
+//! ```
+//! use sawmill::{Log, Options, Position, ShardId};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Options::new().shards(1).open(dir.path())?;
+//!     let a = log.append("a").wait()?;
+//!     let b = log.append("b").wait()?;
+//!
+//!     // By position, which can be stored elsewhere as 16 bytes.
+//!     let stored = a.to_bytes();
+//!     assert_eq!(log.get(Position::from_bytes(stored))?.payload(), b"a");
+//!
+//!     // A range of a shard, forwards or backwards.
+//!     let shard = log.shard(ShardId(0));
+//!     assert_eq!(shard.read(a.lsn()..)?.count(), 2);
+//!     let newest = shard.read_back(..)?.next().expect("there are two")?;
+//!     assert_eq!(newest.position(), b);
+//!
+//!     // All shards, in the order of their timestamps.
+//!     for record in log.merged(..)? {
+//!         let record = record?;
+//!         println!("{} at {} ns", record.position(), record.timestamp());
+//!     }
+//!
+//!     // Beside a running owner, from another process too: takes no lock, writes nothing.
+//!     let reader = Log::open_read_only(dir.path())?;
+//!     assert_eq!(reader.shards(), 1);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A damaged stretch does not end an iterator: it yields the error, and the next call goes on
+//! behind the damage.
+//!
+//! # Follow
+//!
+//! [`Shard::follow`] reads from an LSN on and then waits for what comes, as a blocking iterator or
+//! a `futures_core::Stream`. It ends when the log is closed, after it has delivered all that was
+//! durable.
+//!
+//! ```
+//! use sawmill::{Lsn, Options, ShardId};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Options::new().shards(1).open(dir.path())?;
+//!     let follower = log.shard(ShardId(0)).follow(Lsn::MIN)?;
+//!     let seen = std::thread::spawn(move || follower.count());
+//!     for line in 0..10 {
+//!         log.append(format!("line {line}")).wait()?;
+//!     }
+//!     log.close()?;
+//!     assert_eq!(seen.join().expect("no panic"), 10);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Consume
+//!
+//! A [consumer](Log::consumer) follows all shards under a name, and remembers durably how far it has
+//! got. Each record comes at least once: after a crash, what was not committed comes again.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     log.append("to: you").wait()?;
+//!
+//!     let mut mailer = log.consumer("mailer")?;
+//!     let record = mailer.next().expect("the log is open")?;
+//!     // ... send it, then:
+//!     mailer.commit(record.position())?; // durable within about a second
+//!     mailer.flush()?; // or now
+//!     assert_eq!(mailer.lag(), 0);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Overload
+//!
+//! Memory is bounded when the log is opened. When a shard's memory is full, [`Log::append`] waits in
+//! line for room and [`Log::try_append`] refuses at once. A record that was accepted is never
+//! dropped. [`Priority`] decides who is refused first.
+//!
+//! ```
+//! use sawmill::{AppendError, Log, Priority, Write};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     match log.try_append(Write::new("nice to have").priority(Priority::Low)) {
+//!         Ok(commit) => println!("durable at {}", commit.wait()?),
+//!         // Tell the client when to come back. Nothing was accepted.
+//!         Err(AppendError::Overloaded { retry_after, .. }) => println!("busy for {retry_after:?}"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Tallies
+//!
+//! A [tally](Log::tally) keeps running totals by key. Updates are added up in memory, per core, and flushed
+//! together, so a million likes of one post cost a few writes. After any crash the totals are exact:
+//! each update is counted once or not at all, and those that were acknowledged are counted.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     let likes = log.tally("likes")?;
+//!     likes.add("post:1", 1); // counted now, durable within about 100 ms
+//!     likes.add("post:1", 2).wait()?; // waits until it is durable
+//!     assert_eq!(likes.get("post:1"), Some(3));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Free space
+//!
+//! A log keeps everything until you truncate it, or set a retention by bytes or by age
+//! ([`Options::retain_bytes`], [`Options::retain_age`]). Space is freed by whole segment files.
+//!
+//! ```
+//! use sawmill::{Options, ReadError, ShardId};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Options::new().shards(1).open(dir.path())?;
+//!     let old = log.append("old").wait()?;
+//!     let new = log.append("new").wait()?;
+//!     log.shard(ShardId(0)).truncate_before(new.lsn())?; // durable on return
+//!     assert!(matches!(log.get(old), Err(ReadError::Truncated { .. })));
+//!     assert_eq!(log.get(new)?.payload(), b"new");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Tune
+//!
+//! The defaults suit a server with a disk of its own. `sawmill tune DIR` (feature `cli`) measures a
+//! device and says which options to change.
+//!
+//! | option | default | change it |
+//! |---|---|---|
+//! | [`shards`](Options::shards) | one per core | to fewer at low load: each shard fills its own blocks |
+//! | [`memory_bytes`](Options::memory_bytes) | 64 MiB per shard, or less on a small machine | to bound memory, or to absorb longer bursts |
+//! | [`segment_bytes`](Options::segment_bytes) | 256 MiB | to free space in smaller steps |
+//! | [`block_bytes`](Options::block_bytes) | 256 KiB | to what `sawmill tune` advises for bulk loads |
+//! | [`require_durable`](Options::require_durable) | off | to refuse a place where a sync means nothing, such as tmpfs |
+//! | [`directories`](Options::directories) | the log's own | to spread the shards over several devices |
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use sawmill::Options;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Options::new()
+//!         .shards(2)
+//!         .memory_bytes(8 << 20)
+//!         .segment_bytes(64 << 20)
+//!         .retain_bytes(8 << 30)
+//!         .retain_age(Duration::from_secs(7 * 24 * 60 * 60))
+//!         .open(dir.path())?;
+//!     assert_eq!(log.shards(), 2);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Watch
+//!
+//! [`Log::stats`] has counters for each shard, and in `notices` every fallback, warning and failure
+//! as a line of text; the feature `tracing` (on by default) logs the same lines.
+//! [`Options::on_stuck`] tells you of a device that does not answer.
+//!
+//! ```
+//! use sawmill::Log;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     log.append("payload").wait()?;
+//!     let stats = log.stats();
+//!     for shard in &stats.shards {
+//!         println!("shard {}: {} records, durable to {}", shard.shard, shard.records, shard.durable_lsn);
+//!     }
+//!     for line in &stats.notices {
+//!         println!("{line}");
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Cargo features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tracing` (default) | log lines through `tracing` |
+//! | `cli` | the `sawmill` command |
+//! | `ceiling` | `sawmill::ceiling`: bare writes to compare figures with |
+//! | `simulation` | `sawmill::simulation`: a simulated disk for your own crash tests |
+//! | `tokio-uring` | shards inside the application's own tokio-uring runtimes |
+//!
+//! The repository's `docs/` have the architecture, the promises and their tests, the format on disk,
+//! and what was measured.
 #[cfg(not(target_os = "linux"))]
 compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
@@ -42,6 +437,11 @@ mod sync;
 mod sys;
 mod tally;
 mod write;
+
+/// The programs of the README, compiled with the tests of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, Sync};
 pub use consumer::{Consumer, ConsumerStop};

@@ -13,11 +13,11 @@ use crate::sys::is_owner;
 use crate::write::Durability;
 use crate::write::Write;
 
-/// A record that was accepted, on its way to the durability that it was asked for.
+/// A record that was accepted, on its way to the durability it was appended with.
 ///
 /// Dropping it changes nothing for the record. [`is_durable`](Commit::is_durable) and
-/// [`try_result`](Commit::try_result) look at one number of the shard and register nothing, so a
-/// window of commits costs its caller no wake-up per record.
+/// [`try_result`](Commit::try_result) only compare a number and register no waker, so a caller that
+/// holds many commits pays no wake-up per record.
 #[must_use = "nobody learns how the append ended"]
 pub struct Commit {
     engine: Hold,
@@ -68,13 +68,13 @@ impl Commit {
         }
     }
 
-    /// Where the record stands; of a batch, its first record.
+    /// The position of the record; for a batch, of its first record.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Whether the record is durable by now, whatever was asked for it.
+    /// Whether the record is durable by now, whatever durability it was appended with.
     #[inline]
     #[must_use]
     pub fn is_durable(&self) -> bool {
@@ -87,15 +87,15 @@ impl Commit {
         Some(self.engine.outcome(&self.target)?.map(|()| self.position))
     }
 
-    /// Blocks this thread until the record is as durable as it was asked to be.
+    /// Blocks this thread until the record has the durability it was appended with.
     ///
     /// # Errors
-    /// [`AppendError::ShardFailed`]: whether the record is kept is unknown.
+    /// After [`AppendError::ShardFailed`] it is unknown whether the record is kept.
     pub fn wait(self) -> Result<Position, AppendError> {
         self.wait_for(None).unwrap_or_else(|| Err(self.engine.shut_error()))
     }
 
-    /// As [`wait`](Commit::wait), for at most `timeout`; `None` if the time was over first.
+    /// As [`wait`](Commit::wait), for at most `timeout`; `None` if the time ran out.
     ///
     /// # Errors
     /// As [`wait`](Commit::wait).
@@ -176,7 +176,7 @@ impl fmt::Debug for Commit {
     }
 }
 
-/// Waits until all that was accepted before is durable. By [`Log::sync`](crate::Log::sync).
+/// Waits until everything that was accepted before is durable. Made by [`Log::sync`](crate::Log::sync).
 #[must_use = "nobody learns whether everything is durable"]
 pub struct Sync {
     waits: Vec<Commit>,

@@ -1,5 +1,5 @@
-//! The handles of an append: room first, then durability. Futures that need no runtime, with a
-//! blocking `wait` each.
+//! The handles of an append: room first, then durability. Each is a future that needs no runtime, and
+//! has a blocking `wait`.
 
 mod commit;
 
@@ -265,12 +265,12 @@ fn make_room(engine: &Engine) {
     }
 }
 
-/// An append: room first, then durability. By [`Log::append`](crate::Log::append).
+/// An append: first it gets room, then it becomes durable. Made by [`Log::append`](crate::Log::append).
 ///
-/// When there is room and nobody waits for it, the record was accepted in the call that made this
-/// handle, polled or not. Otherwise the handle waits in line: room is taken in its own poll or
-/// [`wait`](Append::wait), and dropping it withdraws the append. Once the record is accepted,
-/// dropping the handle does not withdraw it.
+/// If there was room and nobody waited for it, the record was accepted in the call that made this
+/// handle, whether the handle is polled or not. Otherwise the handle waits in line: it takes room when it is
+/// polled or in [`wait`](Append::wait), and dropping it withdraws the append. Once the record is
+/// accepted, dropping the handle does not withdraw it.
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
 pub struct Append<'a>(State<'a>);
 
@@ -298,18 +298,18 @@ impl<'a> Append<'a> {
         Append(State::Failed(error))
     }
 
-    /// Blocks this thread until the record is as durable as it was asked to be.
+    /// Blocks this thread until the record has the durability it was appended with.
     ///
-    /// If the shard is idle this thread writes the block itself.
+    /// If the shard is idle, this thread writes the block itself.
     ///
     /// # Errors
-    /// See [`AppendError`]; only [`AppendError::ShardFailed`] leaves open whether the record is kept.
+    /// See [`AppendError`]. Only after [`AppendError::ShardFailed`] is it unknown whether the record is kept.
     pub fn wait(mut self) -> Result<Position, AppendError> {
         self.0.wait(None, None).expect("there is no time limit")
     }
 
-    /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time was over first. What was
-    /// not accepted by then may be tried again by this handle, and is withdrawn if it is dropped.
+    /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time ran out. A record that was not
+    /// accepted by then can be tried again with this handle, and is withdrawn if the handle is dropped.
     ///
     /// # Errors
     /// As [`wait`](Append::wait).
@@ -317,7 +317,7 @@ impl<'a> Append<'a> {
         self.0.wait(Some(timeout), None)
     }
 
-    /// Waits for room only: the way to keep a window of appends in flight.
+    /// Waits for room only, and gives a [`Commit`] to wait on later: the way to keep many appends in flight.
     #[inline]
     pub fn admitted(self) -> Admitted<'a> {
         Admitted(self)
@@ -338,9 +338,9 @@ impl fmt::Debug for Append<'_> {
     }
 }
 
-/// An append that waits for room; gives its [`Commit`]. By [`Append::admitted`].
+/// An append that waits for room and gives its [`Commit`]. Made by [`Append::admitted`].
 ///
-/// As a future it gives the commit once: polling it again after that panics.
+/// As a future it gives the commit once. Polling it again after that panics.
 #[must_use = "a record that is not accepted is not appended"]
 pub struct Admitted<'a>(Append<'a>);
 
@@ -376,7 +376,7 @@ impl fmt::Debug for Admitted<'_> {
     }
 }
 
-/// An append of several records, all or none. By [`Log::append_batch`](crate::Log::append_batch).
+/// An append of several records, all or none. Made by [`Log::append_batch`](crate::Log::append_batch).
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
 pub struct AppendBatch<'a> {
     state: State<'a>,
@@ -423,7 +423,7 @@ impl<'a> AppendBatch<'a> {
         AppendBatch { state: State::Failed(error), positions: Vec::new() }
     }
 
-    /// Blocks this thread until the whole batch is as durable as it was asked to be.
+    /// Blocks this thread until the whole batch has the durability it was appended with.
     ///
     /// # Errors
     /// As [`Append::wait`].
@@ -432,7 +432,7 @@ impl<'a> AppendBatch<'a> {
         Ok(self.positions)
     }
 
-    /// Waits for room only, and gives the positions with a [`Commit`] of the whole batch: the way to
+    /// Waits for room only, and gives the positions and a [`Commit`] for the whole batch: the way to
     /// keep several batches in flight.
     ///
     /// ```
@@ -463,9 +463,9 @@ impl fmt::Debug for AppendBatch<'_> {
     }
 }
 
-/// A batch that waits for room; gives its [`Commit`] and positions. By [`AppendBatch::admitted`].
+/// A batch that waits for room and gives its [`Commit`] and positions. Made by [`AppendBatch::admitted`].
 ///
-/// As a future it gives them once: polling it again after that panics.
+/// As a future it gives them once. Polling it again after that panics.
 #[must_use = "a batch that is not accepted is not appended"]
 pub struct AdmittedBatch<'a>(AppendBatch<'a>);
 

@@ -1,4 +1,4 @@
-//! The front desk: [`Log`] and its [`Shard`]s; loads in bulk, windows, and the reader beside an owner.
+//! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
 mod post;
 mod reader;
@@ -33,9 +33,9 @@ use crate::write::{Durability, Write};
 
 /// A log: a directory owned by this process, with one or more shards.
 ///
-/// It is cheap to clone, and all clones are the same log. The last one dropped closes it, blocking
-/// until everything that was accepted is durable; [`close`](Log::close) does the same and tells of
-/// errors.
+/// It is cheap to clone, and all clones are the same log. Dropping the last one closes the log and
+/// blocks until everything that was accepted is durable; [`close`](Log::close) does the same and
+/// returns errors.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -51,7 +51,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in `path` with the default [`Options`], or makes it.
+    /// Opens the log in `path` with the default [`Options`], or makes a new one.
     ///
     /// # Errors
     /// See [`Options::open`].
@@ -59,8 +59,9 @@ impl Log {
         Options::new().open(path)
     }
 
-    /// Opens the log in `path` to read it beside its owner, living or dead: nothing is locked, written
-    /// or recovered. Serves what the log testifies to be durable.
+    /// Opens the log in `path` to read it beside its owner, whether that is running or dead. Takes no
+    /// lock, writes nothing and recovers nothing. Serves what the files themselves show to be durable,
+    /// which may lag behind the owner by the blocks written last.
     ///
     /// # Errors
     /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
@@ -116,11 +117,11 @@ impl Log {
     /// Appends a record to the shard of its key, or to the nearest with room if it has none.
     ///
     /// If there is room and nobody waits for it, the record is accepted in this call, whether the
-    /// handle is polled or not; so two appends from one thread to one shard stand in the order of
-    /// the calls. Otherwise the handle waits in line.
+    /// handle is polled or not. So two appends from one thread to one shard are in the order of the
+    /// calls. Otherwise the handle waits in line.
     ///
-    /// Costs a copy and a checksum of the record; nothing is allocated for a record that fits into
-    /// a block.
+    /// Costs a copy and a checksum of the record. Nothing is allocated for a record that fits into a
+    /// block.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -137,17 +138,16 @@ impl Log {
         Append::begin(self.holds_for(&write.key).take(), write, self.inner.config.durability)
     }
 
-    /// Appends a record if there is room for it now, and never waits for any.
+    /// Appends a record if there is room for it now; never waits for room.
     ///
     /// # Errors
-    /// [`AppendError::Overloaded`] says how long to wait before another try; nothing was accepted
-    /// then.
+    /// [`AppendError::Overloaded`] says how long to wait before the next try. Nothing was accepted.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
         Commit::try_begin(self.holds_for(&write.key).take(), &write, self.inner.config.durability)
     }
 
-    /// Appends several records of one key to one shard: after any crash all of them are there, or
+    /// Appends several records with one key to one shard. After any crash all of them are there, or
     /// none.
     ///
     /// ```
@@ -167,7 +167,8 @@ impl Log {
         AppendBatch::begin(self.holds_for(key).take(), key, payloads, self.inner.config.durability)
     }
 
-    /// The same of a batch that was built, whose memory can be used again once the handle is done with.
+    /// As [`append_batch`](Log::append_batch), with a batch built in advance, whose memory can be reused
+    /// once the handle is dropped.
     pub fn append_built<'a>(
         &self,
         key: &'a (impl AsRef<[u8]> + ?Sized),
@@ -177,8 +178,8 @@ impl Log {
         AppendBatch::begin_built(self.holds_for(key).take(), key, batch, self.inner.config.durability)
     }
 
-    /// Keeps up to `most` appends in flight and gives their positions in order, each once it is durable: the
-    /// way to a high rate from one thread.
+    /// Keeps up to `most` appends in flight and yields their positions in order, each once it is durable: the
+    /// way to reach a high rate from one thread.
     ///
     /// # Panics
     /// If `most` is 0.
@@ -186,33 +187,33 @@ impl Log {
         Window::new(self.clone(), most)
     }
 
-    /// Waits until everything that was accepted before this call is durable, whatever durability
-    /// was asked for it.
+    /// Waits until everything that was accepted before this call is durable, whatever durability it
+    /// was appended with.
     pub fn sync(&self) -> Sync {
         Sync::begin(self.inner.holds.iter().map(Holds::take))
     }
 
-    /// One shard. One that does not exist is an error of what is asked of it.
+    /// A handle to one shard. If there is no such shard, the operations on the handle fail.
     #[must_use]
     pub fn shard(&self, shard: ShardId) -> Shard {
         Shard { log: self.clone(), id: shard }
     }
 
-    /// How many shards the log has.
+    /// The number of shards.
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.inner.config.shards
     }
 
-    /// The shard where records of this key go now.
+    /// The shard where records with this key go now.
     #[must_use]
     pub fn route(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> ShardId {
         self.inner.router.route(key.as_ref())
     }
 
-    /// Reads the record at a position that an append returned, at whatever durability.
+    /// Reads the record at a position that an append returned, whatever its durability.
     ///
-    /// A record whose block is not written yet is written first.
+    /// A block that is not written yet is written first.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -221,19 +222,19 @@ impl Log {
         read::get(&source(engine), position)
     }
 
-    /// All shards' durable records within a range of times (nanoseconds since the Unix epoch), in
-    /// the order of their times.
+    /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
+    /// epoch), in the order of their timestamps.
     ///
     /// # Errors
-    /// Where no memory is to be had for the readers. Errors in reading come from the iterator.
+    /// If no memory is available for the readers. The iterator yields errors in reading.
     pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {
         Merged::new(self.inner.engines.iter().map(source), &range)
     }
 
-    /// A reader of all shards that remembers, durably, how far it has got.
+    /// A reader of all shards that durably remembers how far it has got.
     ///
-    /// A new one begins where the log does. There is one at a time of each name. Truncation and
-    /// retention do not wait for consumers.
+    /// A new one starts at the beginning of the log. Only one of each name can be open at a time.
+    /// Truncation and retention do not wait for consumers.
     ///
     /// # Errors
     /// See [`ConsumerError`].
@@ -252,12 +253,12 @@ impl Log {
 
     /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.
     ///
-    /// A new one begins with nothing. One that the log has is read from there, which takes as long as it
-    /// takes to read some multiple of its totals. One that is open already is shared.
+    /// A new tally is empty. One that the log already has is read back, which takes as long as reading a few
+    /// times its totals. One that is already open is shared.
     ///
-    /// Its records stand in the log among others, under a key that begins with
-    /// [`TALLY_KEY_PREFIX`](crate::TALLY_KEY_PREFIX): readers of everything meet them. Truncation and retention
-    /// leave what it needs.
+    /// Its records are part of the log, under a key that begins with
+    /// [`TALLY_KEY_PREFIX`](crate::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and retention
+    /// keep what the tally needs.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -265,7 +266,7 @@ impl Log {
         self.tally_of(name)
     }
 
-    /// The same by another [`Fold`]: [`Count`](crate::Count), [`Min`](crate::Min), [`Max`](crate::Max),
+    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::Count), [`Min`](crate::Min), [`Max`](crate::Max),
     /// [`Last`](crate::Last), or your own.
     ///
     /// # Errors
@@ -274,7 +275,8 @@ impl Log {
         self.tally_with(name, &TallyOptions::new())
     }
 
-    /// The same with options, which count for whoever opens it first.
+    /// As [`tally_of`](Log::tally_of), with options. If the tally is already open, the options of the first
+    /// open stay in force.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -289,8 +291,8 @@ impl Log {
         tally::open(name, options, &self.inner.tallies, &place)
     }
 
-    /// Forgets a tally for good: its totals are gone, and what the log held of it may be truncated. One that is
-    /// open is flushed and ended.
+    /// Removes a tally for good: its totals are gone, and its records may be truncated. If it is open, it is
+    /// flushed and ended.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -312,7 +314,7 @@ impl Log {
         }
     }
 
-    /// What the log has done, and how it does.
+    /// Counters, gauges and notices of the log as of now.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shards = self.inner.engines.iter().map(|engine| self.shard_stats(engine)).collect();
@@ -362,30 +364,31 @@ impl Log {
         &self.inner.path
     }
 
-    /// Closes the log, for all clones: what was accepted is written and durable when this returns,
-    /// buffered records too. Handles that wait are told how they ended; later calls are `Closed`.
+    /// Closes the log for all clones. When this returns, everything that was accepted is durable,
+    /// buffered records too. Outstanding handles resolve; later calls fail with `Closed`.
     ///
     /// # Errors
-    /// See [`CloseError`]. Whatever it is, the directory is free and another open recovers.
+    /// See [`CloseError`]. If a shard, a consumer or the disk failed, the log is closed all the same, and the
+    /// next open recovers it.
     pub fn close(&self) -> Result<(), CloseError> {
         self.inner.close()
     }
 
-    /// As [`close`](Log::close), for tasks: it begins now, on a thread of its own, and the handle says
-    /// how it ended.
+    /// As [`close`](Log::close), for tasks: the close starts now, on a thread of its own, and the handle
+    /// resolves to its outcome.
     pub fn close_async(&self) -> Close {
         Close::begin(self.inner.clone())
     }
 }
 
 impl Options {
-    /// Opens the log in `path`, recovering it if it is there and making it if not.
+    /// Opens the log in `path` and recovers it, or makes a new one.
     ///
-    /// The directory is owned until the log is closed. Recovery reads at most the segments behind
-    /// the last checkpoint; everything that was accepted and found is durable before this returns.
+    /// This process owns the directory until the log is closed. Recovery reads at most the segments
+    /// behind the last checkpoint; everything it keeps is durable before this returns.
     ///
     /// # Errors
-    /// See [`OpenError`]. On any error what was there is left as it was.
+    /// See [`OpenError`]. On any error, what was there is left as it was.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Log, OpenError> {
         open::open(path.as_ref(), self).map(|instance| Log { inner: Arc::new(instance) })
     }
@@ -422,13 +425,13 @@ impl Shard {
         self.log.inner.holds.get(usize::from(self.id.0)).map(Holds::take).ok_or(self.id)
     }
 
-    /// Its number.
+    /// The shard's number.
     #[must_use]
     pub fn id(&self) -> ShardId {
         self.id
     }
 
-    /// Appends a record to this shard, whatever its key. As [`Log::append`] otherwise.
+    /// Appends a record to this shard, whatever its key. Otherwise as [`Log::append`].
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         match self.hold() {
             Ok(hold) => Append::begin(hold, write.into(), self.log.inner.config.durability),
@@ -436,7 +439,7 @@ impl Shard {
         }
     }
 
-    /// Appends a record to this shard if there is room for it now. As [`Log::try_append`] otherwise.
+    /// Appends a record to this shard if there is room for it now. Otherwise as [`Log::try_append`].
     ///
     /// # Errors
     /// As [`Log::try_append`].
@@ -445,7 +448,7 @@ impl Shard {
         Commit::try_begin(hold, &write.into(), self.log.inner.config.durability)
     }
 
-    /// Appends several records to this shard, all or none. As [`Log::append_batch`] otherwise.
+    /// Appends several records to this shard, all or none. Otherwise as [`Log::append_batch`].
     pub fn append_batch<'a, P: AsRef<[u8]>>(
         &self,
         key: &'a (impl AsRef<[u8]> + ?Sized),
@@ -458,14 +461,14 @@ impl Shard {
         }
     }
 
-    /// All records below it are durable; 0 for a shard that does not exist.
+    /// All records below this LSN are durable. 0 for a shard that does not exist.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         self.engine().map_or(Lsn::MIN, |engine| engine.durable())
     }
 
-    /// The durable records within a range of LSNs, in order. The range need not start at a record;
-    /// beyond the end it is empty.
+    /// The durable records within a range of LSNs, in order. The range need not start at a record.
+    /// Beyond the end of the log it is empty.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -479,8 +482,7 @@ impl Shard {
     /// ```
     ///
     /// # Errors
-    /// A shard that does not exist. Errors in reading come from the iterator, which goes on behind
-    /// them.
+    /// If the shard does not exist. The iterator yields errors in reading, and goes on behind them.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         Range::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
     }
@@ -503,7 +505,7 @@ impl Shard {
         RangeBack::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
     }
 
-    /// The records from `lsn` on, and then what comes: a blocking iterator and a stream.
+    /// The records from `lsn` on, then new ones as they become durable: a blocking iterator and a stream.
     ///
     /// # Errors
     /// As [`read`](Shard::read).
@@ -511,10 +513,11 @@ impl Shard {
         Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
     }
 
-    /// Gives up everything below `lsn`: it is unreachable for readers when this returns, durably,
-    /// and its space is freed by segment. Works on a full disk.
+    /// Gives up everything below `lsn`. When this returns, readers no longer see it, and that is durable.
+    /// Space is freed by whole segments. Works on a full disk.
     ///
-    /// An LSN above the durable one gives up what is durable after a sync.
+    /// If `lsn` is above the durable LSN, the shard is synced first, and only what is durable then is
+    /// given up.
     ///
     /// # Errors
     /// See [`TruncateError`].
@@ -522,12 +525,12 @@ impl Shard {
         self.engine().map_err(TruncateError::NoSuchShard)?.truncate_before(lsn)
     }
 
-    /// Cuts off everything behind the record at `lsn`, which is kept; durable when this returns.
-    /// What was cut never comes back, and its LSNs are never given again. Appends to this shard
-    /// wait meanwhile.
+    /// Cuts off everything behind the record at `lsn`, which is kept. Durable when this returns. What
+    /// was cut never comes back, and its LSNs are never assigned again. Appends to this shard wait
+    /// meanwhile.
     ///
     /// # Errors
-    /// [`TruncateError::NotARecord`] if no record stands at `lsn`, [`TruncateError::InsideBatch`] if
+    /// [`TruncateError::NotARecord`] if no record starts at `lsn`, [`TruncateError::InsideBatch`] if
     /// its batch goes on behind it; see [`TruncateError`].
     pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let engine = self.engine().map_err(TruncateError::NoSuchShard)?;

@@ -1,4 +1,4 @@
-//! What a log is opened with.
+//! The settings a log is opened with.
 
 mod config;
 mod watch;
@@ -20,7 +20,7 @@ use crate::write::Durability;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// io_uring where it is to be had, plain system calls elsewhere.
+    /// io_uring where it is available, plain system calls elsewhere.
     #[default]
     Auto,
     /// io_uring, or an error from `open`.
@@ -29,25 +29,25 @@ pub enum Backend {
     Syscall,
 }
 
-/// What to do with a log that is damaged in what an open must read.
+/// What to do with a log that is damaged in the part that an open must read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnDamage {
-    /// [`OpenError::Damaged`], and nothing is changed. What is readable can be read by
-    /// [`Log::open_read_only`].
+    /// Fail with [`OpenError::Damaged`](crate::OpenError::Damaged) and change nothing.
+    /// [`Log::open_read_only`](crate::Log::open_read_only) reads what is readable.
     #[default]
     Refuse,
-    /// Open it to be read. Nothing of it is changed or given up: every append, truncation and consumer gets
-    /// [`AppendError::ShardFailed`](crate::AppendError::ShardFailed) or its like, and readers get
-    /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on behind it. Beside
-    /// an owner, or without the lock, [`Log::open_read_only`] does the same with less.
+    /// Open it for reading only. Nothing is changed or given up. Every append, truncation and consumer fails
+    /// with [`AppendError::ShardFailed`](crate::AppendError::ShardFailed) or its counterpart. Readers get
+    /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on behind it. To read
+    /// beside an owner, or without taking the lock, use [`Log::open_read_only`](crate::Log::open_read_only).
     ReadOnly,
-    /// Leave the damaged stretch where it is and go on behind everything that was ever durable. Readers
-    /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it; a line of the log says so.
+    /// Leave the damaged stretch where it is and append behind everything that was ever durable. Readers
+    /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it, and a notice says so.
     Continue,
 }
 
-/// How to open a log. Every option has a default; an existing log keeps the layout (`shards`,
+/// How to open a log. Every option has a default. An existing log keeps the layout (`shards`,
 /// `segment_bytes`, `block_bytes`, `directories`) that it was made with.
 ///
 /// ```
@@ -88,48 +88,48 @@ impl Options {
         Options::default()
     }
 
-    /// How many shards the log has, 1 to 1024; by default one per available core.
+    /// The number of shards, 1 to 1024; by default one per available core.
     #[must_use]
     pub fn shards(mut self, shards: u16) -> Options {
         self.shards = Some(shards);
         self
     }
 
-    /// The largest segment file, in bytes; 256 MiB by default, 1 MiB at least. Space is freed by
-    /// segment. The first ones are smaller, 4 MiB or less; they double as the log grows, sooner where they fill faster
-    /// than new ones can be made.
+    /// The largest segment file, in bytes; 256 MiB by default, 1 MiB at least. Space is freed by whole
+    /// segments. The first segments are smaller, 4 MiB or less. They double as the log grows, and sooner if they fill
+    /// faster than new ones can be made.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Options {
         self.segment_bytes = Some(bytes);
         self
     }
 
-    /// The largest block, in bytes: what one write carries at most. 256 KiB by default, 4 KiB to
-    /// 16 MiB, a multiple of 4 KiB.
+    /// The largest block, in bytes: the most that one write carries. A multiple of 4 KiB, from 4 KiB to
+    /// 16 MiB; 256 KiB by default.
     #[must_use]
     pub fn block_bytes(mut self, bytes: u32) -> Options {
         self.block_bytes = Some(bytes);
         self
     }
 
-    /// Memory per shard for records that are not written yet, in bytes: the queue's bound. At least
-    /// 1 MiB and four blocks; by default 64 MiB, or less so that all shards together take at most a
-    /// sixteenth of the machine's memory. Taken at open.
+    /// Memory per shard for records that are not written yet, in bytes. It bounds the queue and is
+    /// allocated at open. At least 1 MiB and four blocks; by default 64 MiB, or less so that all shards
+    /// together take at most a sixteenth of the machine's memory.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);
         self
     }
 
-    /// The largest record (key and payload) or batch, in bytes; 16 MiB by default, or less where
-    /// `memory_bytes` or `segment_bytes` force it.
+    /// The largest record (key and payload) or batch, in bytes; 16 MiB by default, or less if
+    /// `memory_bytes` or `segment_bytes` are too small for that.
     #[must_use]
     pub fn record_bytes(mut self, bytes: u64) -> Options {
         self.record_bytes = Some(bytes);
         self
     }
 
-    /// The durability of an append that does not say its own; [`Durability::Synced`] by default.
+    /// The durability of an append that does not set its own; [`Durability::Synced`] by default.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
@@ -143,38 +143,42 @@ impl Options {
         self
     }
 
-    /// Keeps each shard's thread on one CPU; off by default, since a server's own threads want
-    /// CPUs too.
+    /// Pins each shard's thread to a CPU; off by default, since a server's own threads need CPUs
+    /// too.
     #[must_use]
     pub fn pin_threads(mut self, pin: bool) -> Options {
         self.pin_threads = pin;
         self
     }
 
-    /// Makes it an error of `open` if what is synced does not survive a power cut there (tmpfs).
+    /// Makes `open` fail where synced data does not survive a power cut (tmpfs).
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
         self
     }
 
-    /// What to do if the log is damaged in what must be read to open it; [`OnDamage::Refuse`] by default.
+    /// What to do if the log is damaged in the part that an open must read; [`OnDamage::Refuse`] by default.
     #[must_use]
     pub fn on_damage(mut self, on_damage: OnDamage) -> Options {
         self.on_damage = on_damage;
         self
     }
 
-    /// Calls `act` while the device has not answered a shard's oldest write or sync for `after`: about once a
-    /// second while that lasts, for `after` below four seconds more often. What it answers is done.
+    /// Calls `act` while a shard's oldest write or sync has been out for longer than `after` without an answer from
+    /// the device: about once a second while that lasts, more often if `after` is below four seconds. The value
+    /// that `act` returns decides what happens.
     ///
-    /// By default nothing is called: a line of the log tells of ten seconds, and `stats()` of any time
-    /// ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)). After [`OnStuck::Fail`] the
-    /// operation is still in the kernel's hands: to close or drop the log waits for it, and so does a caller
-    /// that writes it itself (a blocking one on an idle shard). A handle of the log that `act` keeps keeps the log open. `act` runs on a thread that all shards of the log
-    /// share: what takes long holds up the making of segments, and [`Log::close`] is refused there
-    /// ([`CloseError::OwnThread`](crate::CloseError::OwnThread)). A panic in it counts as [`OnStuck::Wait`]. A log
-    /// on a simulated machine has no such thread, and calls nothing.
+    /// By default nothing is called. A notice reports an operation that takes ten seconds, and `stats()` shows the
+    /// age of the oldest at any time ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)).
+    ///
+    /// - After [`OnStuck::Fail`] the operation is still with the kernel. Closing or dropping the log waits for it, and
+    ///   so does a blocking caller that found the shard idle and wrote the block itself.
+    /// - `act` runs on a thread that all shards of the log share. While it runs, no segments are made ready, and
+    ///   [`Log::close`](crate::Log::close) is refused there ([`CloseError::OwnThread`](crate::CloseError::OwnThread)).
+    /// - If `act` captures a [`Log`](crate::Log), the log stays open while `act` lives.
+    /// - A panic in `act` counts as [`OnStuck::Wait`].
+    /// - A log on a simulated machine has no such thread and calls nothing.
     ///
     /// ```
     /// use std::time::Duration;
@@ -194,13 +198,13 @@ impl Options {
         self
     }
 
-    /// Has the shards turned by the application's own tokio-uring runtimes, one per core, in place of threads of
-    /// the log's own: a task that appends to a shard of its own thread commits without a thread hop.
+    /// Runs the shards on the application's own tokio-uring runtimes, one per core, instead of on threads of the
+    /// log. A task that appends to a shard on its own thread then commits without a thread hop.
     ///
-    /// `drive` is called while the log is opened, once for each shard, with what turns it: to be run in a
-    /// runtime of the application's choice ([`ShardDriver::run`]), by way of a channel where that belongs to
-    /// another thread. Then [`backend`](Options::backend) and [`pin_threads`](Options::pin_threads) count for
-    /// nothing. Segments are still made ready by a thread of the log's own.
+    /// `drive` is called once for each shard while the log is opened, with the [`ShardDriver`] that runs it.
+    /// Spawn [`ShardDriver::run`] in the runtime of your choice; if that runtime belongs to another thread, send the
+    /// driver there. [`backend`](Options::backend) and [`pin_threads`](Options::pin_threads) then have no effect.
+    /// A thread of the log still makes segments ready.
     ///
     /// ```
     /// # if tokio_uring_works() {
@@ -219,14 +223,19 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Limits. A thread that turns a shard must not block for one, which gets
-    /// [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its like; other threads may. Opening, truncating
-    /// and reading block for the disk, as they always do. [`Log::close`] waits for the drivers, which must be run. The last handle dropped there closes the log in the
-    /// background, for which the runtime must go on: await [`Log::close_async`] before it ends. A driver that is
-    /// dropped before stops its shard; if that had operations in flight, the directory stays locked until the
-    /// process ends. Buffers are not registered with a runtime's ring: large writes cost more CPU there.
-    /// And the lock of a killed process is free at once, where a log with threads of its own keeps it until the last
-    /// write of the dead has landed: whoever opens the log again at once, on a slow device, may be overwritten by that.
+    /// # Limits
+    /// - A thread that runs a shard must not block on one: such a call fails with
+    ///   [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its counterpart. Other threads may block.
+    ///   Opening, truncating and reading block for the disk, as they always do.
+    /// - [`Log::close`](crate::Log::close) waits for the drivers, so they must be running. If the last handle is
+    ///   dropped on a thread that runs a shard, the log closes in the background, which needs the runtime to go on:
+    ///   await [`Log::close_async`](crate::Log::close_async) before the runtime ends.
+    /// - A driver that is dropped early stops its shard. If operations were in flight, the directory stays locked until
+    ///   the process ends.
+    /// - Buffers are not registered with the runtime's ring, so large writes cost more CPU.
+    /// - When the process is killed, its lock is released at once, while writes that it submitted may still land. On a
+    ///   slow device they may overwrite what the next owner has written. A log with its own threads does not have
+    ///   this problem: its lock is held until the last write has landed.
     #[cfg(feature = "tokio-uring")]
     #[must_use]
     pub fn drive(mut self, drive: impl Fn(ShardDriver) + Send + Sync + 'static) -> Options {
@@ -234,11 +243,11 @@ impl Options {
         self
     }
 
-    /// Lets each shard forget its oldest segments once this many bytes of the log lie behind them;
-    /// by default everything is kept until it is truncated.
+    /// Lets each shard drop its oldest segments once this many bytes of the log lie behind them. By
+    /// default everything is kept until it is truncated.
     ///
     /// At least this much is kept, and at most a segment or two more. Applied in the background,
-    /// about once a second and whenever a segment is made; readers that fall behind get
+    /// about once a second and whenever a segment is made. Readers that fall behind get
     /// [`ReadError::Truncated`](crate::ReadError::Truncated).
     #[must_use]
     pub fn retain_bytes(mut self, bytes: u64) -> Options {
@@ -246,7 +255,7 @@ impl Options {
         self
     }
 
-    /// Lets each shard forget a segment once everything in it is older than this; otherwise as
+    /// Lets each shard drop a segment once everything in it is older than this. Otherwise as
     /// [`retain_bytes`](Options::retain_bytes). With both, whichever comes first.
     #[must_use]
     pub fn retain_age(mut self, age: Duration) -> Options {
@@ -254,7 +263,7 @@ impl Options {
         self
     }
 
-    /// Spreads the shards over these directories, one device each: shard `n` in number `n % len`.
+    /// Spreads the shards over these directories, usually one per device: shard `n` goes to directory `n % len`.
     #[must_use]
     pub fn directories<P: Into<PathBuf>>(mut self, directories: impl IntoIterator<Item = P>) -> Options {
         self.directories = Some(directories.into_iter().map(Into::into).collect());

@@ -10,10 +10,10 @@ pub use batch::BatchBuilder;
 pub(crate) use batch::List;
 pub use durability::{Durability, Priority};
 
-/// What to append: a payload, and whatever more is to be said of it.
+/// What to append: a payload, and optionally a key, a priority and a durability.
 ///
-/// Anything that is bytes becomes one by itself. Bytes that are owned (`Vec<u8>`, `Box<[u8]>`,
-/// `String`) make the handle `'static`.
+/// Anything that is bytes converts into one. Owned bytes (`Vec<u8>`, `Box<[u8]>`, `String`) make the
+/// handle of the append `'static`.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -33,7 +33,7 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// A record of this payload, without a key. A payload may be empty.
+    /// A record with this payload and no key. The payload may be empty.
     pub fn new(payload: impl IntoBytes<'a>) -> Write<'a> {
         Write {
             payload: Payload::Whole(payload.into_bytes()),
@@ -43,10 +43,10 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// A record whose payload is in parts, which are copied behind each other: a header and a body, say, that
-    /// need not be put together first.
+    /// A record whose payload is in parts, such as a header and a body. They are copied one after the other, so
+    /// you need not join them first.
     ///
-    /// One that does not fit into a block is put together all the same.
+    /// A record that does not fit into a block is joined in memory all the same.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -67,20 +67,20 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The key: records of one key stand in one shard, in order. At most 65,535 bytes.
+    /// The key. Records with the same key are in the same shard, in order. At most 65,535 bytes.
     pub fn key(mut self, key: impl IntoBytes<'a>) -> Write<'a> {
         self.key = key.into_bytes();
         self
     }
 
-    /// Whether it is refused sooner or later than others; [`Priority::Normal`] by default.
+    /// Whether it is refused earlier or later than others when memory runs out; [`Priority::Normal`] by default.
     pub fn priority(mut self, priority: Priority) -> Write<'a> {
         self.priority = priority;
         self
     }
 
-    /// How far it must have got before the handle says so; by default what
-    /// [`Options::durability`](crate::Options::durability) says.
+    /// How durable the record must be before it is acknowledged; by default as set with
+    /// [`Options::durability`](crate::Options::durability).
     pub fn durability(mut self, durability: Durability) -> Write<'a> {
         self.durability = Some(durability);
         self
