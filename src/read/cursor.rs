@@ -120,10 +120,16 @@ impl Cursor {
 
     /// The next record that begins below `end` and is whole below `limit`, the durable LSN when it
     /// was looked up.
+    ///
+    /// A limit within a block is a limit too: the cursor stays in front of the first record that it has not
+    /// passed, and goes on there with a higher one.
     pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
-            if let Some(record) = self.next_of_block() {
+            if let Some(record) = self.next_of_block(limit) {
                 return if record.lsn() < end { Step::Record(record) } else { Step::End };
+            }
+            if self.block.is_some() {
+                return Step::End;
             }
             if self.at >= end && self.partial.is_none() {
                 return Step::End;
@@ -237,15 +243,20 @@ impl Cursor {
         ReadError::Damaged { shard, lsn: lsn.max(horizon), cause }
     }
 
-    /// The next record of the block that is asked for, owned and whole.
+    /// The next record of the block that is asked for, owned, and whole below the limit. The block is kept where
+    /// the limit stands in front of something in it.
     #[inline]
-    fn next_of_block(&mut self) -> Option<Record> {
+    fn next_of_block(&mut self, limit: Lsn) -> Option<Record> {
         let block = self.block.as_mut()?;
-        while let Some(record) = block.walk.next(&block.bytes) {
-            if record.lsn >= block.owned_end {
+        while block.walk.goes_on() {
+            if block.walk.at() >= block.owned_end {
                 self.partial = None;
                 break;
             }
+            if block.walk.at() >= limit {
+                return None;
+            }
+            let Some(record) = block.walk.next(&block.bytes) else { break };
             let position = Position::new(self.shard, block.epoch, record.lsn, block.lsn);
             let timestamp = block.timestamp + u64::from(record.index);
             let key_bytes = usize::from(record.header.key_bytes);
