@@ -40,8 +40,11 @@ pub(crate) struct Cursor {
     source: Arc<dyn Source>,
     shard: ShardId,
     reader: SegmentReader,
-    /// Where the next block stands or would.
+    /// Where the next block stands or would. While that is not looked up, `from`.
     at: Lsn,
+    /// Whether it was looked up: not before the limit is above `from`, since what is to be found there may not be
+    /// written yet.
+    located: bool,
     /// Records below it are passed over.
     from: Lsn,
     /// The block whose records are given now.
@@ -65,10 +68,8 @@ impl Cursor {
         let reader = SegmentReader::for_scan(source.block_bytes(), source.read_bytes())
             .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
         let shard = source.id();
-        let mut cursor =
-            Cursor { source, shard, reader, at: from, from, block: None, spare: None, partial: None };
-        cursor.at = cursor.locate(from);
-        Ok(cursor)
+        let (at, located) = (from, false);
+        Ok(Cursor { source, shard, reader, at, located, from, block: None, spare: None, partial: None })
     }
 
     /// Goes to the first record at or above `from`.
@@ -76,7 +77,8 @@ impl Cursor {
         self.block = None;
         self.partial = None;
         self.from = from;
-        self.at = self.locate(from);
+        self.at = from;
+        self.located = false;
     }
 
     /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
@@ -159,6 +161,10 @@ impl Cursor {
         loop {
             if self.at >= limit {
                 return Ok(None);
+            }
+            if !self.located {
+                self.at = self.locate(self.from);
+                self.located = true;
             }
             let view = self.source.view();
             if self.at < view.horizon && self.from < view.horizon {
