@@ -110,7 +110,7 @@ impl LogReader {
         LogReader::open_on(&RealDevice::new(), path)
     }
 
-    fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
+    pub(crate) fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
         let directory = device.directory_to_read(path).map_err(at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
