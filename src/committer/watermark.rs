@@ -13,10 +13,9 @@ pub(crate) struct Watermarks {
     pub written: Lsn,
     /// All below is covered; headers testify this one.
     pub covered: Lsn,
-    /// The covered LSN, set back to the start of a group that is not whole below it.
+    /// The covered LSN, set back to the end of the block in front of a group that is not whole below it: a place
+    /// where a block ends and no group is open, so that recovery may start there.
     pub durable: Lsn,
-    /// The end of a block at or below the durable LSN, from which recovery may start.
-    pub checkpoint: Lsn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub(super) struct Prefix {
 
 impl Prefix {
     pub(super) fn new(start: Lsn) -> Prefix {
-        let marks = Watermarks { written: start, covered: start, durable: start, checkpoint: start };
+        let marks = Watermarks { written: start, covered: start, durable: start };
         Prefix { marks, stretches: VecDeque::with_capacity(8) }
     }
 
@@ -114,8 +113,7 @@ impl Prefix {
         while let Some(stretch) = self.stretches.front().filter(|stretch| stretch.cover == Cover::Yes) {
             let marks = &mut self.marks;
             marks.covered = stretch.end;
-            marks.durable = marks.durable.max(stretch.group.map_or(stretch.end, |group| group.start));
-            marks.checkpoint = marks.checkpoint.max(stretch.group.map_or(stretch.end, |group| group.before));
+            marks.durable = marks.durable.max(stretch.group.map_or(stretch.end, |group| group.before));
             self.stretches.pop_front();
         }
     }
@@ -140,8 +138,8 @@ impl Prefix {
     }
 
     pub(super) fn check(&self) {
-        let Watermarks { written, covered, durable, checkpoint } = self.marks;
-        assert!(checkpoint <= durable && durable <= covered && covered <= written);
+        let Watermarks { written, covered, durable } = self.marks;
+        assert!(durable <= covered && covered <= written);
     }
 }
 

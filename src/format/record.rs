@@ -186,6 +186,12 @@ impl Walk {
         Some(record)
     }
 
+    /// Where the next record stands, if there is one.
+    #[inline]
+    pub(crate) fn at(&self) -> Lsn {
+        Lsn(self.lsn.0 + self.offset as u64)
+    }
+
     /// Whether there are more.
     pub(crate) fn goes_on(&self) -> bool {
         self.index < self.count

@@ -111,7 +111,7 @@ impl LogReader {
         LogReader::open_on(&RealDevice::new(), path)
     }
 
-    fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
+    pub(crate) fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
         let directory =
             device.directory_to_read(path).map_err(OpenError::at("opening the directory", path))?;
         let body =

@@ -29,9 +29,7 @@ impl Urgency {
 /// The group (batch, split record) that is not complete at the end of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// LSN of the group's first record.
-    pub start: Lsn,
-    /// End of the block before the one in which it starts: a place where no group is open.
+    /// End of the block before the one that its first record begins: a place where no group is open.
     pub before: Lsn,
 }
 

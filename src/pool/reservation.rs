@@ -178,8 +178,7 @@ impl Pool {
         slot.capacity.store(place.capacity, Ordering::Relaxed);
         slot.epoch.store(place.epoch, Ordering::Relaxed);
         slot.seed.store(place.seed.raw(), Ordering::Relaxed);
-        slot.group_start.store(group.map_or(u64::MAX, |group| group.start.0), Ordering::Relaxed);
-        slot.group_before.store(group.map_or(0, |group| group.before.0), Ordering::Relaxed);
+        slot.group_before.store(group.map_or(u64::MAX, |group| group.before.0), Ordering::Relaxed);
         slot.marker.store(u32::from(marker), Ordering::Relaxed);
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
@@ -270,7 +269,7 @@ impl Pool {
         if bytes < length - BLOCK_HEADER_BYTES {
             return None;
         }
-        let group_start = slot.group_start.load(Ordering::Relaxed);
+        let group_before = slot.group_before.load(Ordering::Relaxed);
         Some(Complete {
             lsn: Lsn(slot.lsn.load(Ordering::Relaxed)),
             previous_end: Lsn(slot.previous_end.load(Ordering::Relaxed)),
@@ -278,10 +277,7 @@ impl Pool {
             length,
             records: (filled >> 32) as u32,
             urgency: Urgency::from_raw(slot.progress.0.urgency.load(Ordering::Relaxed)),
-            group: (group_start != u64::MAX).then(|| Group {
-                start: Lsn(group_start),
-                before: Lsn(slot.group_before.load(Ordering::Relaxed)),
-            }),
+            group: (group_before != u64::MAX).then_some(Group { before: Lsn(group_before) }),
             marker: slot.marker.load(Ordering::Relaxed) == 1,
         })
     }

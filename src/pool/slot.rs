@@ -45,7 +45,7 @@ pub(super) struct Slot {
     pub seed: AtomicU32,
     /// Length of a block that is closed and no longer the last one.
     pub final_length: AtomicU32,
-    pub group_start: AtomicU64,
+    /// `u64::MAX` if no group is open at its end.
     pub group_before: AtomicU64,
     /// 1 if the block is written although it holds no record.
     pub marker: AtomicU32,
@@ -77,8 +77,7 @@ impl Slot {
             epoch: AtomicU32::new(0),
             seed: AtomicU32::new(0),
             final_length: AtomicU32::new(0),
-            group_start: AtomicU64::new(u64::MAX),
-            group_before: AtomicU64::new(0),
+            group_before: AtomicU64::new(u64::MAX),
             marker: AtomicU32::new(0),
             sealed: AtomicU32::new(0),
             padded: AtomicU32::new(0),

@@ -40,8 +40,11 @@ pub(crate) struct Cursor {
     source: Arc<dyn Source>,
     shard: ShardId,
     reader: SegmentReader,
-    /// Where the next block stands or would.
+    /// Where the next block stands or would. While that is not looked up, `from`.
     at: Lsn,
+    /// Whether it was looked up: not before the limit is above `from`, since what is to be found there may not be
+    /// written yet.
+    located: bool,
     /// Records below it are passed over.
     from: Lsn,
     /// The block whose records are given now.
@@ -65,10 +68,8 @@ impl Cursor {
         let reader = SegmentReader::for_scan(source.block_bytes(), source.read_bytes())
             .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
         let shard = source.id();
-        let mut cursor =
-            Cursor { source, shard, reader, at: from, from, block: None, spare: None, partial: None };
-        cursor.at = cursor.locate(from);
-        Ok(cursor)
+        let (at, located) = (from, false);
+        Ok(Cursor { source, shard, reader, at, located, from, block: None, spare: None, partial: None })
     }
 
     /// Goes to the first record at or above `from`.
@@ -76,7 +77,8 @@ impl Cursor {
         self.block = None;
         self.partial = None;
         self.from = from;
-        self.at = self.locate(from);
+        self.at = from;
+        self.located = false;
     }
 
     /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
@@ -120,10 +122,16 @@ impl Cursor {
 
     /// The next record that begins below `end` and is whole below `limit`, the durable LSN when it
     /// was looked up.
+    ///
+    /// A limit within a block is a limit too: the cursor stays in front of the first record that it has not
+    /// passed, and goes on there with a higher one.
     pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
-            if let Some(record) = self.next_of_block() {
+            if let Some(record) = self.next_of_block(limit) {
                 return if record.lsn() < end { Step::Record(record) } else { Step::End };
+            }
+            if self.block.is_some() {
+                return Step::End;
             }
             if self.at >= end && self.partial.is_none() {
                 return Step::End;
@@ -153,6 +161,10 @@ impl Cursor {
         loop {
             if self.at >= limit {
                 return Ok(None);
+            }
+            if !self.located {
+                self.at = self.locate(self.from);
+                self.located = true;
             }
             let view = self.source.view();
             if self.at < view.horizon && self.from < view.horizon {
@@ -237,15 +249,20 @@ impl Cursor {
         ReadError::Damaged { shard, lsn: lsn.max(horizon), cause }
     }
 
-    /// The next record of the block that is asked for, owned and whole.
+    /// The next record of the block that is asked for, owned, and whole below the limit. The block is kept where
+    /// the limit stands in front of something in it.
     #[inline]
-    fn next_of_block(&mut self) -> Option<Record> {
+    fn next_of_block(&mut self, limit: Lsn) -> Option<Record> {
         let block = self.block.as_mut()?;
-        while let Some(record) = block.walk.next(&block.bytes) {
-            if record.lsn >= block.owned_end {
+        while block.walk.goes_on() {
+            if block.walk.at() >= block.owned_end {
                 self.partial = None;
                 break;
             }
+            if block.walk.at() >= limit {
+                return None;
+            }
+            let Some(record) = block.walk.next(&block.bytes) else { break };
             let position = Position::new(self.shard, block.epoch, record.lsn, block.lsn);
             let timestamp = block.timestamp + u64::from(record.index);
             let key_bytes = usize::from(record.header.key_bytes);

@@ -127,3 +127,24 @@ impl Drop for Follow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::simulation::Simulated;
+    use crate::{Options, ShardId};
+
+    /// The position of what was accepted is known before its block is on the device.
+    #[test]
+    fn a_follower_may_begin_at_what_is_not_written_yet() {
+        let options = Options::new().shards(1).block_bytes(16384).segment_bytes(1 << 20);
+        let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+        let (commit, positions) = log.append_batch(b"", &[[1; 3_000]; 24]).admitted().wait().unwrap();
+        let mut follow = log.shard(ShardId(0)).follow(positions[22].lsn()).unwrap();
+        assert!(follow.step().is_none());
+        commit.wait().unwrap();
+        for position in &positions[22..] {
+            let record = follow.next().expect("it is durable").expect("there is no damage");
+            assert_eq!(record.position(), *position);
+        }
+    }
+}

@@ -61,3 +61,35 @@ impl Iterator for Range {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::Simulated;
+    use crate::{Options, Position, ShardId};
+
+    /// Wherever the limit stands, in a block as well: what lies above it is not given, and comes later.
+    #[test]
+    fn a_limit_is_never_passed_and_gone_on_from() {
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(256 << 10);
+        let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+        let mut positions = log.append_batch(b"", &[[1; 100]; 3]).wait().unwrap();
+        positions.push(log.append([2; 10_000]).wait().unwrap());
+        let mut range = log.shard(ShardId(0)).read(..).unwrap();
+        let last_fragment = Lsn(3 * 4096 + 88);
+        let whole_at = |place: usize| if place < 3 { positions[place].lsn() } else { last_fragment };
+        let mut given: Vec<Position> = Vec::new();
+        for limit in (0..=range.limit.0).step_by(8).map(Lsn) {
+            loop {
+                match range.cursor.next(limit, Lsn::MAX) {
+                    Step::Record(record) => given.push(record.position()),
+                    Step::End => break,
+                    Step::Error(error) => panic!("{error}"),
+                }
+            }
+            let whole = (0..positions.len()).take_while(|&place| whole_at(place) < limit).count();
+            assert_eq!(given, positions[..whole], "below {limit}");
+        }
+        assert_eq!(given, positions);
+    }
+}

@@ -24,8 +24,10 @@ pub(crate) struct Scan {
     testified: Lsn,
     /// From where to where blocks have checked, in order and not touching.
     checked: Vec<Range<Lsn>>,
-    /// Ends of blocks above what is testified, each with the group that is open there.
-    untold: VecDeque<(Lsn, Option<Lsn>)>,
+    /// Ends of blocks above what is testified, each with the last of them, itself included, where no group is open.
+    untold: VecDeque<(Lsn, Lsn)>,
+    /// End of the last block behind which no group is open.
+    whole: Lsn,
 }
 
 impl Scan {
@@ -42,6 +44,7 @@ impl Scan {
             testified,
             checked: Vec::new(),
             untold: VecDeque::new(),
+            whole: checkpoint,
         }
     }
 
@@ -57,7 +60,10 @@ impl Scan {
             self.end = header.end();
             self.note_checked(header.lsn()..self.end);
             self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
-            self.untold.push_back((self.end, self.open_group));
+            if self.open_group.is_none() {
+                self.whole = self.end;
+            }
+            self.untold.push_back((self.end, self.whole));
             self.hear(Lsn(header.covered));
         }
     }
@@ -79,8 +85,8 @@ impl Scan {
     /// Somebody testifies that all below `covered` is durable.
     pub(crate) fn hear(&mut self, covered: Lsn) {
         self.testified = self.testified.max(covered);
-        while let Some(&(end, group)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
-            self.durable = self.durable.max(group.unwrap_or(end));
+        while let Some(&(_, whole)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
+            self.durable = self.durable.max(whole);
             self.untold.pop_front();
         }
     }

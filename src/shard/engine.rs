@@ -59,7 +59,6 @@ pub(super) struct Published {
     pub written: AtomicU64,
     pub durable: AtomicU64,
     pub covered: AtomicU64,
-    pub checkpoint: AtomicU64,
     /// The highest time given to a record.
     pub timestamp: AtomicU64,
     /// Since when the oldest operation has been out; `u64::MAX` if there is none.
@@ -159,7 +158,7 @@ impl Engine {
     pub(crate) fn new(setup: EngineSetup) -> Engine {
         let start = setup.start;
         let mut committer = Committer::new(setup.committer, start, 0);
-        let Watermarks { written, durable, covered, checkpoint } = committer.watermarks();
+        let Watermarks { written, durable, covered } = committer.watermarks();
         let opener = Opener::new(&setup.identity, start, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
@@ -181,7 +180,6 @@ impl Engine {
                 written: AtomicU64::new(written.0),
                 durable: AtomicU64::new(durable.0),
                 covered: AtomicU64::new(covered.0),
-                checkpoint: AtomicU64::new(checkpoint.0),
                 timestamp: AtomicU64::new(setup.timestamp),
                 oldest: AtomicU64::new(u64::MAX),
                 drain_rate: AtomicU64::new(0),
@@ -357,8 +355,8 @@ impl Engine {
 
     /// What the manifest is told whenever it is written.
     pub(crate) fn marks(&self) -> Marks {
-        // In this order: each pair that this can give was true at some moment, and old is never wrong.
-        let checkpoint = Lsn(self.published.0.checkpoint.load(Ordering::SeqCst));
+        // In this order: the durable LSN is published last and is never above the covered one; old is never wrong.
+        let checkpoint = self.durable();
         let covered = Lsn(self.published.0.covered.load(Ordering::SeqCst));
         Marks { checkpoint, covered, timestamp: self.published.0.timestamp.load(Ordering::SeqCst) }
     }

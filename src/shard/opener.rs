@@ -219,10 +219,9 @@ impl Opener {
         if pool.in_use() + planned.len() as u32 > blocks_max {
             return Err(NoRoom::Memory);
         }
-        let start = Lsn(planned[0].place.lsn.0 + u64::from(BLOCK_HEADER_BYTES));
         let last = planned.len() - 1;
         for block in &mut planned[..last] {
-            block.group = Some(Group { start, before });
+            block.group = Some(Group { before });
         }
         Ok(planned)
     }

@@ -335,12 +335,7 @@ impl Engine {
         };
         opener.begin_epoch(&self.pool, &identity, start);
         core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
-        for mark in [
-            &self.published.0.checkpoint,
-            &self.published.0.covered,
-            &self.published.0.written,
-            &self.published.0.durable,
-        ] {
+        for mark in [&self.published.0.covered, &self.published.0.written, &self.published.0.durable] {
             mark.store(start.0, Ordering::SeqCst);
         }
         self.publish_view(&store);

@@ -395,7 +395,6 @@ impl Engine {
         {
             self.clock.fetch_max(timestamp, Ordering::SeqCst);
         }
-        self.published.0.checkpoint.store(marks.checkpoint.0, Ordering::SeqCst);
         self.published.0.covered.store(marks.covered.0, Ordering::SeqCst);
         self.published.0.written.store(marks.written.0, Ordering::SeqCst);
         let durable_before = self.published.0.durable.swap(marks.durable.0, Ordering::SeqCst);

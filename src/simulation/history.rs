@@ -6,11 +6,15 @@ use super::oracle::{Accepted, Oracle};
 use super::plan::{Damage, Kind, Plan, Step};
 use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
-use crate::error::{AppendError, ReadError, TruncateError};
+use crate::error::{AppendError, TruncateError};
+use crate::read_only::LogReader;
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
 mod interrupted;
+mod readers;
+
+use readers::Follower;
 
 const PATH: &str = "/log";
 
@@ -24,13 +28,32 @@ pub(super) struct History {
     oracles: Vec<Oracle>,
     /// Per shard: what the consumer has committed, and what of it is known to be durable.
     consumed: Vec<[Option<Position>; 2]>,
-    pending: Vec<(Commit, Durability)>,
+    pending: Vec<Pending>,
+    /// Per shard: one that goes on from step to step, for as long as the log is open.
+    followers: Vec<Option<Follower>>,
+    /// Reads beside the log that is open.
+    beside: Option<LogReader>,
     next_payload: u64,
     ends: u64,
     /// Writes and syncs that had failed when this life began.
     errors: u64,
     trace: bool,
     tally: Tally,
+}
+
+/// Something that was accepted and not waited for.
+struct Pending {
+    commit: Commit,
+    durability: Durability,
+    /// Of a batch, its last record.
+    last: Position,
+}
+
+impl Pending {
+    fn one(commit: Commit, durability: Durability) -> Pending {
+        let last = commit.position();
+        Pending { commit, durability, last }
+    }
 }
 
 /// What a reader found in one shard.
@@ -60,6 +83,8 @@ impl History {
             oracles: vec![Oracle::default(); usize::from(plan.shards)],
             consumed: vec![[None; 2]; usize::from(plan.shards)],
             pending: Vec::new(),
+            followers: (0..plan.shards).map(|_| None).collect(),
+            beside: None,
             next_payload: 0,
             ends: 0,
             errors: 0,
@@ -139,10 +164,13 @@ impl History {
         match step.kind {
             Kind::Append => self.append(log),
             Kind::Batch => self.append_batch(log),
+            Kind::BatchPending => self.leave_batch_pending(log),
             Kind::WaitForOne => self.wait_for_one(),
             Kind::LookAtAll => self.look_at_all(),
             Kind::Sync => self.sync(log),
             Kind::Read => self.read(log),
+            Kind::Follow => self.follow(log),
+            Kind::ReadBeside => self.read_beside(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {
@@ -215,7 +243,7 @@ impl History {
                 self.say(|| format!("  {position}: {} bytes {durability:?}", payload.len()));
                 let record = Accepted::new(position, payload, self.next_payload);
                 self.oracles[usize::from(shard.0)].accept([record]);
-                self.pending.push((commit, durability));
+                self.pending.push(Pending::one(commit, durability));
             }
             Err(error) => {
                 self.say(|| format!("  refused: {error}"));
@@ -252,13 +280,42 @@ impl History {
         }
     }
 
+    /// Has a batch accepted, mostly one over several blocks, and goes on while it is under way.
+    fn leave_batch_pending(&mut self, log: &Log) {
+        let shard = self.shard();
+        let count = 2 + self.random.below(8);
+        let wide = u64::from(self.plan.block_bytes) / self.random.below(8).max(1);
+        let mut payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
+        for payload in &mut payloads {
+            payload.resize(payload.len().max(self.random.below(wide) as usize), 7);
+        }
+        let batch = self.next_payload;
+        match log.shard(shard).append_batch(b"", &payloads).admitted().wait() {
+            Ok((commit, positions)) => {
+                self.tally.count("batches left pending");
+                let last = *positions.last().expect("a batch has records");
+                self.say(|| format!("  batch of {count} from {} to {last}", positions[0]));
+                let records = positions.into_iter().zip(payloads);
+                let records = records.map(|(position, payload)| Accepted::new(position, payload, batch));
+                self.oracles[usize::from(shard.0)].accept(records);
+                self.pending.push(Pending { commit, durability: Durability::Synced, last });
+                if self.random.below(2) == 0 {
+                    self.read_in_the_middle(log, shard);
+                }
+            }
+            Err(error) => {
+                self.say(|| format!("  batch refused: {error}"));
+                self.tally.count("refusals");
+            }
+        }
+    }
+
     fn sync(&mut self, log: &Log) {
         let synced = log.sync().wait();
         self.say(|| format!("  {synced:?}"));
         if synced.is_ok() {
-            for (commit, _) in &self.pending {
-                self.oracles[usize::from(commit.position().shard().0)]
-                    .acknowledged_durable(commit.position());
+            for Pending { last, .. } in &self.pending {
+                self.oracles[usize::from(last.shard().0)].acknowledged_durable(*last);
             }
         }
     }
@@ -276,8 +333,7 @@ impl History {
             return;
         }
         let index = self.random.below(self.pending.len() as u64) as usize;
-        let (commit, durability) = self.pending.swap_remove(index);
-        let position = commit.position();
+        let Pending { commit, durability, last: position } = self.pending.swap_remove(index);
         let outcome = commit.wait();
         self.say(|| format!("  {position}: {outcome:?}"));
         if outcome.is_ok() {
@@ -286,8 +342,8 @@ impl History {
     }
 
     fn look_at_all(&mut self) {
-        for (commit, durability) in &self.pending {
-            let position = commit.position();
+        for Pending { commit, durability, last } in &self.pending {
+            let position = *last;
             let oracle = &mut self.oracles[usize::from(position.shard().0)];
             if matches!(commit.try_result(), Some(Ok(_))) {
                 History::acknowledge(oracle, position, *durability);
@@ -305,73 +361,11 @@ impl History {
         self.tally.add("markers", markers(log) - before);
         if !log.stats().shards.iter().any(|shard| shard.failed) && !self.machine.has_stopped() {
             // Left alone, everything that was accepted becomes durable within the background bound.
-            for (commit, _) in &self.pending {
+            for Pending { commit, .. } in &self.pending {
                 assert!(commit.is_durable(), "{commit:?} is not durable in an idle log");
             }
         }
         self.look_at_all();
-    }
-
-    /// Everything that can be read of a shard; `None` where a read failed, or the machine has stopped.
-    fn found(&self, log: &Log, shard: u16) -> Option<Found> {
-        let records = log.shard(ShardId(shard)).read(..).ok()?;
-        let mut found = Found { records: Vec::new(), told: false };
-        let failed_calls = self.failed_calls();
-        let mut last = 0;
-        for record in records {
-            match record {
-                Ok(record) => {
-                    assert!(record.timestamp() > last, "times rise along a shard: {record:?} after {last}");
-                    last = record.timestamp();
-                    let payload = record.payload().to_vec();
-                    found.records.push(Accepted::new(record.position(), payload, 0));
-                }
-                Err(_) if self.machine.has_stopped() || self.failed_calls() > failed_calls => return None,
-                Err(error) => {
-                    assert!(self.is_damaged(), "no damage was done: {error}");
-                    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
-                    found.told = true;
-                }
-            }
-        }
-        Some(found)
-    }
-
-    fn read(&mut self, log: &Log) {
-        for shard in 0..self.plan.shards {
-            let Some(found) = self.found(log, shard) else { return };
-            self.say_found(shard, &found);
-            let damaged = self.is_damaged();
-            let oracle = &mut self.oracles[usize::from(shard)];
-            if damaged {
-                oracle.check_damaged(&found.records, found.told);
-            } else {
-                oracle.check_served(&found.records);
-            }
-        }
-        let shard = self.shard();
-        let accepted = self.oracles[usize::from(shard.0)].accepted();
-        if accepted.is_empty() {
-            return;
-        }
-        let record = accepted[self.random.below(accepted.len() as u64) as usize].clone();
-        let failed_calls = self.failed_calls();
-        match log.get(record.position) {
-            Ok(found) => assert_eq!(found.payload(), record.payload),
-            Err(ReadError::Truncated { .. } | ReadError::ShardFailed(_)) => {}
-            Err(error) => {
-                let excused = self.machine.has_stopped() || self.failed_calls() > failed_calls;
-                assert!(excused || self.is_damaged(), "{}: {error}", record.position);
-            }
-        }
-    }
-
-    fn say_found(&self, shard: u16, found: &Found) {
-        self.say(|| {
-            let ends = (found.records.first(), found.records.last());
-            let ends = (ends.0.map(|record| record.position), ends.1.map(|record| record.position));
-            format!("  shard {shard}: {} records {ends:?} damage {}", found.records.len(), found.told)
-        });
     }
 
     /// A record that was accepted, if there is any.
@@ -406,55 +400,15 @@ impl History {
                 self.tally.count("truncations after");
                 oracle.truncated_after();
                 let kept: Vec<Position> = oracle.accepted().iter().map(|record| record.position).collect();
-                self.pending.retain(|(commit, _)| {
-                    commit.position().shard() != position.shard() || kept.contains(&commit.position())
-                });
+                self.pending
+                    .retain(|Pending { last, .. }| last.shard() != position.shard() || kept.contains(last));
+                // It may have read what was cut.
+                self.followers[usize::from(position.shard().0)] = None;
             }
             Err(
                 TruncateError::InsideBatch { .. } | TruncateError::NotARecord { .. } | TruncateError::Read(_),
             ) => oracle.truncate_after_refused(),
             Err(_) => {}
-        }
-    }
-
-    /// A consumer reads on: it gets every record at least once, in order, from no later than behind what it
-    /// had committed, and from no earlier than behind what of that was durable.
-    fn consume(&mut self, log: &Log) {
-        let Ok(mut consumer) = log.consumer("reader") else { return };
-        let mut last: Vec<Option<Position>> = vec![None; usize::from(self.plan.shards)];
-        let mut own = last.clone();
-        for _ in 0..1 + self.random.below(8) {
-            let Some(next) = consumer.next_timeout(Duration::ZERO) else { break };
-            let Ok(record) = next else { break }; // Truncated, damaged, or the machine has stopped.
-            let position = record.position();
-            let shard = usize::from(position.shard().0);
-            self.say(|| format!("  consumed {position}"));
-            if !self.is_damaged() {
-                let [committed, durable] = self.consumed[shard];
-                let accepted = self.oracles[shard].accepted();
-                let index = accepted.iter().position(|own| own.position == position);
-                let index = index.unwrap_or_else(|| panic!("{position} was never accepted, or was cut"));
-                assert_eq!(accepted[index].payload, record.payload());
-                let behind = |position: Option<Position>| {
-                    accepted.iter().take_while(|own| Some(own.position) <= position).count()
-                };
-                let (first, last) = match last[shard] {
-                    Some(last) => (behind(Some(last)), behind(Some(last))),
-                    // What the horizon hides is passed over.
-                    None => (behind(durable), behind(committed).max(self.oracles[shard].hidden())),
-                };
-                assert!((first..=last).contains(&index), "{position}: record {index}, not {first} to {last}");
-                self.tally.count("consumed");
-            }
-            last[shard] = Some(position);
-            if self.random.below(2) == 0 && consumer.commit(position).is_ok() {
-                self.consumed[shard][0] = self.consumed[shard][0].max(Some(position));
-                own[shard] = Some(position);
-            }
-        }
-        if self.random.below(2) == 0 && consumer.flush().is_ok() {
-            // What was committed in an earlier life may have been lost with it.
-            self.consumed.iter_mut().zip(own).for_each(|([_, durable], own)| *durable = own.max(*durable));
         }
     }
 }

@@ -19,10 +19,16 @@ pub(crate) struct Step {
 pub(crate) enum Kind {
     Append,
     Batch,
+    /// A batch is accepted, and the other steps go on while it is under way.
+    BatchPending,
     WaitForOne,
     LookAtAll,
     Sync,
     Read,
+    /// A follower takes what has come since it was last asked.
+    Follow,
+    /// Somebody reads the files of the open log.
+    ReadBeside,
     Turn,
     Idle,
     StepWall,
@@ -40,7 +46,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 19] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -57,6 +63,9 @@ impl Kind {
         Kind::End,
         Kind::LeaveVoid,
         Kind::Interrupted,
+        Kind::BatchPending,
+        Kind::Follow,
+        Kind::ReadBeside,
     ];
 }
 
@@ -109,7 +118,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 44] = [
+const EVERYTHING: [&str; 53] = [
     "appends",
     "batches",
     "refusals",
@@ -37,6 +37,15 @@ const EVERYTHING: [&str; 44] = [
     "truncations after",
     "markers",
     "consumed",
+    "batches left pending",
+    "followed",
+    "read back",
+    "merged",
+    "read beside",
+    "reads in the middle of a batch",
+    "followed in the middle of a batch",
+    "consumed in the middle of a batch",
+    "read beside in the middle of a batch",
     "void blocks",
     "interrupted copies",
     "lost writes",

@@ -1,11 +1,18 @@
 //! Promise 3: a batch is whole or absent.
 
-use sawmill::{AppendError, ShardId, TruncateError};
+use std::time::Duration;
+
+use sawmill::{AppendError, Lsn, ShardId, TruncateError};
 
 use crate::harness::{Ground, payloads};
 use crate::on_every_ground;
 
-on_every_ground!(batches_of_all_sizes_come_back, an_empty_batch_is_an_error, a_cut_inside_a_batch_is_refused);
+on_every_ground!(
+    batches_of_all_sizes_come_back,
+    an_empty_batch_is_an_error,
+    a_cut_inside_a_batch_is_refused,
+    readers_beside_batches_are_served_what_is_durable
+);
 
 fn batches_of_all_sizes_come_back(ground: Ground) {
     let dir = ground.directory();
@@ -46,4 +53,39 @@ fn a_cut_inside_a_batch_is_refused(ground: Ground) {
     shard.append(b"after").wait().unwrap();
     shard.truncate_after(positions[2].lsn()).unwrap();
     assert_eq!(payloads(&shard), batch);
+}
+
+/// A follower and a consumer beside batches over several blocks: while one is under way nothing of it is served, and
+/// what was delivered can be committed.
+fn readers_beside_batches_are_served_what_is_durable(ground: Ground) {
+    const BATCHES: usize = 40;
+    const RECORDS: usize = 100;
+    // For a test that is broken: what is waited for comes.
+    const TOO_LONG: Duration = Duration::from_secs(60);
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let shard = log.shard(ShardId(0));
+    let mut follow = shard.follow(Lsn::MIN).unwrap();
+    let mut consumer = log.consumer("beside").unwrap();
+    std::thread::scope(|scope| {
+        let followed = scope.spawn(|| {
+            for _ in 0..BATCHES * RECORDS {
+                let record = follow.next_timeout(TOO_LONG).expect("it comes").unwrap();
+                let durable = shard.durable_lsn();
+                assert!(record.lsn() < durable, "{record:?} was served, durable is {durable}");
+            }
+        });
+        let consumed = scope.spawn(|| {
+            for _ in 0..BATCHES * RECORDS {
+                let record = consumer.next_timeout(TOO_LONG).expect("it comes").unwrap();
+                consumer.commit(record.position()).unwrap();
+            }
+        });
+        let batch = vec![[7; 500]; RECORDS];
+        for _ in 0..BATCHES {
+            log.append_batch(b"k", &batch).wait().unwrap();
+        }
+        followed.join().unwrap();
+        consumed.join().unwrap();
+    });
 }

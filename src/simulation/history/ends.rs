@@ -14,6 +14,8 @@ impl History {
     /// Ends the log in one of the ways in which logs end, and opens it again.
     pub(super) fn end_and_reopen(&mut self, log: Log) -> Option<Log> {
         self.look_at_all();
+        self.followers.fill_with(|| None);
+        self.beside = None;
         let stats = log.stats();
         // A shard that failed because the machine stopped has lost nothing of what was written.
         let counters = self.machine.counters();

@@ -1,6 +1,6 @@
 //! Steps in which a producer is interrupted by others, as with threads.
 
-use super::History;
+use super::{History, Pending};
 use crate::shard::Refused;
 use crate::simulation::oracle::Accepted;
 use crate::{Commit, Durability, Log, ShardId, Write};
@@ -57,7 +57,7 @@ impl History {
             self.say(|| format!("  {position}: {} bytes {durability:?}", payload.len()));
             let record = Accepted::new(position, payload, number);
             self.oracles[usize::from(position.shard().0)].accept([record]);
-            self.pending.push((commit, durability));
+            self.pending.push(Pending::one(commit, durability));
         }
     }
 
