@@ -246,15 +246,6 @@ impl Engine {
         AppendError::Overloaded { shard: self.id, retry_after: self.retry_after(bytes, priority) }
     }
 
-    /// Offers the room that there is to whoever waits for it. Wake what it gives under no lock.
-    #[must_use]
-    pub(crate) fn offer(&self) -> Vec<Waker> {
-        if self.admission.is_clear() {
-            return Vec::new();
-        }
-        self.admission.offer(self.device.now(), |priority| self.admits(priority))
-    }
-
     // Waiting.
 
     /// The outcome of an accepted batch, once it is known.

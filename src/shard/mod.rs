@@ -18,6 +18,7 @@ mod kept;
 mod lead;
 mod nudge;
 mod opener;
+mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
 mod sizing;

@@ -162,12 +162,11 @@ impl Engine {
             self.fail(core, "io_uring_enter", None, error);
         }
         self.publish(core, now);
-        let offers = self.admission.tick(now);
         core.wakes.tasks.extend(self.offer());
         if own.is_some() {
             return Next { own, ..Next::new(Wait::No, false) };
         }
-        self.next(core, now, offers)
+        self.next(core, now)
     }
 
     fn reap(&self, core: &mut Core, queue: &mut dyn Queue, now: u64) {
@@ -439,7 +438,7 @@ impl Engine {
     }
 
     /// How to sleep; looks once more for work after it has said that it does.
-    fn next(&self, core: &mut Core, now: u64, offers: Option<u64>) -> Next {
+    fn next(&self, core: &mut Core, now: u64) -> Next {
         let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
             // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
@@ -454,14 +453,16 @@ impl Engine {
                 return Next::new(Wait::No, finished);
             }
         }
-        let deadline = [core.committer.deadline(), offers].into_iter().flatten().min();
+        let deadline = [core.committer.deadline(), self.admission.due()].into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
         let sleeps = self.nudge.sleeps(match (idle, core.committer.is_gathering()) {
             (false, _) => Sleep::Busy,
             (true, true) => Sleep::Gathering,
             (true, false) => Sleep::Idle,
         });
-        if !sleeps || self.has_work(core, now) {
+        // Somebody has come into the queue since: whoever did looked at how long this sleeps, maybe before it was said.
+        let queued = self.admission.due().is_some_and(|due| deadline.is_none_or(|deadline| due < deadline));
+        if !sleeps || queued || self.has_work(core, now) {
             self.nudge.wakes();
             return Next::new(Wait::No, false);
         }
