@@ -104,6 +104,8 @@ pub(crate) struct Tuning {
     pub first_segment_bytes_min: u64,
     /// What scans read at a time.
     pub read_bytes: usize,
+    /// Blocks are numbered from the one behind it, in each open anew.
+    pub blocks_before: u64,
 }
 
 impl Default for Tuning {
@@ -118,6 +120,7 @@ impl Default for Tuning {
             first_segments_bytes: 16 << 20,
             first_segment_bytes_min: 64 << 10,
             read_bytes: crate::segment::READ_BYTES,
+            blocks_before: 0,
         }
     }
 }
@@ -476,6 +479,7 @@ impl Options {
             },
             blocks,
             read_bytes: tuning.read_bytes,
+            blocks_before: tuning.blocks_before,
             record_bytes,
             record_limit,
             durability: self.durability,
@@ -530,6 +534,8 @@ pub(crate) struct Config {
     pub blocks: u32,
     /// What scans read at a time.
     pub read_bytes: usize,
+    /// The last number that no block gets.
+    pub blocks_before: u64,
     pub record_bytes: u64,
     /// The option that sets `record_bytes`.
     pub record_limit: &'static str,

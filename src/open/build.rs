@@ -50,7 +50,8 @@ impl Builder<'_> {
             self.notices.error(format!("{damage}; {then}"));
         }
         let config = self.config;
-        let pool = Pool::new(config.block_bytes, config.blocks).map_err(at("taking memory for", &path))?;
+        let pool = Pool::new(config.block_bytes, config.blocks, config.blocks_before)
+            .map_err(at("taking memory for", &path))?;
         if self.device.threaded() {
             pool.region().touch();
         }

@@ -157,10 +157,11 @@ pub(crate) const NO_LEAD: Option<fn()> = None;
 
 impl Engine {
     pub(crate) fn new(setup: EngineSetup) -> Engine {
-        let start = setup.start;
-        let mut committer = Committer::new(setup.committer, start, 0);
+        // Of no block yet: the numbers begin behind it.
+        let (start, before) = (setup.start, setup.pool.last().sequence);
+        let mut committer = Committer::new(setup.committer, start, before);
         let Watermarks { written, durable, covered, checkpoint } = committer.watermarks();
-        let opener = Opener::new(&setup.identity, start, setup.store.segments());
+        let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
         let capabilities = setup.store.directory().capabilities();
@@ -187,7 +188,7 @@ impl Engine {
                 drain_rate: AtomicU64::new(0),
             }),
             opener: Mutex::new(opener),
-            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks)),
+            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before)),
             nudge: Nudge::new(),
             wake: setup.wake,
             waiters: Waiters::new(blocks),
@@ -369,7 +370,7 @@ impl Engine {
     /// The target of "everything that was accepted before": the last record, if there is any.
     pub(crate) fn last_target(&self, durability: Durability) -> Option<Target> {
         let last = self.pool.last();
-        if last.sequence == 0 {
+        if last.length == 0 {
             return None;
         }
         // An empty open block: then it is the one before it that counts, and its end is known.

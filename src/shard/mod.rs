@@ -25,6 +25,7 @@ mod sizing;
 mod space;
 mod turn;
 mod turner;
+mod unresolved;
 mod waiters;
 
 pub(crate) use append::{Batch, List, Manner};

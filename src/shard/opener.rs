@@ -59,10 +59,11 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    pub(crate) fn new(identity: &Identity, start: Lsn, segments: &[Arc<Segment>]) -> Opener {
+    /// Of an epoch that starts at `start`, with the block behind number `before`.
+    pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
-        Opener { epoch, seed, start, before: 0, segments, shut: false, held: false }
+        Opener { epoch, seed, start, before, segments, shut: false, held: false }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
