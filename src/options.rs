@@ -445,8 +445,8 @@ impl Options {
         }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
         let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
-        // Half of the blocks at the most, which `Low` may fill too, and a quarter of a segment, so
-        // that a group never needs more than two.
+        // One block less than half of them, which is what `Low` may fill, and a quarter of a segment: so many whole
+        // blocks an idle log has for every priority, and the next segment that is made has places for them.
         let by_memory = payload_bytes * (u64::from(blocks) / 2 - 1).max(1);
         let by_segment = (layout.segment_bytes / 4 / block_bytes).max(1) * payload_bytes;
         let (record_bytes_limit, record_limit) = [(by_memory, "memory_bytes"), (by_segment, "segment_bytes")]

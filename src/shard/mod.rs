@@ -28,6 +28,9 @@ mod turner;
 mod unresolved;
 mod waiters;
 
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests;
+
 pub(crate) use append::{Batch, List, Manner};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use driven::Drive;
