@@ -57,7 +57,7 @@ mod tests {
     use std::pin::pin;
     use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
-    use std::task::{Context, Poll, Wake};
+    use std::task::{Context, Wake};
     use std::time::Duration;
 
     use super::*;
@@ -87,9 +87,8 @@ mod tests {
             let (sender, woken) = channel();
             let waker = Waker::from(std::sync::Arc::new(Tells(Mutex::new(sender))));
             let mut behind = pin!(log.append(Write::new(b"behind").priority(Priority::Low)).admitted());
-            while let Poll::Pending =
-                behind.as_mut().poll(&mut Context::from_waker(&waker)).map(Result::unwrap)
-            {
+            let mut poll = || behind.as_mut().poll(&mut Context::from_waker(&waker)).map(Result::unwrap);
+            while poll().is_pending() {
                 woken.recv_timeout(Duration::from_secs(60)).expect("nobody has looked at the queue");
             }
         }
