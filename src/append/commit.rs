@@ -51,8 +51,12 @@ impl Commit {
         }
         let bytes = (write.payload.len() + write.key.len()) as u64;
         if !engine.admission.is_clear() {
-            let shut = engine.admission.is_shut();
-            return Err(if shut { engine.shut_error() } else { engine.overloaded(bytes, write.priority) });
+            if engine.admission.is_shut() {
+                return Err(engine.shut_error());
+            }
+            if !engine.lets_by(write.priority) {
+                return Err(engine.overloaded(bytes, write.priority));
+            }
         }
         let durability = write.durability.unwrap_or(durability);
         let manner = Manner::following(write.priority, durability);

@@ -114,7 +114,7 @@ impl<'a> State<'a> {
                 Err(Refused::NoRoom) => {}
             }
         }
-        let place = engine.admission.enter(job.priority);
+        let place = engine.enter_queue(job.priority);
         State::Queued(Queued { engine, job, place })
     }
 
@@ -126,7 +126,11 @@ impl<'a> State<'a> {
             *self = State::Failed(engine.shut_error());
             return true;
         }
-        if !engine.admission.is_turn(&queued.place) {
+        if !engine.is_turn(&queued.place) {
+            if !engine.is_threaded() {
+                // Nobody else lets time pass, after which those before this one are out of line.
+                engine.turn_until(|| engine.is_turn(&queued.place));
+            }
             return false;
         }
         if let Some(positions) = positions.as_deref_mut() {
@@ -158,7 +162,7 @@ impl<'a> State<'a> {
                 return Poll::Ready(());
             }
             let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
-            engine.admission.wait(place, Call::Task(context.waker().clone()));
+            engine.wait_in_queue(place, Call::Task(context.waker().clone()));
         }
         let threaded = matches!(self, State::Queued(Queued { engine, .. }) if engine.is_threaded());
         // Without threads nobody else turns the shard: go on until it has room.
@@ -176,7 +180,7 @@ impl<'a> State<'a> {
                 *self = State::Failed(AppendError::OwnThread);
                 return true;
             }
-            engine.admission.wait(place, Call::Thread(std::thread::current()));
+            engine.wait_in_queue(place, Call::Thread(std::thread::current()));
             if self.attempt(positions.as_deref_mut()) {
                 return true;
             }

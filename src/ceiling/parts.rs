@@ -79,7 +79,7 @@ impl Blocks {
     /// # Errors
     /// Where the memory is not to be had.
     pub fn new() -> std::io::Result<Blocks> {
-        Ok(Blocks { pool: Pool::new(256 << 10, 4)?, lsn: 0 })
+        Ok(Blocks { pool: Pool::new(256 << 10, 4, 0)?, lsn: 0 })
     }
 
     /// Reserves room for a record, copies it there and checksums it; opens the next block where there is none.

@@ -49,7 +49,7 @@ impl Builder<'_> {
             self.notices.error(format!("{damage}; {then}"));
         }
         let config = self.config;
-        let pool = Pool::new(config.block_bytes, config.blocks)
+        let pool = Pool::new(config.block_bytes, config.blocks, config.blocks_before)
             .map_err(OpenError::at("taking memory for", &path))?;
         if self.device.threaded() {
             pool.region().touch();

@@ -44,6 +44,8 @@ pub(crate) struct Tuning {
     pub first_segment_bytes_min: u64,
     /// What scans read at a time.
     pub read_bytes: usize,
+    /// Blocks are numbered from the one behind it, in each open anew.
+    pub blocks_before: u64,
 }
 
 impl Default for Tuning {
@@ -58,6 +60,7 @@ impl Default for Tuning {
             first_segments_bytes: 16 << 20,
             first_segment_bytes_min: 64 << 10,
             read_bytes: crate::segment::READ_BYTES,
+            blocks_before: 0,
         }
     }
 }
@@ -149,8 +152,8 @@ impl Options {
         }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
         let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
-        // Half of the blocks at the most, which `Low` may fill too, and a quarter of a segment, so
-        // that a group never needs more than two.
+        // One block less than half of them, which is what `Low` may fill, and a quarter of a segment: so many whole
+        // blocks an idle log has for every priority, and the next segment that is made has places for them.
         let by_memory = payload_bytes * (u64::from(blocks) / 2 - 1).max(1);
         let by_segment = (layout.segment_bytes / 4 / block_bytes).max(1) * payload_bytes;
         let (record_bytes_limit, record_limit) = [(by_memory, "memory_bytes"), (by_segment, "segment_bytes")]
@@ -183,6 +186,7 @@ impl Options {
             },
             blocks,
             read_bytes: tuning.read_bytes,
+            blocks_before: tuning.blocks_before,
             record_bytes,
             record_limit,
             durability: self.durability,
@@ -244,6 +248,8 @@ pub(crate) struct Config {
     pub blocks: u32,
     /// What scans read at a time.
     pub read_bytes: usize,
+    /// The last number that no block gets.
+    pub blocks_before: u64,
     pub record_bytes: u64,
     /// The option that sets `record_bytes`.
     pub record_limit: &'static str,

@@ -9,7 +9,7 @@ use crate::sync::{AtomicU32, Ordering};
 #[test]
 fn loom_no_block_is_complete_before_its_copies() {
     loom::model(|| {
-        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
         let copied = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
         assert!(pool.open(&place(0)));
         let producers: Vec<_> = (0..2)
@@ -43,7 +43,7 @@ fn loom_no_block_is_complete_before_its_copies() {
 #[test]
 fn loom_somebody_learns_that_the_block_is_complete() {
     loom::model(|| {
-        let pool = Arc::new(Pool::new(4096, 2).unwrap());
+        let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
         assert!(pool.open(&place(0)));
         let Claim::Taken(own) = pool.claim(64) else { unreachable!() };
         let other = {

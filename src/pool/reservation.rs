@@ -41,6 +41,9 @@ pub(crate) enum Claim<'a> {
 pub(crate) struct Pool {
     region: Arc<Region>,
     block_bytes: u32,
+    /// A sequence that is near to all that are about, which tells what the low bits in the tail word mean. It is
+    /// moved so seldom that everybody has it at hand.
+    near: AtomicU64,
     tail: CacheLine<AtomicU64>,
     /// All blocks up to this sequence are given back.
     released: CacheLine<AtomicU64>,
@@ -48,19 +51,20 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Takes the memory for `blocks` blocks of `block_bytes`.
+    /// Takes the memory for `blocks` blocks of `block_bytes`, which are numbered from the one behind `before`.
     ///
     /// # Errors
     /// Where the memory is not to be had.
-    pub(crate) fn new(block_bytes: u32, blocks: u32) -> std::io::Result<Pool> {
+    pub(crate) fn new(block_bytes: u32, blocks: u32, before: u64) -> std::io::Result<Pool> {
         assert!(blocks >= 2 && u64::from(block_bytes) % GRANULE == 0);
         assert!(u64::from(block_bytes) / 8 < 1 << Tail::OFFSET_BITS);
         let region = Region::map(block_bytes as usize * blocks as usize)?;
         Ok(Pool {
             region: Arc::new(region),
             block_bytes,
-            tail: CacheLine(AtomicU64::new(Tail::new(0, 0, true).0)),
-            released: CacheLine(AtomicU64::new(0)),
+            near: AtomicU64::new(before),
+            tail: CacheLine(AtomicU64::new(Tail::new(before, 0, true).0)),
+            released: CacheLine(AtomicU64::new(before)),
             slots: (0..blocks as usize).map(|slot| Slot::new(slot * block_bytes as usize)).collect(),
         })
     }
@@ -86,10 +90,17 @@ impl Pool {
         Tail(self.tail.0.load(Ordering::SeqCst))
     }
 
+    /// The whole sequence of the block that the word is about.
+    #[inline]
+    fn sequence(&self, tail: Tail) -> u64 {
+        // Relaxed: an older or a newer value is as near, see `publish`.
+        tail.sequence_near(self.near.load(Ordering::Relaxed))
+    }
+
     /// Blocks in use: opened and not given back.
     #[inline]
     pub(crate) fn in_use(&self) -> u32 {
-        let tail = Tail(self.tail.0.load(Ordering::Relaxed)).sequence();
+        let tail = self.sequence(Tail(self.tail.0.load(Ordering::Relaxed)));
         let released = self.released.0.load(Ordering::Relaxed);
         // The two loads are not one moment: a block given back in between can make it negative.
         tail.saturating_sub(released) as u32
@@ -106,17 +117,14 @@ impl Pool {
             if tail.closed() {
                 return Claim::Closed;
             }
-            let slot = self.slot(tail.sequence());
+            let sequence = self.sequence(tail);
+            let slot = self.slot(sequence);
             // If the block is reused under us the word has changed and the exchange fails.
             let fits = tail.offset() + bytes <= slot.capacity.load(Ordering::Relaxed);
-            let next = if fits {
-                Tail::new(tail.sequence(), tail.offset() + bytes, false)
-            } else {
-                Tail(seen | Tail::CLOSED)
-            };
+            let next = if fits { tail.with_more(bytes) } else { Tail(seen | Tail::CLOSED) };
             match self.tail.0.compare_exchange_weak(seen, next.0, Ordering::SeqCst, Ordering::Acquire) {
                 Ok(_) if fits => {
-                    let (sequence, offset) = (tail.sequence(), tail.offset());
+                    let offset = tail.offset();
                     return Claim::Taken(Reserved { pool: self, slot, sequence, offset, bytes });
                 }
                 Ok(_) => return Claim::Full,
@@ -162,13 +170,14 @@ impl Pool {
         let tail = self.load_tail();
         assert!(tail.closed(), "one block is open at a time");
         assert!(place.capacity <= self.block_bytes && length <= place.capacity);
-        let sequence = tail.sequence() + 1;
+        let last = self.sequence(tail);
+        let sequence = last + 1;
         // Acquire: whoever released the block is done with its memory.
         if sequence - self.released.0.load(Ordering::Acquire) > self.slots.len() as u64 {
             return None;
         }
-        if tail.sequence() > 0 {
-            self.slot(tail.sequence()).final_length.store(tail.offset(), Ordering::Relaxed);
+        if tail.offset() > 0 {
+            self.slot(last).final_length.store(tail.offset(), Ordering::Relaxed);
         }
         let slot = self.slot(sequence);
         assert_eq!(slot.sealed.load(Ordering::Acquire), 0, "a block is reused after its completion only");
@@ -182,6 +191,10 @@ impl Pool {
         slot.marker.store(u32::from(marker), Ordering::Relaxed);
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
+        // Far from half of the range: whoever has the word and this from different moments finds the same sequence.
+        if sequence - self.near.load(Ordering::Relaxed) > Tail::SEQUENCE_MASK / 8 {
+            self.near.store(sequence, Ordering::Relaxed);
+        }
         // SeqCst, hence release: publishes the fields above.
         self.tail.0.store(Tail::new(sequence, length, closed).0, Ordering::SeqCst);
         Some(sequence)
@@ -190,7 +203,7 @@ impl Pool {
     /// Closes block `sequence` if it is the open one and holds records.
     pub(crate) fn close(&self, sequence: u64) -> bool {
         let mut tail = self.load_tail();
-        while tail.sequence() == sequence && !tail.closed() && tail.offset() > BLOCK_HEADER_BYTES {
+        while self.sequence(tail) == sequence && !tail.closed() && tail.offset() > BLOCK_HEADER_BYTES {
             let closed = tail.0 | Tail::CLOSED;
             match self.tail.0.compare_exchange_weak(tail.0, closed, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
@@ -205,7 +218,7 @@ impl Pool {
     /// Returns the sequence of the last block, which is closed now.
     pub(crate) fn close_any(&self) -> u64 {
         let before = self.tail.0.fetch_or(Tail::CLOSED, Ordering::SeqCst);
-        Tail(before).sequence()
+        self.sequence(Tail(before))
     }
 
     /// Whether no block is open.
@@ -213,20 +226,21 @@ impl Pool {
         self.load_tail().closed()
     }
 
-    /// Sequence, place and length so far of the last block opened. Sequence 0 is none at all.
+    /// Sequence, place and length so far of the last block opened. Length 0 is none at all.
     pub(crate) fn last(&self) -> Last {
         loop {
             let tail = self.load_tail();
-            let slot = self.slot(tail.sequence());
+            let sequence = self.sequence(tail);
+            let slot = self.slot(sequence);
             let last = Last {
-                sequence: tail.sequence(),
+                sequence,
                 lsn: Lsn(slot.lsn.load(Ordering::SeqCst)),
                 previous_end: Lsn(slot.previous_end.load(Ordering::SeqCst)),
                 length: tail.offset(),
                 marker: slot.marker.load(Ordering::SeqCst) == 1,
             };
             // Else the slot may have been given to another block between the loads.
-            if self.load_tail().sequence() == tail.sequence() {
+            if self.sequence(self.load_tail()) == sequence {
                 return last;
             }
         }
@@ -236,24 +250,26 @@ impl Pool {
     pub(crate) fn pending(&self) -> Pending {
         let tail = self.load_tail();
         let bytes = if tail.closed() { 0 } else { tail.offset() - BLOCK_HEADER_BYTES };
-        let urgency = self.slot(tail.sequence()).progress.0.urgency.load(Ordering::Acquire);
-        Pending { sequence: tail.sequence(), bytes, urgency: Urgency::from_raw(urgency) }
+        let sequence = self.sequence(tail);
+        let urgency = self.slot(sequence).progress.0.urgency.load(Ordering::Acquire);
+        Pending { sequence, bytes, urgency: Urgency::from_raw(urgency) }
     }
 
     /// Records that are copied into the open block; `None` if no block is open.
     pub(crate) fn gathered(&self) -> Option<u32> {
         let tail = self.load_tail();
-        let filled = self.slot(tail.sequence()).progress.0.filled.load(Ordering::SeqCst);
+        let filled = self.slot(self.sequence(tail)).progress.0.filled.load(Ordering::SeqCst);
         (!tail.closed()).then_some((filled >> 32) as u32)
     }
 
     /// Length of a closed block; `None` while it is open or before it was.
     fn closed_length(&self, sequence: u64) -> Option<u32> {
         let tail = self.load_tail();
-        if sequence < tail.sequence() {
+        let last = self.sequence(tail);
+        if sequence < last {
             Some(self.slot(sequence).final_length.load(Ordering::Relaxed))
         } else {
-            (sequence == tail.sequence() && tail.closed()).then(|| tail.offset())
+            (sequence == last && tail.closed()).then(|| tail.offset())
         }
     }
 
@@ -305,7 +321,7 @@ impl Pool {
     /// The sealed block that stands at `at` or continues the chain from there, if it is still in memory and
     /// far from being opened again.
     pub(crate) fn recall(&self, at: Lsn) -> Option<Recalled<'_>> {
-        let last = self.load_tail().sequence();
+        let last = self.sequence(self.load_tail());
         let reach = self.slots.len() as u64 / 2;
         // Positions rise with the sequence, but for void blocks, in whose place the next one stands. Should
         // slots be opened anew meanwhile nothing is found, or something that is not asked for.

@@ -6,6 +6,9 @@ use super::*;
 use crate::format::BLOCK_HEADER_BYTES;
 use crate::position::Lsn;
 
+/// The word has the bits of a sequence below this one.
+const WRAPS: u64 = 1 << 39;
+
 fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
     match pool.claim(bytes) {
         Claim::Taken(reserved) => Some(reserved),
@@ -15,7 +18,7 @@ fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
 
 #[test]
 fn a_block_is_complete_when_closed_and_copied() {
-    let pool = Arc::new(Pool::new(4096, 2).unwrap());
+    let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
     assert!(take(&pool, 8).is_none(), "no block is open yet");
     assert!(pool.open(&place(0)));
     let first = take(&pool, 1000).unwrap();
@@ -30,7 +33,7 @@ fn a_block_is_complete_when_closed_and_copied() {
 
 #[test]
 fn blocks_in_use_are_not_reused() {
-    let pool = Arc::new(Pool::new(4096, 2).unwrap());
+    let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
     for sequence in 1..=2 {
         assert!(pool.open(&place(sequence * 4096)));
         take(&pool, 8).unwrap().finish(1, Urgency::Background);
@@ -49,7 +52,7 @@ fn blocks_in_use_are_not_reused() {
 #[test]
 #[should_panic(expected = "reused after its completion only")]
 fn reusing_a_block_that_is_still_out_is_caught() {
-    let pool = Arc::new(Pool::new(4096, 2).unwrap());
+    let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
     for sequence in 1..=2 {
         assert!(pool.open(&place(sequence * 4096)));
         take(&pool, 8).unwrap().finish(1, Urgency::Background);
@@ -62,7 +65,7 @@ fn reusing_a_block_that_is_still_out_is_caught() {
 
 #[test]
 fn a_sealed_block_is_recalled_until_it_is_nearly_opened_again() {
-    let pool = Arc::new(Pool::new(4096, 4).unwrap());
+    let pool = Arc::new(Pool::new(4096, 4, 0).unwrap());
     let mut sealed = Vec::new();
     for sequence in 1..=6u64 {
         assert!(pool.open(&place(sequence * 4096)));
@@ -81,8 +84,9 @@ fn a_sealed_block_is_recalled_until_it_is_nearly_opened_again() {
 
 #[test]
 fn threads_never_share_a_range() {
-    let pool = Arc::new(Pool::new(1 << 16, 4).unwrap());
-    let opener = std::sync::Mutex::new(0u64);
+    let pool = Arc::new(Pool::new(1 << 16, 4, WRAPS - 2_000).unwrap());
+    // Within the test the bits of the sequence begin again at 0.
+    let opener = std::sync::Mutex::new(WRAPS - 2_000);
     let total = std::sync::atomic::AtomicU32::new(0);
     std::thread::scope(|scope| {
         for mark in 1..=4u8 {
@@ -112,7 +116,7 @@ fn threads_never_share_a_range() {
                             unsafe { pool.region().slice_mut(slot << 16, 1 << 16) }.fill(0);
                             pool.release(*sealed);
                         }
-                        let place = BlockPlace { capacity: 1 << 16, ..place(*sealed << 16) };
+                        let place = BlockPlace { capacity: 1 << 16, ..place(*sealed << 8) };
                         if !pool.open(&place) {
                             std::thread::yield_now();
                         }
@@ -122,4 +126,34 @@ fn threads_never_share_a_range() {
         }
     });
     assert_eq!(total.into_inner(), 40_000);
+}
+
+#[test]
+fn blocks_never_run_out_of_numbers() {
+    // Of slots that are no power of two, which of them a block lies in shows whether its number is the whole one.
+    for (before, blocks) in [(WRAPS - 5, 3), (5 * WRAPS - 2, 4), (WRAPS - 1, 7), ((1 << 62) - 3, 5)] {
+        let pool = Arc::new(Pool::new(4096, blocks, before).unwrap());
+        assert_eq!((pool.in_use(), pool.last().length), (0, 0));
+        for sequence in before + 1..before + 20 {
+            let at = (sequence - before) * 4096;
+            assert!(pool.open(&place(at)));
+            let reserved = take(&pool, 8).unwrap();
+            assert_eq!((reserved.sequence(), reserved.lsn()), (sequence, Lsn(at + 88)));
+            reserved.finish(1, Urgency::Synced);
+            assert_eq!(
+                (pool.pending().sequence, pool.pending().bytes, pool.gathered()),
+                (sequence, 8, Some(1))
+            );
+            assert!(!pool.close(sequence - 1) && pool.close(sequence));
+            assert_eq!((pool.last().sequence, pool.close_any()), (sequence, sequence));
+            assert_eq!(pool.complete(sequence).unwrap().lsn, Lsn(at));
+            if sequence > before + 1 {
+                // The one before is complete, and sealed while this one is the last.
+                assert_eq!(pool.in_use(), 2);
+                drop(pool.seal(sequence - 1, &[0; BLOCK_HEADER_BYTES as usize]));
+                assert!(blocks < 4 || pool.recall(Lsn(at - 4096)).is_some());
+                pool.release(sequence - 1);
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Placed, Refused, Target};
 use super::nudge::Nudged;
-use super::opener::NoRoom;
+use super::opener::{NoRoom, Planned};
 use crate::error::AppendError;
 use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
@@ -295,6 +295,44 @@ impl Engine {
         self.failure.get().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
     }
 
+    /// Opens blocks for all of a group, or none.
+    fn open_group(
+        &self,
+        bodies: &[u32],
+        priority: Priority,
+    ) -> Result<(Vec<Planned>, VecDeque<Reserved<'_>>), Refused> {
+        let (reason, closed) = {
+            let mut opener = lock(&self.opener);
+            if opener.shut || self.failure.get().is_some() {
+                return Err(Refused::Error(self.shut_error()));
+            }
+            if opener.held {
+                return Err(Refused::NoRoom);
+            }
+            // Others go on behind the group; what they have in the open block goes out before it.
+            let closed = !self.pool.is_closed();
+            self.pool.close_any();
+            match opener.plan(&self.pool, bodies, self.blocks_max(priority)) {
+                Ok(planned) => {
+                    let mut reserved = VecDeque::with_capacity(planned.len());
+                    for block in &planned {
+                        let opened = self.pool.open_closed(&block.place, block.length, block.group);
+                        reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
+                        opener.leave_behind(block.place.lsn);
+                    }
+                    self.look_ahead(&opener);
+                    return Ok((planned, reserved));
+                }
+                Err(reason) => (reason, closed),
+            }
+        };
+        if closed {
+            // It is in the way until the thread has seen it, and may have been opened for nothing.
+            self.appended(Urgency::Background, true, false);
+        }
+        Err(self.refused(reason))
+    }
+
     /// Accepts a batch that does not fit into one block: it gets blocks of its own, all or none.
     fn put_group(
         &self,
@@ -305,28 +343,7 @@ impl Engine {
         let (durability, urgency) = (manner.durability, urgency(manner.durability));
         let bodies: Vec<u32> =
             batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
-        let (planned, mut reserved) = {
-            let mut opener = lock(&self.opener);
-            if opener.shut || self.failure.get().is_some() {
-                return Err(Refused::Error(self.shut_error()));
-            }
-            if opener.held {
-                return Err(Refused::NoRoom);
-            }
-            // Others go on behind the group; what they have in the open block goes out before it.
-            self.pool.close_any();
-            let planned = opener
-                .plan(&self.pool, &bodies, self.blocks_max(manner.priority))
-                .map_err(|reason| self.refused(reason))?;
-            let mut reserved: VecDeque<Reserved<'_>> = VecDeque::with_capacity(planned.len());
-            for block in &planned {
-                let opened = self.pool.open_closed(&block.place, block.length, block.group);
-                reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
-                opener.leave_behind(block.place.lsn);
-            }
-            self.look_ahead(&opener);
-            (planned, reserved)
-        };
+        let (planned, mut reserved) = self.open_group(&bodies, manner.priority)?;
         let mut placed = None;
         for block in &planned {
             let mut range = reserved.pop_front().expect("one for each planned block");

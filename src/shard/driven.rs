@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use super::Engine;
 use super::turn::Next;
 use super::turner::Ended;
-use crate::device::{TaskWake, TokioUringQueue, Wait};
+use crate::device::{Queue, TaskWake, TokioUringQueue, Wait};
 use crate::position::ShardId;
 use crate::sync::lock;
 
@@ -126,6 +126,11 @@ impl Run {
         // As in a thread of the log's own: a panic stops the shard, and nobody hangs.
         let turned = catch_unwind(AssertUnwindSafe(|| {
             let mut core = lock(&engine.core);
+            if core.abandoned {
+                // The shard has stopped, and what a caller had begun never completes: what the ring has is waited for.
+                while queue.pop().is_some() {}
+                return (Next::new(Wait::Forever, queue.is_idle()), core.take_wakes());
+            }
             let next = engine.turn(&mut core, queue);
             (next, core.take_wakes())
         }));

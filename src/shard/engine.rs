@@ -156,10 +156,11 @@ pub(crate) const NO_LEAD: Option<fn()> = None;
 
 impl Engine {
     pub(crate) fn new(setup: EngineSetup) -> Engine {
-        let start = setup.start;
-        let mut committer = Committer::new(setup.committer, start, 0);
+        // Of no block yet: the numbers begin behind it.
+        let (start, before) = (setup.start, setup.pool.last().sequence);
+        let mut committer = Committer::new(setup.committer, start, before);
         let Watermarks { written, durable, covered } = committer.watermarks();
-        let opener = Opener::new(&setup.identity, start, setup.store.segments());
+        let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
         let capabilities = setup.store.directory().capabilities();
@@ -185,7 +186,7 @@ impl Engine {
                 drain_rate: AtomicU64::new(0),
             }),
             opener: Mutex::new(opener),
-            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks)),
+            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before)),
             nudge: Nudge::new(),
             wake: setup.wake,
             waiters: Waiters::new(blocks),
@@ -242,15 +243,6 @@ impl Engine {
     pub(crate) fn overloaded(&self, bytes: u64, priority: Priority) -> AppendError {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         AppendError::Overloaded { shard: self.id, retry_after: self.retry_after(bytes, priority) }
-    }
-
-    /// Offers the room that there is to whoever waits for it. Wake what it gives under no lock.
-    #[must_use]
-    pub(crate) fn offer(&self) -> Vec<Waker> {
-        if self.admission.is_clear() {
-            return Vec::new();
-        }
-        self.admission.offer(self.device.now(), |priority| self.admits(priority))
     }
 
     // Waiting.
@@ -376,7 +368,7 @@ impl Engine {
     /// The target of "everything that was accepted before": the last record, if there is any.
     pub(crate) fn last_target(&self, durability: Durability) -> Option<Target> {
         let last = self.pool.last();
-        if last.sequence == 0 {
+        if last.length == 0 {
             return None;
         }
         // An empty open block: then it is the one before it that counts, and its end is known.

@@ -267,8 +267,25 @@ mod tests {
     #[test]
     fn a_panic_of_ours_in_a_callers_thread_stops_the_shard_and_nobody_hangs() {
         for others in [0, 3, 20] {
+            a_leader_panics_beside(others, Options::new());
+        }
+    }
+
+    #[cfg(feature = "tokio-uring")]
+    #[test]
+    fn nor_does_whoever_closes_a_log_that_is_driven() {
+        for others in [0, 3, 20] {
+            let drive = |driver: crate::ShardDriver| {
+                std::thread::spawn(|| tokio_uring::start(driver.run()));
+            };
+            a_leader_panics_beside(others, Options::new().drive(drive));
+        }
+    }
+
+    fn a_leader_panics_beside(others: usize, options: Options) {
+        {
             let dir = tempfile::tempdir().unwrap();
-            let log = Options::new().shards(1).segment_bytes(1 << 20).open(dir.path()).unwrap();
+            let log = options.shards(1).segment_bytes(1 << 20).open(dir.path()).unwrap();
             let position = log.append(b"before").wait().unwrap();
             std::thread::scope(|scope| {
                 let others: Vec<_> = (0..others).map(|_| scope.spawn(|| until_it_stops(&log))).collect();

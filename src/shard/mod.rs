@@ -18,13 +18,18 @@ mod kept;
 mod lead;
 mod nudge;
 mod opener;
+mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
 mod sizing;
 mod space;
 mod turn;
 mod turner;
+mod unresolved;
 mod waiters;
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests;
 
 pub(crate) use append::{Batch, Manner};
 #[cfg(feature = "tokio-uring")]

@@ -59,10 +59,11 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    pub(crate) fn new(identity: &Identity, start: Lsn, segments: &[Arc<Segment>]) -> Opener {
+    /// Of an epoch that starts at `start`, with the block behind number `before`.
+    pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
-        Opener { epoch, seed, start, before: 0, segments, shut: false, held: false }
+        Opener { epoch, seed, start, before, segments, shut: false, held: false }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
@@ -106,13 +107,16 @@ impl Opener {
         self.segments.front().map_or(self.start, |segment| segment.base())
     }
 
-    /// The first place at or behind `end` with room for `need` bytes of records.
-    fn place(&self, pool: &Pool, end: Lsn, need: u32) -> Option<BlockPlace> {
+    /// The first place at or behind `end` for a block of at least `least` bytes.
+    ///
+    /// What is passed over are the rest of the segment in use and segments that are smaller than a block, as whoever
+    /// reads the chain expects.
+    fn place(&self, pool: &Pool, end: Lsn, least: u32) -> Option<BlockPlace> {
         for segment in self.segments.iter().filter(|segment| segment.end() > end) {
             let lsn = end.max(segment.base());
             let rest = segment.end().0 - lsn.0;
             let capacity = u64::from(pool.block_bytes()).min(rest) as u32;
-            if capacity >= BLOCK_HEADER_BYTES + need {
+            if capacity >= least {
                 return Some(BlockPlace {
                     lsn,
                     previous_end: end,
@@ -134,7 +138,7 @@ impl Opener {
             return Err(NoRoom::Memory);
         }
         let place = self
-            .place(pool, self.end(pool), need)
+            .place(pool, self.end(pool), BLOCK_HEADER_BYTES + need)
             .ok_or(NoRoom::Segment { bytes: u64::from(BLOCK_HEADER_BYTES + need) })?;
         if !pool.open(&place) {
             return Err(NoRoom::Memory);
@@ -145,7 +149,8 @@ impl Opener {
 
     /// Opens a marker, a block without records; false if there is no room for one now.
     pub(crate) fn open_marker(&mut self, pool: &Pool) -> bool {
-        let place = if self.shut || self.held { None } else { self.place(pool, self.end(pool), 0) };
+        let place =
+            if self.shut || self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
         let Some(place) = place.filter(|place| pool.open_marker(place)) else { return false };
         self.leave_behind(place.lsn);
         true
@@ -168,6 +173,20 @@ impl Opener {
         if self.held {
             return Err(NoRoom::Memory);
         }
+        let mut planned = self.lay_out(pool, bodies, BLOCK_HEADER_BYTES)?;
+        if planned.len() as u32 >= blocks_max {
+            // The ends of segments, and segments smaller than a block, cost a block each: here so many that there may
+            // never be enough. What a record may have at the most fits into whole ones (`Options::config`).
+            planned = self.lay_out(pool, bodies, pool.block_bytes())?;
+        }
+        if pool.in_use() + planned.len() as u32 > blocks_max {
+            return Err(NoRoom::Memory);
+        }
+        Ok(planned)
+    }
+
+    /// The blocks of a group, each in a place of at least `block_least` bytes.
+    fn lay_out(&self, pool: &Pool, bodies: &[u32], block_least: u32) -> Result<Vec<Planned>, NoRoom> {
         let mut planned: Vec<Planned> = Vec::new();
         let mut end = self.end(pool);
         let before = end;
@@ -186,7 +205,8 @@ impl Opener {
                     if let Some(last) = planned.last() {
                         end = Lsn(last.place.lsn.0 + crate::format::round_to_granule(u64::from(last.length)));
                     }
-                    let place = self.place(pool, end, least).ok_or_else(missing)?;
+                    let bytes = block_least.max(BLOCK_HEADER_BYTES + least);
+                    let place = self.place(pool, end, bytes).ok_or_else(missing)?;
                     planned.push(Planned {
                         place,
                         length: BLOCK_HEADER_BYTES,
@@ -215,9 +235,6 @@ impl Opener {
                     break;
                 }
             }
-        }
-        if pool.in_use() + planned.len() as u32 > blocks_max {
-            return Err(NoRoom::Memory);
         }
         let last = planned.len() - 1;
         for block in &mut planned[..last] {

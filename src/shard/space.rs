@@ -190,16 +190,16 @@ impl Engine {
         self.space.error_set.store(true, Ordering::SeqCst);
     }
 
-    /// Whether there is room now or an error to tell: everybody who waits looks again.
+    /// There is room now, or an error to tell: those who wait look again, one after the other.
     fn segment_settled(&self) {
         self.space.asked.store(false, Ordering::SeqCst);
-        crate::sync::wake(self.admission.call_all());
+        crate::sync::wake(self.offer());
     }
 
     /// Space was made: an earlier failure to grow says nothing any more.
     pub(crate) fn retry_segment(&self) {
         if self.space.error_set.swap(false, Ordering::SeqCst) {
-            crate::sync::wake(self.admission.call_all());
+            crate::sync::wake(self.offer());
         }
     }
 
@@ -371,6 +371,6 @@ struct HeldOpenings<'a>(&'a Engine);
 impl Drop for HeldOpenings<'_> {
     fn drop(&mut self) {
         self.0.opener().held = false;
-        crate::sync::wake(self.0.admission.call_all());
+        crate::sync::wake(self.0.offer());
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::nudge::Sleep;
+use super::unresolved::Unresolved;
 use super::waiters::Wakes;
 use crate::committer::{Action, Committer, OperationId, Sealed};
 use crate::device::{Operation, OperationKind, Queue, Wait};
@@ -47,10 +48,7 @@ pub(crate) struct Core {
     submitted: Vec<Submitted>,
     /// The segments that blocks in flight are in: a handful.
     segments: VecDeque<Arc<Segment>>,
-    /// Blocks that are not durable yet: sequence, end, time of the last record.
-    unresolved: VecDeque<(u64, Lsn, u64)>,
-    /// Blocks up to this sequence have been announced as written.
-    announced: u64,
+    unresolved: Unresolved,
     /// Time of the last record.
     timestamp: u64,
     drain: Drain,
@@ -92,15 +90,21 @@ impl Next {
 }
 
 impl Core {
-    pub(super) fn new(committer: Committer, identity: Identity, timestamp: u64, blocks: u32) -> Core {
+    /// Blocks are numbered from the one behind `before`.
+    pub(super) fn new(
+        committer: Committer,
+        identity: Identity,
+        timestamp: u64,
+        blocks: u32,
+        before: u64,
+    ) -> Core {
         Core {
             identity,
-            next_to_seal: 1,
+            next_to_seal: before + 1,
             sealed: VecDeque::with_capacity(blocks as usize),
             submitted: Vec::with_capacity(64),
             segments: VecDeque::with_capacity(4),
-            unresolved: VecDeque::with_capacity(blocks as usize * 2),
-            announced: 0,
+            unresolved: Unresolved::new(blocks, before),
             leads: 0,
             performing: 0,
             abandoned: false,
@@ -129,9 +133,9 @@ impl Core {
 
     /// Begins a new epoch; everything of the old one is settled, up to block `before`.
     pub(crate) fn begin_epoch(&mut self, committer: Committer, identity: Identity, before: u64) {
-        assert!(self.sealed.is_empty() && self.unresolved.is_empty() && self.submitted.is_empty());
+        assert!(self.sealed.is_empty() && self.submitted.is_empty());
         self.next_to_seal = before + 1;
-        self.announced = before;
+        self.unresolved.begin_epoch(before);
         self.drain.last = committer.watermarks().durable.0;
         self.committer = committer;
         self.identity = identity;
@@ -162,12 +166,11 @@ impl Engine {
             self.fail(core, "io_uring_enter", None, error);
         }
         self.publish(core, now);
-        let offers = self.admission.tick(now);
         core.wakes.tasks.extend(self.offer());
         if own.is_some() {
             return Next { own, ..Next::new(Wait::No, false) };
         }
-        self.next(core, now, offers)
+        self.next(core, now)
     }
 
     fn reap(&self, core: &mut Core, queue: &mut dyn Queue, now: u64) {
@@ -234,7 +237,7 @@ impl Engine {
         core.next_to_seal += 1;
         if complete.records == 0 && !complete.marker {
             // Void: the next block takes its place. Somebody may wait for all up to it.
-            core.unresolved.push_back((sequence, complete.previous_end, core.timestamp));
+            core.unresolved.push(sequence, complete.previous_end, core.timestamp);
             core.committer.handle_void(sequence);
             return;
         }
@@ -265,7 +268,7 @@ impl Engine {
             group: complete.group,
         };
         core.committer.handle_sealed(block, now);
-        core.unresolved.push_back((sequence, end, core.timestamp));
+        core.unresolved.push(sequence, end, core.timestamp);
         let offset = complete.lsn.0 - segment.row.base;
         self.counters.sealed(complete.records, complete.length, bytes.len());
         core.sealed.push_back(SealedBlock { sequence, bytes, segment, offset });
@@ -390,25 +393,18 @@ impl Engine {
         let marks = core.committer.watermarks();
         let completed = core.committer.completed();
         // The log's clock first: a record that is appended after an acknowledgement gets a later time.
-        if let Some(&(.., timestamp)) =
-            core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed).last()
-        {
+        if let Some(timestamp) = core.unresolved.timestamp(completed) {
             self.clock.fetch_max(timestamp, Ordering::SeqCst);
         }
         self.published.0.covered.store(marks.covered.0, Ordering::SeqCst);
         self.published.0.written.store(marks.written.0, Ordering::SeqCst);
         let durable_before = self.published.0.durable.swap(marks.durable.0, Ordering::SeqCst);
-        for &(sequence, ..) in core.unresolved.iter().take_while(|(sequence, ..)| *sequence <= completed) {
-            if sequence > core.announced {
-                self.waiters.notify(sequence, &mut core.wakes);
-            }
-        }
-        core.announced = completed;
-        while let Some(&(sequence, end, _)) =
-            core.unresolved.front().filter(|(_, end, _)| *end <= marks.durable)
-        {
+        for sequence in core.unresolved.announce(completed) {
             self.waiters.notify(sequence, &mut core.wakes);
-            core.unresolved.pop_front();
+        }
+        let resolved =
+            core.unresolved.resolve(marks.durable, |sequence| self.waiters.notify(sequence, &mut core.wakes));
+        if let Some(end) = resolved {
             core.drain.bytes += end.0.saturating_sub(core.drain.last);
             core.drain.last = end.0;
         }
@@ -439,7 +435,7 @@ impl Engine {
     }
 
     /// How to sleep; looks once more for work after it has said that it does.
-    fn next(&self, core: &mut Core, now: u64, offers: Option<u64>) -> Next {
+    fn next(&self, core: &mut Core, now: u64) -> Next {
         let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
             // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
@@ -454,14 +450,16 @@ impl Engine {
                 return Next::new(Wait::No, finished);
             }
         }
-        let deadline = [core.committer.poll_timeout(), offers].into_iter().flatten().min();
+        let deadline = [core.committer.poll_timeout(), self.admission.due()].into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
         let sleeps = self.nudge.sleeps(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,
             (true, true) => Sleep::Linger,
             (true, false) => Sleep::Idle,
         });
-        if !sleeps || self.has_work(core, now) {
+        // Somebody has come into the queue since: whoever did looked at how long this sleeps, maybe before it was said.
+        let queued = self.admission.due().is_some_and(|due| deadline.is_none_or(|deadline| due < deadline));
+        if !sleeps || queued || self.has_work(core, now) {
             self.nudge.wakes();
             return Next::new(Wait::No, false);
         }

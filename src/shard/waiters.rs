@@ -11,11 +11,59 @@ use std::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering, handshake, lock};
 
+#[derive(Debug)]
+enum Entry {
+    Taken(Waker),
+    /// Its handle is gone; the next free one behind it.
+    Free(Option<u32>),
+}
+
+/// No waker is cloned or dropped under its lock: that is the user's code.
 #[derive(Debug, Default)]
 struct Tasks {
     /// Raised when the list is emptied, so that a handle knows whether its entry is still its own.
     generation: u64,
-    wakers: Vec<Option<Waker>>,
+    entries: Vec<Entry>,
+    /// An entry to be used again, so that handles that come and go without an event leave nothing behind.
+    free: Option<u32>,
+}
+
+impl Tasks {
+    /// The entry of a handle, if no event has taken it.
+    fn own(&mut self, own: Registration) -> Option<&mut Entry> {
+        (self.generation == own.generation).then(|| &mut self.entries[own.index as usize])
+    }
+
+    fn add(&mut self, waker: Waker) -> u32 {
+        let taken = Entry::Taken(waker);
+        let Some(index) = self.free else {
+            self.entries.push(taken);
+            return u32::try_from(self.entries.len() - 1).expect("a handle takes more memory than there is");
+        };
+        let free = std::mem::replace(&mut self.entries[index as usize], taken);
+        let Entry::Free(next) = free else { unreachable!("it is in the list of those that are free") };
+        self.free = next;
+        index
+    }
+
+    /// Takes the waker out of an entry, which is free then.
+    fn remove(&mut self, index: u32) -> Entry {
+        let next = self.free.replace(index);
+        std::mem::replace(&mut self.entries[index as usize], Entry::Free(next))
+    }
+
+    /// An event: gives the wakers of all.
+    fn take(&mut self, tasks: &mut Vec<Waker>) {
+        if self.entries.is_empty() {
+            return;
+        }
+        self.generation += 1;
+        self.free = None;
+        tasks.extend(self.entries.drain(..).filter_map(|entry| match entry {
+            Entry::Taken(waker) => Some(waker),
+            Entry::Free(_) => None,
+        }));
+    }
 }
 
 #[derive(Debug)]
@@ -33,6 +81,19 @@ struct Slot {
 }
 
 impl Slot {
+    /// Whether this waker is there already, for the next event.
+    fn is_left_by(&self, own: &Registration, waker: &Waker) -> bool {
+        let mut tasks = lock(&self.tasks);
+        let left = match tasks.own(*own) {
+            Some(Entry::Taken(left)) => left.will_wake(waker),
+            _ => false,
+        };
+        if left {
+            self.waiting.swap(1, Ordering::SeqCst);
+        }
+        left
+    }
+
     fn sleeps(&self) {
         self.sleepers.fetch_add(1, Ordering::SeqCst);
     }
@@ -62,7 +123,7 @@ pub(crate) struct Wakes {
 pub(crate) struct Registration {
     sequence: u64,
     generation: u64,
-    index: usize,
+    index: u32,
 }
 
 /// All waiters of a shard, by slot of the pool.
@@ -160,31 +221,28 @@ impl Waiters {
         previous: Option<Registration>,
     ) -> Registration {
         let slot = self.slot(sequence);
+        let previous = previous.filter(|own| own.sequence == sequence);
+        if let Some(own) = previous.filter(|own| slot.is_left_by(own, waker)) {
+            return own;
+        }
+        let waker = waker.clone();
         let mut tasks = lock(&slot.tasks);
-        let own = previous.filter(|own| own.sequence == sequence && own.generation == tasks.generation);
-        let index = match own {
-            Some(own) => {
-                let entry = &mut tasks.wakers[own.index];
-                if !entry.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                    *entry = Some(waker.clone());
-                }
-                own.index
-            }
-            None => {
-                tasks.wakers.push(Some(waker.clone()));
-                tasks.wakers.len() - 1
-            }
-        };
+        let own = previous.filter(|own| own.generation == tasks.generation);
+        let old = own.map(|own| tasks.remove(own.index));
+        let index = tasks.add(waker);
+        let generation = tasks.generation;
         slot.waiting.swap(1, Ordering::SeqCst);
-        Registration { sequence, generation: tasks.generation, index }
+        drop(tasks);
+        drop(old);
+        Registration { sequence, generation, index }
     }
 
     /// Takes a waker back.
     pub(crate) fn forget(&self, own: Registration) {
         let mut tasks = lock(&self.slot(own.sequence).tasks);
-        if tasks.generation == own.generation {
-            tasks.wakers[own.index] = None;
-        }
+        let old = (tasks.generation == own.generation).then(|| tasks.remove(own.index));
+        drop(tasks);
+        drop(old);
     }
 
     /// Something happened to block `sequence`, and is published: whoever waits for it goes into `wakes`, which
@@ -208,11 +266,7 @@ impl Waiters {
             return None;
         }
         slot.event.fetch_add(1, Ordering::SeqCst);
-        let mut waiting = lock(&slot.tasks);
-        if !waiting.wakers.is_empty() {
-            waiting.generation += 1;
-            tasks.extend(waiting.wakers.drain(..).flatten());
-        }
+        lock(&slot.tasks).take(tasks);
         Some(index)
     }
 
@@ -269,6 +323,52 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+
+    struct Looks(std::sync::Arc<Waiters>, std::sync::Arc<AtomicU32>);
+
+    impl std::task::Wake for Looks {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+
+    impl Drop for Looks {
+        /// As a waker that holds the last handle of something of the log's.
+        fn drop(&mut self) {
+            let free = self.0.slots.iter().all(|slot| slot.tasks.try_lock().is_ok());
+            self.1.fetch_add(if free { 1 } else { 1_000 }, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn wakers_are_dropped_under_no_lock() {
+        let (waiters, dropped) =
+            (std::sync::Arc::new(Waiters::new(2)), std::sync::Arc::<AtomicU32>::default());
+        let waker = || Waker::from(std::sync::Arc::new(Looks(waiters.clone(), dropped.clone())));
+        let first = waiters.register(1, &waker(), None);
+        let second = waiters.register(1, &waker(), Some(first));
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the first one was replaced");
+        waiters.forget(second);
+        assert_eq!(dropped.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn handles_that_come_and_go_leave_nothing_behind() {
+        let waiters = Waiters::new(1);
+        let other = waiters.register(1, Waker::noop(), None);
+        for _ in 0..1_000 {
+            let pair = [(); 2].map(|()| waiters.register(1, Waker::noop(), None));
+            pair.into_iter().for_each(|own| waiters.forget(own));
+        }
+        assert_eq!(lock(&waiters.slot(1).tasks).entries.len(), 3);
+        // An event takes those that are left, and whoever looks at its entry after that knows.
+        let mut wakes = Wakes::default();
+        waiters.notify(1, &mut wakes);
+        assert_eq!(wakes.tasks.len(), 1);
+        let next = waiters.register(1, Waker::noop(), Some(other));
+        waiters.forget(other);
+        assert_ne!(next.generation, other.generation);
+        waiters.notify(1, &mut wakes);
+        assert_eq!(wakes.tasks.len(), 2, "it was not taken for the entry of another");
+    }
 
     /// An event was noted, and whoever noted it panicked before it woke anybody.
     #[test]

@@ -7,7 +7,7 @@ use super::plan::{Damage, Kind, Plan, Step};
 use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::error::{AppendError, TruncateError};
-use crate::read_only::LogReader;
+use crate::log::LogReader;
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;

@@ -170,14 +170,15 @@ impl Plan {
         } else {
             faults
         };
+        let seed = random.next();
         Plan {
-            seed: random.next(),
+            seed,
             shards: 1 + random.below(2) as u16,
             block_bytes,
             segment_bytes,
             memory_bytes: u64::from(block_bytes) * *random.pick(&[4, 6, 16]),
             record_bytes: (random.below(4) == 0).then(|| 1 + random.below(1_000)),
-            tuning: draw_tuning(random),
+            tuning: Tuning { blocks_before: blocks_before(seed), ..draw_tuning(random) },
             crash_in_open: random.below(600) as u32,
             large: rare(random, 300),
             faults,
@@ -241,6 +242,11 @@ impl Plan {
     }
 }
 
+/// Where the numbers of blocks begin, mostly just before their low bits begin again at 0.
+fn blocks_before(seed: u64) -> u64 {
+    [0, (1 << 39) - 2, (1 << 39) - 20, (1 << 39) - 150, (7 << 39) - 60][seed as usize % 5]
+}
+
 /// The engine's constants, down to absurd ones.
 fn draw_tuning(random: &mut Random) -> Tuning {
     if random.below(3) == 0 {
@@ -260,5 +266,6 @@ fn draw_tuning(random: &mut Random) -> Tuning {
         first_segments_bytes: *random.pick(&[4096, 65536, 16 << 20]),
         first_segment_bytes_min: *random.pick(&[4096, 65536]),
         read_bytes: *random.pick(&[4096, 8192, 20480, 65536]),
+        blocks_before: 0,
     }
 }

@@ -1,11 +1,20 @@
 //! Promises 6 and 7: memory is bounded, and overload is refused at the door.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
 use sawmill::{AppendError, Durability, Priority, ShardId, Write};
 
 use crate::harness::{Ground, payloads};
 use crate::on_every_ground;
 
-on_every_ground!(refusals_lose_nothing_that_was_accepted, appends_wait_for_room_and_all_get_in);
+on_every_ground!(
+    refusals_lose_nothing_that_was_accepted,
+    appends_wait_for_room_and_all_get_in,
+    a_queued_handle_that_is_not_polled_again_stops_nobody,
+);
 
 fn refusals_lose_nothing_that_was_accepted(ground: Ground) {
     let dir = ground.directory();
@@ -54,4 +63,35 @@ fn appends_wait_for_room_and_all_get_in(ground: Ground) {
     log.close().unwrap();
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(payloads(&log.shard(ShardId(0))).len(), 1_600);
+}
+
+/// Records for which there is no segment yet, whose handles are left lying: polled once, or never. The log is idle but
+/// for the making of segments.
+fn a_queued_handle_that_is_not_polled_again_stops_nobody(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let large = vec![1; 6 << 20];
+    let mut left = Vec::new();
+    for round in 0..4 {
+        let mut once = log.append(&large);
+        if Pin::new(&mut once).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            left.push(once);
+        }
+        std::mem::forget(log.append(&large));
+        if round % 2 == 0 {
+            let mut behind = log.append(&large);
+            behind.wait_timeout(Duration::from_secs(60)).expect("it got in").unwrap();
+        }
+        let until = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = log.try_append(b"x") {
+            assert!(matches!(error, AppendError::Overloaded { .. }), "{error}");
+            assert!(Instant::now() < until, "refused, with {:?}", log.stats().shards[0]);
+            std::thread::yield_now();
+        }
+    }
+    // Whoever comes back gets in, too.
+    for once in left {
+        once.wait().unwrap();
+    }
+    log.close().unwrap();
 }

@@ -10,7 +10,7 @@ use futures_core::Stream;
 
 use super::{Found, History, PATH};
 use crate::error::ReadError;
-use crate::read_only::LogReader;
+use crate::log::LogReader;
 use crate::simulation::oracle::Accepted;
 use crate::{Follow, Log, Lsn, Position, Record, ShardId};
 
