@@ -11,8 +11,8 @@ use crate::batch::BatchBuilder;
 use crate::close::Close;
 use crate::commit::{Commit, Sync, is_owner};
 use crate::committer::CommitterConfig;
-use crate::consumer::{Consumer, Registry};
-use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
+use crate::consumer::{self, Consumer, Registry};
+use crate::device::{Calls, Capabilities, Device, Directory, Lock, WriteProbe};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::notice::Notices;
 use crate::open;
@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub turners: Mutex<Vec<Turner>>,
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
+    /// Blocking calls on the log's own files.
+    pub calls: Arc<Calls>,
     pub consumers: Registry,
     pub tallies: tally::Registry,
     pub measured: Option<WriteProbe>,
@@ -267,7 +269,13 @@ impl Log {
         if let Some(failure) = self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
             return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
         }
-        Consumer::open(name, self.inner.directory.as_ref(), &self.inner.engines, &self.inner.consumers)
+        let place = consumer::Place {
+            engines: &self.inner.engines,
+            directory: self.inner.directory.as_ref(),
+            calls: &self.inner.calls,
+            notices: &self.inner.notices,
+        };
+        Consumer::open(name, &self.inner.consumers, &place)
     }
 
     /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.

@@ -246,9 +246,11 @@ impl Options {
     /// By default nothing is called: a line of the log tells of ten seconds, and `stats()` of any time
     /// ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)). After [`OnStuck::Fail`] the
     /// operation is still in the kernel's hands: to close or drop the log waits for it, and so does a caller
-    /// that writes it itself (a blocking one on an idle shard). A handle of the log that `act` keeps keeps the log open. `act` runs on a thread that all shards of the log
-    /// share: what takes long holds up the making of segments, and [`Log::close`] is refused there
-    /// ([`CloseError::OwnThread`](crate::CloseError::OwnThread)). A panic in it counts as [`OnStuck::Wait`]. A log
+    /// that writes it itself (a blocking one on an idle shard). A handle of the log that `act` keeps keeps the log open. `act` runs on a thread that
+    /// does nothing else (`sawmill-watch`), and [`Log::close`] is refused there
+    /// ([`CloseError::OwnThread`](crate::CloseError::OwnThread)). Told of are the operations of a shard, the calls that
+    /// make its segments and write its manifest, and, for the shards on the same device, those on the log's own files
+    /// (what consumers have committed). A panic in it counts as [`OnStuck::Wait`]. A log
     /// on a simulated machine has no such thread, and calls nothing.
     ///
     /// ```

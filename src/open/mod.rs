@@ -8,10 +8,11 @@ mod create;
 mod judge;
 mod report;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 use build::{Builder, committer_config, sync_method};
@@ -20,18 +21,18 @@ use judge::judge_shard;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Device, Directory, Driver, Lock, measure};
+use crate::device::{Calls, Device, Directory, Driver, Lock, measure};
 use crate::error::OpenError;
 use crate::keeper::Keeper;
 use crate::log::Inner;
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::owner::take_lock;
-use crate::position::ShardId;
 use crate::router::Router;
 use crate::segment::ManifestError;
-use crate::shard::{Holds, Turner};
+use crate::shard::{Engine, Holds, Turner, introduce};
 use crate::tally;
+use crate::watch::Watcher;
 
 fn shard_folder(shard: u16) -> String {
     format!("shard-{shard:04}")
@@ -102,9 +103,6 @@ fn open_locked(
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
         judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
     })?;
-    // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
-    let (keeper, asked) = sync_channel(usize::from(config.shards));
-    let keeper = device.threaded().then_some(keeper);
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
@@ -120,7 +118,6 @@ fn open_locked(
         device: &device,
         lock: &lock,
         clock,
-        keeper,
         notices: &notices,
         driver: None,
         read_only,
@@ -138,6 +135,7 @@ fn open_locked(
         Some(Driver::Uring) => "uring",
         _ => "syscall",
     };
+    introduce(&engines);
     #[cfg(feature = "tokio-uring")]
     let driven = std::mem::take(&mut builder.driven);
     drop(builder);
@@ -149,6 +147,7 @@ fn open_locked(
     })?;
     let inner = Inner {
         holds: engines.iter().map(Holds::new).collect(),
+        calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),
         engines,
@@ -167,33 +166,49 @@ fn open_locked(
         measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(at("listing", path))?;
-    start_threads(&inner, asked).map_err(at("starting threads for", path))?;
+    start_threads(&inner).map_err(at("starting threads for", path))?;
     report(&inner, &capabilities);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
 }
 
-fn start_threads(inner: &Inner, asked: Receiver<ShardId>) -> io::Result<()> {
+fn start_threads(inner: &Inner) -> io::Result<()> {
     if !inner.device.threaded() {
         return Ok(());
     }
     let cpus = crate::sys::cores();
     let mut turners = crate::sync::lock(&inner.turners);
+    // First: whoever turns a shard may ask at once.
+    start_keepers(inner, &mut turners)?;
     for engine in inner.engines.iter().filter(|engine| !engine.is_driven()) {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
         turners.push(engine.start(cpu)?);
     }
-    let mut keeper = Keeper::new(
-        &inner.engines,
-        inner.config.watch.clone(),
-        &inner.consumers,
-        &inner.tallies,
-        &inner.notices,
-    );
-    let keeper =
-        std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?;
-    turners.push(Turner::Thread(keeper));
+    let (home, watch) = (inner.directory.device_number(), inner.config.watch.clone());
+    let mut watcher = Watcher::new(&inner.engines, watch, &inner.calls, home, &inner.notices);
+    let (open, opened) = sync_channel(1);
+    let watch =
+        std::thread::Builder::new().name("sawmill-watch".into()).spawn(move || watcher.run(&opened))?;
+    turners.push(Turner::Watch(watch, open));
+    Ok(())
+}
+
+/// A keeper for each device.
+fn start_keepers(inner: &Inner, turners: &mut Vec<Turner>) -> io::Result<()> {
+    let mut devices: BTreeMap<u64, Vec<Arc<Engine>>> = BTreeMap::new();
+    for engine in &inner.engines {
+        devices.entry(engine.device_number()).or_default().push(engine.clone());
+    }
+    for engines in devices.into_values() {
+        // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
+        let (keeper, asked) = sync_channel(engines.len());
+        engines.iter().for_each(|engine| engine.asks(&keeper));
+        let mut keeper = Keeper::new(engines, &inner.tallies);
+        let thread =
+            std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?;
+        turners.push(Turner::Thread(thread));
+    }
     Ok(())
 }
 
