@@ -3,6 +3,8 @@
 //! What was committed is memory, and takes a lock under which nobody does I/O. A thread of the consumer's own makes it
 //! durable a second later, so that a flush that hangs holds up neither commits nor anybody else.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -112,7 +114,10 @@ impl Progress {
         let run = move || {
             crate::sys::block_signals();
             while progress.wait_for_commits() {
-                if let Err(error) = progress.flush() {
+                // After a mistake of ours as after a failed write: nobody takes what is not recorded for recorded.
+                let flushed = catch_unwind(AssertUnwindSafe(|| progress.flush()));
+                let flushed = flushed.unwrap_or_else(|_| progress.fail(io::Error::other("panicked")));
+                if let Err(error) = flushed {
                     notices.warn(error.to_string());
                     return; // Nothing is recorded after that.
                 }
@@ -191,6 +196,12 @@ impl Progress {
             return Err(ConsumerError::Forked);
         }
         self.write(&mut lock(&self.files))
+    }
+
+    fn fail(&self, error: io::Error) -> Result<(), ConsumerError> {
+        let source = SharedIo::new(error);
+        *lock(&self.files) = Files::Failed(source.clone());
+        Err(ConsumerError::Io { name: self.name.clone(), source })
     }
 
     fn write(&self, files: &mut Files) -> Result<(), ConsumerError> {

@@ -170,7 +170,7 @@ fn has_direct(path: &Path) -> io::Result<bool> {
 struct RealDirectory {
     path: PathBuf,
     file: fs::File,
-    /// By `st_dev`, which Btrfs gives each subvolume a one of its own.
+    /// By `st_dev`, of which Btrfs gives each subvolume one of its own.
     device_number: u64,
     capabilities: Capabilities,
     /// Else it is only read in, and not ours.
