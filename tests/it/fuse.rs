@@ -275,15 +275,6 @@ pub struct Disk {
     changed: Arc<Condvar>,
 }
 
-/// Lets the device answer when it is dropped.
-pub struct Answers(pub Disk);
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.0.let_go();
-    }
-}
-
 /// A disk that is mounted; unmounted when dropped.
 pub struct Mounted {
     pub dir: TempDir,

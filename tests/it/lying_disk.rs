@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use sawmill::{AppendError, Backend, CloseError, Log, OnStuck, OpenError, Options, Position, ShardId};
 
-use crate::fuse::{Answers, Disk, Faults};
+use crate::fuse::{Disk, Faults};
+use crate::stuck_device::Answers;
 
 const BACKENDS: [Backend; 2] = [Backend::Uring, Backend::Syscall];
 

@@ -8,10 +8,19 @@ use std::time::Duration;
 
 use sawmill::{AppendError, Log, OnStuck, Options, Position, Stuck};
 
-use crate::fuse::{Answers, Disk, Faults};
+use crate::fuse::{Disk, Faults};
 
 /// Far longer than an answer takes on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lets the device answer when it is dropped.
+pub struct Answers(pub Disk);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
 
 fn options() -> Options {
     Options::new().shards(1).block_bytes(64 << 10).segment_bytes(1 << 20).memory_bytes(1 << 20)
