@@ -164,7 +164,8 @@ pub enum AppendError {
 pub struct Failure {
     /// The shard.
     pub shard: ShardId,
-    /// What failed: `write`, `sync`, ...
+    /// What failed: `write`, `sync`, ...; `another shard's flush` where the device that this one shares with it has
+    /// failed, and may have lost what it had taken from both.
     pub operation: &'static str,
     /// Where.
     pub path: PathBuf,

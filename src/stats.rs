@@ -87,8 +87,8 @@ pub struct ShardStats {
     pub memory_blocks: u32,
     /// Bytes per second that it drained when it was last busy; 0 before that.
     pub drain_rate: u64,
-    /// For how long the oldest write or sync has been out that the device has not answered; `None` if
-    /// there is none. A device that hangs shows here.
+    /// For how long the oldest write, sync or other call on the shard's files has been out that the device has
+    /// not answered; `None` if there is none. A device that hangs shows here.
     pub oldest_operation: Option<Duration>,
     /// Segments that it has.
     pub segments: usize,

@@ -16,9 +16,10 @@ use futures_core::Stream;
 
 pub(crate) use progress::Progress;
 
-use crate::device::Directory;
+use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};
 use crate::format::EpochTable;
+use crate::notice::Notices;
 use crate::position::{Lsn, Position};
 use crate::read::{Cursor, Record, Step};
 use crate::shard::{Engine, Registration};
@@ -35,17 +36,22 @@ pub(crate) struct Open {
     ended: bool,
 }
 
-/// Makes durable what was committed. Called by the keeper.
-pub(crate) fn flush_all(registry: &Registry) -> Result<(), ConsumerError> {
-    let open: Vec<Arc<Progress>> = lock(registry).progress.clone();
-    open.iter().map(|progress| progress.flush()).fold(Ok(()), Result::and)
+/// Makes durable what was committed for the last time, when the log is closed and still owned.
+pub(crate) fn end_all(registry: &Registry) -> Result<(), ConsumerError> {
+    let open = {
+        let mut open = lock(registry);
+        open.ended = true;
+        open.progress.clone()
+    };
+    open.iter().map(|progress| progress.end()).fold(Ok(()), Result::and)
 }
 
-/// The same for the last time, when the log is closed and still owned.
-pub(crate) fn end_all(registry: &Registry) -> Result<(), ConsumerError> {
-    let mut open = lock(registry);
-    open.ended = true;
-    open.progress.iter().map(|progress| progress.end()).fold(Ok(()), Result::and)
+/// Where a consumer is opened.
+pub(crate) struct Place<'a> {
+    pub engines: &'a [Arc<Engine>],
+    pub directory: &'a dyn Directory,
+    pub calls: &'a Arc<Calls>,
+    pub notices: &'a Arc<Notices>,
 }
 
 /// One shard, as far as it was read.
@@ -118,33 +124,59 @@ fn resume(epochs: &EpochTable, position: Position) -> Lsn {
     }
 }
 
+/// Where a consumer goes on in each shard.
+fn lanes(engines: &[Arc<Engine>], progress: &Progress) -> Result<Vec<Lane>, ConsumerError> {
+    let lane = |engine: &Arc<Engine>| {
+        let view = engine.view();
+        // A new consumer begins where the log does; one that fell behind the horizon is told so.
+        let from = progress.of(engine.id).map_or(view.horizon, |position| resume(&view.epochs, position));
+        let cursor = Cursor::new(engine.clone(), from)?;
+        Ok(Lane { engine: engine.clone(), cursor, registration: None })
+    };
+    engines.iter().map(lane).collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)
+}
+
+/// Its name is free again.
+fn leave(registry: &Registry, progress: &Arc<Progress>) {
+    lock(registry).progress.retain(|open| !Arc::ptr_eq(open, progress));
+}
+
 impl Consumer {
     pub(crate) fn open(
         name: &str,
-        directory: &dyn Directory,
-        engines: &[Arc<Engine>],
         registry: &Registry,
+        place: &Place<'_>,
     ) -> Result<Consumer, ConsumerError> {
         progress::check_name(name)?;
-        let mut open = lock(registry);
-        if open.ended {
-            return Err(ConsumerError::Closed);
+        let progress = Arc::new(Progress::new(name, place.engines.len(), place.calls));
+        // The name first, and the files under no lock of the others: a device that does not answer holds up this one
+        // alone, and a close waits for it.
+        let begun = progress.begin();
+        {
+            let mut open = lock(registry);
+            if open.ended {
+                return Err(ConsumerError::Closed);
+            }
+            if open.progress.iter().any(|progress| progress.name() == name) {
+                return Err(ConsumerError::InUse(name.to_owned()));
+            }
+            open.progress.push(progress.clone());
         }
-        if open.progress.iter().any(|progress| progress.name() == name) {
-            return Err(ConsumerError::InUse(name.to_owned()));
-        }
-        let progress = Arc::new(Progress::open(directory, name, engines.len() as u16)?);
-        let lanes = engines.iter().map(|engine| {
-            let view = engine.view();
-            // A new consumer begins where the log does; one that fell behind the horizon is told so.
-            let from = progress.of(engine.id).map_or(view.horizon, |position| resume(&view.epochs, position));
-            let cursor = Cursor::new(engine.clone(), from)?;
-            Ok(Lane { engine: engine.clone(), cursor, registration: None })
+        let opened = begun.open(place.directory).and_then(|()| {
+            let engines: Arc<[Arc<Engine>]> = place.engines.into();
+            let lanes = lanes(&engines, &progress)?;
+            if engines[0].is_threaded() {
+                progress.start(place.notices)?;
+            }
+            Ok((lanes, ConsumerStop { engines, stopped: Arc::default() }))
         });
-        let lanes = lanes.collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)?;
-        open.progress.push(progress.clone());
-        let stop = ConsumerStop { engines: engines.into(), stopped: Arc::default() };
-        Ok(Consumer { lanes, turn: 0, progress, registry: registry.clone(), stop })
+        match opened {
+            Ok((lanes, stop)) => Ok(Consumer { lanes, turn: 0, progress, registry: registry.clone(), stop }),
+            Err(error) => {
+                leave(registry, &progress);
+                Err(error)
+            }
+        }
     }
 
     /// Its name.
@@ -171,10 +203,7 @@ impl Consumer {
         let lane = self.lanes.get(usize::from(position.shard().0));
         match lane {
             _ if self.progress.is_ended() => Err(ConsumerError::Closed),
-            Some(lane) if position.lsn() < lane.engine.durable() => {
-                self.progress.commit(position);
-                Ok(())
-            }
+            Some(lane) if position.lsn() < lane.engine.durable() => self.progress.commit(position),
             _ => Err(ConsumerError::NotAPosition(position)),
         }
     }
@@ -328,12 +357,12 @@ impl Drop for Consumer {
         if !crate::sys::is_owner() {
             return;
         }
-        let _ = self.progress.flush();
+        let _ = self.progress.end();
         for lane in &mut self.lanes {
             if let Some(registration) = lane.registration.take() {
                 lane.engine.forget_follower(registration);
             }
         }
-        lock(&self.registry).progress.retain(|progress| !Arc::ptr_eq(progress, &self.progress));
+        leave(&self.registry, &self.progress);
     }
 }

@@ -1,25 +1,56 @@
 //! How far a consumer has got, durably.
+//!
+//! What was committed is memory, and takes a lock under which nobody does I/O. A thread of the consumer's own makes it
+//! durable a second later, so that a flush that hangs holds up neither commits nor anybody else.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::device::Directory;
+use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo};
 use crate::format::{SlotKind, decode_progress, encode_progress};
+use crate::notice::Notices;
 use crate::position::{Position, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
 use crate::sync::lock;
 
-/// The progress of one consumer: for each shard the last position that was committed.
+/// What was committed is written down so long after it, with all that came meanwhile.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+/// The progress of one consumer.
 #[derive(Debug)]
 pub(crate) struct Progress {
     name: String,
-    positions: Mutex<Vec<Option<Position>>>,
-    dirty: AtomicBool,
-    /// `None` once the log is closed: its directory may be somebody else's by then.
-    files: Mutex<Option<ManifestFiles>>,
+    committed: Mutex<Committed>,
+    changed: Condvar,
+    /// Held while they are read and written.
+    files: Mutex<Files>,
+    calls: Arc<Calls>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Committed {
+    /// For each shard the last position.
+    positions: Vec<Option<Position>>,
+    /// Some of it is not written down.
+    dirty: bool,
+    /// The thread waits for something to write.
+    waits: bool,
+    /// Nothing is committed any more: it is dropped, or its log closed.
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Files {
+    Open(ManifestFiles),
     /// A write failed: what the files hold shows at the next open.
-    failed: Mutex<Option<SharedIo>>,
+    Failed(SharedIo),
+    /// They are not opened yet, or may be somebody else's by now.
+    Closed,
 }
 
 /// What a consumer's files are called.
@@ -31,32 +62,84 @@ pub(super) fn check_name(name: &str) -> Result<(), ConsumerError> {
     if is_name(name) { Ok(()) } else { Err(ConsumerError::Name(name.to_owned())) }
 }
 
-impl Progress {
-    /// What the consumer of this name had committed; nothing if it is new.
-    pub(super) fn open(
-        directory: &dyn Directory,
-        name: &str,
-        shards: u16,
-    ) -> Result<Progress, ConsumerError> {
-        let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Progress, || {
+/// Progress whose files are about to be opened, for which everybody else waits who wants them.
+pub(super) struct Begun<'a> {
+    progress: &'a Progress,
+    files: MutexGuard<'a, Files>,
+}
+
+impl Begun<'_> {
+    /// Takes over what the consumer of this name had committed; nothing if it is new.
+    pub(super) fn open(mut self, directory: &dyn Directory) -> Result<(), ConsumerError> {
+        let _out = self.progress.calls.begin();
+        let name = || self.progress.name.clone();
+        let made = ManifestFiles::open_or_create(directory, &prefix(&name()), SlotKind::Progress, || {
             Ok(encode_progress(&[]))
         });
-        let name_of = || name.to_owned();
         let (files, body) = made.map_err(|error| match error {
-            ManifestError::Io(error) => ConsumerError::Io { name: name_of(), source: error.into() },
-            ManifestError::TooNew => ConsumerError::TooNew { name: name_of() },
-            ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name_of() },
+            ManifestError::Io(error) => ConsumerError::Io { name: name(), source: error.into() },
+            ManifestError::TooNew => ConsumerError::TooNew { name: name() },
+            ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name() },
         })?;
-        let positions = decode_progress(&body);
-        let mut positions = positions.map_err(|_| ConsumerError::Damaged { name: name.to_owned() })?;
-        positions.resize(usize::from(shards), None);
-        Ok(Progress {
+        let found = decode_progress(&body).map_err(|_| ConsumerError::Damaged { name: name() })?;
+        let mut committed = lock(&self.progress.committed);
+        committed.positions.iter_mut().zip(found).for_each(|(own, found)| *own = found);
+        drop(committed);
+        *self.files = Files::Open(files);
+        Ok(())
+    }
+}
+
+impl Progress {
+    pub(super) fn new(name: &str, shards: usize, calls: &Arc<Calls>) -> Progress {
+        let positions = vec![None; shards];
+        Progress {
             name: name.to_owned(),
-            positions: Mutex::new(positions),
-            dirty: AtomicBool::new(false),
-            files: Mutex::new(Some(files)),
-            failed: Mutex::new(None),
-        })
+            committed: Mutex::new(Committed { positions, dirty: false, waits: false, ended: false }),
+            changed: Condvar::new(),
+            files: Mutex::new(Files::Closed),
+            calls: calls.clone(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Before anybody else knows of it.
+    pub(super) fn begin(&self) -> Begun<'_> {
+        Begun { progress: self, files: lock(&self.files) }
+    }
+
+    /// Starts the thread that makes durable what is committed.
+    pub(super) fn start(self: &Arc<Progress>, notices: &Arc<Notices>) -> Result<(), ConsumerError> {
+        let (progress, notices) = (self.clone(), notices.clone());
+        let run = move || {
+            crate::sys::block_signals();
+            while progress.wait_for_commits() {
+                // After a mistake of ours as after a failed write: nobody takes what is not recorded for recorded.
+                let flushed = catch_unwind(AssertUnwindSafe(|| progress.flush()));
+                let flushed = flushed.unwrap_or_else(|_| progress.fail(io::Error::other("panicked")));
+                if let Err(error) = flushed {
+                    notices.warn(error.to_string());
+                    return; // Nothing is recorded after that.
+                }
+            }
+        };
+        let started = std::thread::Builder::new().name("sawmill-flush".into()).spawn(run);
+        let thread =
+            started.map_err(|error| ConsumerError::Io { name: self.name.clone(), source: error.into() })?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Until something was committed a while ago; false once nothing will be.
+    fn wait_for_commits(&self) -> bool {
+        let mut committed = lock(&self.committed);
+        while !committed.dirty && !committed.ended {
+            committed.waits = true;
+            committed = self.changed.wait(committed).unwrap_or_else(PoisonError::into_inner);
+        }
+        committed.waits = false;
+        let more = self.changed.wait_timeout_while(committed, FLUSH_AFTER, |committed| !committed.ended);
+        !more.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -64,51 +147,82 @@ impl Progress {
     }
 
     pub(super) fn of(&self, shard: ShardId) -> Option<Position> {
-        lock(&self.positions)[usize::from(shard.0)]
+        lock(&self.committed).positions[usize::from(shard.0)]
     }
 
     /// Notes a position, unless a later one was noted before.
-    pub(super) fn commit(&self, position: Position) {
-        let mut positions = lock(&self.positions);
-        let own = &mut positions[usize::from(position.shard().0)];
+    pub(super) fn commit(&self, position: Position) -> Result<(), ConsumerError> {
+        let mut committed = lock(&self.committed);
+        if committed.ended {
+            return Err(ConsumerError::Closed);
+        }
+        let own = &mut committed.positions[usize::from(position.shard().0)];
         if own.is_none_or(|own| own < position) {
             *own = Some(position);
-            drop(positions);
-            self.dirty.store(true, Ordering::SeqCst);
+            committed.dirty = true;
+            if std::mem::take(&mut committed.waits) {
+                self.changed.notify_one();
+            }
         }
+        Ok(())
     }
 
-    /// Makes what was committed durable for the last time: the log is being closed.
-    pub(crate) fn end(&self) -> Result<(), ConsumerError> {
-        let flushed = self.flush();
-        lock(&self.files).take();
+    /// Makes what was committed durable for the last time: it is dropped, or the log is being closed.
+    pub(super) fn end(&self) -> Result<(), ConsumerError> {
+        lock(&self.committed).ended = true;
+        self.changed.notify_all();
+        let thread = lock(&self.thread).take();
+        // It may be the thread itself that ends the consumer, by the application's subscriber.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+        let mut files = lock(&self.files);
+        if matches!(*files, Files::Closed) {
+            return Ok(()); // By somebody else, a moment ago.
+        }
+        let flushed = self.write(&mut files);
+        *files = Files::Closed;
         flushed
     }
 
-    /// Whether the log has been closed.
+    /// Whether nothing is committed any more.
     pub(super) fn is_ended(&self) -> bool {
-        lock(&self.files).is_none()
+        lock(&self.committed).ended
     }
 
     /// Makes what was committed durable.
-    pub(crate) fn flush(&self) -> Result<(), ConsumerError> {
+    pub(super) fn flush(&self) -> Result<(), ConsumerError> {
         if !crate::sys::is_owner() {
             return Err(ConsumerError::Forked);
         }
-        let mut guard = lock(&self.files);
-        let Some(files) = guard.as_mut() else { return Err(ConsumerError::Closed) };
+        self.write(&mut lock(&self.files))
+    }
+
+    fn fail(&self, error: io::Error) -> Result<(), ConsumerError> {
+        let source = SharedIo::new(error);
+        *lock(&self.files) = Files::Failed(source.clone());
+        Err(ConsumerError::Io { name: self.name.clone(), source })
+    }
+
+    fn write(&self, files: &mut Files) -> Result<(), ConsumerError> {
         let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };
-        if let Some(source) = &*lock(&self.failed) {
-            return Err(told(source));
-        }
-        if !self.dirty.swap(false, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let body = encode_progress(&lock(&self.positions));
+        let manifest = match files {
+            Files::Open(manifest) => manifest,
+            Files::Failed(source) => return Err(told(source)),
+            Files::Closed => return Err(ConsumerError::Closed),
+        };
+        let body = {
+            let mut committed = lock(&self.committed);
+            if !std::mem::take(&mut committed.dirty) {
+                return Ok(());
+            }
+            encode_progress(&committed.positions)
+        };
+        let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one is a little older, and some records come twice.
-        files.write_one(&body).map_err(|error| {
+        manifest.write_one(&body).map_err(|error| {
             let source = SharedIo::new(error);
-            *lock(&self.failed) = Some(source.clone());
+            *files = Files::Failed(source.clone());
             told(&source)
         })
     }

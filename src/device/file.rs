@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,27 +37,29 @@ impl RealDevice {
 impl Device for RealDevice {
     fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         make_durably(path)?;
-        let file = fs::File::open(path)?;
-        if !file.metadata()?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
+        let (file, device_number) = open_folder(path)?;
         let path = path.canonicalize()?;
         let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
         let safe = file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
         let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&path)?);
-        Ok(Arc::new(RealDirectory { path, file, capabilities, writes: true, uring: self.uring }))
+        Ok(Arc::new(RealDirectory {
+            path,
+            file,
+            device_number,
+            capabilities,
+            writes: true,
+            uring: self.uring,
+        }))
     }
 
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
-        let file = fs::File::open(path)?;
-        if !file.metadata()?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
+        let (file, device_number) = open_folder(path)?;
         // Whether direct I/O is to be had is seen at each file.
         let capabilities = Capabilities::of(file.as_fd(), true);
         Ok(Arc::new(RealDirectory {
             path: path.canonicalize()?,
             file,
+            device_number,
             capabilities,
             writes: false,
             uring: self.uring,
@@ -84,6 +86,13 @@ impl Device for RealDevice {
     fn threaded(&self) -> bool {
         true
     }
+}
+
+/// A folder that is there, and the device that it lies on.
+fn open_folder(path: &Path) -> io::Result<(fs::File, u64)> {
+    let file = fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() { Ok((file, metadata.dev())) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
 /// Makes a folder and those above it, each name durable.
@@ -161,6 +170,8 @@ fn has_direct(path: &Path) -> io::Result<bool> {
 struct RealDirectory {
     path: PathBuf,
     file: fs::File,
+    /// By `st_dev`, of which Btrfs gives each subvolume one of its own.
+    device_number: u64,
     capabilities: Capabilities,
     /// Else it is only read in, and not ours.
     writes: bool,
@@ -230,6 +241,10 @@ impl Directory for RealDirectory {
             Some(owner) if owner.lives() => Err(LockError::Held(format!("process {}", owner.pid))),
             _ => Err(LockError::Lingering),
         }
+    }
+
+    fn device_number(&self) -> u64 {
+        self.device_number
     }
 
     fn capabilities(&self) -> Capabilities {

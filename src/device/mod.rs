@@ -4,6 +4,7 @@
 //! engine writes. Blocking calls ([`Directory`], [`File`]) serve open, recovery, readers and the
 //! making of segments; the append path goes through a [`Queue`], where operations are in flight.
 
+mod calls;
 mod file;
 pub(crate) mod probe;
 mod queue;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use crate::pool::AlignedBuffer;
 
+pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
 #[cfg(feature = "ceiling")]
 pub(crate) use probe::is_virtual;
@@ -84,6 +86,9 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
     /// Takes the lock of the folder, kept in a file of this name, if nobody has it.
     fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError>;
+
+    /// Which device its files lie on: folders that give the same number share it, and what it fails to flush.
+    fn device_number(&self) -> u64;
 
     /// What the folder's file system and device can do.
     fn capabilities(&self) -> Capabilities;

@@ -98,6 +98,8 @@ fn close_all(
         engine.begin_close();
     }
     let mut clean = true;
+    let (watch, turners): (Vec<_>, Vec<_>) =
+        turners.into_iter().partition(|turner| matches!(turner, Turner::Watch(..)));
     for turner in turners {
         clean &= turner.join() == Ended::Clean;
     }
@@ -112,6 +114,10 @@ fn close_all(
         result = result.and(closed);
     }
     let flushed = consumer::end_all(consumers).map_err(CloseError::Consumer);
+    // Last: what hangs until here is told of.
+    for watch in watch {
+        watch.join();
+    }
     if clean {
         lock.release();
     } else {

@@ -1,20 +1,15 @@
-//! The keeper's thread: makes segments ready, forgets what need not be kept, writes down what consumers
-//! have committed, and tells of a device that does not answer, all off the commit path.
+//! The keeper's thread: makes segments ready and forgets what need not be kept, off the commit path.
+//!
+//! Each device has one, so that a device that does not answer holds up no other's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::consumer::{self, Registry};
-use crate::notice::Notices;
-use crate::options::{OnStuck, Stuck, Watch};
 use crate::position::ShardId;
 use crate::shard::{Engine, Filled, Filling};
 use crate::tally;
-
-/// A healthy device answers within milliseconds, a busy network volume within a second.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// How often the keeper looks at what nobody asks for.
 const KEEPER_EVERY: Duration = Duration::from_secs(1);
@@ -29,56 +24,47 @@ struct Making {
 /// The state of the maintenance thread: one per log.
 pub(crate) struct Keeper {
     making: Vec<Making>,
-    /// Shards whose device was told of as stuck, and has not answered since.
-    stuck: Vec<bool>,
-    watch: Option<Watch>,
     engines: Vec<Arc<Engine>>,
-    consumers: Registry,
     tallies: tally::Registry,
-    notices: Arc<Notices>,
+}
+
+/// Does something for a shard. A mistake of ours that panics there stops the shard, as it does in the shard's own
+/// thread: whoever waits for a segment is told.
+fn contained(engine: &Engine, act: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(act)).is_err() {
+        engine.stop_by("the keeper");
+    }
 }
 
 impl Keeper {
-    pub(crate) fn new(
-        engines: &[Arc<Engine>],
-        watch: Option<Watch>,
-        consumers: &Registry,
-        tallies: &tally::Registry,
-        notices: &Arc<Notices>,
-    ) -> Keeper {
-        Keeper {
-            making: Vec::with_capacity(engines.len()),
-            stuck: vec![false; engines.len()],
-            watch,
-            engines: engines.to_vec(),
-            consumers: consumers.clone(),
-            tallies: tallies.clone(),
-            notices: notices.clone(),
-        }
+    pub(crate) fn new(engines: Vec<Arc<Engine>>, tallies: &tally::Registry) -> Keeper {
+        Keeper { making: Vec::with_capacity(engines.len()), engines, tallies: tallies.clone() }
     }
 
     /// Until everybody who could ask is gone.
     pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
         crate::sys::block_signals();
+        // Nobody may wait for a keeper that is gone.
+        if catch_unwind(AssertUnwindSafe(|| self.keep(asked))).is_err() {
+            self.engines.iter().for_each(|engine| engine.stop_by("the keeper"));
+        }
+    }
+
+    fn keep(&mut self, asked: &Receiver<ShardId>) {
         let mut due = Instant::now() + KEEPER_EVERY;
-        let watch_every = self.watch.as_ref().map(Watch::every);
-        let mut watch_due = watch_every.map(|every| Instant::now() + every);
         loop {
-            let making = self.making.iter().map(|making| making.due);
-            let next = making.chain(watch_due).fold(due, Instant::min);
+            let next = self.making.iter().map(|making| making.due).fold(due, Instant::min);
             match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(shard) => self.begin_making(shard),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.making.drain(..).for_each(|making| making.engine.end_segment(making.filling));
+                    for Making { engine, filling, .. } in self.making.drain(..) {
+                        contained(&engine, || engine.end_segment(filling));
+                    }
                     return;
                 }
             }
             self.go_on_making();
-            if watch_due.is_some_and(|due| Instant::now() >= due) {
-                self.watch_device();
-                watch_due = watch_every.map(|every| Instant::now() + every);
-            }
             if Instant::now() >= due {
                 self.look_around();
                 due = Instant::now() + KEEPER_EVERY;
@@ -87,61 +73,86 @@ impl Keeper {
     }
 
     fn begin_making(&mut self, shard: ShardId) {
-        let engine = &self.engines[usize::from(shard.0)];
-        engine.retain(); // First: what is given up is what the next segment is made of.
-        if let Some(filling) = engine.begin_segment() {
-            self.making.push(Making { engine: engine.clone(), filling, due: Instant::now() });
-        }
+        let own = self.engines.iter().find(|engine| engine.id == shard);
+        let engine = own.expect("a shard asks its own keeper").clone();
+        let mut begun = None;
+        contained(&engine, || {
+            #[cfg(test)]
+            tests::panic_if_wanted(&engine);
+            engine.retain(); // First: what is given up is what the next segment is made of.
+            begun = engine.begin_segment();
+        });
+        self.making.extend(begun.map(|filling| Making { engine, filling, due: Instant::now() }));
     }
 
     /// A piece of each segment that is due.
     fn go_on_making(&mut self) {
         let mut index = 0;
         while index < self.making.len() {
-            let making = &mut self.making[index];
-            if making.due > Instant::now() {
+            if self.making[index].due > Instant::now() {
                 index += 1;
                 continue;
             }
-            match making.engine.fill_segment(&mut making.filling) {
+            let mut making = self.making.swap_remove(index);
+            let engine = making.engine.clone();
+            let mut left = None;
+            contained(&engine, || match engine.fill_segment(&mut making.filling) {
                 Filled::After(nanos) => {
                     making.due = Instant::now() + Duration::from_nanos(nanos);
-                    index += 1;
+                    left = Some(making);
                 }
-                Filled::Enough => {
-                    let Making { engine, filling, .. } = self.making.swap_remove(index);
-                    engine.end_segment(filling);
-                }
+                Filled::Enough => engine.end_segment(making.filling),
+            });
+            if let Some(left) = left {
+                self.making.insert(index, left);
+                index += 1;
             }
         }
     }
 
-    fn watch_device(&self) {
-        let Some(watch) = &self.watch else { return };
-        for engine in self.engines.iter().filter(|engine| engine.failure().is_none()) {
-            let Some(age) = engine.oldest_operation().filter(|age| *age >= watch.after) else { continue };
-            let stuck = Stuck { shard: engine.id, age };
-            let act = catch_unwind(AssertUnwindSafe(|| (watch.act)(stuck)));
-            if act.unwrap_or_default() == OnStuck::Fail {
-                crate::sync::wake(engine.give_up(age));
-            }
-        }
-    }
-
-    fn look_around(&mut self) {
-        for (engine, told) in self.engines.iter().zip(&mut self.stuck) {
-            // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
-            engine.announce();
-            engine.retain();
-            let stuck = engine.oldest_operation().filter(|age| *age >= STUCK_AFTER);
-            if let Some(age) = stuck.filter(|_| !*told) {
-                self.notices.warn(format!("shard {}: the device has not answered for {age:?}", engine.id));
-            }
-            *told = stuck.is_some();
+    fn look_around(&self) {
+        for engine in &self.engines {
+            contained(engine, || engine.retain());
         }
         tally::ask_checkpoints(&self.tallies);
-        if let Err(error) = consumer::flush_all(&self.consumers) {
-            self.notices.warn(error.to_string());
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::sync::lock;
+    use crate::{AppendError, Log, Options};
+
+    /// Shards' folders: at the next segment of one the keeper panics.
+    static WANTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+    pub(super) fn panic_if_wanted(engine: &Engine) {
+        let wanted = lock(&WANTED).contains(&engine.path());
+        assert!(!wanted, "as a test wants it");
+    }
+
+    fn append(log: &Log, shard: u16, bytes: usize) -> Result<(), AppendError> {
+        (0..bytes >> 15)
+            .try_for_each(|_| log.shard(ShardId(shard)).append(vec![7; 32 << 10]).wait().map(drop))
+    }
+
+    #[test]
+    fn a_panic_of_ours_stops_its_shard_and_nobody_waits_for_segments_in_vain() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().shards(2).segment_bytes(1 << 20).memory_bytes(1 << 20);
+        let log = options.block_bytes(64 << 10).open(dir.path()).unwrap();
+        append(&log, 0, 2 << 20).unwrap();
+        lock(&WANTED).push(log.engine_of(ShardId(0)).path());
+        let error = append(&log, 0, 8 << 20).unwrap_err();
+        assert!(
+            matches!(&error, AppendError::ShardFailed(failure) if failure.operation == "the keeper"),
+            "{error}"
+        );
+        append(&log, 1, 8 << 20).expect("its keeper goes on");
+        assert!(log.close().is_err());
     }
 }

@@ -3,6 +3,8 @@
 mod close;
 mod lock;
 mod maintenance;
+mod threads;
+mod watcher;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -10,11 +12,13 @@ use std::sync::{Arc, Mutex};
 
 pub use close::Close;
 pub(crate) use lock::take_lock;
-pub(crate) use maintenance::Keeper;
+pub(crate) use threads::start_threads;
+#[cfg(feature = "tokio-uring")]
+pub(crate) use threads::hand_out;
 
 use crate::committer::CommitterConfig;
 use crate::consumer;
-use crate::device::{Device, Directory, Lock, WriteProbe};
+use crate::device::{Calls, Device, Directory, Lock, WriteProbe};
 use crate::notice::Notices;
 use crate::options::Config;
 use crate::router::Router;
@@ -37,6 +41,8 @@ pub(crate) struct Instance {
     pub turners: Mutex<Vec<Turner>>,
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
+    /// Blocking calls on the log's own files.
+    pub calls: Arc<Calls>,
     pub consumers: consumer::Registry,
     pub tallies: tally::Registry,
     pub measured: Option<WriteProbe>,

@@ -15,7 +15,7 @@ pub use window::{Over, Window};
 
 use crate::append::{Append, AppendBatch};
 use crate::append::{Commit, Sync};
-use crate::consumer::Consumer;
+use crate::consumer::{self, Consumer};
 use crate::device::Capabilities;
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::instance::Close;
@@ -248,7 +248,13 @@ impl Log {
         if let Some(failure) = self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
             return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
         }
-        Consumer::open(name, self.inner.directory.as_ref(), &self.inner.engines, &self.inner.consumers)
+        let place = consumer::Place {
+            engines: &self.inner.engines,
+            directory: self.inner.directory.as_ref(),
+            calls: &self.inner.calls,
+            notices: &self.inner.notices,
+        };
+        Consumer::open(name, &self.inner.consumers, &place)
     }
 
     /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::SyncSender;
 
 use super::judge::Judged;
 use crate::committer::{CommitterConfig, SyncMethod};
@@ -11,7 +10,6 @@ use crate::error::OpenError;
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, Tuning};
 use crate::pool::Pool;
-use crate::position::ShardId;
 use crate::segment::ShardStore;
 use crate::shard::{Engine, EngineSetup};
 
@@ -22,7 +20,6 @@ pub(super) struct Builder<'a> {
     pub device: &'a Arc<dyn Device>,
     pub lock: &'a Arc<dyn Lock>,
     pub clock: Arc<AtomicU64>,
-    pub keeper: Option<SyncSender<ShardId>>,
     pub notices: &'a Arc<Notices>,
     /// The driver that the first shard got; the others get the same.
     pub driver: Option<Driver>,
@@ -86,7 +83,6 @@ impl Builder<'_> {
             wake,
             lock: self.lock.clone(),
             notices: self.notices.clone(),
-            keeper: self.keeper.clone(),
         }))
     }
 

@@ -6,31 +6,30 @@
 mod build;
 mod create;
 mod judge;
+mod parallel;
 mod report;
 
-use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use build::{Builder, committer_config, sync_method};
 use create::{check_foreign, open_manifest};
 use judge::judge_shard;
+use parallel::in_parallel;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Device, Directory, Driver, Lock, measure};
+use crate::device::{Calls, Device, Directory, Driver, Lock, measure};
 use crate::error::OpenError;
-use crate::instance::Instance;
-use crate::instance::Keeper;
-use crate::instance::take_lock;
+#[cfg(feature = "tokio-uring")]
+use crate::instance::hand_out;
+use crate::instance::{Instance, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
-use crate::position::ShardId;
 use crate::router::Router;
 use crate::segment::shard_path;
-use crate::shard::{Holds, Turner};
+use crate::shard::{Holds, introduce};
 use crate::tally;
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
@@ -77,9 +76,6 @@ fn open_locked(
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
         judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
     })?;
-    // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
-    let (keeper, asked) = sync_channel(usize::from(config.shards));
-    let keeper = device.threaded().then_some(keeper);
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
@@ -95,7 +91,6 @@ fn open_locked(
         device: &device,
         lock: &lock,
         clock,
-        keeper,
         notices: &notices,
         driver: None,
         read_only,
@@ -113,6 +108,7 @@ fn open_locked(
         Some(Driver::Uring) => "uring",
         _ => "syscall",
     };
+    introduce(&engines);
     #[cfg(feature = "tokio-uring")]
     let driven = std::mem::take(&mut builder.driven);
     drop(builder);
@@ -124,6 +120,7 @@ fn open_locked(
     })?;
     let inner = Instance {
         holds: engines.iter().map(Holds::new).collect(),
+        calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),
         engines,
@@ -142,75 +139,9 @@ fn open_locked(
         measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(OpenError::at("listing", path))?;
-    start_threads(&inner, asked).map_err(OpenError::at("starting threads for", path))?;
+    start_threads(&inner).map_err(OpenError::at("starting threads for", path))?;
     report(&inner, &capabilities);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
-}
-
-fn start_threads(inner: &Instance, asked: Receiver<ShardId>) -> io::Result<()> {
-    if !inner.device.threaded() {
-        return Ok(());
-    }
-    let cpus = crate::sys::cores();
-    let mut turners = crate::sync::lock(&inner.turners);
-    for engine in inner.engines.iter().filter(|engine| !engine.is_driven()) {
-        let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
-        turners.push(engine.start(cpu)?);
-    }
-    let mut keeper = Keeper::new(
-        &inner.engines,
-        inner.config.watch.clone(),
-        &inner.consumers,
-        &inner.tallies,
-        &inner.notices,
-    );
-    let keeper =
-        std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?;
-    turners.push(Turner::Thread(keeper));
-    Ok(())
-}
-
-/// Gives the application what turns the shards.
-#[cfg(feature = "tokio-uring")]
-fn hand_out(inner: &Instance, driven: Vec<Arc<crate::device::TaskWake>>) {
-    let Some(drive) = &inner.config.drive else { return };
-    for (engine, wake) in inner.engines.iter().zip(driven) {
-        let (driver, ended) = crate::shard::ShardDriver::new(engine.clone(), wake);
-        crate::sync::lock(&inner.turners).push(Turner::Driver(ended));
-        drive.0(driver);
-    }
-}
-
-/// Runs for every shard, in threads of their own where there are threads.
-fn in_parallel<T: Send>(
-    shards: u16,
-    threaded: bool,
-    run: impl Fn(u16) -> Result<T, OpenError> + Sync,
-) -> Result<Vec<T>, OpenError> {
-    if !threaded || shards == 1 {
-        return (0..shards).map(run).collect();
-    }
-    let next = AtomicU32::new(0);
-    let results: Mutex<Vec<(u16, Result<T, OpenError>)>> = Mutex::new(Vec::new());
-    let workers = crate::sys::cores().clamp(2, 16).min(usize::from(shards));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let shard = next.fetch_add(1, Ordering::Relaxed);
-                    let Ok(shard) = u16::try_from(shard) else { return };
-                    if shard >= shards {
-                        return;
-                    }
-                    let result = run(shard);
-                    crate::sync::lock(&results).push((shard, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    results.sort_by_key(|(shard, _)| *shard);
-    results.into_iter().map(|(_, result)| result).collect()
 }

@@ -1,15 +1,34 @@
 //! How a shard ends: by a failure (promise 5), or closed with everything durable.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::engine::Engine;
 use crate::error::{CloseError, Failure};
 use crate::sync::lock;
+
+/// An error to be told twice.
+pub(super) fn same(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Makes shards known to those on the same device, which stop together when it fails to flush.
+pub(crate) fn introduce(engines: &[Arc<Engine>]) {
+    for engine in engines {
+        let others = engines
+            .iter()
+            .filter(|other| other.id != engine.id && other.device_number() == engine.device_number());
+        let known = engine.neighbours.set(others.map(Arc::downgrade).collect());
+        debug_assert!(known.is_ok(), "once, when the log is opened");
+    }
+}
 
 impl Engine {
     /// Stops the shard: nothing is acknowledged any more, and everybody who waits is told at once.
@@ -36,6 +55,27 @@ impl Engine {
         crate::sync::wake(self.stop(operation, self.path(), error));
         let wakes = lock(&self.core).take_wakes();
         self.wake(wakes);
+    }
+
+    /// Stops the shard after a panic of somebody who works for it and does not turn it. Under no lock.
+    pub(crate) fn stop_by(&self, who: &'static str) {
+        admission::wake(self.stop(who, self.path(), io::Error::other("panicked")));
+        self.prod();
+    }
+
+    /// Stops the shards whose folders lie on the same device, after a flush of this one has failed: what the device had
+    /// taken from any of them may be gone with it, and it tells of that once, whoever asked. Wake what it gives under
+    /// no lock.
+    #[must_use]
+    pub(super) fn stop_device(&self, path: &Path, error: &io::Error) -> Vec<Waker> {
+        let others = self.neighbours.get().into_iter().flatten().filter_map(Weak::upgrade);
+        let mut tasks = Vec::new();
+        for other in others.filter(|other| other.failure().is_none()) {
+            // Whoever turns it may be anywhere: it heeds the failure in its next look, as after `give_up`.
+            tasks.extend(other.stop("another shard's flush", path.to_owned(), same(error)));
+            other.prod();
+        }
+        tasks
     }
 
     /// Stops the shard because the device has not answered for so long. Wake what it gives under no lock.
@@ -73,6 +113,7 @@ impl Engine {
         if let Some(failure) = self.failure.get() {
             return Err(CloseError::ShardFailed(failure.clone()));
         }
+        let _out = self.calls.begin();
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
         lock(&self.store)
@@ -83,5 +124,94 @@ impl Engine {
     /// Whether all that was accepted is durable, or never will be.
     pub(crate) fn is_settled(&self) -> bool {
         self.failure.get().is_some() || lock(&self.core).is_done(&self.pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
+
+    use crate::simulation::{Faults, Simulated};
+    use crate::{AppendError, Durability, Log, Options, ShardId, Write};
+
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Woken>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn open(machine: &Simulated, directories: &[&str]) -> Log {
+        let options = Options::new().shards(2).segment_bytes(1 << 20).memory_bytes(1 << 20).device(machine);
+        let options = if directories.is_empty() { options } else { options.directories(directories) };
+        options.open(Path::new("/log")).unwrap()
+    }
+
+    /// Has a flush of shard 0 fail, of a synchronous write or of a file; then the device is well again.
+    fn fail_a_flush(machine: &Simulated, log: &Log, durability: Durability) {
+        let written = log.shard(ShardId(0)).append(Write::new(b"lost").durability(durability)).admitted();
+        let commit = written.wait().unwrap();
+        if durability == Durability::Written {
+            commit.wait().unwrap();
+            machine.set_faults(&Faults { sync_error: 1000, ..Faults::default() });
+            let engine = log.engine_of(ShardId(0));
+            engine.ask_sync(&engine.last_target(Durability::Synced).unwrap());
+            engine.turn_until(|| false);
+        } else {
+            machine.set_faults(&Faults { write_error: 1000, ..Faults::default() });
+            commit.wait().unwrap_err();
+        }
+        machine.set_faults(&Faults::default());
+    }
+
+    #[test]
+    fn a_failed_flush_stops_every_shard_of_its_device_and_tells_whoever_waits() {
+        for durability in [Durability::Written, Durability::Synced] {
+            let machine = Simulated::seed(1);
+            let log = open(&machine, &[]);
+            let other = log.shard(ShardId(1));
+            let before = other.append(b"before").wait().unwrap();
+            let waits = other.append(b"waits").admitted().wait().unwrap();
+            let woken = Arc::new(Woken(AtomicBool::new(false)));
+            let engine = log.engine_of(ShardId(1));
+            let registration = engine.register_follower(&Waker::from(woken.clone()), None);
+            assert!(waits.try_result().is_none());
+            fail_a_flush(&machine, &log, durability);
+            assert!(woken.0.load(Ordering::SeqCst), "told at once, and not when somebody turns its shard");
+            engine.forget_follower(registration);
+            let told = waits.try_result();
+            let Some(Err(AppendError::ShardFailed(failure))) = told else { panic!("{told:?}") };
+            assert_eq!((failure.shard, failure.operation), (ShardId(1), "another shard's flush"));
+            assert!(failure.path.starts_with("/log/shard-0000"), "{failure}");
+            assert_eq!(failure.source.raw_os_error(), Some(libc::EIO));
+            assert!(other.append(b"later").wait().is_err());
+            assert_eq!(log.get(before).unwrap().payload(), b"before", "reads go on");
+            assert!(log.close().is_err());
+        }
+    }
+
+    #[test]
+    fn shards_on_other_devices_go_on() {
+        let machine = Simulated::seed(1);
+        let log = open(&machine, &["/one", "/two"]);
+        fail_a_flush(&machine, &log, Durability::Synced);
+        assert!(log.shard(ShardId(0)).append(b"later").wait().is_err());
+        log.shard(ShardId(1)).append(b"later").wait().unwrap();
+    }
+
+    /// A write that is not synchronous leaves nothing of another shard's behind.
+    #[test]
+    fn a_write_that_fails_stops_its_own_shard_alone() {
+        let machine = Simulated::seed(1);
+        let log = open(&machine, &[]);
+        machine.set_faults(&Faults { write_error: 1000, ..Faults::default() });
+        let written = Write::new(b"lost").durability(Durability::Written);
+        assert!(log.shard(ShardId(0)).append(written).wait().is_err());
+        machine.set_faults(&Faults::default());
+        log.shard(ShardId(1)).append(b"later").wait().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::turn::Core;
 use super::waiters::Waiters;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
-use crate::device::{Capabilities, Device, Lock, Queue, Wake};
+use crate::device::{Calls, Capabilities, Device, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
@@ -93,8 +93,6 @@ pub(crate) struct EngineSetup {
     pub wake: Arc<dyn Wake>,
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
-    /// Where it asks for segments; `None` where nobody but whoever waits makes them.
-    pub keeper: Option<std::sync::mpsc::SyncSender<ShardId>>,
 }
 
 /// One shard: its state, shared by producers, waiters and whoever turns it.
@@ -123,6 +121,11 @@ pub(crate) struct Engine {
     /// It was opened to be read: the failure says so.
     pub(super) read_only: bool,
     pub(super) failure: OnceLock<Arc<Failure>>,
+    /// The other shards whose folders lie on the same device.
+    pub(super) neighbours: OnceLock<Box<[Weak<Engine>]>>,
+    device_number: u64,
+    /// Blocking calls on its files, but those of readers.
+    pub(crate) calls: Calls,
     pub(super) closing: AtomicBool,
     pub(super) ended: AtomicBool,
     /// Blocks up to this sequence are asked to be durable.
@@ -133,6 +136,7 @@ pub(crate) struct Engine {
     view: RwLock<Arc<StoreView>>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
+    /// Where it asks for segments; `None` where nobody but whoever waits makes them.
     pub(super) keeper: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
@@ -194,6 +198,9 @@ impl Engine {
             readers: Mutex::new(Vec::new()),
             admission,
             failure,
+            neighbours: OnceLock::new(),
+            device_number: setup.store.directory().device_number(),
+            calls: Calls::new(&setup.device),
             read_only: setup.read_only,
             kept: Mutex::default(),
             leads_seen: std::sync::atomic::AtomicU32::new(0),
@@ -206,7 +213,7 @@ impl Engine {
             store: Mutex::new(setup.store),
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
-            keeper: Mutex::new(setup.keeper),
+            keeper: Mutex::new(None),
             space: Space::new(setup.space),
             one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
                 as usize)
@@ -335,10 +342,17 @@ impl Engine {
         self.pool.blocks()
     }
 
-    /// For how long the oldest operation that the device has not answered has been out.
+    /// For how long the oldest operation or call that the device has not answered has been out.
     pub(crate) fn oldest_operation(&self) -> Option<Duration> {
         let since = self.published.0.oldest.load(Ordering::Relaxed);
-        (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)))
+        let operation =
+            (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)));
+        operation.max(self.calls.oldest())
+    }
+
+    /// Which device its files lie on.
+    pub(crate) fn device_number(&self) -> u64 {
+        self.device_number
     }
 
     pub(crate) fn drain_rate(&self) -> u64 {
@@ -488,7 +502,7 @@ impl Engine {
     }
 
     /// The shard's folder.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.clone()
     }
 

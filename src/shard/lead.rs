@@ -50,8 +50,12 @@ impl Engine {
 
     /// Whether the device must be told to flush: then blocks in flight beside each other wait for each other.
     fn flushes(&self) -> bool {
-        let capabilities = self.capabilities();
-        capabilities.write_cache != Some(false) && capabilities.fua != Some(true)
+        self.has_write_cache() && self.capabilities().fua != Some(true)
+    }
+
+    /// Whether the device may have taken what it would lose with its power, as far as one can tell.
+    pub(super) fn has_write_cache(&self) -> bool {
+        self.capabilities().write_cache != Some(false)
     }
 
     /// Waits for callers that were just woken; false if somebody else does, and acts for all.

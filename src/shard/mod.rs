@@ -38,6 +38,7 @@ pub(crate) use driven::Drive;
 pub use driven::ShardDriver;
 #[cfg(feature = "tokio-uring")]
 use driven::drives;
+pub(crate) use ending::introduce;
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use filling::{Filled, Filling};
 pub(crate) use hold::{Hold, Holds};

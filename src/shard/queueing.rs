@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use super::Engine;
 use crate::admission::{Call, Place};
-use crate::options::Priority;
+use crate::write::Priority;
 
 impl Engine {
     /// Takes a place in line.

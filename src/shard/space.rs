@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
 use super::engine::Engine;
@@ -11,7 +12,7 @@ use super::sizing::{Made, Sizing};
 use crate::committer::{Committer, CommitterConfig};
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
-use crate::position::Lsn;
+use crate::position::{Lsn, ShardId};
 use crate::segment::{Segment, StoreView};
 use crate::sync::lock;
 use crate::write::Durability;
@@ -78,13 +79,18 @@ impl Engine {
         if is_set { lock(&self.space.error).clone() } else { None }
     }
 
+    /// From now on it asks this keeper.
+    pub(crate) fn asks(&self, keeper: &SyncSender<ShardId>) {
+        *lock(&self.keeper) = Some(keeper.clone());
+    }
+
     pub(super) fn ask_for_segment(&self, bytes: u64) {
         self.space.need.fetch_max(bytes, Ordering::SeqCst);
         if self.space.asked.swap(true, Ordering::SeqCst) {
             return;
         }
         if let Some(keeper) = &*lock(&self.keeper) {
-            // A keeper that is gone belongs to a log that is closed.
+            // A keeper that is gone belongs to a log that is closed, or has stopped its shards.
             let _ = keeper.try_send(self.id);
         }
     }
@@ -123,6 +129,7 @@ impl Engine {
         let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
+            let _out = self.calls.begin();
             store.draft(size, need).map_err(|error| self.tell_segment_error(error))
         };
         match draft {
@@ -142,6 +149,7 @@ impl Engine {
         let seen = filling.ready();
         // Not known while somebody else opens a block: then the next look tells.
         let ready = || self.opener.try_lock().map_or(seen, |opener| opener.bytes_ready(&self.pool).0);
+        let _out = self.calls.begin();
         filling.go_on(|| Look { ready: ready(), at_ns: self.device.now() })
     }
 
@@ -151,6 +159,7 @@ impl Engine {
         let given_up = filling.given_up;
         let made = {
             let mut store = lock(&self.store);
+            let _out = self.calls.begin();
             let made = filling.finish(&mut store, from, || self.marks());
             if made.is_ok() {
                 self.publish_view(&store);
@@ -240,6 +249,7 @@ impl Engine {
         let next = view.segments.iter().find(|next| next.base() >= segment.end());
         let Some(next) = next.filter(|next| next.base() < self.durable()) else { return false };
         let Ok(mut reader) = self.lend_reader() else { return false };
+        let _out = self.calls.begin();
         let header =
             reader.bytes(next, 0, GRANULE as usize).ok().and_then(|bytes| BlockHeader::decode(bytes).ok());
         self.give_back(reader);
@@ -279,7 +289,9 @@ impl Engine {
         let active = self.opener().active();
         let horizon = lsn.min(self.durable());
         let mut store = lock(&self.store);
+        let out = self.calls.begin();
         let result = store.truncate_before(horizon, active, &self.marks());
+        drop(out);
         self.space.given_up.fetch_add(1, Ordering::SeqCst);
         self.publish_view(&store);
         drop(store);
@@ -318,6 +330,7 @@ impl Engine {
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
+        let out = self.calls.begin();
         let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
             Ok(identity) => identity,
             Err(error) => {
@@ -333,6 +346,7 @@ impl Engine {
                 return Err(self.truncate_error(Some(error)));
             }
         };
+        drop(out);
         opener.begin_epoch(&self.pool, &identity, start);
         core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
         for mark in [&self.published.0.covered, &self.published.0.written, &self.published.0.durable] {

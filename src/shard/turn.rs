@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Engine;
+use super::ending::same;
 use super::nudge::Sleep;
 use super::unresolved::Unresolved;
 use super::waiters::Wakes;
@@ -33,6 +34,8 @@ struct Submitted {
     operation: OperationId,
     name: &'static str,
     segment: Arc<Segment>,
+    /// The device is told to flush what it has taken.
+    flushes: bool,
     /// When it was made.
     since: u64,
 }
@@ -180,7 +183,7 @@ impl Engine {
             let submitted = core.submitted.swap_remove(index.expect("completions are of what was submitted"));
             core.committer.handle_completion(operation, completion.result.is_ok(), now);
             if let Err(error) = completion.result {
-                self.fail(core, submitted.name, Some(&submitted.segment), error);
+                self.fail_operation(core, &submitted, error);
             }
         }
     }
@@ -196,6 +199,14 @@ impl Engine {
         let path = segment.map_or_else(Default::default, |segment| self.path_of(segment));
         let tasks = self.stop(operation, path, error);
         core.wakes.tasks.extend(tasks);
+    }
+
+    fn fail_operation(&self, core: &mut Core, submitted: &Submitted, error: io::Error) {
+        self.fail(core, submitted.name, Some(&submitted.segment), same(&error));
+        if submitted.flushes {
+            let path = self.path_of(&submitted.segment);
+            core.wakes.tasks.extend(self.stop_device(&path, &error));
+        }
     }
 
     /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
@@ -352,7 +363,12 @@ impl Engine {
             }
         };
         let file = segment.file.clone();
-        core.submitted.push(Submitted { operation, name, segment, since: self.device.now() });
+        let flushes = match &kind {
+            OperationKind::Sync => true,
+            // Written and flushed in one call, which does not say what of it failed.
+            OperationKind::Write { sync, .. } => *sync && self.has_write_cache(),
+        };
+        core.submitted.push(Submitted { operation, name, segment, flushes, since: self.device.now() });
         // Before it is submitted: where that blocks (a file system in user space, the syscall driver) nobody
         // could tell of it.
         self.publish_oldest(core);
@@ -366,7 +382,7 @@ impl Engine {
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
         core.committer.handle_completion(operation, result.is_ok(), now);
         if let Err(error) = result {
-            self.fail(core, submitted.name, Some(&submitted.segment), error);
+            self.fail_operation(core, &submitted, error);
         }
         // Whoever leads may have more to write.
         self.heed_failure(core);

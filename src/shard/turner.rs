@@ -1,5 +1,6 @@
 //! What turns a shard or keeps the log while it is open, and is waited for at its end.
 
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 /// How somebody who turned a shard has ended.
@@ -16,6 +17,8 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) enum Turner {
     Thread(JoinHandle<()>),
+    /// Turns nothing, and looks on until the last of what the others leave is done and this is given up.
+    Watch(JoinHandle<()>, SyncSender<()>),
     #[cfg(feature = "tokio-uring")]
     Driver(std::sync::mpsc::Receiver<Ended>),
 }
@@ -24,7 +27,9 @@ impl Turner {
     /// Whether the caller is it, and cannot wait for its own end.
     pub(crate) fn is_current(&self) -> bool {
         match self {
-            Turner::Thread(thread) => thread.thread().id() == std::thread::current().id(),
+            Turner::Thread(thread) | Turner::Watch(thread, _) => {
+                thread.thread().id() == std::thread::current().id()
+            }
             #[cfg(feature = "tokio-uring")]
             Turner::Driver(_) => super::drives(),
         }
@@ -35,6 +40,11 @@ impl Turner {
         match self {
             Turner::Thread(thread) => {
                 // Its panic was caught and has stopped its shard.
+                let _ = thread.join();
+                Ended::Clean
+            }
+            Turner::Watch(thread, open) => {
+                drop(open);
                 let _ = thread.join();
                 Ended::Clean
             }

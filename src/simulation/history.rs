@@ -139,6 +139,7 @@ impl History {
             self.say(|| format!("{step:?}"));
             self.random = Random::new(step.draw);
             self.take_step(&log, step);
+            self.check_flushes(&log);
             let failed = log.stats().shards.iter().any(|shard| shard.failed);
             if self.machine.has_stopped() || failed || step.kind == Kind::End {
                 match self.end_and_reopen(log) {
@@ -148,6 +149,16 @@ impl History {
             }
         }
         drop(self.end_and_reopen(log));
+    }
+
+    /// A flush that failed is the failure of the one device, and has stopped every shard.
+    fn check_flushes(&mut self, log: &Log) {
+        let shards = (0..self.plan.shards).map(|shard| log.engine_of(ShardId(shard)));
+        let failures: Vec<_> = shards.filter_map(|engine| engine.failure()).collect();
+        if failures.iter().any(|failure| failure.operation == "sync") {
+            assert_eq!(failures.len(), usize::from(self.plan.shards), "{failures:?}");
+            self.tally.add("shards stopped by another's flush", failures.len() as u64 - 1);
+        }
     }
 
     fn is_damaged(&self) -> bool {

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 53] = [
+const EVERYTHING: [&str; 54] = [
     "appends",
     "batches",
     "refusals",
@@ -21,6 +21,7 @@ const EVERYTHING: [&str; 53] = [
     "failed shards",
     "write errors",
     "sync errors",
+    "shards stopped by another's flush",
     "no space",
     "blocking calls that failed",
     "of them syncs",

@@ -343,6 +343,7 @@ impl<F: Fold> Core<F> {
         if start.0 < before.0 + self.limits.anchor_step_bytes {
             return;
         }
+        let _out = self.engine.calls.begin();
         match anchor.advance(start, work.end) {
             Ok(()) => {
                 work.oldest = before;

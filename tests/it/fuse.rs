@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -31,6 +31,8 @@ pub struct Faults {
     pub short: Option<usize>,
     /// Writes wait until [`Disk::let_go`].
     pub hold: bool,
+    /// What `hold` and `writes_left` say is so of files with this text in their names alone.
+    pub only: Option<&'static str>,
     /// So many more writes succeed, and then none.
     pub writes_left: Option<u64>,
     /// So many more syncs succeed, and then none: what was dirty is lost.
@@ -72,6 +74,8 @@ struct State {
     dead: bool,
     faults: Faults,
     held: Vec<Held>,
+    /// Files that were synced, each time.
+    synced: Vec<u64>,
     random: u64,
 }
 
@@ -160,11 +164,31 @@ impl State {
         Ok(())
     }
 
+    /// Whether a text is part of the file's name.
+    fn is_named(&self, inode: u64, text: &str) -> bool {
+        self.nodes.values().any(|node| match node {
+            Node::Folder { names, .. } => {
+                names.iter().any(|(name, of)| *of == inode && name.to_string_lossy().contains(text))
+            }
+            Node::File { .. } => false,
+        })
+    }
+
+    fn syncs(&self, text: &str) -> usize {
+        self.synced.iter().filter(|inode| self.is_named(**inode, text)).count()
+    }
+
+    /// Whether what is wrong with the device is wrong with this file.
+    fn is_meant(&self, inode: u64) -> bool {
+        self.faults.only.is_none_or(|text| self.is_named(inode, text))
+    }
+
     fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
         if self.dead {
             return Err(DEAD);
         }
-        if let Some(left) = &mut self.faults.writes_left {
+        let is_meant = self.is_meant(inode);
+        if let Some(left) = self.faults.writes_left.as_mut().filter(|_| is_meant) {
             *left = left.checked_sub(1).ok_or(Errno::EIO)?;
         }
         let count = bytes.len().min(self.faults.short.unwrap_or(usize::MAX));
@@ -207,6 +231,7 @@ impl State {
             Some(Node::Folder { names, durable }) => durable.clone_from(names),
             None => return Err(Errno::ENOENT),
         }
+        self.synced.push(inode);
         Ok(())
     }
 
@@ -244,11 +269,15 @@ impl State {
 
 /// The disk, which outlives its mounts.
 #[derive(Clone, Debug)]
-pub struct Disk(Arc<Mutex<State>>);
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    /// Told of writes that are held and of syncs.
+    changed: Arc<Condvar>,
+}
 
 /// A disk that is mounted; unmounted when dropped.
 pub struct Mounted {
-    dir: TempDir,
+    pub dir: TempDir,
     disk: Disk,
     session: Option<fuser::BackgroundSession>,
     /// Dropped, it calls the watchdog off.
@@ -284,11 +313,41 @@ impl Disk {
 
     fn of(nodes: BTreeMap<u64, Node>, next: u64, random: u64) -> Disk {
         let faults = Faults::default();
-        Disk(Arc::new(Mutex::new(State { nodes, next, dead: false, faults, held: Vec::new(), random })))
+        let (held, synced) = (Vec::new(), Vec::new());
+        let state = State { nodes, next, dead: false, faults, held, synced, random };
+        Disk { state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Waits until something is so of the disk.
+    #[track_caller]
+    fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+        let (state, waited) = self
+            .changed
+            .wait_timeout_while(self.state(), PATIENCE / 2, |state| !is_so(state))
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(state);
+        assert!(!waited.timed_out(), "it never came to that");
+    }
+
+    /// Waits until so many writes are held.
+    #[track_caller]
+    pub fn wait_for_held(&self, writes: usize) {
+        self.wait_until(|state| state.held.len() >= writes);
+    }
+
+    /// How often files with this text in their names were synced.
+    pub fn syncs(&self, text: &str) -> usize {
+        self.state().syncs(text)
+    }
+
+    /// Waits until they were synced so often.
+    #[track_caller]
+    pub fn wait_for_syncs(&self, text: &str, syncs: usize) {
+        self.wait_until(|state| state.syncs(text) >= syncs);
     }
 
     pub fn set_faults(&self, faults: Faults) {
@@ -480,8 +539,9 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let mut state = self.0.state();
-        if state.faults.hold && !state.dead {
+        if state.faults.hold && !state.dead && state.is_meant(inode.0) {
             state.held.push(Held { inode: inode.0, offset, bytes: data.to_vec(), reply });
+            self.0.changed.notify_all();
             return;
         }
         match state.write(inode.0, offset, data) {
@@ -510,7 +570,9 @@ impl Filesystem for Server {
     }
 
     fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        empty(reply, self.0.state().sync(inode.0));
+        let synced = self.0.state().sync(inode.0);
+        self.0.changed.notify_all();
+        empty(reply, synced);
     }
 
     fn fsyncdir(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sawmill::{AppendError, Backend, CloseError, Log, OnStuck, OpenError, Options, Position, ShardId};
 
 use crate::fuse::{Disk, Faults};
+use crate::stuck_device::Answers;
 
 const BACKENDS: [Backend; 2] = [Backend::Uring, Backend::Syscall];
 
@@ -178,6 +179,33 @@ fn errors_stop_the_shard_and_lose_nothing() {
     }
 }
 
+/// A flush that fails is the device's failure: what it had taken from another shard may be gone as well, and no later
+/// flush would tell. One fails here, and then the device is well again.
+#[test]
+fn a_failed_flush_stops_every_shard() {
+    for backend in BACKENDS {
+        let disk = Disk::new(5);
+        let Some(mounted) = disk.mount() else { return };
+        let log = options(backend).open(mounted.log()).unwrap();
+        let [failing, other] = [0, 1].map(|shard| log.shard(ShardId(shard)));
+        let before = other.append(b"before").wait().unwrap();
+        disk.set_faults(Faults { syncs_left: Some(0), ..Faults::default() });
+        assert!(failing.append(b"lost").wait().is_err());
+        disk.set_faults(Faults::default());
+        let error = other.append(b"later").wait().unwrap_err();
+        let AppendError::ShardFailed(failure) = &error else { panic!("{error}") };
+        assert!(
+            failure.shard == ShardId(1) && failure.path.to_string_lossy().contains("shard-0000"),
+            "{error}"
+        );
+        assert_eq!(failure.source.raw_os_error(), Some(libc::EIO));
+        assert_eq!(log.get(before).unwrap().payload(), b"before");
+        assert!(log.close().is_err());
+        let log = options(backend).open(mounted.log()).unwrap();
+        assert_eq!(log.get(before).unwrap().payload(), b"before");
+    }
+}
+
 #[test]
 fn a_full_disk_goes_on_once_there_is_space() {
     for backend in BACKENDS {
@@ -192,15 +220,6 @@ fn a_full_disk_goes_on_once_there_is_space() {
         let more = (log.append(payload(1)).wait().unwrap(), 1);
         assert_all(&log, all[10..].iter().chain([&more]), &format!("{backend:?}"));
         log.close().unwrap();
-    }
-}
-
-/// Lets the device answer when it is dropped.
-struct Answers(Disk);
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.0.let_go();
     }
 }
 

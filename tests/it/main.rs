@@ -22,8 +22,11 @@ mod manners;
 mod memory;
 mod mounts;
 mod overload;
+#[cfg(feature = "tracing")]
+mod panics;
 mod read_only;
 mod reading;
 mod retention;
 mod slow_owner;
+mod stuck_device;
 mod truncation;

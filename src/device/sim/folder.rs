@@ -153,6 +153,16 @@ impl Directory for SimDirectory {
         }
     }
 
+    fn device_number(&self) -> u64 {
+        // A disk for each name below the root: a log's shards share one unless its directories say otherwise.
+        let disk = self.path.components().find_map(|part| match part {
+            std::path::Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        let bytes = disk.map_or(&[][..], |name| name.as_encoded_bytes());
+        bytes.iter().fold(0, |number: u64, &byte| number.wrapping_mul(31).wrapping_add(u64::from(byte)))
+    }
+
     fn capabilities(&self) -> Capabilities {
         let write_through = self.machine.world().faults.write_through;
         Capabilities {

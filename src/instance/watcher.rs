@@ -1,0 +1,104 @@
+//! The thread that watches the device. It does no I/O and takes no lock under which anybody does: it looks at
+//! published words, so that a device which holds up everybody else is told of. Operations of the shards publish
+//! themselves (`Engine::publish_oldest`), and so do blocking calls ([`Calls`]).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::device::Calls;
+use crate::notice::Notices;
+use crate::options::{OnStuck, Stuck, Watch};
+use crate::shard::Engine;
+
+/// A healthy device answers within milliseconds, a busy network volume within a second.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// How often it is looked for what nobody asked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the thread that watches needs.
+pub(crate) struct Watcher {
+    engines: Vec<Arc<Engine>>,
+    /// Shards whose device was told of as stuck, and has not answered since.
+    stuck: Vec<bool>,
+    watch: Option<Watch>,
+    /// Calls on the log's own files, and the device on which these lie.
+    calls: Arc<Calls>,
+    home: u64,
+    notices: Arc<Notices>,
+}
+
+impl Watcher {
+    pub(crate) fn new(
+        engines: &[Arc<Engine>],
+        watch: Option<Watch>,
+        calls: &Arc<Calls>,
+        home: u64,
+        notices: &Arc<Notices>,
+    ) -> Watcher {
+        Watcher {
+            engines: engines.to_vec(),
+            stuck: vec![false; engines.len()],
+            watch,
+            calls: calls.clone(),
+            home,
+            notices: notices.clone(),
+        }
+    }
+
+    /// Until `open` is given up.
+    pub(crate) fn run(&mut self, open: &Receiver<()>) {
+        crate::sys::block_signals();
+        if catch_unwind(AssertUnwindSafe(|| self.watch(open))).is_err() {
+            // As in any thread of ours: nobody relies on one that is gone.
+            self.engines.iter().for_each(|engine| engine.stop_by("the watch over the device"));
+        }
+    }
+
+    fn watch(&mut self, open: &Receiver<()>) {
+        let every = self.watch.as_ref().map_or(LOOK_EVERY, Watch::every);
+        let mut due = Instant::now() + LOOK_EVERY;
+        while open.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            self.ask();
+            if Instant::now() >= due {
+                self.tell();
+                due = Instant::now() + LOOK_EVERY;
+            }
+        }
+    }
+
+    /// For how long something of the shard, or of the log's own files on the same device, has been out.
+    fn age(&self, engine: &Engine) -> Option<Duration> {
+        let home = self.calls.oldest().filter(|_| engine.device_number() == self.home);
+        engine.oldest_operation().max(home)
+    }
+
+    /// Asks the application what is to be done.
+    fn ask(&self) {
+        let Some(watch) = &self.watch else { return };
+        for engine in self.engines.iter().filter(|engine| engine.failure().is_none()) {
+            let Some(age) = self.age(engine).filter(|age| *age >= watch.after) else { continue };
+            let stuck = Stuck { shard: engine.id, age };
+            let act = catch_unwind(AssertUnwindSafe(|| (watch.act)(stuck)));
+            if act.unwrap_or_default() == OnStuck::Fail {
+                crate::sync::wake(engine.give_up(age));
+            }
+        }
+    }
+
+    /// Tells of it in a line of the log, once.
+    fn tell(&mut self) {
+        for index in 0..self.engines.len() {
+            let engine = &self.engines[index];
+            // A handle that was forgotten (`mem::forget`) took the duty to announce its record along.
+            engine.announce();
+            let age = self.age(engine).filter(|age| *age >= STUCK_AFTER);
+            if let Some(age) = age.filter(|_| !self.stuck[index]) {
+                self.notices.warn(format!("shard {}: the device has not answered for {age:?}", engine.id));
+            }
+            self.stuck[index] = age.is_some();
+        }
+    }
+}
