@@ -22,6 +22,7 @@ mod manners;
 mod memory;
 mod mounts;
 mod overload;
+mod positions;
 mod read_only;
 mod reading;
 mod retention;
