@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{self, Call, Place};
 use crate::batch::BatchBuilder;
-use crate::commit::{Commit, is_owner};
+use crate::commit::Commit;
 use crate::error::AppendError;
 use crate::options::{Durability, Priority};
 use crate::position::Position;
@@ -70,7 +70,7 @@ struct Queued<'a> {
 impl Drop for Queued<'_> {
     /// Gives the place up, and offers what room there is to the next.
     fn drop(&mut self) {
-        if is_owner() {
+        if self.engine.in_opening_process() {
             self.engine.admission.leave(&self.place);
             admission::wake(self.engine.offer());
         }
@@ -95,7 +95,7 @@ type Positions<'p> = Option<&'p mut Vec<Position>>;
 impl<'a> State<'a> {
     /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
     fn begin(engine: Hold, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
-        if !is_owner() {
+        if !engine.in_opening_process() {
             return State::Failed(AppendError::Forked);
         }
         if engine.admission.is_shut() {
@@ -119,6 +119,10 @@ impl<'a> State<'a> {
     fn attempt(&mut self, mut positions: Positions<'_>) -> bool {
         let State::Queued(queued) = self else { return true };
         let engine = &queued.engine;
+        if !engine.in_opening_process() {
+            *self = State::Failed(AppendError::Forked);
+            return true;
+        }
         if engine.admission.is_shut() {
             *self = State::Failed(engine.shut_error());
             return true;

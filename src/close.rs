@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use crate::commit::is_owner;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::CloseError;
@@ -70,7 +69,7 @@ impl Future for Close {
 
 impl Inner {
     pub(crate) fn close(&self) -> Result<(), CloseError> {
-        if !is_owner() {
+        if !self.in_opening_process() {
             return Err(CloseError::Forked);
         }
         if lock(&self.turners).iter().any(Turner::is_current) {
@@ -123,7 +122,7 @@ fn close_all(
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
+        if !self.in_opening_process() || self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
         let turners = std::mem::take(&mut *lock(&self.turners));

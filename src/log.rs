@@ -5,11 +5,12 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::append::{Append, AppendBatch};
 use crate::batch::BatchBuilder;
 use crate::close::Close;
-use crate::commit::{Commit, Sync, is_owner};
+use crate::commit::{Commit, Sync};
 use crate::committer::CommitterConfig;
 use crate::consumer::{Consumer, Registry};
 use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
@@ -64,6 +65,13 @@ pub(crate) struct Inner {
     pub consumers: Registry,
     pub tallies: tally::Registry,
     pub measured: Option<WriteProbe>,
+}
+
+impl Inner {
+    /// Whether this is called in the process that opened the log, and in no fork of it.
+    pub(crate) fn in_opening_process(&self) -> bool {
+        self.engines.iter().all(|engine| engine.in_opening_process())
+    }
 }
 
 impl Log {
@@ -258,7 +266,7 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
-        if !is_owner() {
+        if !self.inner.in_opening_process() {
             return Err(ConsumerError::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
@@ -320,7 +328,7 @@ impl Log {
     }
 
     fn may_tally(&self) -> Result<(), TallyError> {
-        if !is_owner() {
+        if !self.inner.in_opening_process() {
             return Err(TallyError::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
@@ -336,7 +344,9 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shards = self.inner.engines.iter().map(|engine| self.shard_stats(engine)).collect();
-        Stats { shards, notices: self.inner.notices.lines() }
+        let latest = self.inner.engines.iter().map(|engine| engine.latest_time()).max().unwrap_or(0);
+        let clock_drift = Duration::from_nanos(latest.saturating_sub(self.inner.device.wall()));
+        Stats { shards, clock_drift, notices: self.inner.notices.lines() }
     }
 
     fn shard_stats(&self, engine: &Engine) -> ShardStats {

@@ -19,6 +19,7 @@ use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Scan, Verdict};
 use crate::segment::{Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView};
 use crate::sync::lock;
+use crate::sys::Process;
 use crate::tally::{self, Fold, TallyError};
 
 /// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
@@ -375,6 +376,11 @@ impl ForeignShard {
 impl Source for ForeignShard {
     fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Whoever reads: nothing is kept between two calls but what was read of the manifest.
+    fn process(&self) -> Process {
+        Process::current()
     }
 
     fn view(&self) -> Arc<StoreView> {

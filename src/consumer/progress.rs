@@ -92,9 +92,6 @@ impl Progress {
 
     /// Makes what was committed durable.
     pub(crate) fn flush(&self) -> Result<(), ConsumerError> {
-        if !crate::sys::is_owner() {
-            return Err(ConsumerError::Forked);
-        }
         let mut guard = lock(&self.files);
         let Some(files) = guard.as_mut() else { return Err(ConsumerError::Closed) };
         let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };

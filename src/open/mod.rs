@@ -59,8 +59,6 @@ pub(crate) fn manifest_error(path: &Path) -> impl FnOnce(ManifestError) -> OpenE
 }
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
-    // From here on a fork of this process knows that it is one.
-    crate::sys::is_owner();
     // Wrong options are told before anything is touched.
     let wanted = options.layout()?;
     options.config(&wanted)?;

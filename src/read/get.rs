@@ -11,6 +11,7 @@ use crate::segment::{SegmentReader, StoreView};
 
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
+    source.check_process()?;
     let view = source.view();
     check_epoch(source.as_ref(), &view, position)?;
     if !source.flush(position.lsn(), false)? {

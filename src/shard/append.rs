@@ -13,7 +13,6 @@ use crate::options::{Durability, Priority};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
-use crate::sys::is_owner;
 use crate::write::Payload;
 
 /// Records of one key for one shard, to be accepted together.
@@ -167,14 +166,14 @@ impl Engine {
     #[inline(never)]
     fn accept_whole(&self, key: &[u8], payload: &[u8], manner: Manner) -> Option<Placed> {
         let body = key.len() + payload.len();
-        if !is_owner() || !self.admission.is_clear() || !self.fits(key, body) {
+        if !self.in_opening_process() || !self.admission.is_clear() || !self.fits(key, body) {
             return None;
         }
         self.put_body(key, body, [key, payload], manner).ok()
     }
 
     fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Option<Placed> {
-        if !is_owner() || !self.admission.is_clear() {
+        if !self.in_opening_process() || !self.admission.is_clear() {
             return None;
         }
         self.put_parts(key, parts, manner).ok()

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use crc::{crc32c_append, crc32c_copy};
@@ -325,10 +325,35 @@ pub(crate) fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-/// Whether this process is no fork of one that opened a log.
-#[inline]
-pub(crate) fn is_owner() -> bool {
-    fork_marker().load(std::sync::atomic::Ordering::Relaxed) == 1
+/// A process, told from those it was forked from and those forked from it. What a process opened is its alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    number: u32,
+    marker: &'static AtomicU32,
+}
+
+impl Process {
+    /// The one that this is called in.
+    pub(crate) fn current() -> Process {
+        // Copied into children, so that no number is given twice along a line of forks.
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let marker = fork_marker();
+        let number = match marker.load(Ordering::Relaxed) {
+            0 => {
+                let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+                let set = marker.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+                set.map_or_else(|other| other, |_| next)
+            }
+            number => number,
+        };
+        Process { number, marker }
+    }
+
+    /// Whether this is called in it, and in no fork of it.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        self.marker.load(Ordering::Relaxed) == self.number
+    }
 }
 
 /// Asks the CPU for memory that is about to be written. A hint: nothing is read that anybody sees.
@@ -344,11 +369,12 @@ pub(crate) fn prefetch(start: *const u8, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
+/// Maps a word that keeps what is put there, and is 0 again in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
+/// Before that kernel all processes look like one.
 fn fork_marker() -> &'static AtomicU32 {
     use std::sync::OnceLock;
     static MARKER: OnceLock<&'static AtomicU32> = OnceLock::new();
-    static ALWAYS: AtomicU32 = AtomicU32::new(1);
+    static ALWAYS: AtomicU32 = AtomicU32::new(u32::MAX);
     MARKER.get_or_init(|| {
         let Ok(page) = map_anonymous(4096) else { return &ALWAYS };
         // SAFETY: the page is ours alone, and wiping it in a child is what it is for.
@@ -357,9 +383,7 @@ fn fork_marker() -> &'static AtomicU32 {
             return &ALWAYS;
         }
         // SAFETY: the page is mapped for as long as the process lives, aligned, and zeroed.
-        let word = unsafe { page.cast::<AtomicU32>().as_ref() };
-        word.store(1, std::sync::atomic::Ordering::Relaxed);
-        word
+        unsafe { page.cast::<AtomicU32>().as_ref() }
     })
 }
 

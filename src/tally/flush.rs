@@ -139,11 +139,18 @@ impl<F: Fold> Core<F> {
         lock(&self.work).id
     }
 
+    /// Whether this is called in the process that opened the log, and in no fork of it: there no lock is taken,
+    /// which a thread may hold that the fork does not have.
+    #[inline]
+    pub(super) fn in_opening_process(&self) -> bool {
+        self.engine.in_opening_process()
+    }
+
     // Counting.
 
     #[inline]
     pub(super) fn update(&self, key: &[u8], change: F::Change) -> Result<u64, UpdateError> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Err(UpdateError::Forked);
         }
         let stamp = if F::STAMPED { self.stamp() } else { 0 };
@@ -204,7 +211,7 @@ impl<F: Fold> Core<F> {
 
     /// Blocks until the flush is durable, or has failed, or the time is over.
     pub(super) fn wait(&self, flush: u64, timeout: Option<Duration>) -> Option<Result<(), UpdateError>> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Some(Err(UpdateError::Forked));
         }
         if self.is_threaded() {
@@ -223,6 +230,9 @@ impl<F: Fold> Core<F> {
 
     /// Makes all that was counted before durable, now.
     pub(super) fn flush(&self) -> Result<(), TallyError> {
+        if !self.in_opening_process() {
+            return Err(TallyError::Forked);
+        }
         let target = self.ledger.target();
         self.signal.ask(false);
         match self.wait(target, None).expect("there is no time limit") {
