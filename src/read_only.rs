@@ -125,11 +125,16 @@ impl LogReader {
             .map_err(|defect| manifest_error(path)(ManifestError::Damaged([defect; 2])))?;
         let shards = (0..log.shards).map(|shard| {
             let path = shard_path(path, &log.directories, shard);
+            let id = ShardId(shard);
             let directory =
                 device.directory_to_read(&path).map_err(at("opening the shard's folder", &path))?;
             let glimpse = Glimpse::of(directory.as_ref()).map_err(manifest_error(&path))?;
+            if !is_of(&glimpse, log.log_id, id) {
+                return Err(OpenError::OtherLog { path, shard: id });
+            }
             let shard = ForeignShard {
-                id: ShardId(shard),
+                id,
+                log_id: log.log_id,
                 directory,
                 block_bytes: log.block_bytes,
                 segment_bytes: log.segment_bytes,
@@ -272,10 +277,16 @@ impl ShardReader {
     }
 }
 
+/// Whether a folder's manifest is that of this shard of this log.
+fn is_of(glimpse: &Glimpse, log_id: [u8; 16], shard: ShardId) -> bool {
+    glimpse.manifest.log_id == log_id && glimpse.manifest.shard == shard.0
+}
+
 /// A shard of somebody else's.
 #[derive(Debug)]
 struct ForeignShard {
     id: ShardId,
+    log_id: [u8; 16],
     directory: Arc<dyn Directory>,
     block_bytes: u32,
     segment_bytes: u64,
@@ -311,6 +322,10 @@ impl ForeignShard {
                 error => io::Error::other(format!("the manifest cannot be read: {error:?}")),
             })
         })?;
+        if !is_of(&glimpse, self.log_id, self.id) {
+            let path = self.directory.path().display();
+            return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
+        }
         state.view = Arc::new(glimpse.view());
         // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
         let same = glimpse.manifest.epochs.last() == state.glimpse.manifest.epochs.last();

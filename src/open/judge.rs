@@ -9,7 +9,7 @@ use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{Verdict, beyond, judge, scan};
-use crate::segment::{ManifestError, SegmentReader, ShardStore};
+use crate::segment::{SegmentReader, ShardStore};
 
 /// A shard that has been judged fit to be opened.
 pub(super) struct Judged {
@@ -32,12 +32,13 @@ pub(super) fn judge_shard(
     config: &Config,
 ) -> Result<Judged, OpenError> {
     let io = |operation| at(operation, path);
+    let id = ShardId(shard);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (mut store, missing, mended) =
         ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
-        return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+        return Err(OpenError::OtherLog { path: path.to_owned(), shard: id });
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {
@@ -51,7 +52,6 @@ pub(super) fn judge_shard(
     let mut reader =
         SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory for"))?;
     let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
-    let id = ShardId(shard);
     match judge(&mut reader, store.segments(), manifest, &missing, &scan) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
