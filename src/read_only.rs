@@ -111,7 +111,7 @@ impl LogReader {
         LogReader::open_on(&RealDevice::new(), path)
     }
 
-    fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
+    pub(crate) fn open_on(device: &dyn Device, path: &Path) -> Result<LogReader, OpenError> {
         let directory = device.directory_to_read(path).map_err(at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
@@ -156,10 +156,12 @@ impl LogReader {
     /// # Errors
     /// See [`TallyError`].
     pub fn tally<F: Fold>(&self, name: &str) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
-        let shard_of = |shard: ShardId| {
-            let shard = self.shards.get(usize::from(shard.0))?;
-            shard.refresh().ok()?;
-            Some(shard.source())
+        let shard_of = |shard: ShardId, complete: Lsn| {
+            let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
+            shard.refresh()?;
+            // The anchor is written once this is durable, which blocks in the log need not say yet.
+            lock(&shard.state).scan.hear_of_record(complete);
+            Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
     }

@@ -100,14 +100,14 @@ impl<F: Fold> Core<F> {
         engine: Arc<Engine>,
         device: Arc<dyn Device>,
         notices: Arc<Notices>,
-        anchor: Anchor,
+        (anchor, oldest): (Anchor, Lsn),
         found: replay::Replayed,
     ) -> Core<F> {
         let work = Work {
             holds: Holds::new(&engine),
             key: replay::key_of(name),
             id: anchor.row().id,
-            oldest: Lsn(anchor.row().oldest),
+            oldest,
             end: found.end,
             anchor: Some(anchor),
             ended: false,
@@ -191,7 +191,9 @@ impl<F: Fold> Core<F> {
                 self.signal.gathered(true);
                 let bytes = self.limits.bytes as u64;
                 let retry_after = self.engine.retry_after(bytes, crate::options::Priority::Normal);
-                UpdateError::Overloaded { retry_after: retry_after.min(self.limits.interval * 2) }
+                UpdateError::Overloaded {
+                    retry_after: retry_after.min(self.limits.interval.saturating_mul(2)),
+                }
             }
         }
     }

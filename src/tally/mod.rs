@@ -23,6 +23,8 @@ mod update;
 mod wire;
 
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod tests;
 
 use std::ops::RangeBounds;

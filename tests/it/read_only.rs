@@ -10,8 +10,28 @@ on_every_ground!(
     a_reader_tolerates_recycling,
     verify_finds_what_was_damaged,
     reading_changes_nothing,
+    one_copy_of_a_manifest_is_enough,
     a_shard_of_another_log_is_refused,
 );
+
+/// Both copies of a shard's manifest say the same: one that cannot be read, or is gone, takes nothing away.
+fn one_copy_of_a_manifest_is_enough(ground: Ground) {
+    for (copy, folder) in [(0, false), (0, true), (1, false), (1, true)] {
+        let dir = ground.directory();
+        let log = ground.options().shards(1).open(dir.path()).unwrap();
+        log.append(b"record").wait().unwrap();
+        log.close().unwrap();
+        for prefix in ["log", "shard-0000/shard"] {
+            let path = dir.path().join(format!("{prefix}.manifest.{copy}"));
+            std::fs::remove_file(&path).unwrap();
+            if folder {
+                std::fs::create_dir(&path).unwrap(); // A file that cannot be read, for root as well.
+            }
+        }
+        let reader = Log::open_read_only(dir.path()).unwrap();
+        assert_eq!(reader.merged(..).unwrap().map(Result::unwrap).count(), 1, "copy {copy}, {folder}");
+    }
+}
 
 /// Somebody restored the wrong folder: its records are none of this log's.
 fn a_shard_of_another_log_is_refused(ground: Ground) {
