@@ -83,6 +83,14 @@ pub enum OpenError {
         /// Defect of the second copy.
         second: Defect,
     },
+    /// A shard's folder holds a shard of another log, or another shard of this one. Nothing was changed.
+    #[error("{} is not shard {shard} of this log: its manifest names another log or shard; nothing was changed", path.display())]
+    OtherLog {
+        /// The shard's folder.
+        path: PathBuf,
+        /// The shard that should be there.
+        shard: ShardId,
+    },
     /// The log was written by a newer version of sawmill; nothing was touched.
     #[error("{} was written by a newer version of sawmill", path.display())]
     TooNew {

@@ -40,6 +40,10 @@ impl Counters {
 pub struct Stats {
     /// Per shard, in order.
     pub shards: Vec<ShardStats>,
+    /// How far the time that a record gets now is ahead of the wall clock. Times never go back: after the clock was
+    /// set back, or where a shard had more than one record a nanosecond, they go on from the highest that a record
+    /// of any shard has, and the clock catches up.
+    pub clock_drift: Duration,
     /// What was found, chosen and given up, one line each: the same text as in the log.
     pub notices: Vec<String>,
 }
@@ -94,4 +98,31 @@ pub struct ShardStats {
     pub segments: usize,
     /// Whether it has stopped after a failure.
     pub failed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::Options;
+    use crate::simulation::Simulated;
+
+    /// Times go on where the clock was; how far that is from where it is now is told.
+    #[test]
+    fn the_drift_from_the_wall_clock_is_told() {
+        let machine = Simulated::seed(5);
+        let log = Options::new().shards(2).memory_bytes(1 << 20).device(&machine).open("/drift").unwrap();
+        let hour = Duration::from_secs(3600);
+        let step = hour.as_nanos() as i64;
+        let first = log.append(b"first").wait().unwrap();
+        assert!(log.stats().clock_drift < hour / 2);
+        machine.step_wall_clock(-step);
+        let second = log.append(b"second").wait().unwrap();
+        let drift = log.stats().clock_drift;
+        assert!(drift > hour / 2 && drift <= hour, "{drift:?}");
+        let time = |position| log.get(position).unwrap().timestamp();
+        assert!(time(second) > time(first));
+        machine.step_wall_clock(2 * step);
+        assert_eq!(log.stats().clock_drift, Duration::ZERO);
+    }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{Hold, Manner, Placed, Refused, Registration, Target};
-use crate::sys::is_owner;
 use crate::write::Durability;
 use crate::write::Write;
 
@@ -46,7 +45,7 @@ impl Commit {
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
-        if !is_owner() {
+        if !engine.in_opening_process() {
             return Err(AppendError::Forked);
         }
         let bytes = (write.payload.len() + write.key.len()) as u64;
@@ -117,6 +116,9 @@ impl Commit {
         &mut self,
         timeout: Option<Duration>,
     ) -> Option<Result<Position, AppendError>> {
+        if !self.engine.in_opening_process() {
+            return self.wait_for(timeout);
+        }
         if std::mem::take(&mut self.duty) {
             match timeout {
                 None => self.engine.lead(&self.target),
@@ -153,6 +155,9 @@ impl Future for Commit {
             this.registration = None;
             return Poll::Ready(outcome);
         }
+        if !this.engine.in_opening_process() {
+            return Poll::Ready(Err(AppendError::Forked));
+        }
         if !this.engine.is_threaded() {
             return this.wait_for(None).map_or(Poll::Pending, Poll::Ready);
         }
@@ -165,7 +170,7 @@ impl Future for Commit {
 impl Drop for Commit {
     #[inline]
     fn drop(&mut self) {
-        if (self.registration.is_some() || self.duty) && is_owner() {
+        if (self.registration.is_some() || self.duty) && self.engine.in_opening_process() {
             self.announce();
             if let Some(registration) = self.registration.take() {
                 self.engine.forget(registration);
@@ -190,10 +195,10 @@ pub struct Sync {
 impl Sync {
     pub(crate) fn begin(engines: impl IntoIterator<Item = Hold>) -> Sync {
         let mut waits = Vec::new();
-        if !is_owner() {
-            return Sync { waits, failed: Some(AppendError::Forked) };
-        }
         for engine in engines {
+            if !engine.in_opening_process() {
+                return Sync { waits, failed: Some(AppendError::Forked) };
+            }
             if let Some(target) = engine.last_target(Durability::Synced) {
                 engine.ask_sync(&target);
                 let position = Position::new(engine.id, 0, target.lsn, target.lsn);

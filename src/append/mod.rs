@@ -14,7 +14,6 @@ use crate::admission::{Call, Place};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{Batch, Engine, Hold, Manner, Placed, Refused};
-use crate::sys::is_owner;
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
 use crate::write::{List, Payload, Write};
@@ -73,7 +72,7 @@ struct Queued<'a> {
 impl Drop for Queued<'_> {
     /// Gives the place up, and offers what room there is to the next.
     fn drop(&mut self) {
-        if is_owner() {
+        if self.engine.in_opening_process() {
             self.engine.admission.leave(&self.place);
             crate::sync::wake(self.engine.offer());
         }
@@ -98,7 +97,7 @@ type Positions<'p> = Option<&'p mut Vec<Position>>;
 impl<'a> State<'a> {
     /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
     fn begin(engine: Hold, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
-        if !is_owner() {
+        if !engine.in_opening_process() {
             return State::Failed(AppendError::Forked);
         }
         if engine.admission.is_shut() {
@@ -122,6 +121,10 @@ impl<'a> State<'a> {
     fn attempt(&mut self, mut positions: Positions<'_>) -> bool {
         let State::Queued(queued) = self else { return true };
         let engine = &queued.engine;
+        if !engine.in_opening_process() {
+            *self = State::Failed(AppendError::Forked);
+            return true;
+        }
         if engine.admission.is_shut() {
             *self = State::Failed(engine.shut_error());
             return true;

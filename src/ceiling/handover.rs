@@ -128,7 +128,7 @@ impl BareFile {
             over: AtomicBool::new(false),
         };
         let (exchange, record) = (&exchange, &vec![7; record_bytes]);
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now().checked_add(time).ok_or(io::ErrorKind::InvalidInput)?;
         let mut measured = self.measure(1, |latencies| {
             std::thread::scope(|scope| {
                 let writer = scope.spawn(move || {

@@ -202,6 +202,7 @@ impl Consumer {
     pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
         let lane = self.lanes.get(usize::from(position.shard().0));
         match lane {
+            _ if !self.in_opening_process() => Err(ConsumerError::Forked),
             _ if self.progress.is_ended() => Err(ConsumerError::Closed),
             Some(lane) if position.lsn() < lane.engine.durable() => self.progress.commit(position),
             _ => Err(ConsumerError::NotAPosition(position)),
@@ -214,7 +215,14 @@ impl Consumer {
     /// Where it cannot be written. After that the progress of this consumer is not recorded any more,
     /// since a failed sync is final; a reopen goes on from what was durable.
     pub fn flush(&self) -> Result<(), ConsumerError> {
+        if !self.in_opening_process() {
+            return Err(ConsumerError::Forked);
+        }
         self.progress.flush()
+    }
+
+    fn in_opening_process(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.engine.in_opening_process())
     }
 
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
@@ -354,7 +362,7 @@ impl Stream for Consumer {
 impl Drop for Consumer {
     /// Makes what was committed durable, as far as that goes; [`flush`](Consumer::flush) tells of errors.
     fn drop(&mut self) {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return;
         }
         let _ = self.progress.end();

@@ -21,12 +21,34 @@ pub(crate) struct EpochRow {
 ///
 /// An epoch owns the LSNs from its start to the least cut of any later row. Rows are in the order
 /// in which they were made; so are their epochs, and their starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct EpochTable {
     pub(super) rows: Vec<EpochRow>,
+    /// Where what each row owns ends: looked up with every record that is read, among thousands of rows.
+    ends: Vec<Lsn>,
 }
 
+impl PartialEq for EpochTable {
+    fn eq(&self, other: &EpochTable) -> bool {
+        self.rows == other.rows // From which the ends follow.
+    }
+}
+
+impl Eq for EpochTable {}
+
 impl EpochTable {
+    /// The table of these rows, each of which starts at or above its cut and its predecessor's start.
+    pub(super) fn of(rows: Vec<EpochRow>) -> EpochTable {
+        let mut least = u64::MAX;
+        let mut ends: Vec<Lsn> = Vec::with_capacity(rows.len());
+        for row in rows.iter().rev() {
+            ends.push(Lsn(least.max(row.start)));
+            least = least.min(row.cut);
+        }
+        ends.reverse();
+        EpochTable { rows, ends }
+    }
+
     /// Adds the row of a new epoch.
     ///
     /// A row that starts at or above the cut owns nothing any more and goes, but its cut stays: it
@@ -36,47 +58,43 @@ impl EpochTable {
         if let Some(last) = self.rows.last() {
             assert!(row.epoch > last.epoch, "an epoch's number is never used twice");
         }
-        self.rows.retain(|old| {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.retain(|old| {
             let keep = old.start < row.cut;
             if !keep {
                 row.cut = row.cut.min(old.cut);
             }
             keep
         });
-        self.rows.push(row);
+        rows.push(row);
+        *self = EpochTable::of(rows);
     }
 
     /// Drops the rows that own nothing at or above `horizon`, but never the last one.
     pub(crate) fn prune(&mut self, horizon: Lsn) {
-        let keep = self.ranges().map(|(_, range)| range.end > horizon).collect::<Vec<_>>();
-        let last = self.rows.len().saturating_sub(1);
-        let mut index = 0;
-        self.rows.retain(|_| {
-            index += 1;
-            index > last || keep[index - 1]
-        });
+        // Each ends where the next one starts, or before.
+        let gone = self.ends.partition_point(|end| *end <= horizon);
+        let gone = gone.min(self.rows.len().saturating_sub(1));
+        self.rows.drain(..gone);
+        self.ends.drain(..gone);
     }
 
     /// The rows with what each owns, in order. A range may be empty.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (&EpochRow, std::ops::Range<Lsn>)> {
-        self.rows.iter().enumerate().map(|(index, row)| {
-            let cuts = self.rows[index + 1..].iter().map(|later| later.cut);
-            let end = cuts.min().unwrap_or(u64::MAX).max(row.start);
-            (row, Lsn(row.start)..Lsn(end))
-        })
+        self.rows.iter().zip(&self.ends).map(|(row, end)| (row, Lsn(row.start)..*end))
     }
 
     /// The row that owns `lsn`, and the end of what it owns.
     pub(crate) fn owner(&self, lsn: Lsn) -> Option<(&EpochRow, Lsn)> {
-        self.ranges().find(|(_, range)| range.contains(&lsn)).map(|(row, range)| (row, range.end))
+        // Of those that start at one place only the last can own anything.
+        let index = self.rows.partition_point(|row| row.start <= lsn.0).checked_sub(1)?;
+        (lsn < self.ends[index]).then(|| (&self.rows[index], self.ends[index]))
     }
 
     /// The first place at or above `lsn` that a row owns.
     pub(crate) fn next_owned(&self, lsn: Lsn) -> Option<Lsn> {
-        self.ranges()
-            .filter(|(_, range)| range.end > lsn && !range.is_empty())
-            .map(|(_, range)| range.start.max(lsn))
-            .min()
+        let index = self.ends.partition_point(|end| *end <= lsn);
+        self.ranges().skip(index).find(|(_, range)| !range.is_empty()).map(|(_, range)| range.start.max(lsn))
     }
 
     pub(crate) fn last(&self) -> Option<&EpochRow> {
@@ -108,6 +126,66 @@ mod tests {
         assert_eq!(table.owner(Lsn(5000)), None);
         assert_eq!(table.next_owned(Lsn(5000)), Some(Lsn(8192)));
         assert_eq!(table.next_owned(Lsn(99)), Some(Lsn(99)));
+    }
+
+    /// What the definition says of rows, word by word: an epoch owns from its start to the least cut of any later row.
+    fn defined(rows: &[EpochRow]) -> Vec<(u32, std::ops::Range<u64>)> {
+        let end = |index: usize| rows[index + 1..].iter().map(|later| later.cut).min().unwrap_or(u64::MAX);
+        rows.iter()
+            .enumerate()
+            .map(|(index, row)| (row.epoch, row.start..end(index).max(row.start)))
+            .collect()
+    }
+
+    #[test]
+    fn lookups_say_what_the_definition_says() {
+        let mut random = 88_172_645_463_325_252_u64;
+        let mut below = |bound: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) % bound
+        };
+        let (mut dropped, mut unowned) = (0, 0);
+        for _ in 0..300 {
+            let (mut table, mut top) = (EpochTable::default(), 0);
+            for epoch in 1..2 + below(30) as u32 {
+                top += below(4) * 10;
+                let before = table.rows().len();
+                // Mostly where the last one ends, as at an open; now and then far below, as a cut.
+                let cut = if below(3) == 0 { below(top + 1) } else { top };
+                table.push(row(epoch, top, cut));
+                dropped += u32::from(table.rows().len() <= before);
+                if below(8) == 0 {
+                    table.prune(Lsn(below(top + 1)));
+                }
+                let defined = defined(table.rows());
+                for lsn in (0..top + 15).chain([u64::MAX - 1, u64::MAX]) {
+                    let owner = defined.iter().find(|(_, range)| range.contains(&lsn));
+                    let expected = owner.map(|(epoch, range)| (*epoch, Lsn(range.end)));
+                    let found = table.owner(Lsn(lsn)).map(|(row, end)| (row.epoch, end));
+                    assert_eq!(found, expected, "the owner of {lsn} in {table:?}");
+                    let ahead = defined.iter().filter(|(_, range)| range.end > lsn && !range.is_empty());
+                    let next = ahead.map(|(_, range)| Lsn(range.start.max(lsn))).min();
+                    assert_eq!(table.next_owned(Lsn(lsn)), next, "what is owned from {lsn} on in {table:?}");
+                    unowned += u32::from(expected.is_none());
+                }
+            }
+        }
+        assert!(dropped > 100 && unowned > 100, "{dropped} rows dropped, {unowned} places owned by none");
+    }
+
+    /// A lookup is no walk: a hundred thousand rows, as many lookups. By the definition that is 10^10 steps and more.
+    #[test]
+    fn lookups_among_many_rows_are_searches() {
+        let rows =
+            (0..100_000).map(|index| row(index + 1, u64::from(index) * 10, u64::from(index) * 10)).collect();
+        let table = EpochTable::of(rows);
+        for index in 0..100_000 {
+            let (row, end) = table.owner(Lsn(index * 10 + 3)).unwrap();
+            let expected = if index == 99_999 { u64::MAX } else { index * 10 + 10 };
+            assert_eq!((u64::from(row.epoch), end), (index + 1, Lsn(expected)));
+        }
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl ShardManifest {
             covered: Lsn(layout.covered),
             clean_end: (layout.clean == 1).then_some(Lsn(layout.clean_end)),
             timestamp: layout.timestamp,
-            epochs: EpochTable { rows },
+            epochs: EpochTable::of(rows),
             segments,
         })
     }

@@ -14,7 +14,6 @@ use crate::error::CloseError;
 use crate::position::ShardId;
 use crate::shard::{Ended, Engine, Turner};
 use crate::sync::lock;
-use crate::sys::is_owner;
 use crate::tally;
 
 /// A close on its way. By [`Log::close_async`](crate::Log::close_async).
@@ -70,7 +69,7 @@ impl Future for Close {
 
 impl Instance {
     pub(crate) fn close(&self) -> Result<(), CloseError> {
-        if !is_owner() {
+        if !self.in_opening_process() {
             return Err(CloseError::Forked);
         }
         if lock(&self.turners).iter().any(Turner::is_current) {
@@ -129,7 +128,7 @@ fn close_all(
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if !is_owner() || self.closed.swap(true, Ordering::SeqCst) {
+        if !self.in_opening_process() || self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
         let turners = std::mem::take(&mut *lock(&self.turners));

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 
 pub use close::Close;
 pub(crate) use lock::take_lock;
-pub(crate) use threads::start_threads;
 #[cfg(feature = "tokio-uring")]
 pub(crate) use threads::hand_out;
+pub(crate) use threads::start_threads;
 
 use crate::committer::CommitterConfig;
 use crate::consumer;
@@ -46,4 +46,11 @@ pub(crate) struct Instance {
     pub consumers: consumer::Registry,
     pub tallies: tally::Registry,
     pub measured: Option<WriteProbe>,
+}
+
+impl Instance {
+    /// Whether this is called in the process that opened the log, and in no fork of it.
+    pub(crate) fn in_opening_process(&self) -> bool {
+        self.engines.iter().all(|engine| engine.in_opening_process())
+    }
 }

@@ -9,6 +9,7 @@ use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use window::{Over, Window};
@@ -26,7 +27,6 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
 use crate::shard::{Engine, Hold, Holds};
 use crate::stats::{ShardStats, Stats};
-use crate::sys::is_owner;
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Write};
@@ -239,7 +239,7 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
-        if !is_owner() {
+        if !self.inner.in_opening_process() {
             return Err(ConsumerError::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
@@ -308,7 +308,7 @@ impl Log {
     }
 
     fn may_tally(&self) -> Result<(), TallyError> {
-        if !is_owner() {
+        if !self.inner.in_opening_process() {
             return Err(TallyError::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
@@ -324,7 +324,9 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shards = self.inner.engines.iter().map(|engine| self.shard_stats(engine)).collect();
-        Stats { shards, notices: self.inner.notices.lines() }
+        let latest = self.inner.engines.iter().map(|engine| engine.latest_time()).max().unwrap_or(0);
+        let clock_drift = Duration::from_nanos(latest.saturating_sub(self.inner.device.wall()));
+        Stats { shards, clock_drift, notices: self.inner.notices.lines() }
     }
 
     fn shard_stats(&self, engine: &Engine) -> ShardStats {

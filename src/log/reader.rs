@@ -20,6 +20,7 @@ use crate::segment::{
     Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView, shard_path,
 };
 use crate::sync::lock;
+use crate::sys::Process;
 use crate::tally::{self, Fold, TallyError};
 
 /// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
@@ -126,12 +127,17 @@ impl LogReader {
             .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
         let shards = (0..log.shards).map(|shard| {
             let path = shard_path(path, &log.directories, shard);
+            let id = ShardId(shard);
             let directory = device
                 .directory_to_read(&path)
                 .map_err(OpenError::at("opening the shard's folder", &path))?;
             let glimpse = Glimpse::of(directory.as_ref()).map_err(OpenError::manifest(&path))?;
+            if !is_of(&glimpse, log.log_id, id) {
+                return Err(OpenError::OtherLog { path, shard: id });
+            }
             let shard = ForeignShard {
-                id: ShardId(shard),
+                id,
+                log_id: log.log_id,
                 directory,
                 block_bytes: log.block_bytes,
                 segment_bytes: log.segment_bytes,
@@ -153,10 +159,12 @@ impl LogReader {
     /// # Errors
     /// See [`TallyError`].
     pub fn tally<F: Fold>(&self, name: &str) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
-        let shard_of = |shard: ShardId| {
-            let shard = self.shards.get(usize::from(shard.0))?;
-            shard.refresh().ok()?;
-            Some(shard.source())
+        let shard_of = |shard: ShardId, complete: Lsn| {
+            let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
+            shard.refresh()?;
+            // The anchor is written once this is durable, which blocks in the log need not say yet.
+            lock(&shard.state).scan.hear_of_record(complete);
+            Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
     }
@@ -274,10 +282,16 @@ impl ShardReader {
     }
 }
 
+/// Whether a folder's manifest is that of this shard of this log.
+fn is_of(glimpse: &Glimpse, log_id: [u8; 16], shard: ShardId) -> bool {
+    glimpse.manifest.log_id == log_id && glimpse.manifest.shard == shard.0
+}
+
 /// A shard of somebody else's.
 #[derive(Debug)]
 struct ForeignShard {
     id: ShardId,
+    log_id: [u8; 16],
     directory: Arc<dyn Directory>,
     block_bytes: u32,
     segment_bytes: u64,
@@ -313,6 +327,10 @@ impl ForeignShard {
                 error => io::Error::other(format!("the manifest cannot be read: {error:?}")),
             })
         })?;
+        if !is_of(&glimpse, self.log_id, self.id) {
+            let path = self.directory.path().display();
+            return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
+        }
         state.view = Arc::new(glimpse.view());
         // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
         let same = glimpse.manifest.epochs.last() == state.glimpse.manifest.epochs.last();
@@ -378,6 +396,11 @@ impl ForeignShard {
 impl Source for ForeignShard {
     fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Whoever reads: nothing is kept between two calls but what was read of the manifest.
+    fn process(&self) -> Process {
+        Process::current()
     }
 
     fn view(&self) -> Arc<StoreView> {

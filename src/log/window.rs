@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::iter::Fuse;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -180,7 +181,7 @@ impl Window {
         I: IntoIterator,
         I::Item: Into<Write<'a>>,
     {
-        Over { window: self, writes: writes.into_iter(), refused: None }
+        Over { window: self, writes: writes.into_iter().fuse(), refused: None }
     }
 }
 
@@ -226,7 +227,8 @@ impl fmt::Debug for Window {
 #[must_use = "iterators are lazy"]
 pub struct Over<I> {
     window: Window,
-    writes: I,
+    /// Not asked again after its end: what it gives then is not what was to be appended.
+    writes: Fuse<I>,
     refused: Option<AppendError>,
 }
 

@@ -8,7 +8,7 @@ use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{Facts, Verdict, beyond, judge, scan};
-use crate::segment::{ManifestError, SegmentReader, ShardStore};
+use crate::segment::{SegmentReader, ShardStore};
 
 /// A shard that has been judged fit to be opened.
 pub(super) struct Judged {
@@ -31,12 +31,13 @@ pub(super) fn judge_shard(
     config: &Config,
 ) -> Result<Judged, OpenError> {
     let io = |operation| OpenError::at(operation, path);
+    let id = ShardId(shard);
     let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (mut store, missing, mended) =
         ShardStore::open(directory, config.space.segment_bytes).map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
-        return Err(OpenError::manifest(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+        return Err(OpenError::OtherLog { path: path.to_owned(), shard: id });
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {

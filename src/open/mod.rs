@@ -33,8 +33,6 @@ use crate::shard::{Holds, introduce};
 use crate::tally;
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
-    // From here on a fork of this process knows that it is one.
-    crate::sys::is_owner();
     // Wrong options are told before anything is touched.
     let wanted = options.layout()?;
     options.config(&wanted)?;

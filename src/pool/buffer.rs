@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::Pool;
-use crate::sys::{self, Advice};
+use crate::sys::{self, Advice, Process};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -23,12 +23,14 @@ const MAPPED_FROM: usize = 1 << 20;
 pub(crate) struct Region {
     start: NonNull<u8>,
     bytes: usize,
+    /// Where it is mapped: a fork of this process may have something else at the same place.
+    process: Process,
 }
 
 // SAFETY: a region is an address range that it alone owns; who may touch which part of it is
 // decided by `Pool` and `AlignedBuffer`, which hand out disjoint parts.
 unsafe impl Send for Region {}
-// SAFETY: as above; the region itself only ever reads its own two fields.
+// SAFETY: as above; the region itself only ever reads its own fields.
 unsafe impl Sync for Region {}
 
 impl Region {
@@ -42,7 +44,7 @@ impl Region {
         let unit = if huge { HUGE_PAGE } else { 4096 };
         let bytes = bytes.next_multiple_of(unit);
         let start = if huge { map_aligned(bytes, HUGE_PAGE)? } else { sys::map_anonymous(bytes)? };
-        let region = Region { start, bytes };
+        let region = Region { start, bytes, process: Process::current() };
         if huge {
             // A kernel without transparent huge pages refuses; ordinary pages do as well.
             let _ = sys::advise(start, bytes, Advice::HugePage);
@@ -58,7 +60,7 @@ impl Region {
         // SAFETY: the layout is not empty.
         let start = unsafe { std::alloc::alloc_zeroed(Region::layout(bytes)) };
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Region { start, bytes })
+        Ok(Region { start, bytes, process: Process::current() })
     }
 
     fn layout(bytes: usize) -> std::alloc::Layout {
@@ -126,14 +128,18 @@ fn map_aligned(bytes: usize, alignment: usize) -> io::Result<NonNull<u8>> {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        let mapped = self.bytes >= MAPPED_FROM;
+        if mapped && !self.process.is_current() {
+            return;
+        }
         // SAFETY: the memory is ours; parts of it are only reachable through types that hold an
         // `Arc` of it, and operations in flight hold such a type until they are reaped. Its size
         // tells where it came from, as in `map`.
         unsafe {
-            if self.bytes < MAPPED_FROM {
-                std::alloc::dealloc(self.start.as_ptr(), Region::layout(self.bytes));
-            } else {
+            if mapped {
                 sys::unmap(self.start, self.bytes);
+            } else {
+                std::alloc::dealloc(self.start.as_ptr(), Region::layout(self.bytes));
             }
         }
     }

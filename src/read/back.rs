@@ -35,6 +35,7 @@ impl RangeBack {
         source: Arc<dyn Source>,
         range: &impl RangeBounds<Lsn>,
     ) -> Result<RangeBack, ReadError> {
+        source.check_process()?;
         let (start, end) = bounds(range);
         let limit = source.durable();
         let start = start.unwrap_or_else(|| source.view().horizon);

@@ -10,6 +10,7 @@ use crate::format::{
 };
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{SegmentReader, StoreView, continuations};
+use crate::sys::Process;
 
 /// A record in fragments, as far as it was read.
 #[derive(Debug)]
@@ -39,6 +40,10 @@ struct Walked {
 pub(crate) struct Cursor {
     source: Arc<dyn Source>,
     shard: ShardId,
+    /// Whose memory the reader has.
+    process: Process,
+    /// It was told that it was copied into another one.
+    forked: bool,
     reader: SegmentReader,
     /// Where the next block stands or would. While that is not looked up, `from`.
     at: Lsn,
@@ -65,11 +70,23 @@ pub(crate) enum Step {
 impl Cursor {
     /// A cursor at the first record at or above `from`.
     pub(crate) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
+        source.check_process()?;
         let reader = SegmentReader::for_scan(source.block_bytes(), source.read_bytes())
             .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
         let shard = source.id();
-        let (at, located) = (from, false);
-        Ok(Cursor { source, shard, reader, at, located, from, block: None, spare: None, partial: None })
+        Ok(Cursor {
+            process: source.process(),
+            forked: false,
+            source,
+            shard,
+            reader,
+            at: from,
+            located: false,
+            from,
+            block: None,
+            spare: None,
+            partial: None,
+        })
     }
 
     /// Goes to the first record at or above `from`.
@@ -86,6 +103,9 @@ impl Cursor {
     /// Blocks carry no index: it is looked for backwards, over two blocks at the most, since a gap at the end
     /// of a segment is smaller than a block. Segments that are smaller still may hold nothing at all.
     fn locate(&mut self, lsn: Lsn) -> Lsn {
+        if !self.process.is_current() {
+            return lsn;
+        }
         let view = self.source.view();
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
         let Some(mut index) = view.segment_of(lsn) else { return lsn };
@@ -149,6 +169,14 @@ impl Cursor {
 
     /// Reads the next block; false at the limit.
     fn next_block(&mut self, limit: Lsn) -> Result<bool, ReadError> {
+        if !self.process.is_current() {
+            // Said once; then it is at its end.
+            return if std::mem::replace(&mut self.forked, true) {
+                Ok(false)
+            } else {
+                Err(ReadError::Forked)
+            };
+        }
         let Some((header, bytes, owned_end)) = self.read_block(limit)? else { return Ok(false) };
         let (lsn, epoch, timestamp) = (header.lsn(), header.epoch, header.timestamp);
         self.block = Some(Walked { bytes, walk: Walk::new(&header), lsn, epoch, timestamp, owned_end });

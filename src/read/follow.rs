@@ -122,7 +122,9 @@ impl Stream for Follow {
 
 impl Drop for Follow {
     fn drop(&mut self) {
-        if let Some(registration) = self.registration.take() {
+        if let Some(registration) = self.registration.take()
+            && self.stop.engine.in_opening_process()
+        {
             self.stop.engine.forget_follower(registration);
         }
     }

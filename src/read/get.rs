@@ -11,6 +11,7 @@ use crate::segment::{SegmentReader, StoreView};
 
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
+    source.check_process()?;
     let view = source.view();
     check_epoch(source.as_ref(), &view, position)?;
     if !source.flush(position.lsn(), false)? {
@@ -40,6 +41,9 @@ fn read(source: &Arc<dyn Source>, view: &StoreView, position: Position) -> Resul
     let not_a_position = ReadError::NotAPosition(position);
     let block = position.block().ok_or(not_a_position.clone())?;
     let Some((row, _)) = view.epochs.owner(block) else { return Err(not_a_position) };
+    if row.epoch != position.epoch() || !may_hold(source.as_ref(), view, block, position.lsn()) {
+        return Err(not_a_position);
+    }
     let identity = view.identity(row);
     let io = |error| ReadError::Io { shard: source.id(), source: Arc::new(error) };
     let mut recalled = None;
@@ -64,6 +68,13 @@ fn read(source: &Arc<dyn Source>, view: &StoreView, position: Position) -> Resul
     }
 }
 
+/// Whether a block that begins at `block` could hold `lsn`: in one segment, and no larger than blocks are.
+fn may_hold(source: &dyn Source, view: &StoreView, block: Lsn, lsn: Lsn) -> bool {
+    let near = lsn.0 - block.0 < u64::from(source.block_bytes());
+    // Where the record's own place is in no segment, one is missing.
+    near && view.segment_of(lsn).is_none_or(|segment| view.segment_of(block) == Some(segment))
+}
+
 /// The record, or its first fragment and true; `None` if no record stands there.
 fn find(
     source: &dyn Source,
@@ -75,7 +86,9 @@ fn find(
 ) -> Result<Option<(Record, bool)>, Defect> {
     let index = view.segment_of(block).ok_or(Defect::Short)?;
     // Not the start of a block: then the position is made up, unless the block is damaged.
-    if header_at(reader, view, block).is_none() && header_before(source, reader, view, block) {
+    if header_at(reader, view, block).is_none()
+        && (header_before(source, reader, view, block) || in_gap(source, reader, view, index, block))
+    {
         return Ok(None);
     }
     let (header, bytes) = reader.block(&view.segments[index], identity, block, None)?;
@@ -110,6 +123,25 @@ fn header_before(source: &dyn Source, reader: &mut SegmentReader, view: &StoreVi
         .map_while(|step| place.0.checked_sub(step * granule).map(Lsn))
         .filter_map(|lsn| header_at(reader, view, lsn))
         .any(|header| header.end() > place)
+}
+
+/// Whether `place` lies at the end of its segment, where a block had no room: the first block of the next segment
+/// names where the one before it ends.
+fn in_gap(
+    source: &dyn Source,
+    reader: &mut SegmentReader,
+    view: &StoreView,
+    index: usize,
+    place: Lsn,
+) -> bool {
+    let block_bytes = u64::from(source.block_bytes());
+    let behind = view.segments[index + 1..].iter();
+    // Of segments that are smaller than a block several may have been passed over.
+    let passed = behind.clone().take_while(|segment| segment.row.bytes < block_bytes).count();
+    behind
+        .take(passed + 1)
+        .find_map(|segment| header_at(reader, view, segment.base()))
+        .is_some_and(|header| header.previous_end <= place.0)
 }
 
 /// A record in fragments.

@@ -37,6 +37,7 @@ pub(crate) fn bounds(range: &impl RangeBounds<Lsn>) -> (Option<Lsn>, Lsn) {
 
 impl Range {
     pub(crate) fn new(source: Arc<dyn Source>, range: &impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+        source.check_process()?;
         let (start, end) = bounds(range);
         let limit = source.durable();
         // Without a start it begins where the log does, which is no error.

@@ -8,11 +8,20 @@ use crate::error::{AppendError, ReadError};
 use crate::position::{Lsn, ShardId};
 use crate::segment::{SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
+use crate::sys::Process;
 use crate::write::Durability;
 
 /// A shard to read from, whoever owns it.
 pub(crate) trait Source: Send + Sync + Debug {
     fn id(&self) -> ShardId;
+
+    /// The process that may read here: elsewhere the memory is not mapped, and locks may be held by nobody.
+    fn process(&self) -> Process;
+
+    /// An error in a fork of that process.
+    fn check_process(&self) -> Result<(), ReadError> {
+        if self.process().is_current() { Ok(()) } else { Err(ReadError::Forked) }
+    }
 
     /// What the shard has now.
     fn view(&self) -> Arc<StoreView>;
@@ -54,6 +63,10 @@ impl Source for Engine {
         self.id
     }
 
+    fn process(&self) -> Process {
+        self.process()
+    }
+
     fn view(&self) -> Arc<StoreView> {
         self.view()
     }
@@ -82,9 +95,6 @@ impl Source for Engine {
         let target = if whole { last } else { Target { lsn, ..last } };
         if written > target.lsn {
             return Ok(true);
-        }
-        if !crate::sys::is_owner() {
-            return Err(ReadError::Forked);
         }
         self.ask_sync(&last);
         match self.wait(&target, None) {

@@ -88,9 +88,23 @@ impl ManifestFiles {
         Ok((files, body))
     }
 
-    /// Takes both copies away.
+    /// Takes both copies away. That one is missing is no error, unless both are.
     pub(crate) fn remove(directory: &dyn Directory, prefix: &str) -> io::Result<()> {
-        names(prefix).iter().try_for_each(|name| directory.remove(name))
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        match names(prefix).map(|name| directory.remove(&name)) {
+            [Err(error), other] | [other, Err(error)] if is_missing(&error) => other,
+            [first, second] => first.and(second),
+        }
+    }
+
+    /// The bodies of the copies that can be read and check, whatever is wrong with the other one: for who must
+    /// know what either of them asks for, and not which one counts.
+    pub(crate) fn valid(directory: &dyn Directory, prefix: &str, kind: SlotKind) -> Vec<Vec<u8>> {
+        let valid = |name: &String| {
+            let slot = read_slot(directory.open(name).ok()?.as_ref()).ok()?;
+            decode_slot(kind, &slot).ok().map(|(_, body)| body.to_vec())
+        };
+        names(prefix).iter().filter_map(valid).collect()
     }
 
     /// Reads the valid copy; true if the other one is not what it should be.
@@ -170,15 +184,20 @@ impl ManifestFiles {
             let mut found = None;
             let mut missing = 0;
             for (name, defect) in names(prefix).iter().zip(&mut defects) {
-                let file = match directory.open(name) {
-                    Ok(file) => file,
+                let slot = match directory.open(name).and_then(|file| read_slot(file.as_ref())) {
+                    Ok(slot) => slot,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         missing += 1;
                         continue;
                     }
+                    Err(_) if !kind.copies_differ() => {
+                        *defect = Defect::Unreadable;
+                        continue;
+                    }
+                    // As in `open`: it may be the newer one.
                     Err(error) => return Err(error.into()),
                 };
-                match decode_slot(kind, &read_slot(file.as_ref())?) {
+                match decode_slot(kind, &slot) {
                     Ok((sequence, body)) if found.as_ref().is_none_or(|(best, _)| sequence > *best) => {
                         found = Some((sequence, body.to_vec()));
                     }

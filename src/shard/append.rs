@@ -12,7 +12,6 @@ use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
-use crate::sys::is_owner;
 use crate::write::{Durability, Priority};
 use crate::write::{List, Payload};
 
@@ -133,14 +132,14 @@ impl Engine {
     #[inline(never)]
     fn accept_whole(&self, key: &[u8], payload: &[u8], manner: Manner) -> Option<Placed> {
         let body = key.len() + payload.len();
-        if !is_owner() || !self.admission.is_clear() || !self.fits(key, body) {
+        if !self.in_opening_process() || !self.admission.is_clear() || !self.fits(key, body) {
             return None;
         }
         self.put_body(key, body, [key, payload], manner).ok()
     }
 
     fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Option<Placed> {
-        if !is_owner() || !self.admission.is_clear() {
+        if !self.in_opening_process() || !self.admission.is_clear() {
             return None;
         }
         self.put_parts(key, parts, manner).ok()

@@ -97,7 +97,7 @@ impl Arm {
 
     fn abandon(&mut self, ended: Ended) {
         // In a forked child a drop does nothing.
-        if !self.done && crate::sys::is_owner() {
+        if !self.done && self.engine.in_opening_process() {
             self.stop("dropped before the log was closed");
             self.end(ended);
         }
@@ -173,7 +173,7 @@ impl Future for Run {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !crate::sys::is_owner() {
+        if !this.arm.engine.in_opening_process() {
             return Poll::Ready(()); // A fork that goes on with the runtime: the log, and its memory, are not its.
         }
         if !std::mem::replace(&mut this.counted, true) {

@@ -23,6 +23,7 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{Marks, Segment, SegmentReader, ShardStore, StoreView};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
+use crate::sys::Process;
 use crate::write::{Durability, Priority};
 
 /// What an accepted batch waits for.
@@ -152,6 +153,8 @@ pub(crate) struct Engine {
     pub(super) threaded: bool,
     /// Turned by a task of the application's.
     driven: bool,
+    /// The one that opened the log.
+    process: Process,
     _lock: Arc<dyn Lock>,
 }
 
@@ -229,8 +232,26 @@ impl Engine {
             threaded: setup.device.threaded(),
             device: setup.device,
             pool: setup.pool,
+            process: Process::current(),
             _lock: setup.lock,
         }
+    }
+
+    /// Whether this is called in the process that opened the log, and in no fork of it.
+    #[inline]
+    pub(crate) fn in_opening_process(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// The highest time that a record of this shard has, or one of another that was acknowledged.
+    pub(crate) fn latest_time(&self) -> u64 {
+        let own = self.published.0.timestamp.load(Ordering::SeqCst);
+        own.max(self.clock.load(Ordering::SeqCst))
+    }
+
+    /// The process that opened the log.
+    pub(crate) fn process(&self) -> Process {
+        self.process
     }
 
     /// Why nothing can be appended, if the log was opened to be read.
@@ -275,6 +296,9 @@ impl Engine {
     pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), AppendError>> {
         if let Some(outcome) = self.outcome(target) {
             return Some(outcome);
+        }
+        if !self.in_opening_process() {
+            return Some(Err(AppendError::Forked));
         }
         if !self.threaded {
             self.turn_until(|| self.outcome(target).is_some());
@@ -406,7 +430,7 @@ impl Engine {
     /// for a short while, in which it cannot be opened anew.
     pub(crate) fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
         // In a forked child the pool is not mapped.
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return;
         }
         if let Some(block) = self.pool.recall(lsn) {
@@ -488,7 +512,7 @@ impl Engine {
     /// Whether nothing will be appended any more.
     pub(crate) fn is_ended(&self) -> bool {
         // In a forked child nothing comes any more.
-        self.failure.get().is_some() || self.ended.load(Ordering::SeqCst) || !crate::sys::is_owner()
+        self.failure.get().is_some() || self.ended.load(Ordering::SeqCst) || !self.in_opening_process()
     }
 
     /// The log is closed: those who follow it come to an end.

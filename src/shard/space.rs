@@ -276,7 +276,7 @@ impl Engine {
 
     /// Forgets everything below `lsn`, or below the durable LSN if that is lower.
     pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Err(TruncateError::Forked);
         }
         if self.is_ended() {
@@ -307,7 +307,7 @@ impl Engine {
         config: CommitterConfig,
         find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
     ) -> Result<(), TruncateError> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Err(TruncateError::Forked);
         }
         if self.would_wait_for_itself() {

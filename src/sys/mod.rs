@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use crc::{crc32c_append, crc32c_copy};
@@ -118,10 +118,29 @@ pub(crate) fn set_inode_flags(file: BorrowedFd<'_>, flags: libc::c_int) -> io::R
 /// `FS_NOCOW_FL`: files made in such a folder are overwritten in place.
 pub(crate) const NO_COPY_ON_WRITE: libc::c_int = 0x0080_0000;
 
-/// `fdatasync(2)`. Not retried, not even when interrupted: a failed sync is final.
+/// `fdatasync(2)`. A failed sync is final, and not tried again.
+///
+/// An interrupted one has not failed: it is done again, from its beginning, once. `EINTR` comes from file systems
+/// that wait for somebody else, of those here FUSE: the kernel passes a signal on to its daemon, which may answer
+/// `EINTR` in place of an answer (the kernel's `fuse.rst`, "Interrupting filesystem operations"). An error in writing
+/// back is told by its own number, before the daemon is asked to sync, so that none was told and forgotten with the
+/// interrupted call. The second time all signals are blocked, so that no timer of the application's keeps it from
+/// ending; interrupted all the same, it is the daemon that will not, which is an error like any other.
 pub(crate) fn sync_data(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no memory is involved.
-    check(unsafe { libc::fdatasync(file.as_raw_fd()) }).map(drop)
+    uninterrupted(|| check(unsafe { libc::fdatasync(file.as_raw_fd()) }).map(drop))
+}
+
+/// Calls once more, with all signals blocked, what was interrupted.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    match call() {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        result => return result,
+    }
+    let before = set_signals_blocked(None);
+    let result = call();
+    set_signals_blocked(Some(before));
+    result
 }
 
 /// `fallocate(2)`, mode 0: room for `bytes` from the start of the file, which grows to it.
@@ -234,11 +253,21 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
 
 /// Blocks all signals in this thread: signals belong to the application's threads.
 pub(crate) fn block_signals() {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set outlives both calls, and the first initialises it.
+    set_signals_blocked(None);
+}
+
+/// Has this thread block these signals, or all of them; gives those that it blocked before.
+fn set_signals_blocked(set: Option<libc::sigset_t>) -> libc::sigset_t {
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the sets outlive the calls, and a zeroed one is valid, as are both that the calls fill.
     unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        let set = set.unwrap_or_else(|| {
+            let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+            libc::sigfillset(all.as_mut_ptr());
+            all.assume_init()
+        });
+        libc::pthread_sigmask(libc::SIG_SETMASK, &set, before.as_mut_ptr());
+        before.assume_init()
     }
 }
 
@@ -296,10 +325,35 @@ pub(crate) fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-/// Whether this process is no fork of one that opened a log.
-#[inline]
-pub(crate) fn is_owner() -> bool {
-    fork_marker().load(std::sync::atomic::Ordering::Relaxed) == 1
+/// A process, told from those it was forked from and those forked from it. What a process opened is its alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    number: u32,
+    marker: &'static AtomicU32,
+}
+
+impl Process {
+    /// The one that this is called in.
+    pub(crate) fn current() -> Process {
+        // Copied into children, so that no number is given twice along a line of forks.
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let marker = fork_marker();
+        let number = match marker.load(Ordering::Relaxed) {
+            0 => {
+                let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+                let set = marker.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed);
+                set.map_or_else(|other| other, |_| next)
+            }
+            number => number,
+        };
+        Process { number, marker }
+    }
+
+    /// Whether this is called in it, and in no fork of it.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        self.marker.load(Ordering::Relaxed) == self.number
+    }
 }
 
 /// Asks the CPU for memory that is about to be written. A hint: nothing is read that anybody sees.
@@ -315,11 +369,12 @@ pub(crate) fn prefetch(start: *const u8, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Maps a page that reads 1 here and 0 in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
+/// Maps a word that keeps what is put there, and is 0 again in a forked child (`MADV_WIPEONFORK`, kernel 4.14).
+/// Before that kernel all processes look like one.
 fn fork_marker() -> &'static AtomicU32 {
     use std::sync::OnceLock;
     static MARKER: OnceLock<&'static AtomicU32> = OnceLock::new();
-    static ALWAYS: AtomicU32 = AtomicU32::new(1);
+    static ALWAYS: AtomicU32 = AtomicU32::new(u32::MAX);
     MARKER.get_or_init(|| {
         let Ok(page) = map_anonymous(4096) else { return &ALWAYS };
         // SAFETY: the page is ours alone, and wiping it in a child is what it is for.
@@ -328,8 +383,52 @@ fn fork_marker() -> &'static AtomicU32 {
             return &ALWAYS;
         }
         // SAFETY: the page is mapped for as long as the process lives, aligned, and zeroed.
-        let word = unsafe { page.cast::<AtomicU32>().as_ref() };
-        word.store(1, std::sync::atomic::Ordering::Relaxed);
-        word
+        unsafe { page.cast::<AtomicU32>().as_ref() }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(signal: libc::c_int) -> bool {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the set outlives the calls, the first of which changes nothing and fills it.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), set.as_mut_ptr());
+            libc::sigismember(set.as_ptr(), signal) == 1
+        }
+    }
+
+    /// What each call of something interrupted so many times finds blocked, and how it ended.
+    fn interrupted(times: usize, then: libc::c_int) -> (Vec<bool>, io::Result<()>) {
+        let mut calls = Vec::new();
+        let result = uninterrupted(|| {
+            calls.push(blocks(libc::SIGALRM) && blocks(libc::SIGTERM));
+            match (calls.len() <= times, then) {
+                (true, _) => Err(io::Error::from_raw_os_error(libc::EINTR)),
+                (false, 0) => Ok(()),
+                (false, error) => Err(io::Error::from_raw_os_error(error)),
+            }
+        });
+        (calls, result)
+    }
+
+    #[test]
+    fn what_was_interrupted_is_called_once_more_without_signals() {
+        assert!(!blocks(libc::SIGALRM), "or this shows nothing");
+        let (calls, result) = interrupted(0, 0);
+        assert!(calls == [false] && result.is_ok());
+        let (calls, result) = interrupted(1, 0);
+        assert!(calls == [false, true] && result.is_ok());
+        assert!(!blocks(libc::SIGALRM) && !blocks(libc::SIGTERM), "the mask is as it was");
+        let (calls, result) = interrupted(2, 0);
+        assert_eq!(calls, [false, true]);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINTR));
+        // Failed is failed.
+        let (calls, result) = interrupted(0, libc::EIO);
+        assert_eq!((calls.len(), result.unwrap_err().raw_os_error()), (1, Some(libc::EIO)));
+        let (calls, result) = interrupted(1, libc::EIO);
+        assert_eq!((calls.len(), result.unwrap_err().raw_os_error()), (2, Some(libc::EIO)));
+    }
 }

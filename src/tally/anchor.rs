@@ -22,9 +22,16 @@ fn prefix(name: &str) -> String {
     format!("tally-{name}")
 }
 
-/// The name of a tally whose first file is called so.
+/// The name of a tally one of whose two files is called so: either may be missing.
 pub(super) fn name_of(file: &str) -> Option<&str> {
-    file.strip_prefix("tally-")?.strip_suffix(".manifest.0")
+    let name = file.strip_prefix("tally-")?;
+    name.strip_suffix(".manifest.0").or_else(|| name.strip_suffix(".manifest.1"))
+}
+
+/// What each of a tally's files says that can be read: one, if the other is missing or damaged.
+pub(super) fn rows(directory: &dyn Directory, name: &str) -> Vec<AnchorRow> {
+    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Tally);
+    bodies.iter().filter_map(|body| decode(name, body).ok()).collect()
 }
 
 pub(super) fn fold_mark<F: Fold>() -> u32 {

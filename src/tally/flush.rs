@@ -99,14 +99,14 @@ impl<F: Fold> Core<F> {
         engine: Arc<Engine>,
         device: Arc<dyn Device>,
         notices: Arc<Notices>,
-        anchor: Anchor,
+        (anchor, oldest): (Anchor, Lsn),
         found: replay::Replayed,
     ) -> Core<F> {
         let work = Work {
             holds: Holds::new(&engine),
             key: replay::key_of(name),
             id: anchor.row().id,
-            oldest: Lsn(anchor.row().oldest),
+            oldest,
             end: found.end,
             anchor: Some(anchor),
             ended: false,
@@ -138,11 +138,18 @@ impl<F: Fold> Core<F> {
         lock(&self.work).id
     }
 
+    /// Whether this is called in the process that opened the log, and in no fork of it: there no lock is taken,
+    /// which a thread may hold that the fork does not have.
+    #[inline]
+    pub(super) fn in_opening_process(&self) -> bool {
+        self.engine.in_opening_process()
+    }
+
     // Counting.
 
     #[inline]
     pub(super) fn update(&self, key: &[u8], change: F::Change) -> Result<u64, UpdateError> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Err(UpdateError::Forked);
         }
         let stamp = if F::STAMPED { self.stamp() } else { 0 };
@@ -183,7 +190,9 @@ impl<F: Fold> Core<F> {
                 self.signal.gathered(true);
                 let bytes = self.limits.bytes as u64;
                 let retry_after = self.engine.retry_after(bytes, crate::write::Priority::Normal);
-                UpdateError::Overloaded { retry_after: retry_after.min(self.limits.interval * 2) }
+                UpdateError::Overloaded {
+                    retry_after: retry_after.min(self.limits.interval.saturating_mul(2)),
+                }
             }
         }
     }
@@ -203,7 +212,7 @@ impl<F: Fold> Core<F> {
 
     /// Blocks until the flush is durable, or has failed, or the time is over.
     pub(super) fn wait(&self, flush: u64, timeout: Option<Duration>) -> Option<Result<(), UpdateError>> {
-        if !crate::sys::is_owner() {
+        if !self.in_opening_process() {
             return Some(Err(UpdateError::Forked));
         }
         if self.is_threaded() {
@@ -222,6 +231,9 @@ impl<F: Fold> Core<F> {
 
     /// Makes all that was counted before durable, now.
     pub(super) fn flush(&self) -> Result<(), TallyError> {
+        if !self.in_opening_process() {
+            return Err(TallyError::Forked);
+        }
         let target = self.ledger.target();
         self.signal.ask(false);
         match self.wait(target, None).expect("there is no time limit") {

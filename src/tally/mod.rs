@@ -23,6 +23,8 @@ mod update;
 mod wire;
 
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod tests;
 
 use std::ops::RangeBounds;
@@ -208,18 +210,30 @@ impl<F: Fold> Tally<F> {
         Update::new(&self.0, self.0.update(key.as_ref(), change))
     }
 
-    /// A key's total with everything that was counted, durable or not; `None` if there is nothing.
+    /// A key's total with everything that was counted, durable or not; `None` if there is nothing, and in a
+    /// forked child, whose tally it is not.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<F::Total> {
+        if !self.0.in_opening_process() {
+            return None;
+        }
         self.0.ledger.get(key.as_ref()).as_ref().and_then(F::total)
     }
 
-    /// A key's total as far as it is durable: what a crash at this moment would leave at the least.
+    /// A key's total as far as it is durable: what a crash at this moment would leave at the least. `None` as in
+    /// [`get`](Tally::get).
     pub fn durable(&self, key: impl AsRef<[u8]>) -> Option<F::Total> {
+        if !self.0.in_opening_process() {
+            return None;
+        }
         self.0.ledger.totals().get(key.as_ref()).as_ref().and_then(F::total)
     }
 
-    /// All keys in order with their totals, with everything that was counted: a copy of this moment.
+    /// All keys in order with their totals, with everything that was counted: a copy of this moment. None in a
+    /// forked child.
     pub fn totals(&self) -> Totals<F> {
+        if !self.0.in_opening_process() {
+            return Totals(Vec::new().into_iter());
+        }
         let mut all = self.0.ledger.snapshot();
         all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         Totals(all.into_iter())
@@ -245,6 +259,9 @@ impl<F: Fold> Tally<F> {
         key: impl AsRef<[u8]>,
         range: impl RangeBounds<u64>,
     ) -> Result<History<F>, TallyError> {
+        if !self.0.in_opening_process() {
+            return Err(TallyError::Forked);
+        }
         History::new(&self.0, key.as_ref(), &range)
     }
 }

@@ -1,6 +1,7 @@
 //! The tallies of a log: opened, found again, held against truncation, and ended with it.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use super::anchor::{self, Anchor};
@@ -83,14 +84,29 @@ pub(crate) fn end_all(registry: &Registry) -> Result<(), UpdateError> {
 ///
 /// One whose files are damaged cannot say; it says so when it is opened.
 pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> std::io::Result<()> {
-    for file in directory.list()? {
-        let Some(name) = anchor::name_of(&file) else { continue };
-        let Ok(Some(row)) = anchor::peek(directory, name) else { continue };
-        if let Some(engine) = engines.get(usize::from(row.shard)) {
-            engine.keep(name, Lsn(row.oldest), Lsn(row.complete));
+    let files = directory.list()?;
+    let names: BTreeSet<&str> = files.iter().filter_map(|file| anchor::name_of(file)).collect();
+    for name in names {
+        let rows = anchor::rows(directory, name);
+        let engine = rows.first().and_then(|row| engines.get(usize::from(row.shard)));
+        if let Some((engine, (oldest, complete))) =
+            engine.and_then(|engine| Some((engine, needs(engine, &rows)?)))
+        {
+            engine.keep(name, oldest, complete);
         }
     }
     Ok(())
+}
+
+/// What the log must keep for a tally: as much as either copy of its anchor asks for, since the other one may be
+/// lost when it is needed.
+fn needs(engine: &Engine, rows: &[AnchorRow]) -> Option<(Lsn, Lsn)> {
+    let complete = rows.iter().map(|row| Lsn(row.complete)).max()?;
+    let newest = rows.iter().map(|row| Lsn(row.oldest)).max()?;
+    // A copy that asks for what is gone already could not be used, and holds up nothing.
+    let horizon = engine.view().horizon;
+    let oldest = rows.iter().map(|row| Lsn(row.oldest)).filter(|oldest| *oldest >= horizon).min();
+    Some((oldest.unwrap_or(newest), complete))
 }
 
 /// Where and with what a tally is opened.
@@ -123,7 +139,8 @@ pub(crate) fn open<F: Fold>(
         Limits::of(options, place.engines[shard].record_bytes(), place.engines[shard].segment_bytes())?;
     let new = || (ShardId(shard as u16), place.engines[shard].durable());
     // A new one's beginning must not be truncated before it is known: nothing is, for this moment.
-    let is_new = !matches!(anchor::peek(place.directory, name), Ok(Some(_)));
+    let rows = anchor::rows(place.directory, name);
+    let is_new = rows.is_empty();
     if is_new {
         place.engines[shard].keep(name, Lsn::MIN, Lsn::MAX);
     }
@@ -134,8 +151,10 @@ pub(crate) fn open<F: Fold>(
         }
     })?;
     let row = anchor.row();
-    place.engines[shard].keep(name, Lsn(row.oldest), Lsn(row.complete));
     let engine = engine_of(name, &row, place.engines)?;
+    let rows = if is_new { vec![row] } else { rows };
+    let (oldest, complete) = needs(&engine, &rows).expect("there is a copy");
+    engine.keep(name, oldest, complete);
     if row.fold != anchor::fold_mark::<F>() {
         return Err(other_fold());
     }
@@ -143,9 +162,9 @@ pub(crate) fn open<F: Fold>(
     let records = needed(name, &row, engine.clone())?;
     let found = replay::<F>(name, &row, ledger.totals(), records)?;
     ledger.begin(found.flush);
-    engine.keep(name, Lsn(row.oldest), found.end.max(Lsn(row.complete)));
+    engine.keep(name, oldest, found.end.max(complete));
     let (device, notices) = (place.device.clone(), place.notices.clone());
-    let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, anchor, found));
+    let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, (anchor, oldest), found));
     if core.is_threaded() {
         core.start().map_err(|error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) })?;
     }
@@ -175,10 +194,12 @@ fn needed(
 const PEEKS_MAX: usize = 5;
 
 /// The durable totals of a tally of a log that somebody else owns, or nobody.
+///
+/// `source_of` is told up to where the anchor testifies that the shard is durable.
 pub(crate) fn peek<F: Fold>(
     name: &str,
     directory: &dyn Directory,
-    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+    source_of: impl Fn(ShardId, Lsn) -> Result<Option<Arc<dyn Source>>, ReadError>,
 ) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
     anchor::check_name(name)?;
     let anchor = || anchor::peek(directory, name)?.ok_or_else(|| TallyError::NoSuchTally(name.to_owned()));
@@ -197,13 +218,14 @@ pub(crate) fn peek<F: Fold>(
 fn peek_from<F: Fold>(
     name: &str,
     row: &AnchorRow,
-    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+    source_of: impl Fn(ShardId, Lsn) -> Result<Option<Arc<dyn Source>>, ReadError>,
 ) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
     if row.fold != anchor::fold_mark::<F>() {
         return Err(TallyError::OtherFold { name: name.to_owned(), fold: F::NAME });
     }
     let no_shard = || TallyError::Damaged { name: name.to_owned(), what: "its shard does not exist" };
-    let source = source_of(ShardId(row.shard)).ok_or_else(no_shard)?;
+    let source = source_of(ShardId(row.shard), Lsn(row.complete)).map_err(TallyError::Read)?;
+    let source = source.ok_or_else(no_shard)?;
     let totals = Totals::<F>::new(1 << 20, &hashbrown::DefaultHashBuilder::default());
     replay::<F>(name, row, &totals, needed(name, row, source)?)?;
     let mut all = Vec::new();

@@ -109,6 +109,9 @@ impl<F: Fold> Future for Update<'_, F> {
         if let Some(outcome) = core.outcome(flush) {
             return Poll::Ready(outcome);
         }
+        if !core.in_opening_process() {
+            return Poll::Ready(Err(UpdateError::Forked));
+        }
         if !core.is_threaded() {
             // Nobody else flushes.
             return core.wait(flush, None).map_or(Poll::Pending, Poll::Ready);
@@ -120,7 +123,9 @@ impl<F: Fold> Future for Update<'_, F> {
 
 impl<F: Fold> Drop for Update<'_, F> {
     fn drop(&mut self) {
-        if let Some(registration) = self.registration.take() {
+        if let Some(registration) = self.registration.take()
+            && self.core.get().in_opening_process()
+        {
             self.core.get().waiters.forget(registration);
         }
     }

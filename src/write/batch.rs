@@ -36,12 +36,12 @@ impl BatchBuilder {
     }
 
     /// Adds the payload that `write` appends. What was there before is not to be touched: if `write` makes the
-    /// bytes shorter, the payload is empty and earlier ones lose their ends.
+    /// bytes shorter, the payload is empty and earlier ones lose their ends. If it panics, nothing is added.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.bytes);
-        let bytes = self.bytes.len();
-        self.ends.iter_mut().for_each(|end| *end = (*end).min(bytes));
-        self.ends.push(bytes);
+        let adding = Adding(self);
+        write(&mut adding.0.bytes);
+        let bytes = adding.0.bytes.len();
+        adding.0.ends.push(bytes);
     }
 
     /// Records in it.
@@ -66,6 +66,13 @@ impl BatchBuilder {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+    }
+
+    /// Makes ends and bytes agree again: bytes behind the last end are none of any payload.
+    fn settle(&mut self) {
+        let bytes = self.bytes.len();
+        self.ends.iter_mut().for_each(|end| *end = (*end).min(bytes));
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
     }
 
     pub(crate) fn list(&self) -> List<'_> {
@@ -104,5 +111,54 @@ impl<'a> List<'a> {
 
     pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         (0..self.len()).map(move |index| self.get(index))
+    }
+}
+
+/// A payload that is being written, by a closure that may panic.
+struct Adding<'a>(&'a mut BatchBuilder);
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn payloads(batch: &BatchBuilder) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(batch.ends.iter().copied());
+        starts.zip(&batch.ends).map(|(start, end)| &batch.bytes[start..*end]).collect()
+    }
+
+    #[test]
+    fn a_closure_that_panics_adds_nothing() {
+        for keeps in [0, 2, 5, 7] {
+            let mut batch = BatchBuilder::new();
+            batch.push(b"first");
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                batch.push_with(|bytes| {
+                    bytes.extend_from_slice(b"half");
+                    bytes.truncate(keeps);
+                    panic!("in the middle of it");
+                });
+            }));
+            assert!(panicked.is_err());
+            batch.push_with(|bytes| bytes.extend_from_slice(b"second"));
+            assert_eq!(payloads(&batch), [&b"first"[..keeps.min(5)], b"second"]);
+            assert_eq!((batch.len(), batch.bytes()), (2, keeps.min(5) + 6));
+        }
+    }
+
+    #[test]
+    fn bytes_made_shorter_take_ends_along() {
+        let mut batch = BatchBuilder::new();
+        batch.push(b"one");
+        batch.push(b"two");
+        batch.push_with(|bytes| bytes.truncate(4));
+        assert_eq!(payloads(&batch), [&b"one"[..], b"t", b""]);
     }
 }

@@ -15,7 +15,21 @@ on_every_ground!(
     a_built_batch_is_a_batch,
     a_window_is_bounded_and_in_order,
     a_window_tells_of_a_closed_log,
+    an_iterator_that_has_ended_is_not_asked_again,
 );
+
+/// An iterator may go on after its end, which is no record of anybody's then.
+fn an_iterator_that_has_ended_is_not_asked_again(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let mut asked = 0;
+    let writes = std::iter::from_fn(|| {
+        asked += 1;
+        (asked != 4).then_some(b"record")
+    });
+    assert_eq!(log.window(8).over(writes).take(20).map(Result::unwrap).count(), 3);
+    assert_eq!(asked, 4);
+}
 
 fn parts_are_one_payload(ground: Ground) {
     let dir = ground.directory();

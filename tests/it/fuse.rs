@@ -37,6 +37,8 @@ pub struct Faults {
     pub writes_left: Option<u64>,
     /// So many more syncs succeed, and then none: what was dirty is lost.
     pub syncs_left: Option<u64>,
+    /// So many syncs are interrupted, before they have done anything.
+    pub interrupted_syncs: u64,
     /// Syncs say that all is well and save nothing.
     pub lying_syncs: bool,
     /// All files together are this large at most.
@@ -205,6 +207,10 @@ impl State {
     fn sync(&mut self, inode: u64) -> Result<(), Errno> {
         if self.dead {
             return Err(DEAD);
+        }
+        if let Some(left) = self.faults.interrupted_syncs.checked_sub(1) {
+            self.faults.interrupted_syncs = left;
+            return Err(Errno::EINTR);
         }
         let lies = self.faults.lying_syncs;
         let fails = match &mut self.faults.syncs_left {

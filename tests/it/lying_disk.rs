@@ -155,6 +155,34 @@ fn short_writes_are_finished() {
     }
 }
 
+/// A file system that is interrupted may answer so in place of syncing. That is no failure: it is asked again, and
+/// what is acknowledged then is there after a power cut. Syncs of callers, and of the shard's thread.
+#[test]
+fn an_interrupted_sync_is_done_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for backend in BACKENDS {
+        let disk = Disk::new(2);
+        let Some(mounted) = disk.mount() else { return };
+        let log = options(backend).open(mounted.log()).unwrap();
+        let append = |number: u32| {
+            disk.set_faults(Faults { interrupted_syncs: 1, ..Faults::default() });
+            let append = log.shard(ShardId(0)).append(payload(number));
+            let position = if number % 2 == 0 { append.wait() } else { runtime.block_on(append) };
+            (position.unwrap_or_else(|error| panic!("{backend:?} {number}: {error}")), number)
+        };
+        let all: Vec<_> = (0..20).map(append).collect();
+        // One that is interrupted for ever fails in the end, and that is final.
+        disk.set_faults(Faults { interrupted_syncs: u64::MAX, ..Faults::default() });
+        let failed = log.shard(ShardId(0)).append(payload(99)).wait();
+        assert!(matches!(failed, Err(AppendError::ShardFailed(_))), "{backend:?}: {failed:?}");
+        let after = disk.cut();
+        assert!(log.close().is_err(), "its disk is gone");
+        drop(mounted);
+        let Some(mounted) = after.mount() else { return };
+        assert_all(&options(backend).open(mounted.log()).unwrap(), &all, &format!("{backend:?}"));
+    }
+}
+
 #[test]
 fn errors_stop_the_shard_and_lose_nothing() {
     let failing = [

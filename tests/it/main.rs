@@ -11,6 +11,8 @@ mod driven;
 mod failed_sync;
 mod fallback;
 mod file_systems;
+mod forever;
+mod forks;
 mod full_disk;
 mod fuse;
 mod golden;
@@ -24,6 +26,7 @@ mod mounts;
 mod overload;
 #[cfg(feature = "tracing")]
 mod panics;
+mod positions;
 mod read_only;
 mod reading;
 mod retention;

@@ -10,7 +10,62 @@ on_every_ground!(
     a_reader_tolerates_recycling,
     verify_finds_what_was_damaged,
     reading_changes_nothing,
+    one_copy_of_a_manifest_is_enough,
+    a_shard_of_another_log_is_refused,
 );
+
+/// Both copies of a shard's manifest say the same: one that cannot be read, or is gone, takes nothing away.
+fn one_copy_of_a_manifest_is_enough(ground: Ground) {
+    for (copy, folder) in [(0, false), (0, true), (1, false), (1, true)] {
+        let dir = ground.directory();
+        let log = ground.options().shards(1).open(dir.path()).unwrap();
+        log.append(b"record").wait().unwrap();
+        log.close().unwrap();
+        for prefix in ["log", "shard-0000/shard"] {
+            let path = dir.path().join(format!("{prefix}.manifest.{copy}"));
+            std::fs::remove_file(&path).unwrap();
+            if folder {
+                std::fs::create_dir(&path).unwrap(); // A file that cannot be read, for root as well.
+            }
+        }
+        let reader = Log::open_read_only(dir.path()).unwrap();
+        assert_eq!(reader.merged(..).unwrap().map(Result::unwrap).count(), 1, "copy {copy}, {folder}");
+    }
+}
+
+/// Somebody restored the wrong folder: its records are none of this log's.
+fn a_shard_of_another_log_is_refused(ground: Ground) {
+    let (dir, other) = (ground.directory(), ground.directory());
+    for (place, payload) in [(&dir, b"this one's".as_slice()), (&other, b"the other's")] {
+        let log = ground.options().shards(2).open(place.path()).unwrap();
+        for shard in 0..2 {
+            log.shard(ShardId(shard)).append(payload).wait().unwrap();
+        }
+        log.close().unwrap();
+    }
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    assert!(reader.verify().unwrap().findings.is_empty());
+    let [first, second] = [0, 1].map(|shard| dir.path().join(format!("shard-000{shard}")));
+    let aside = dir.path().join("sawmill.aside");
+    std::fs::rename(&first, &aside).unwrap();
+    // Another shard of the same log, then the same shard of another log.
+    for wrong in [second, other.path().join("shard-0000")] {
+        std::fs::rename(&wrong, &first).unwrap();
+        let opened = [
+            Log::open_read_only(dir.path()).map(drop),
+            ground.options().shards(2).open(dir.path()).map(drop),
+        ];
+        for error in opened.map(Result::unwrap_err) {
+            assert!(error.to_string().contains(first.to_str().unwrap()), "{error}");
+        }
+        // Nor by a reader that has the log open already.
+        assert!(matches!(reader.shard(ShardId(0)).read(..), Err(ReadError::Io { .. })));
+        assert!(reader.verify().is_err());
+        std::fs::rename(&first, &wrong).unwrap();
+    }
+    std::fs::rename(&aside, &first).unwrap();
+    assert_eq!(reader.merged(..).unwrap().map(Result::unwrap).count(), 2);
+}
 
 fn what_is_testified_can_be_read_beside_the_owner(ground: Ground) {
     let dir = ground.directory();

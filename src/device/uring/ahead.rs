@@ -8,12 +8,12 @@ use io_uring::{IoUring, opcode, types};
 
 use crate::device::{AheadRead, ReadAhead};
 use crate::pool::AlignedBuffer;
-use crate::sys;
+use crate::sys::Process;
 
 /// `None` where io_uring is not to be had: then nothing is read ahead.
 pub(in crate::device) fn reader() -> Option<Box<dyn ReadAhead>> {
     let ring = IoUring::builder().dontfork().build(1).ok()?;
-    Some(Box::new(UringAhead { ring: Some(ring), read: None }))
+    Some(Box::new(UringAhead { ring: Some(ring), read: None, process: Process::current() }))
 }
 
 struct UringAhead {
@@ -21,6 +21,8 @@ struct UringAhead {
     ring: Option<IoUring>,
     /// Owns file and memory of the read in flight.
     read: Option<AheadRead>,
+    /// Where the ring is mapped.
+    process: Process,
 }
 
 impl UringAhead {
@@ -79,7 +81,7 @@ impl ReadAhead for UringAhead {
 
 impl Drop for UringAhead {
     fn drop(&mut self) {
-        if !sys::is_owner() {
+        if !self.process.is_current() {
             // A forked child: the ring is its parent's.
             self.give_up();
         } else if self.read.is_some() {

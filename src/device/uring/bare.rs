@@ -116,7 +116,11 @@ pub(crate) fn run(
         if in_flight == 0 {
             break;
         }
-        ring.submit_and_wait(1)?;
+        match ring.submit_and_wait(1) {
+            // Nor at a signal: what is in flight uses the memory.
+            Err(error) if !super::goes_on(&error) => return Err(error),
+            _ => {}
+        }
         let now = Instant::now();
         for completion in ring.completion() {
             in_flight -= 1;

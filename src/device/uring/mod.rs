@@ -37,6 +37,9 @@ const WAKE: u64 = u64::MAX;
 /// The kernel registers no buffer above this size.
 const BUFFER_BYTES_MAX: usize = 1 << 30;
 
+/// A sync is submitted again so many times when it was interrupted.
+const INTERRUPTIONS_MAX: usize = 8;
+
 pub(super) fn queue(setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
     // Room for each operation, the rest of one that came back short, and the wake-up's read.
     let entries = (setup.depth * 2 + 2).next_power_of_two();
@@ -84,7 +87,7 @@ fn register(ring: &IoUring, pool: &Pool) -> usize {
 /// An operation in the kernel's hands.
 struct InFlight {
     operation: Operation,
-    /// Bytes written so far.
+    /// Bytes written so far; see [`outcome`].
     done: usize,
 }
 
@@ -170,13 +173,44 @@ impl UringQueue {
         }
         self.waiting.extend(again);
     }
+
+    /// Ends the read of the event, which would land in `event_read`. `wait` submits, and waits for a completion.
+    fn end_event_read(&mut self, mut wait: impl FnMut(&IoUring) -> io::Result<usize>) {
+        if self.wake_armed {
+            self.event.wake();
+        }
+        while self.wake_armed {
+            match wait(&self.ring) {
+                Err(error) if !goes_on(&error) => return self.leak_event_read(),
+                _ => self.reap(),
+            }
+        }
+    }
+
+    /// The ring is broken, and the read may still land.
+    fn leak_event_read(&mut self) {
+        if self.wake_armed {
+            std::mem::forget(std::mem::take(&mut self.event_read));
+        }
+    }
+}
+
+/// Whether a wait for the ring ended for no fault of it: a time-out, a signal, or completions that are to be reaped
+/// first.
+fn goes_on(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 /// What a result means, for an operation of which so many bytes are `done`; `None` if the rest is to be
 /// submitted again.
 pub(super) fn outcome(kind: &OperationKind, done: &mut usize, result: i32) -> Option<io::Result<()>> {
     let OperationKind::Write { bytes, .. } = kind else {
-        // A sync is never tried again, whatever its error.
+        // A sync that failed is never tried again. One that was interrupted has not failed (`sys::sync_data` says
+        // why), but is not tried for ever: what is counted of a sync are its interruptions.
+        if result == -libc::EINTR && *done < INTERRUPTIONS_MAX {
+            *done += 1;
+            return None;
+        }
         return Some(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
     };
     if result == -libc::EAGAIN {
@@ -217,11 +251,8 @@ impl Queue for UringQueue {
         };
         match result {
             Ok(_) => {}
-            // A time-out, a signal, or a ring that wants its completions reaped first.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-                _ => return Err(error),
-            },
+            Err(error) if goes_on(&error) => {}
+            Err(error) => return Err(error),
         }
         self.reap();
         Ok(())
@@ -240,16 +271,11 @@ impl Drop for UringQueue {
             if self.enter(Wait::Forever).is_err() {
                 // The ring is broken and cannot say when it is done: rather leak than corrupt.
                 std::mem::forget(std::mem::take(&mut self.flight));
+                self.leak_event_read();
                 return;
             }
         }
-        if self.wake_armed {
-            // End the last read, which would land in `event_read`.
-            self.event.wake();
-            while self.wake_armed && self.ring.submit_and_wait(1).is_ok() {
-                self.reap();
-            }
-        }
+        self.end_event_read(|ring| ring.submit_and_wait(1));
     }
 }
 
@@ -265,5 +291,67 @@ struct EventWake(OwnedFd);
 impl Wake for EventWake {
     fn wake(&self) {
         sys::signal(self.0.as_fd());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `None` where there is no io_uring.
+    fn queue() -> Option<UringQueue> {
+        let ring = IoUring::builder().dontfork().build(4).ok()?;
+        Some(UringQueue {
+            ring,
+            registered: 0,
+            event: Arc::new(EventWake(sys::event().unwrap())),
+            event_read: Box::new(0),
+            wake_armed: false,
+            waiting: VecDeque::new(),
+            flight: Vec::new(),
+            free: Vec::new(),
+            in_flight: 0,
+            done: VecDeque::new(),
+            _pool: Arc::new(Pool::new(4096, 2).unwrap()),
+        })
+    }
+
+    /// What the read lands in is freed once the read is over, whatever interrupts the wait for that.
+    #[test]
+    fn a_signal_does_not_end_the_wait_for_the_last_read() {
+        let Some(mut queue) = queue() else { return };
+        queue.enter(Wait::No).unwrap();
+        assert!(queue.wake_armed);
+        let mut interruptions = vec![libc::EINTR, libc::EAGAIN, libc::EINTR];
+        queue.end_event_read(|ring| match interruptions.pop() {
+            Some(error) => Err(io::Error::from_raw_os_error(error)),
+            None => ring.submit_and_wait(1),
+        });
+        assert!(!queue.wake_armed && interruptions.len() < 3);
+        assert_eq!(*queue.event_read, 1, "the read has landed");
+    }
+
+    /// A ring that is broken may have the read land at any time: the memory is given up, and not freed.
+    #[test]
+    fn a_broken_ring_keeps_what_its_read_lands_in() {
+        let Some(mut queue) = queue() else { return };
+        queue.enter(Wait::No).unwrap();
+        let address = std::ptr::from_ref(&*queue.event_read);
+        queue.end_event_read(|_| Err(io::Error::from_raw_os_error(libc::EBADF)));
+        assert!(!std::ptr::eq(address, &*queue.event_read));
+        queue.wake_armed = false; // Given up.
+    }
+
+    #[test]
+    fn an_interrupted_sync_is_submitted_again_and_no_other() {
+        let mut done = 0;
+        for _ in 0..INTERRUPTIONS_MAX {
+            assert!(outcome(&OperationKind::Sync, &mut done, -libc::EINTR).is_none());
+        }
+        for error in [libc::EINTR, libc::EIO, libc::EAGAIN, libc::ENOSPC] {
+            let told = outcome(&OperationKind::Sync, &mut done, -error).unwrap().unwrap_err();
+            assert_eq!(told.raw_os_error(), Some(error));
+        }
+        assert!(outcome(&OperationKind::Sync, &mut done, 0).unwrap().is_ok());
     }
 }

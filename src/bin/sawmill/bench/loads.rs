@@ -123,7 +123,7 @@ impl Load {
         let before = log.stats();
         let starts: Vec<Lsn> = before.shards.iter().map(|shard| shard.durable_lsn).collect();
         let (began, cpu) = (Instant::now(), cpu_time());
-        let deadline = began + time;
+        let deadline = began.checked_add(time).ok_or("that is longer than can be measured")?;
         let results: Vec<Result<(u64, Histogram<u64>), sawmill::AppendError>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..self.threads)
                 .map(|thread| {

@@ -1,0 +1,263 @@
+//! Forks: what a process opened is its alone, and what a child opens is the child's.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::time::Duration;
+
+use futures_core::Stream;
+use sawmill::{
+    AppendError, Commit, ConsumerError, Fold, Log, Options, ReadError, ShardId, TallyError, UpdateError,
+};
+
+/// Whether this holds in a forked child. One that hangs is killed, which does not hold.
+fn forked(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child does no more than what is given, and ends by `_exit`.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: kills the child, whatever it hangs in.
+            unsafe { libc::alarm(60) };
+            let holds = catch_unwind(AssertUnwindSafe(child)).unwrap_or(false);
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(i32::from(!holds)) };
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: the status outlives the call.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            status == 0
+        }
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn open(directory: &tempfile::TempDir) -> Log {
+    Options::new().shards(1).segment_bytes(8 << 20).memory_bytes(4 << 20).open(directory.path()).unwrap()
+}
+
+/// A log takes and gives records, and counts.
+fn works(log: &Log) -> bool {
+    let position = log.append(b"record").wait().unwrap();
+    assert_eq!(log.get(position).unwrap().payload(), b"record");
+    let tally = log.tally("likes").unwrap();
+    tally.add(b"key", 2).wait().unwrap();
+    assert!(tally.get(b"key") >= Some(2));
+    assert!(log.shard(ShardId(0)).read(..).unwrap().all(|record| record.is_ok()));
+    true
+}
+
+fn is_refused(log: &Log) -> bool {
+    matches!(log.append(b"x").wait(), Err(AppendError::Forked))
+        && matches!(log.try_append(b"x"), Err(AppendError::Forked))
+        && matches!(log.sync().wait(), Err(AppendError::Forked))
+        && matches!(log.tally("likes"), Err(TallyError::Forked))
+        && matches!(log.consumer("reader"), Err(ConsumerError::Forked))
+        && matches!(log.shard(ShardId(0)).read(..), Err(ReadError::Forked))
+}
+
+#[test]
+fn a_log_is_of_the_process_that_opened_it() {
+    let places = [directory(), directory(), directory()];
+    let log = open(&places[0]);
+    assert!(works(&log));
+    assert!(forked(|| {
+        assert!(is_refused(&log));
+        let own = open(&places[1]);
+        assert!(works(&own) && is_refused(&log));
+        let grandchild = forked(|| {
+            assert!(is_refused(&own) && is_refused(&log));
+            let third = open(&places[2]);
+            assert!(works(&third) && is_refused(&own) && is_refused(&log));
+            third.close().unwrap();
+            true
+        });
+        assert!(works(&own), "and not of its child");
+        own.close().unwrap();
+        grandchild
+    }));
+    assert!(works(&log));
+    log.close().unwrap();
+    for place in &places {
+        assert!(works(&open(place)));
+    }
+}
+
+/// Readers and handles that were made before the fork: errors, an end, and memory that is left alone.
+#[test]
+fn readers_and_handles_are_not_the_childs() {
+    let (place, other) = (directory(), directory());
+    let log = open(&place);
+    let shard = log.shard(ShardId(0));
+    for index in 0..800u32 {
+        log.post(vec![index as u8; 10 << 10]).unwrap();
+    }
+    log.sync().wait().unwrap();
+    let position = log.append(b"position").wait().unwrap();
+    let tally = log.tally("likes").unwrap();
+    tally.add(b"key", 2).wait().unwrap();
+    let mut commits: Vec<Commit> = (0..2).map(|_| log.append(b"x").admitted().wait().unwrap()).collect();
+    let mut range = shard.read(..).unwrap();
+    // So far that it reads ahead, into memory that a fork does not get.
+    assert_eq!(range.by_ref().take(400).count(), 400);
+    let mut follow = shard.follow(position.lsn()).unwrap();
+    let mut consumer = log.consumer("reader").unwrap();
+    assert!(consumer.next().is_some());
+    assert!(forked(|| {
+        assert!(matches!(log.get(position), Err(ReadError::Forked)));
+        let own = open(&other);
+        assert!(works(&own));
+        let mut mine = own.shard(ShardId(0)).read(..).unwrap();
+        let rest: Vec<_> = range.by_ref().collect();
+        assert!(matches!(rest.last(), Some(Err(ReadError::Forked))));
+        assert_eq!(rest.iter().filter(|record| record.is_err()).count(), 1);
+        assert!(range.next().is_none());
+        // Its memory is somebody else's by now.
+        drop(range);
+        assert!(mine.all(|record| record.is_ok()));
+        let told = std::iter::from_fn(|| follow.next_timeout(Duration::from_secs(50))).last();
+        assert!(matches!(told, Some(Err(ReadError::Forked))));
+        let told = std::iter::from_fn(|| consumer.next_timeout(Duration::from_secs(50))).last();
+        assert!(matches!(told, Some(Err(ReadError::Forked))));
+        assert!(matches!(consumer.commit(position), Err(ConsumerError::Forked)));
+        assert!(matches!(consumer.flush(), Err(ConsumerError::Forked)));
+        assert!(tally.get(b"key").is_none() && tally.durable(b"key").is_none());
+        assert!(tally.totals().next().is_none());
+        assert!(matches!(tally.flush(), Err(TallyError::Forked)));
+        assert!(matches!(tally.history(b"key", ..), Err(TallyError::Forked)));
+        assert!(matches!(tally.add(b"key", 1).wait(), Err(UpdateError::Forked)));
+        let last = commits.pop().unwrap().wait();
+        assert!(matches!(last, Ok(_) | Err(AppendError::Forked)));
+        let mut polled = pin!(commits.pop().unwrap());
+        let told = polled.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(told.is_ready());
+        drop((follow, consumer, tally));
+        assert!(works(&own));
+        true
+    }));
+    assert!(works(&log));
+    log.close().unwrap();
+}
+
+type Hook = Box<dyn FnOnce()>;
+
+thread_local!(static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) });
+
+/// What is called in the middle of something, once.
+fn hook() {
+    if let Some(hook) = HOOK.take() {
+        hook();
+    }
+}
+
+#[derive(Debug)]
+struct Hooked;
+
+impl Fold for Hooked {
+    const NAME: &'static str = "tests.hooked";
+    type Change = i64;
+    type Value = i64;
+    type Total = i64;
+
+    fn lift(change: i64, _: u64) -> i64 {
+        change
+    }
+
+    fn merge(total: &mut i64, change: &i64) {
+        hook();
+        *total += change;
+    }
+
+    fn total(value: &i64) -> Option<i64> {
+        Some(*value)
+    }
+
+    fn encode(value: &i64, into: &mut Vec<u8>) {
+        into.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<i64> {
+        bytes.try_into().ok().map(i64::from_le_bytes)
+    }
+}
+
+/// A fork in the middle of an update: a lock is held, and nobody gives it back in the child.
+#[test]
+fn a_child_takes_no_lock_of_a_tally() {
+    let place = directory();
+    let log = open(&place);
+    let tally = log.tally_of::<Hooked>("likes").unwrap();
+    tally.update(b"key", 1).accepted().unwrap();
+    let inner = tally.clone();
+    let holds = std::rc::Rc::new(std::cell::Cell::new(None));
+    let told = holds.clone();
+    HOOK.set(Some(Box::new(move || {
+        told.set(Some(forked(|| {
+            assert!(inner.get(b"key").is_none() && inner.durable(b"key").is_none());
+            assert!(inner.totals().next().is_none());
+            assert!(matches!(inner.flush(), Err(TallyError::Forked)));
+            assert!(matches!(inner.update(b"key", 1).accepted(), Err(UpdateError::Forked)));
+            true
+        })));
+    })));
+    // Until one finds the key there, and adds to it.
+    while holds.get().is_none() {
+        tally.update(b"key", 1).accepted().unwrap();
+    }
+    assert_eq!(holds.get(), Some(true));
+    assert!(tally.get(b"key") >= Some(2));
+}
+
+/// A waker that calls the hook when it is cloned.
+fn hooked_waker() -> Waker {
+    const TABLE: RawWakerVTable = RawWakerVTable::new(
+        |_| {
+            hook();
+            RawWaker::new(std::ptr::null(), &TABLE)
+        },
+        |_| {},
+        |_| {},
+        |_| {},
+    );
+    // SAFETY: nothing is pointed to, and all functions may be called at any time.
+    unsafe { Waker::new(std::ptr::null(), &TABLE) }
+}
+
+/// Polls `first`, then `second` with a waker whose clone forks, and has the child drop `first`.
+fn dropped_in_a_fork<T: Unpin + 'static>(
+    mut first: T,
+    mut second: T,
+    poll: impl Fn(Pin<&mut T>, &mut Context<'_>) -> bool,
+) {
+    assert!(!poll(Pin::new(&mut first), &mut Context::from_waker(Waker::noop())), "it waits");
+    let holds = std::rc::Rc::new(std::cell::Cell::new(None));
+    // Not dropped in the parent meanwhile, where it would wait for the lock, and rightly.
+    let first = std::rc::Rc::new(std::cell::Cell::new(Some(first)));
+    let (told, dropped) = (holds.clone(), first.clone());
+    HOOK.set(Some(Box::new(move || {
+        told.set(Some(forked(|| {
+            drop(dropped.take());
+            true
+        })));
+    })));
+    assert!(!poll(Pin::new(&mut second), &mut Context::from_waker(&hooked_waker())), "it waits");
+    assert_eq!(holds.get(), Some(true));
+}
+
+/// A fork in the middle of a registration.
+#[test]
+fn a_childs_drop_takes_no_lock() {
+    let place = directory();
+    let log = open(&place);
+    let follow = || log.shard(ShardId(0)).follow(log.shard(ShardId(0)).durable_lsn()).unwrap();
+    dropped_in_a_fork(follow(), follow(), |follow, context| follow.poll_next(context).is_ready());
+    let options = sawmill::TallyOptions::new().interval(Duration::MAX);
+    let tally = log.tally_with::<sawmill::Sum>("likes", &options).unwrap();
+    let update = || tally.add(b"key", 1).into_owned();
+    dropped_in_a_fork(update(), update(), |update, context| update.poll(context).is_ready());
+    log.close().unwrap();
+}
