@@ -62,6 +62,21 @@ pub enum OpenError {
         /// The first name that does not belong there.
         found: String,
     },
+    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one whose
+    /// own manifest is gone. Nothing in that folder was touched.
+    #[error(
+        "{} holds {found}, which is not of the log in {}; nothing there was changed: give this log other folders, put \
+        back what is missing of the log that it belongs to, or move it away if nobody needs it",
+        path.display(), log.display()
+    )]
+    NotOfThisLog {
+        /// The folder.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+        /// The log's own directory.
+        log: PathBuf,
+    },
     /// Something that was acknowledged is not there, or not as it was written. Nothing was changed.
     #[error("shard {shard} is damaged at LSN {lsn}: {cause}; nothing was changed")]
     Damaged {
