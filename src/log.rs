@@ -10,9 +10,8 @@ use crate::append::{Append, AppendBatch};
 use crate::batch::BatchBuilder;
 use crate::close::Close;
 use crate::commit::{Commit, Sync, is_owner};
-use crate::committer::CommitterConfig;
 use crate::consumer::{Consumer, Registry};
-use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe};
+use crate::device::{Device, Directory, Lock};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::notice::Notices;
 use crate::open;
@@ -52,7 +51,6 @@ pub(crate) struct Inner {
     pub holds: Vec<Holds>,
     pub router: Router,
     pub config: Config,
-    pub committer: CommitterConfig,
     pub backend: &'static str,
     pub device: Arc<dyn Device>,
     pub lock: Arc<dyn Lock>,
@@ -63,7 +61,6 @@ pub(crate) struct Inner {
     pub directory: Arc<dyn Directory>,
     pub consumers: Registry,
     pub tallies: tally::Registry,
-    pub measured: Option<WriteProbe>,
 }
 
 impl Log {
@@ -343,11 +340,10 @@ impl Log {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &engine.counters;
         let view = engine.view();
-        let measured = self.inner.measured;
         ShardStats {
             shard: engine.id,
             backend: self.inner.backend,
-            capabilities: Capabilities { measured, ..engine.capabilities() },
+            capabilities: engine.capabilities(),
             durable_lsn: engine.durable(),
             written_lsn: engine.written(),
             horizon: view.horizon,
@@ -544,8 +540,6 @@ impl Shard {
             .device
             .random(&mut nonce)
             .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
-        engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || {
-            read::find_cut(&source(engine), lsn)
-        })
+        engine.truncate_after(u64::from_le_bytes(nonce), || read::find_cut(&source(engine), lsn))
     }
 }

@@ -226,7 +226,8 @@ impl Options {
         self
     }
 
-    /// Makes it an error of `open` if what is synced does not survive a power cut there (tmpfs).
+    /// Makes it an error of `open` if what is synced does not survive a power cut (tmpfs), in the log's own directory or
+    /// where any of its shards lies.
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
@@ -330,6 +331,9 @@ impl Options {
     }
 
     /// Spreads the shards over these directories, one device each: shard `n` in number `n % len`.
+    ///
+    /// Each shard's folder there belongs to this log alone, and is locked for itself: a log is never made where shards
+    /// of another one lie ([`OpenError::NotOfThisLog`]).
     #[must_use]
     pub fn directories<P: Into<PathBuf>>(mut self, directories: impl IntoIterator<Item = P>) -> Options {
         self.directories = Some(directories.into_iter().map(Into::into).collect());
@@ -347,11 +351,15 @@ impl Options {
 
     /// Opens the log in `path`, recovering it if it is there and making it if not.
     ///
+    /// The directory is made if it is not there, and so are the [`directories`](Options::directories) of its shards, but
+    /// none above them: what is to be mounted there may be missing. Of a log that exists no folder is made.
+    ///
     /// The directory is owned until the log is closed. Recovery reads at most the segments behind
     /// the last checkpoint; everything that was accepted and found is durable before this returns.
     ///
     /// # Errors
-    /// See [`OpenError`]. On any error what was there is left as it was.
+    /// See [`OpenError`]. On any error what was there is left as it was; where a log could not be made to the end, the
+    /// next open there takes up what was made.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Log, OpenError> {
         Log::open_with(path.as_ref(), self)
     }
@@ -481,12 +489,15 @@ impl Options {
             durability: self.durability,
             backend: self.backend,
             pin_threads: self.pin_threads,
-            require_durable: self.require_durable,
             on_damage: self.on_damage,
             watch: self.watch.clone(),
             #[cfg(feature = "tokio-uring")]
             drive: self.drive.clone(),
         })
+    }
+
+    pub(crate) fn wants_durable(&self) -> bool {
+        self.require_durable
     }
 
     pub(crate) fn tuning(&self) -> Tuning {
@@ -536,7 +547,6 @@ pub(crate) struct Config {
     pub durability: Durability,
     pub backend: Backend,
     pub pin_threads: bool,
-    pub require_durable: bool,
     pub on_damage: OnDamage,
     pub watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]

@@ -1,15 +1,16 @@
 //! Recovery of one shard, up to the verdict: nothing is written.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{at, manifest_error};
-use crate::device::Device;
+use crate::device::Directory;
 use crate::error::OpenError;
 use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{Verdict, beyond, judge, scan};
-use crate::segment::{ManifestError, SegmentReader, ShardStore};
+use crate::segment::{SegmentReader, ShardStore};
 
 /// A shard that has been judged fit to be opened.
 pub(super) struct Judged {
@@ -25,19 +26,21 @@ pub(super) struct Judged {
 }
 
 pub(super) fn judge_shard(
-    device: &dyn Device,
-    path: &Path,
+    log_path: &Path,
+    directory: &Arc<dyn Directory>,
     log: &LogManifest,
     shard: u16,
     config: &Config,
 ) -> Result<Judged, OpenError> {
+    let path = directory.path();
     let io = |operation| at(operation, path);
-    let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (mut store, missing, mended) =
-        ShardStore::open(directory, config.space.segment_bytes).map_err(manifest_error(path))?;
+        ShardStore::open(directory.clone(), config.space.segment_bytes).map_err(manifest_error(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
-        return Err(manifest_error(path)(ManifestError::Damaged([crate::format::Defect::Foreign; 2])));
+        let of = if manifest.log_id == log.log_id { "of this log" } else { "of another log" };
+        let found = format!("shard {} {of}", manifest.shard);
+        return Err(OpenError::NotOfThisLog { path: path.to_owned(), found, log: log_path.to_owned() });
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {

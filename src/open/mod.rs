@@ -5,37 +5,37 @@
 
 mod build;
 mod create;
+mod folders;
 mod judge;
 mod report;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use build::{Builder, committer_config, sync_method};
-use create::{check_foreign, open_manifest};
+use build::Builder;
+use create::{Found, check_foreign, check_places, create, find_log};
+pub(crate) use folders::shard_path;
+use folders::{Folder, check_durable, lock_folders, measure_all, open_folders};
 use judge::judge_shard;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Device, Directory, Driver, Lock, measure};
+use crate::device::{Device, Directory, Driver, Lock};
 use crate::error::OpenError;
+use crate::format::LogManifest;
 use crate::keeper::Keeper;
 use crate::log::Inner;
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
-use crate::owner::take_lock;
+use crate::owner::{Locks, take_lock};
 use crate::position::ShardId;
 use crate::router::Router;
 use crate::segment::ManifestError;
 use crate::shard::{Holds, Turner};
 use crate::tally;
-
-fn shard_folder(shard: u16) -> String {
-    format!("shard-{shard:04}")
-}
 
 pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
@@ -65,14 +65,72 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Inner, OpenError> {
     let wanted = options.layout()?;
     options.config(&wanted)?;
     let device = options.chosen_device();
-    let directory = device.directory(path).map_err(at("opening the directory", path))?;
+    let directory = open_directory(path, &wanted, device.as_ref())?;
     check_foreign(directory.as_ref())?;
-    let lock = take_lock(directory.as_ref(), device.as_ref())?;
-    let result = open_locked(path, options, &wanted, device, directory, lock.clone());
+    let mut locks = vec![take_lock(directory.as_ref(), device.as_ref())?];
+    let result = open_locked(path, options, &wanted, device, directory, &mut locks);
     if result.is_err() {
-        lock.release();
+        Locks(locks).release();
     }
     result
+}
+
+/// The log's own directory, made if it is not there and nothing stands in a new log's way.
+fn open_directory(
+    path: &Path,
+    wanted: &Layout,
+    device: &dyn Device,
+) -> Result<Arc<dyn Directory>, OpenError> {
+    let opened = match device.existing_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            check_places(device, path, wanted, None)?;
+            device.directory(path)
+        }
+        opened => opened,
+    };
+    opened.map_err(at("opening the directory", path))
+}
+
+/// What is there, or what is made, with the folders of all shards, which are locked from here on.
+fn find_or_create(
+    path: &Path,
+    options: &Options,
+    wanted: &Layout,
+    device: &dyn Device,
+    directory: &dyn Directory,
+    notices: &Notices,
+    locks: &mut Vec<Arc<dyn Lock>>,
+) -> Result<(LogManifest, Layout, Vec<Folder>), OpenError> {
+    let durable = options.wants_durable();
+    check_durable(durable, directory, &[])?;
+    let manifest = match find_log(path, directory, notices)? {
+        Found::Log(manifest) => manifest,
+        Found::Nothing(begun) => {
+            let (manifest, folders) = create(path, wanted, device, directory, begun, durable, locks)?;
+            return Ok((manifest, wanted.clone(), folders));
+        }
+    };
+    let layout = Layout {
+        shards: manifest.shards,
+        block_bytes: manifest.block_bytes,
+        segment_bytes: manifest.segment_bytes,
+        directories: manifest.directories.clone(),
+    };
+    options.check_against(&layout)?;
+    let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
+    check_durable(durable, directory, &folders)?;
+    lock_folders(&mut folders, &layout, device, locks)?;
+    Ok((manifest, layout, folders))
+}
+
+/// A folder that must be there: one made in its place would hide what is missing.
+fn find_folder(device: &dyn Device, place: &Path) -> io::Result<Arc<dyn Directory>> {
+    device.existing_directory(place).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), "it is not there (is its file system mounted?); nothing was changed")
+        }
+        _ => error,
+    })
 }
 
 fn open_locked(
@@ -81,26 +139,15 @@ fn open_locked(
     wanted: &Layout,
     device: Arc<dyn Device>,
     directory: Arc<dyn Directory>,
-    lock: Arc<dyn Lock>,
+    locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<Inner, OpenError> {
     let notices = Arc::new(Notices::default());
-    let manifest = open_manifest(path, wanted, device.as_ref(), directory.as_ref(), &notices)?;
-    let layout = Layout {
-        shards: manifest.shards,
-        block_bytes: manifest.block_bytes,
-        segment_bytes: manifest.segment_bytes,
-        directories: manifest.directories.clone(),
-    };
-    options.check_against(&layout)?;
+    let (manifest, layout, mut folders) =
+        find_or_create(path, options, wanted, device.as_ref(), directory.as_ref(), &notices, locks)?;
     let config = options.config(&layout)?;
-    let mut capabilities = directory.capabilities();
-    if config.require_durable && !capabilities.durable {
-        let reason = format!("{:?} loses everything with the machine's power", capabilities.file_system);
-        return Err(OpenError::Unsupported { what: "durability", reason });
-    }
     // All shards are judged before anything is written.
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
-        judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
+        judge_shard(path, &folders[usize::from(shard)].directory, &manifest, shard, &config)
     })?;
     // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
     let (keeper, asked) = sync_channel(usize::from(config.shards));
@@ -109,16 +156,16 @@ fn open_locked(
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
         config.on_damage == OnDamage::ReadOnly && judged.iter().any(|shard| shard.damage.is_some());
-    capabilities.measured = (device.threaded() && !read_only)
-        .then(|| measure(device.as_ref(), directory.as_ref()).ok())
-        .flatten();
-    let committer = committer_config(sync_method(&capabilities), &layout, &options.tuning());
+    if device.threaded() && !read_only {
+        measure_all(device.as_ref(), &mut folders);
+    }
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
         config: &config,
-        committer,
+        layout: &layout,
+        tuning: options.tuning(),
         device: &device,
-        lock: &lock,
+        lock: &locks[0],
         clock,
         keeper,
         notices: &notices,
@@ -128,8 +175,8 @@ fn open_locked(
         driven: Vec::new(),
     };
     let mut engines = Vec::new();
-    for shard in judged {
-        engines.push(Arc::new(builder.engine(shard)?));
+    for (shard, folder) in judged.into_iter().zip(&folders) {
+        engines.push(Arc::new(builder.engine(shard, folder)?));
     }
     let backend = match builder.driver {
         _ if !device.threaded() => "simulated",
@@ -153,22 +200,19 @@ fn open_locked(
         router: Router::new(manifest.slots.clone(), manifest.shards),
         engines,
         config,
-        committer,
         backend,
         device,
-        lock,
+        lock: Arc::new(Locks(locks.clone())),
         notices,
         turners: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
         tallies: tally::Registry::default(),
-        // Measured where the log is; its shards may lie elsewhere.
-        measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(at("listing", path))?;
     start_threads(&inner, asked).map_err(at("starting threads for", path))?;
-    report(&inner, &capabilities);
+    report(&inner);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
@@ -208,14 +252,6 @@ fn hand_out(inner: &Inner, driven: Vec<Arc<crate::device::TaskWake>>) {
     }
 }
 
-pub(crate) fn shard_path(path: &Path, directories: &[String], shard: u16) -> PathBuf {
-    let home = match directories.len() {
-        0 => path.to_owned(),
-        count => PathBuf::from(&directories[usize::from(shard) % count]),
-    };
-    home.join(shard_folder(shard))
-}
-
 /// Runs for every shard, in threads of their own where there are threads.
 fn in_parallel<T: Send>(
     shards: u16,
@@ -247,3 +283,6 @@ fn in_parallel<T: Send>(
     results.sort_by_key(|(shard, _)| *shard);
     results.into_iter().map(|(_, result)| result).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::sizing::{Made, Sizing};
 use crate::admission;
-use crate::committer::{Committer, CommitterConfig};
+use crate::committer::Committer;
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::options::Durability;
@@ -293,7 +293,6 @@ impl Engine {
     pub(crate) fn truncate_after(
         &self,
         nonce: u64,
-        config: CommitterConfig,
         find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
     ) -> Result<(), TruncateError> {
         if !crate::sys::is_owner() {
@@ -335,7 +334,11 @@ impl Engine {
             }
         };
         opener.begin_epoch(&self.pool, &identity, start);
-        core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
+        core.begin_epoch(
+            Committer::new(self.committer, start, opener.sequence()),
+            identity,
+            opener.sequence(),
+        );
         for mark in [
             &self.published.0.checkpoint,
             &self.published.0.covered,
