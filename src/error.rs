@@ -63,6 +63,21 @@ pub enum OpenError {
         /// The first name that does not belong there.
         found: String,
     },
+    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one whose
+    /// own manifest is gone. Nothing in that folder was touched.
+    #[error(
+        "{} holds {found}, which is not of the log in {}; nothing there was changed: give this log other folders, put \
+        back what is missing of the log that it belongs to, or move it away if nobody needs it",
+        path.display(), log.display()
+    )]
+    NotOfThisLog {
+        /// The folder.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+        /// The log's own directory.
+        log: PathBuf,
+    },
     /// Something that was acknowledged is not there, or not as it was written. Nothing was changed.
     #[error("shard {shard} is damaged at LSN {lsn}: {cause}; nothing was changed")]
     Damaged {
@@ -82,14 +97,6 @@ pub enum OpenError {
         first: Defect,
         /// Defect of the second copy.
         second: Defect,
-    },
-    /// A shard's folder holds a shard of another log, or another shard of this one. Nothing was changed.
-    #[error("{} is not shard {shard} of this log: its manifest names another log or shard; nothing was changed", path.display())]
-    OtherLog {
-        /// The shard's folder.
-        path: PathBuf,
-        /// The shard that should be there.
-        shard: ShardId,
     },
     /// The log was written by a newer version of sawmill; nothing was touched.
     #[error("{} was written by a newer version of sawmill", path.display())]
@@ -374,7 +381,13 @@ impl OpenError {
         move |error| OpenError::Io { operation, path, source: Arc::new(error) }
     }
 
-    /// A manifest in this folder that cannot be had.
+    /// A shard's folder holds this shard, of this log or of another one, in place of its own.
+    pub(crate) fn other_shard(folder: &Path, log: &Path, is_of_log: bool, shard: u16) -> OpenError {
+        let found = format!("shard {shard} of {} log", if is_of_log { "this" } else { "another" });
+        OpenError::NotOfThisLog { path: folder.to_owned(), found, log: log.to_owned() }
+    }
+
+    /// A manifest in this folder that is not available.
     pub(crate) fn manifest(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
         let path = path.to_owned();
         move |error| match error {

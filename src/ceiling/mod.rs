@@ -146,7 +146,7 @@ impl BareFile {
         let _ = directory.remove(NAME);
         let file = directory.create(NAME)?;
         let made = BareFile { directory, file, bytes };
-        made.file.allocate(bytes)?;
+        let _ = made.file.allocate(bytes)?;
         let filler = AlignedBuffer::filled(FILL_BYTES as usize, 0x5a)?;
         for offset in (0..bytes).step_by(FILL_BYTES as usize) {
             made.file.write_at(&filler, offset, false)?;

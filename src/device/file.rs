@@ -32,11 +32,8 @@ impl RealDevice {
     pub(crate) fn without_uring() -> RealDevice {
         RealDevice { uring: false, ..RealDevice::new() }
     }
-}
 
-impl Device for RealDevice {
-    fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
-        make_durably(path)?;
+    fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let (file, device_number) = open_folder(path)?;
         let path = path.canonicalize()?;
         let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
@@ -50,6 +47,29 @@ impl Device for RealDevice {
             writes: true,
             uring: self.uring,
         }))
+    }
+}
+
+impl Device for RealDevice {
+    fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let made = make_durably(path)?;
+        let opened = self.open_to_write(path);
+        if made && opened.is_err() {
+            let _ = fs::remove_dir(path);
+        }
+        opened
+    }
+
+    fn existing_directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        sync_name(path);
+        self.open_to_write(path)
+    }
+
+    fn check_place(&self, path: &Path) -> io::Result<()> {
+        match path.try_exists()? || parent_of(path).try_exists()? {
+            true => Ok(()),
+            false => Err(no_parent(path)),
+        }
     }
 
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
@@ -95,27 +115,39 @@ fn open_folder(path: &Path) -> io::Result<(fs::File, u64)> {
     if metadata.is_dir() { Ok((file, metadata.dev())) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-/// Makes a folder and those above it, each name durable.
-fn make_durably(path: &Path) -> io::Result<()> {
+/// Makes a folder, its name durable, unless it is there; true if it was made.
+fn make_durably(path: &Path) -> io::Result<bool> {
     match fs::create_dir(path) {
-        Ok(()) => without_copy_on_write(path),
+        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Perhaps made a moment ago by somebody who was killed before its name was durable. Where
-            // the folder above may not be opened, it was not made by us.
-            if let Ok(parent) = fs::File::open(parent_of(path)) {
-                let _ = parent.sync_all();
-            }
-            return Ok(());
+            sync_name(path);
+            return Ok(false);
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = path.parent().ok_or(error)?;
-            make_durably(parent)?;
-            fs::create_dir(path)?;
-            without_copy_on_write(path);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_parent(path)),
         Err(error) => return Err(error),
     }
-    fs::File::open(parent_of(path))?.sync_all()
+    without_copy_on_write(path);
+    let durable = fs::File::open(parent_of(path)).and_then(|parent| parent.sync_all());
+    if durable.is_err() {
+        let _ = fs::remove_dir(path);
+    }
+    durable.map(|()| true)
+}
+
+/// Makes the name of a folder durable: perhaps it was made a moment ago by somebody who was killed before it was.
+/// Where the folder above may not be opened, it was not made by us.
+fn sync_name(path: &Path) {
+    if let Ok(parent) = fs::File::open(parent_of(path)) {
+        let _ = parent.sync_all();
+    }
+}
+
+fn no_parent(path: &Path) -> io::Error {
+    let text = format!(
+        "{} is not there (is its file system mounted?); a log makes its own folder and none above it",
+        parent_of(path).display()
+    );
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 /// Asks Btrfs to overwrite the files of a fresh folder in place: a copy on each write costs a worker thread
@@ -251,6 +283,10 @@ impl Directory for RealDirectory {
         self.capabilities
     }
 
+    fn file_system_id(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.dev())
+    }
+
     fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
         match setup.driver {
             Driver::Uring => super::uring::queue(setup),
@@ -286,11 +322,12 @@ impl File for RealFile {
         Ok(self.file.metadata()?.len())
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
         match sys::allocate(self.file.as_fd(), bytes) {
-            // Network and some overlay file systems: the zeros written next take the space.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.file.set_len(bytes),
-            result => result,
+            // ext2, and some network and overlay file systems. Not made longer either: a length without space behind
+            // it looks the same as one with.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(false),
+            result => result.map(|()| true),
         }
     }
 
@@ -315,8 +352,8 @@ impl Lock for RealLock {
         let _ = sys::unlock(self.file.as_fd());
     }
 
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.file.as_fd()]
     }
 }
 

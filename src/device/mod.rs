@@ -42,10 +42,16 @@ pub use uring::{Method, Writes};
 
 /// A place where logs live: the real file system, or the simulated one.
 pub(crate) trait Device: Send + Sync + Debug {
-    /// Opens a folder, and makes it first if it is not there.
+    /// Opens a folder, and makes it first if it is not there, but none above it: what is mounted there may be missing.
     ///
-    /// A folder that was made, and those above it that were, is durable on return.
+    /// A folder that was made is durable on return; where it cannot be opened it is gone again.
     fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+
+    /// Opens a folder that is there; its name is durable on return.
+    fn existing_directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+
+    /// An error unless the folder, or the one above it, is there. Nothing is made.
+    fn check_place(&self, path: &Path) -> io::Result<()>;
 
     /// Opens a folder that is there, to read in it and nothing else.
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
@@ -92,6 +98,9 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
     /// What the folder's file system and device can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// The same for all folders of one file system.
+    fn file_system_id(&self) -> io::Result<u64>;
 
     /// A queue for operations on the folder's files.
     fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)>;
@@ -146,8 +155,9 @@ pub(crate) trait File: Send + Sync + Debug {
 
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Takes the space for `bytes` and makes the file that long.
-    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Takes the space for `bytes` and makes the file that long. False, and nothing is changed, where the file system
+    /// can only be made to by writing there.
+    fn allocate(&self, bytes: u64) -> io::Result<bool>;
 
     /// For drivers of this kind of device; `None` for a simulated file.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
@@ -168,7 +178,8 @@ pub(crate) trait Lock: Send + Sync + Debug {
     /// Gives the lock up. Every operation on the folder's files has been reaped.
     fn release(&self);
 
-    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    /// What holds it, and must stay open as long as anything may land.
+    fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>>;
 }
 
 /// Why a lock was not to be had.

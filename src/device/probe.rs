@@ -93,8 +93,8 @@ pub struct Capabilities {
     pub fua: Option<bool>,
     /// Each write goes to a new place (Btrfs, unless the folder has the attribute `C`, which a fresh one gets).
     pub copy_on_write: bool,
-    /// What was measured when the log was opened; `None` where nothing could be (a full disk, a simulated
-    /// one), and for shards that lie in other directories than the log.
+    /// What was measured on the shard's own file system when the log was opened; `None` where nothing could be (a full
+    /// disk, a simulated one).
     pub measured: Option<WriteProbe>,
 }
 

@@ -78,6 +78,16 @@ impl LogManifest {
         bytes
     }
 
+    /// As [`ShardManifest::checked`].
+    pub(crate) fn checked(&self) -> Result<Vec<u8>, Defect> {
+        let body = self.encode();
+        match LogManifest::decode(&body) {
+            Ok(again) if again == *self => Ok(body),
+            Ok(_) => Err(Defect::Length),
+            Err(defect) => Err(defect),
+        }
+    }
+
     pub(crate) fn decode(body: &[u8]) -> Result<LogManifest, Defect> {
         let mut reader = Reader(body);
         let layout: LogLayout = reader.pod()?;
@@ -226,6 +236,21 @@ impl ShardManifest {
             epochs: EpochTable::of(rows),
             segments,
         })
+    }
+
+    /// Whether a shard of this log was made, and nothing has happened to it since.
+    pub(crate) fn is_new(&self, log_id: &[u8; 16]) -> bool {
+        self.log_id == *log_id && self.next_epoch == 2 && self.segments.is_empty() && self.covered == Lsn::MIN
+    }
+
+    /// The body, unless it could not be read again: what is written over a manifest must be one.
+    pub(crate) fn checked(&self) -> Result<Vec<u8>, Defect> {
+        let body = self.encode();
+        match ShardManifest::decode(&body) {
+            Ok(again) if again == *self => Ok(body),
+            Ok(_) => Err(Defect::Length),
+            Err(defect) => Err(defect),
+        }
     }
 
     /// The identity of the blocks of one epoch.

@@ -1,11 +1,26 @@
-//! Who owns a log's directory: its lock, and what an open waits for to have it.
+//! Who owns a log's folders: their locks, and what an open waits for to have them.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::device::{Device, Directory, Lock, LockError};
 use crate::error::OpenError;
+
+/// The locks of several folders as one.
+#[derive(Debug)]
+pub(crate) struct Locks(pub Vec<Arc<dyn Lock>>);
+
+impl Lock for Locks {
+    fn release(&self) {
+        self.0.iter().for_each(|lock| lock.release());
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.iter().flat_map(|lock| lock.descriptors()).collect()
+    }
+}
 
 const LOCK: &str = "sawmill.lock";
 /// A lock whose owner is dead is waited for this long: its last writes may still land.

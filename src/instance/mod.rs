@@ -11,14 +11,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 pub use close::Close;
-pub(crate) use lock::take_lock;
+pub(crate) use lock::{Locks, take_lock};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use threads::hand_out;
 pub(crate) use threads::start_threads;
 
-use crate::committer::CommitterConfig;
 use crate::consumer;
-use crate::device::{Calls, Device, Directory, Lock, WriteProbe};
+use crate::device::{Calls, Device, Directory, Lock};
 use crate::notice::Notices;
 use crate::options::Config;
 use crate::router::Router;
@@ -32,7 +31,6 @@ pub(crate) struct Instance {
     pub holds: Vec<Holds>,
     pub router: Router,
     pub config: Config,
-    pub committer: CommitterConfig,
     pub backend: &'static str,
     pub device: Arc<dyn Device>,
     pub lock: Arc<dyn Lock>,
@@ -45,7 +43,6 @@ pub(crate) struct Instance {
     pub calls: Arc<Calls>,
     pub consumers: consumer::Registry,
     pub tallies: tally::Registry,
-    pub measured: Option<WriteProbe>,
 }
 
 impl Instance {

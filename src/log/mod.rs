@@ -17,7 +17,6 @@ pub use window::{Over, Window};
 use crate::append::{Append, AppendBatch};
 use crate::append::{Commit, Sync};
 use crate::consumer::{self, Consumer};
-use crate::device::Capabilities;
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::instance::Close;
 use crate::instance::Instance;
@@ -333,11 +332,10 @@ impl Log {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &engine.counters;
         let view = engine.view();
-        let measured = self.inner.measured;
         ShardStats {
             shard: engine.id,
             backend: self.inner.backend,
-            capabilities: Capabilities { measured, ..engine.capabilities() },
+            capabilities: engine.capabilities(),
             durable_lsn: engine.durable(),
             written_lsn: engine.written(),
             horizon: view.horizon,
@@ -392,11 +390,15 @@ impl Log {
 impl Options {
     /// Opens the log in `path` and recovers it, or makes a new one.
     ///
+    /// A new log makes its directory and the [`directories`](Options::directories) of its shards, but no folder above
+    /// them: the file system that belongs there may not be mounted. For a log that exists no folder is made.
+    ///
     /// This process owns the directory until the log is closed. Recovery reads at most the segments
     /// behind the last checkpoint; everything it keeps is durable before this returns.
     ///
     /// # Errors
-    /// See [`OpenError`]. On any error, what was there is left as it was.
+    /// See [`OpenError`]. On any error, what was there is left as it was. Where making a log fails half-way, the next
+    /// open takes up what was made.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Log, OpenError> {
         open::open(path.as_ref(), self).map(|instance| Log { inner: Arc::new(instance) })
     }
@@ -548,8 +550,6 @@ impl Shard {
             .device
             .random(&mut nonce)
             .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
-        engine.truncate_after(u64::from_le_bytes(nonce), self.log.inner.committer, || {
-            read::find_cut(&source(engine), lsn)
-        })
+        engine.truncate_after(u64::from_le_bytes(nonce), || read::find_cut(&source(engine), lsn))
     }
 }

@@ -126,14 +126,15 @@ impl LogReader {
         let log = LogManifest::decode(&body)
             .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
         let shards = (0..log.shards).map(|shard| {
-            let path = shard_path(path, &log.directories, shard);
+            let folder = shard_path(path, &log.directories, shard);
             let id = ShardId(shard);
             let directory = device
-                .directory_to_read(&path)
-                .map_err(OpenError::at("opening the shard's folder", &path))?;
-            let glimpse = Glimpse::of(directory.as_ref()).map_err(OpenError::manifest(&path))?;
+                .directory_to_read(&folder)
+                .map_err(OpenError::at("opening the shard's folder", &folder))?;
+            let glimpse = Glimpse::of(directory.as_ref()).map_err(OpenError::manifest(&folder))?;
             if !is_of(&glimpse, log.log_id, id) {
-                return Err(OpenError::OtherLog { path, shard: id });
+                let is_of_log = glimpse.manifest.log_id == log.log_id;
+                return Err(OpenError::other_shard(&folder, path, is_of_log, glimpse.manifest.shard));
             }
             let shard = ForeignShard {
                 id,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::folders::Folder;
 use super::judge::Judged;
 use crate::committer::{CommitterConfig, SyncMethod};
 use crate::device::{Capabilities, Device, Driver, Lock, Queue, QueueSetup, Wake};
@@ -16,7 +17,8 @@ use crate::shard::{Engine, EngineSetup};
 /// Makes engines of judged shards.
 pub(super) struct Builder<'a> {
     pub config: &'a Config,
-    pub committer: CommitterConfig,
+    pub layout: &'a Layout,
+    pub tuning: Tuning,
     pub device: &'a Arc<dyn Device>,
     pub lock: &'a Arc<dyn Lock>,
     pub clock: Arc<AtomicU64>,
@@ -34,11 +36,17 @@ pub(super) struct Builder<'a> {
 type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
 
 impl Builder<'_> {
-    pub(super) fn engine(&mut self, judged: Judged) -> Result<Engine, OpenError> {
+    pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
         let Judged { id, mut store, cut, start, timestamp, mended, damage } = judged;
         let path = store.directory().path().to_owned();
         if mended {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        }
+        for stray in store.strays() {
+            self.notices.warn(format!(
+                "{}: `{stray}` is no segment of this log, by its size or number; it is left alone",
+                path.display()
+            ));
         }
         if let Some(damage) = damage {
             let then =
@@ -52,7 +60,16 @@ impl Builder<'_> {
             pool.region().touch();
         }
         let pool = Arc::new(pool);
-        let (queue, wake) = self.queue(&store, &pool)?;
+        let capabilities = folder.capabilities();
+        let committer = committer_config(sync_method(&capabilities), self.layout, &self.tuning);
+        let lock = folder.lock(self.lock);
+        let setup = QueueSetup {
+            depth: committer.depth,
+            pool: pool.clone(),
+            lock: lock.clone(),
+            driver: Driver::Uring,
+        };
+        let (queue, wake) = self.queue(&store, setup)?;
         let identity = if self.read_only {
             let manifest = store.manifest();
             manifest.identity(manifest.epochs.last().expect("a manifest has an epoch"))
@@ -72,7 +89,8 @@ impl Builder<'_> {
             start: if self.read_only { cut } else { start },
             read_only: self.read_only,
             pool,
-            committer: self.committer,
+            committer,
+            capabilities,
             space: config.space,
             read_bytes: config.read_bytes,
             record_bytes: config.record_bytes,
@@ -81,13 +99,13 @@ impl Builder<'_> {
             clock: self.clock.clone(),
             queue,
             wake,
-            lock: self.lock.clone(),
+            lock,
             notices: self.notices.clone(),
         }))
     }
 
     /// The queue of the wanted kind, or what there is instead.
-    fn queue(&mut self, store: &ShardStore, pool: &Arc<Pool>) -> Result<Turned, OpenError> {
+    fn queue(&mut self, store: &ShardStore, mut setup: QueueSetup) -> Result<Turned, OpenError> {
         #[cfg(feature = "tokio-uring")]
         if self.config.drive.is_some() && self.device.threaded() {
             let wake = Arc::<crate::device::TaskWake>::default();
@@ -95,12 +113,6 @@ impl Builder<'_> {
             return Ok((None, wake));
         }
         let directory = store.directory();
-        let mut setup = QueueSetup {
-            depth: self.committer.depth,
-            pool: pool.clone(),
-            lock: self.lock.clone(),
-            driver: Driver::Uring,
-        };
         if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
             match directory.queue(&setup) {
                 Ok((queue, wake)) => {

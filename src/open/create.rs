@@ -1,19 +1,26 @@
 //! What the directory is: a log with a manifest, nothing yet, or something else.
+//!
+//! Before a shard's folder is touched, `sawmill.creating` says durably which log is being made, and it is gone, durably,
+//! before that log is opened for the first time. So what carries the id that stands there, and no other thing, is the
+//! leftover of an interrupted making, in which nothing was ever acknowledged.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::device::{Device, Directory};
+use super::folders::{Folder, check_durable, lock_folders, make_homes, open_folders};
+use crate::device::{Device, Directory, Lock};
 use crate::error::OpenError;
-use crate::format::{LogManifest, SlotKind};
+use crate::format::{Defect, LogManifest, ShardManifest, SlotKind};
 use crate::notice::Notices;
 use crate::options::Layout;
 use crate::router::even_slots;
-use crate::segment::{ManifestError, ManifestFiles, ShardStore, shard_path};
+use crate::segment::{Copy, ManifestError, ManifestFiles, ShardStore, read_copy, shard_path, write_copy};
 
-/// Stands there, durably, while a log is being made: what is there without a manifest was never a log.
 const CREATING: &str = "sawmill.creating";
 const PREFIX: &str = "log";
+
+type LogId = [u8; 16];
 
 /// A directory that holds something else is refused before anything is made in it.
 pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> {
@@ -30,16 +37,20 @@ pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> 
     }
 }
 
-pub(super) fn open_manifest(
+/// What a log's own directory says.
+pub(super) enum Found {
+    Log(LogManifest),
+    /// No log was ever finished here. One with this id may have been begun.
+    Nothing(Option<LogId>),
+}
+
+pub(super) fn find_log(
     path: &Path,
-    wanted: &Layout,
-    device: &dyn Device,
     directory: &dyn Directory,
     notices: &Notices,
-) -> Result<LogManifest, OpenError> {
+) -> Result<Found, OpenError> {
     let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     let creating = names.iter().any(|name| name == CREATING);
-    let has_shards = names.iter().any(|name| name.starts_with("shard-"));
     let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
         Ok((_, body, mended)) => {
             if mended {
@@ -47,14 +58,19 @@ pub(super) fn open_manifest(
             }
             body
         }
-        Err(ManifestError::Missing) if creating || !has_shards => {
-            return create(path, wanted, device, directory).map_err(OpenError::at("making the log", path));
+        Err(ManifestError::Missing) => {
+            let begun = if creating { read_intent(path, directory)? } else { None };
+            return Ok(Found::Nothing(begun));
         }
-        // The crash came between the two copies of the first manifest: there never was a log.
-        Err(ManifestError::Damaged(_)) if creating => {
-            return create(path, wanted, device, directory).map_err(OpenError::at("making the log", path));
+        Err(error) => {
+            // The crash came between the two copies of the first manifest: there never was a log.
+            if let (ManifestError::Damaged(_), true) = (&error, creating) {
+                if let Some(begun) = read_intent(path, directory)? {
+                    return Ok(Found::Nothing(Some(begun)));
+                }
+            }
+            return Err(OpenError::manifest(path)(error));
         }
-        Err(error) => return Err(OpenError::manifest(path)(error)),
     };
     if creating {
         directory
@@ -62,40 +78,92 @@ pub(super) fn open_manifest(
             .and_then(|()| directory.sync())
             .map_err(OpenError::at("finishing the making of", path))?;
     }
-    LogManifest::decode(&body)
-        .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))
+    let manifest = LogManifest::decode(&body)
+        .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
+    Ok(Found::Log(manifest))
+}
+
+/// Which log is being made; `None` if that was not written in full, and so nothing else was.
+fn read_intent(path: &Path, directory: &dyn Directory) -> Result<Option<LogId>, OpenError> {
+    // Its name, too, may not be durable yet.
+    let copy = directory
+        .sync()
+        .and_then(|()| read_copy(directory, CREATING, SlotKind::Log, true))
+        .map_err(OpenError::at("reading what was begun in", path))?;
+    match copy {
+        Copy::Body(body) => Ok(LogManifest::decode(&body).ok().map(|begun| begun.log_id)),
+        Copy::Damaged(Defect::Version) => Err(OpenError::TooNew { path: path.to_owned() }),
+        Copy::Damaged(_) | Copy::Empty => Ok(None),
+    }
+}
+
+/// An error if something stands in the way of a log of this layout. Nothing is made or changed.
+pub(super) fn check_places(
+    device: &dyn Device,
+    path: &Path,
+    layout: &Layout,
+    begun: Option<&LogId>,
+) -> Result<(), OpenError> {
+    for home in &layout.directories {
+        let home = Path::new(home);
+        device.check_place(home).map_err(OpenError::at("opening the directory", home))?;
+    }
+    let mut places: Vec<_> =
+        (0..layout.shards).map(|shard| shard_path(path, &layout.directories, shard)).collect();
+    // Also those of a log that had more shards, or none elsewhere.
+    if let Ok(directory) = device.directory_to_read(path) {
+        let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
+        places.extend(names.iter().filter(|name| name.starts_with("shard-")).map(|name| path.join(name)));
+    }
+    for place in places {
+        match device.directory_to_read(&place) {
+            Ok(folder) => drop(leftovers(path, folder.as_ref(), begun)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::at("opening the shard's folder", &place)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// The names in a shard's folder that an interrupted making of this very log has left there; an error if there is
+/// anything else.
+fn leftovers(log: &Path, folder: &dyn Directory, begun: Option<&LogId>) -> Result<Vec<String>, OpenError> {
+    let path = folder.path();
+    let refuse =
+        |found: String| Err(OpenError::NotOfThisLog { path: path.to_owned(), found, log: log.to_owned() });
+    let mut left = folder.list().map_err(OpenError::at("listing the shard's folder", path))?;
+    left.retain(|name| !name.starts_with("sawmill.") && name != "lost+found");
+    for name in &left {
+        let Some(log_id) = begun.filter(|_| ShardStore::is_manifest(name)) else {
+            return refuse(format!("`{name}`"));
+        };
+        let copy = read_copy(folder, name, SlotKind::Shard, false);
+        match copy.map_err(OpenError::at("reading what was begun in", path))? {
+            Copy::Empty => {}
+            Copy::Body(body) if ShardManifest::decode(&body).is_ok_and(|found| found.is_new(log_id)) => {}
+            Copy::Body(_) => return refuse(format!("`{name}` of another log")),
+            Copy::Damaged(defect) => return refuse(format!("`{name}`, which is damaged ({defect})")),
+        }
+    }
+    Ok(left)
 }
 
 /// Makes a log. A crash at any step leaves a directory in which it is made anew.
-fn create(
+pub(super) fn create(
     path: &Path,
     layout: &Layout,
     device: &dyn Device,
     directory: &dyn Directory,
-) -> io::Result<LogManifest> {
-    let names = directory.list()?;
-    if !names.iter().any(|name| name == CREATING) {
-        directory.create(CREATING)?;
-    }
-    // Before the shards are touched: a manifest of an earlier attempt would speak for them.
-    for name in names.iter().filter(|name| name.starts_with("log.manifest.")) {
-        directory.remove(name)?;
-    }
-    // Also where the marker is there: whoever made it may have been killed before its name was durable, and
-    // without it a half made manifest would look like damage.
-    directory.sync()?;
-    let mut log_id = [0; 16];
-    device.random(&mut log_id)?;
-    for shard in 0..layout.shards {
-        let folder = device.directory(&shard_path(path, &layout.directories, shard))?;
-        // Left by an earlier attempt.
-        for name in folder.list()? {
-            folder.remove(&name)?;
-        }
-        let mut nonce = [0; 8];
-        device.random(&mut nonce)?;
-        ShardStore::create(folder, log_id, shard, u64::from_le_bytes(nonce))?;
-    }
+    begun: Option<LogId>,
+    durable: bool,
+    locks: &mut Vec<Arc<dyn Lock>>,
+) -> Result<(LogManifest, Vec<Folder>), OpenError> {
+    check_places(device, path, layout, begun.as_ref())?;
+    let making = || OpenError::at("making the log (what was made is taken up by the next open)", path);
+    let log_id = match begun {
+        Some(begun) => begun,
+        None => draw_id(device).map_err(making())?,
+    };
     let manifest = LogManifest {
         log_id,
         shards: layout.shards,
@@ -104,9 +172,61 @@ fn create(
         slots: even_slots(layout.shards),
         directories: layout.directories.clone(),
     };
-    ManifestFiles::create(directory, PREFIX, SlotKind::Log, &manifest.encode())?;
+    begin(directory, begun.is_some(), &manifest).map_err(making())?;
+    make_homes(layout, device)?;
+    let mut folders = open_folders(path, layout, |place| device.directory(place))?;
+    check_durable(durable, directory, &folders)?;
+    lock_folders(&mut folders, layout, device, locks)?;
+    for (shard, folder) in (0..).zip(&folders) {
+        // Looked at again: now nobody else makes one there.
+        let left = leftovers(path, folder.directory.as_ref(), Some(&log_id))?;
+        make_shard(device, folder, &left, log_id, shard).map_err(making())?;
+    }
+    finish(directory, &manifest).map_err(making())?;
+    Ok((manifest, folders))
+}
+
+fn draw_id(device: &dyn Device) -> io::Result<LogId> {
+    let mut log_id = [0; 16];
+    device.random(&mut log_id)?;
+    Ok(log_id)
+}
+
+/// Says, durably, which log is going to be made.
+fn begin(directory: &dyn Directory, begun: bool, manifest: &LogManifest) -> io::Result<()> {
+    let names = directory.list()?;
+    if !begun {
+        if names.iter().any(|name| name == CREATING) {
+            directory.remove(CREATING)?;
+        }
+        write_copy(directory, CREATING, SlotKind::Log, &manifest.encode())?;
+    }
+    // Half made by an earlier attempt.
+    for name in names.iter().filter(|name| name.starts_with("log.manifest.")) {
+        directory.remove(name)?;
+    }
+    directory.sync()
+}
+
+fn make_shard(
+    device: &dyn Device,
+    folder: &Folder,
+    left: &[String],
+    log_id: LogId,
+    shard: u16,
+) -> io::Result<()> {
+    for name in left {
+        folder.directory.remove(name)?;
+    }
+    let mut nonce = [0; 8];
+    device.random(&mut nonce)?;
+    ShardStore::create(folder.directory.clone(), log_id, shard, u64::from_le_bytes(nonce))
+}
+
+fn finish(directory: &dyn Directory, manifest: &LogManifest) -> io::Result<()> {
+    let body = manifest.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
+    ManifestFiles::create(directory, PREFIX, SlotKind::Log, &body)?;
     directory.sync()?;
     directory.remove(CREATING)?;
-    directory.sync()?;
-    Ok(manifest)
+    directory.sync()
 }

@@ -1,8 +1,9 @@
 //! Recovery of one shard, up to the verdict: nothing is written.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::device::Device;
+use crate::device::Directory;
 use crate::error::OpenError;
 use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
@@ -24,20 +25,20 @@ pub(super) struct Judged {
 }
 
 pub(super) fn judge_shard(
-    device: &dyn Device,
-    path: &Path,
+    log_path: &Path,
+    directory: &Arc<dyn Directory>,
     log: &LogManifest,
     shard: u16,
     config: &Config,
 ) -> Result<Judged, OpenError> {
+    let path = directory.path();
     let io = |operation| OpenError::at(operation, path);
-    let id = ShardId(shard);
-    let directory = device.directory(path).map_err(io("opening the shard's folder"))?;
     let (mut store, missing, mended) =
-        ShardStore::open(directory, config.space.segment_bytes).map_err(OpenError::manifest(path))?;
+        ShardStore::open(directory.clone(), config.space.segment_bytes).map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
-        return Err(OpenError::OtherLog { path: path.to_owned(), shard: id });
+        let is_of_log = manifest.log_id == log.log_id;
+        return Err(OpenError::other_shard(path, log_path, is_of_log, manifest.shard));
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {

@@ -5,30 +5,33 @@
 
 mod build;
 mod create;
+mod folders;
 mod judge;
 mod parallel;
 mod report;
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use build::{Builder, committer_config, sync_method};
-use create::{check_foreign, open_manifest};
+use build::Builder;
+use create::{Found, check_foreign, check_places, create, find_log};
+use folders::{Folder, check_durable, lock_folders, measure_all, open_folders};
 use judge::judge_shard;
 use parallel::in_parallel;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Calls, Device, Directory, Driver, Lock, measure};
+use crate::device::{Calls, Device, Directory, Driver, Lock};
 use crate::error::OpenError;
+use crate::format::LogManifest;
 #[cfg(feature = "tokio-uring")]
 use crate::instance::hand_out;
-use crate::instance::{Instance, start_threads, take_lock};
+use crate::instance::{Instance, Locks, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::router::Router;
-use crate::segment::shard_path;
 use crate::shard::{Holds, introduce};
 use crate::tally;
 
@@ -37,14 +40,72 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError
     let wanted = options.layout()?;
     options.config(&wanted)?;
     let device = options.chosen_device();
-    let directory = device.directory(path).map_err(OpenError::at("opening the directory", path))?;
+    let directory = open_directory(path, &wanted, device.as_ref())?;
     check_foreign(directory.as_ref())?;
-    let lock = take_lock(directory.as_ref(), device.as_ref())?;
-    let result = open_locked(path, options, &wanted, device, directory, lock.clone());
+    let mut locks = vec![take_lock(directory.as_ref(), device.as_ref())?];
+    let result = open_locked(path, options, &wanted, device, directory, &mut locks);
     if result.is_err() {
-        lock.release();
+        Locks(locks).release();
     }
     result
+}
+
+/// The log's own directory, made if it is not there and nothing stands in a new log's way.
+fn open_directory(
+    path: &Path,
+    wanted: &Layout,
+    device: &dyn Device,
+) -> Result<Arc<dyn Directory>, OpenError> {
+    let opened = match device.existing_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            check_places(device, path, wanted, None)?;
+            device.directory(path)
+        }
+        opened => opened,
+    };
+    opened.map_err(OpenError::at("opening the directory", path))
+}
+
+/// What is there, or what is made, with the folders of all shards, which are locked from here on.
+fn find_or_create(
+    path: &Path,
+    options: &Options,
+    wanted: &Layout,
+    device: &dyn Device,
+    directory: &dyn Directory,
+    notices: &Notices,
+    locks: &mut Vec<Arc<dyn Lock>>,
+) -> Result<(LogManifest, Layout, Vec<Folder>), OpenError> {
+    let durable = options.wants_durable();
+    check_durable(durable, directory, &[])?;
+    let manifest = match find_log(path, directory, notices)? {
+        Found::Log(manifest) => manifest,
+        Found::Nothing(begun) => {
+            let (manifest, folders) = create(path, wanted, device, directory, begun, durable, locks)?;
+            return Ok((manifest, wanted.clone(), folders));
+        }
+    };
+    let layout = Layout {
+        shards: manifest.shards,
+        block_bytes: manifest.block_bytes,
+        segment_bytes: manifest.segment_bytes,
+        directories: manifest.directories.clone(),
+    };
+    options.check_against(&layout)?;
+    let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
+    check_durable(durable, directory, &folders)?;
+    lock_folders(&mut folders, &layout, device, locks)?;
+    Ok((manifest, layout, folders))
+}
+
+/// A folder that must be there: one made in its place would hide what is missing.
+fn find_folder(device: &dyn Device, place: &Path) -> io::Result<Arc<dyn Directory>> {
+    device.existing_directory(place).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), "it is not there (is its file system mounted?); nothing was changed")
+        }
+        _ => error,
+    })
 }
 
 fn open_locked(
@@ -53,41 +114,30 @@ fn open_locked(
     wanted: &Layout,
     device: Arc<dyn Device>,
     directory: Arc<dyn Directory>,
-    lock: Arc<dyn Lock>,
+    locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<Instance, OpenError> {
     let notices = Arc::new(Notices::default());
-    let manifest = open_manifest(path, wanted, device.as_ref(), directory.as_ref(), &notices)?;
-    let layout = Layout {
-        shards: manifest.shards,
-        block_bytes: manifest.block_bytes,
-        segment_bytes: manifest.segment_bytes,
-        directories: manifest.directories.clone(),
-    };
-    options.check_against(&layout)?;
+    let (manifest, layout, mut folders) =
+        find_or_create(path, options, wanted, device.as_ref(), directory.as_ref(), &notices, locks)?;
     let config = options.config(&layout)?;
-    let mut capabilities = directory.capabilities();
-    if config.require_durable && !capabilities.durable {
-        let reason = format!("{:?} loses everything with the machine's power", capabilities.file_system);
-        return Err(OpenError::Unsupported { what: "durability", reason });
-    }
     // All shards are judged before anything is written.
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
-        judge_shard(device.as_ref(), &shard_path(path, &layout.directories, shard), &manifest, shard, &config)
+        judge_shard(path, &folders[usize::from(shard)].directory, &manifest, shard, &config)
     })?;
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
         config.on_damage == OnDamage::ReadOnly && judged.iter().any(|shard| shard.damage.is_some());
-    capabilities.measured = (device.threaded() && !read_only)
-        .then(|| measure(device.as_ref(), directory.as_ref()).ok())
-        .flatten();
-    let committer = committer_config(sync_method(&capabilities), &layout, &options.tuning());
+    if device.threaded() && !read_only {
+        measure_all(device.as_ref(), &mut folders);
+    }
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
     let mut builder = Builder {
         config: &config,
-        committer,
+        layout: &layout,
+        tuning: options.tuning(),
         device: &device,
-        lock: &lock,
+        lock: &locks[0],
         clock,
         notices: &notices,
         driver: None,
@@ -96,8 +146,8 @@ fn open_locked(
         driven: Vec::new(),
     };
     let mut engines = Vec::new();
-    for shard in judged {
-        engines.push(Arc::new(builder.engine(shard)?));
+    for (shard, folder) in judged.into_iter().zip(&folders) {
+        engines.push(Arc::new(builder.engine(shard, folder)?));
     }
     let backend = match builder.driver {
         _ if !device.threaded() => "simulated",
@@ -123,23 +173,23 @@ fn open_locked(
         router: Router::new(manifest.slots.clone(), manifest.shards),
         engines,
         config,
-        committer,
         backend,
         device,
-        lock,
+        lock: Arc::new(Locks(locks.clone())),
         notices,
         turners: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
         tallies: tally::Registry::default(),
-        // Measured where the log is; its shards may lie elsewhere.
-        measured: capabilities.measured.filter(|_| layout.directories.is_empty()),
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(OpenError::at("listing", path))?;
     start_threads(&inner).map_err(OpenError::at("starting threads for", path))?;
-    report(&inner, &capabilities);
+    report(&inner);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
 }
+
+#[cfg(test)]
+mod tests;

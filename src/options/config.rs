@@ -192,12 +192,15 @@ impl Options {
             durability: self.durability,
             backend: self.backend,
             pin_threads: self.pin_threads,
-            require_durable: self.require_durable,
             on_damage: self.on_damage,
             watch: self.watch.clone(),
             #[cfg(feature = "tokio-uring")]
             drive: self.drive.clone(),
         })
+    }
+
+    pub(crate) fn wants_durable(&self) -> bool {
+        self.require_durable
     }
 
     pub(crate) fn tuning(&self) -> Tuning {
@@ -256,7 +259,6 @@ pub(crate) struct Config {
     pub durability: Durability,
     pub backend: Backend,
     pub pin_threads: bool,
-    pub require_durable: bool,
     pub on_damage: OnDamage,
     pub watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]

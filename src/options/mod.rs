@@ -151,7 +151,8 @@ impl Options {
         self
     }
 
-    /// Makes `open` fail where synced data does not survive a power cut (tmpfs).
+    /// Makes `open` fail where synced data does not survive a power cut (tmpfs): in the log's own directory, or where
+    /// any of its shards lies.
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
@@ -264,6 +265,9 @@ impl Options {
     }
 
     /// Spreads the shards over these directories, usually one per device: shard `n` goes to directory `n % len`.
+    ///
+    /// Each shard's folder there belongs to this log alone and is locked for itself. A log is never made where shards
+    /// of another one lie ([`OpenError::NotOfThisLog`](crate::OpenError::NotOfThisLog)).
     #[must_use]
     pub fn directories<P: Into<PathBuf>>(mut self, directories: impl IntoIterator<Item = P>) -> Options {
         self.directories = Some(directories.into_iter().map(Into::into).collect());

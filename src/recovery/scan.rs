@@ -94,8 +94,7 @@ impl Scan {
     /// Somebody testifies that the record that ends at `end`, or above it in its block, is durable, and the group
     /// that it belongs to: then so is the block with the group's end, as a whole.
     pub(crate) fn hear_of_record(&mut self, end: Lsn) {
-        let is_whole = |group: Option<Lsn>| group.is_none_or(|group| group >= end);
-        let block = self.untold.iter().find(|(block, group)| *block >= end && is_whole(*group));
+        let block = self.untold.iter().find(|(_, whole)| *whole >= end);
         if let Some(&(block, _)) = block {
             self.hear(block);
         }

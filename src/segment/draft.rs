@@ -37,6 +37,8 @@ pub(crate) struct Draft {
     /// Of a new file whose blocks are to be written once before they are used: then a synced write finds extents that
     /// need not be converted.
     pub(super) zeros: Option<Arc<AlignedBuffer>>,
+    /// The disk has set its space aside. Else it has what was written, and it must not be listed before that is all.
+    pub(super) is_reserved: bool,
 }
 
 /// Zeros to fill with, the same for all who fill at the same time, which may be as many as there are shards.
@@ -55,6 +57,11 @@ impl Draft {
     /// Whether it is better for being filled.
     pub(crate) fn wants_filling(&self) -> bool {
         self.zeros.is_some()
+    }
+
+    /// Whether it may be listed with so many bytes filled: no block may find the disk full.
+    pub(crate) fn may_be_listed(&self, filled: u64) -> bool {
+        self.is_reserved || filled >= self.bytes
     }
 
     /// Writes at most `bytes` zeros at `offset`, and says how many. Under no lock.

@@ -5,14 +5,16 @@
 //! durable before the manifest, and the manifest before anything relies on it.
 
 mod draft;
+mod names;
 mod reader;
 mod slots;
 mod store;
 
 pub(crate) use draft::{Draft, Size};
+pub(crate) use names::segment_name;
 pub(crate) use reader::{READ_BYTES, SegmentReader};
-pub(crate) use slots::{ManifestError, ManifestFiles, is_name};
-pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations, segment_name};
+pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
+pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations};
 
 use std::path::{Path, PathBuf};
 

@@ -88,6 +88,11 @@ impl ManifestFiles {
         Ok((files, body))
     }
 
+    /// Whether a file of this name is one of the copies.
+    pub(crate) fn is_copy(prefix: &str, name: &str) -> bool {
+        names(prefix).iter().any(|copy| copy == name)
+    }
+
     /// Takes both copies away. That one is missing is no error, unless both are.
     pub(crate) fn remove(directory: &dyn Directory, prefix: &str) -> io::Result<()> {
         let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
@@ -221,7 +226,7 @@ impl ManifestFiles {
         if needed > self.capacity {
             let capacity = needed.next_power_of_two().max(SLOT_BYTES);
             for file in &self.files {
-                file.allocate(capacity)?;
+                take_space(file.as_ref(), capacity)?;
             }
             self.capacity = capacity;
         }
@@ -259,6 +264,66 @@ impl ManifestFiles {
 pub(crate) fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+/// Makes the file at least so long, with space behind all of it.
+fn take_space(file: &dyn File, bytes: u64) -> io::Result<()> {
+    if file.allocate(bytes)? {
+        return Ok(());
+    }
+    // Whatever there is was written, and not by others: behind its end it grows by what is written.
+    let start = file.bytes()?.next_multiple_of(GRANULE);
+    if start < bytes {
+        let zeros = AlignedBuffer::zeroed((bytes - start) as usize)?;
+        file.write_at(&zeros, start, false)?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
+/// What one file holds of a slot.
+#[derive(Debug)]
+pub(crate) enum Copy {
+    /// Nothing was ever written to it.
+    Empty,
+    Body(Vec<u8>),
+    Damaged(Defect),
+}
+
+/// Reads one copy of a slot. What is not on disk for certain is made so first, so that a dead owner's failed sync is not
+/// believed; where the folder was opened to read that is not possible, nor is anything relied upon there.
+pub(crate) fn read_copy(
+    directory: &dyn Directory,
+    name: &str,
+    kind: SlotKind,
+    settle: bool,
+) -> io::Result<Copy> {
+    let file = directory.open(name)?;
+    if settle {
+        file.sync()?;
+        file.forget_cache()?;
+    }
+    let bytes = read_slot(file.as_ref())?;
+    Ok(match decode_slot(kind, &bytes) {
+        Ok((_, body)) => Copy::Body(body.to_vec()),
+        Err(_) if bytes.iter().all(|&byte| byte == 0) => Copy::Empty,
+        Err(defect) => Copy::Damaged(defect),
+    })
+}
+
+/// Makes a file that holds a slot in one copy, durable but for its name.
+pub(crate) fn write_copy(
+    directory: &dyn Directory,
+    name: &str,
+    kind: SlotKind,
+    body: &[u8],
+) -> io::Result<()> {
+    let file = directory.create(name)?;
+    let slot = encode_slot(kind, 0, body);
+    let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
+    bytes[..slot.len()].copy_from_slice(&slot);
+    file.write_at(&bytes, 0, false)?;
+    file.sync()
 }
 
 /// What a file holds of a slot: as much as the slot's own header asks for, whether it is right or not.

@@ -1,11 +1,13 @@
 //! What a shard has on disk, and every change to it.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::draft::{Draft, Size, zeros};
+use super::names::{can_be_listed, segment_name, segment_number};
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
@@ -15,14 +17,6 @@ const PREFIX: &str = "shard";
 
 /// Spare files kept for reuse, as a multiple of the largest segment.
 const SPARE_SEGMENTS: u64 = 2;
-
-pub(crate) fn segment_name(file: u32) -> String {
-    format!("{file:010}.seg")
-}
-
-fn segment_number(name: &str) -> Option<u32> {
-    name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
-}
 
 /// A file, and the stretch of the stream that it holds. Whoever reads from it holds the `Arc`; it
 /// is not used for anything else meanwhile.
@@ -159,6 +153,8 @@ pub(crate) struct ShardStore {
     /// Files that nothing lists: their number and size.
     spares: Vec<(u32, u64)>,
     spare_bytes_max: u64,
+    /// Files with a segment's name that can be none: they are left alone, and their numbers too.
+    strays: Vec<u32>,
     /// A manifest write failed half way: nothing more is written.
     broken: bool,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
@@ -203,15 +199,23 @@ impl ShardStore {
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest)?;
-        let mut spares = Vec::new();
+        let (mut spares, mut strays) = (Vec::new(), Vec::new());
+        let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
-            if manifest.segments.iter().all(|row| row.file != number) {
-                // A crash between making a file and listing it leaves a number that the manifest has
-                // not counted: listed like that, the manifest would be refused as damaged.
-                manifest.next_file = manifest.next_file.max(number.saturating_add(1));
-                spares.push((number, directory.open(&segment_name(number))?.bytes()?));
+            if listed.contains(&number) {
+                continue;
+            }
+            let bytes = directory.open(&segment_name(number))?.bytes()?;
+            if can_be_listed(number, bytes, manifest.next_file) {
+                spares.push((number, bytes));
+            } else if bytes > 0 {
+                strays.push(number);
             }
         }
+        // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
+        // that, the manifest would be refused as damaged.
+        let above = spares.iter().map(|&(number, _)| number + 1).max();
+        manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
         let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
         let store = ShardStore {
             directory,
@@ -221,6 +225,7 @@ impl ShardStore {
             retired: Vec::new(),
             spares,
             spare_bytes_max,
+            strays,
             broken: false,
             closed: false,
         };
@@ -243,6 +248,16 @@ impl ShardStore {
         view_of(&self.manifest, &self.segments)
     }
 
+    /// Whether a file of this name in a shard's folder is a copy of its manifest.
+    pub(crate) fn is_manifest(name: &str) -> bool {
+        ManifestFiles::is_copy(PREFIX, name)
+    }
+
+    /// Names of files that look like segments and cannot be any.
+    pub(crate) fn strays(&self) -> impl Iterator<Item = String> {
+        self.strays.iter().map(|&number| segment_name(number))
+    }
+
     /// Whether anything may be changed.
     fn check_usable(&self) -> io::Result<()> {
         match self {
@@ -257,7 +272,7 @@ impl ShardStore {
     /// Makes `next` the manifest, durably; on an error the old one stays in force here.
     fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
         self.check_usable()?;
-        let body = next.encode();
+        let body = next.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
         self.slots.reserve(body.len())?;
         if let Err(error) = self.slots.write(&body) {
             // One copy may hold the new state and the other the old one: only a reopen can tell.
@@ -321,19 +336,14 @@ impl ShardStore {
         if let Some(spare) = self.take_spare(least..=bytes.saturating_mul(4)) {
             return spare;
         }
-        // Taken, whatever becomes of it: the next manifest says so.
-        let number = self.manifest.next_file;
-        self.manifest.next_file += 1;
+        let number = self.take_number()?;
         match self.make_file(number, bytes) {
             Ok(draft) => {
                 // Sizes grow: these would hardly be used again.
                 self.remove_spares(|&(_, spare)| spare < size.least);
                 Ok(draft)
             }
-            Err(error) => {
-                let _ = self.directory.remove(&segment_name(number));
-                self.take_spare(need.max(GRANULE)..=u64::MAX).unwrap_or(Err(error))
-            }
+            Err(error) => self.take_spare(need.max(GRANULE)..=u64::MAX).unwrap_or(Err(error)),
         }
     }
 
@@ -343,27 +353,48 @@ impl ShardStore {
         let (index, _) = fitting.max_by_key(|(_, (_, bytes))| *bytes)?;
         let (number, bytes) = self.spares.swap_remove(index);
         let file = self.directory.open(&segment_name(number));
-        let draft = file.map(|file| Draft { number, bytes, file, zeros: None });
+        let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
         Some(draft.inspect_err(|_| {
             // Of no use: give its space back.
             let _ = self.directory.remove(&segment_name(number));
         }))
     }
 
+    /// A number for a new file. Taken, whatever becomes of it: the next manifest says so.
+    fn take_number(&mut self) -> io::Result<u32> {
+        while self.strays.contains(&self.manifest.next_file) {
+            self.manifest.next_file += 1;
+        }
+        let number = self.manifest.next_file;
+        self.manifest.next_file =
+            number.checked_add(1).ok_or_else(|| io::Error::other("no segment's number is left"))?;
+        Ok(number)
+    }
+
     fn make_file(&self, number: u32, bytes: u64) -> io::Result<Draft> {
         let name = segment_name(number);
         let file = match self.directory.create(&name) {
-            // Left by a crash between making and listing.
+            // Left by a crash between making and listing. With something in it, it is somebody else's.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if self.directory.open(&name)?.bytes()? > 0 {
+                    return Err(error);
+                }
                 self.directory.remove(&name)?;
                 self.directory.create(&name)?
             }
             made => made?,
         };
-        file.allocate(bytes)?;
-        let fills = self.directory.capabilities().direct;
-        let zeros = fills.then(zeros).transpose()?;
-        Ok(Draft { number, bytes, file, zeros })
+        let taken = file.allocate(bytes).and_then(|is_reserved| {
+            let fills = self.directory.capabilities().direct || !is_reserved;
+            Ok((is_reserved, fills.then(zeros).transpose()?))
+        });
+        match taken {
+            Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, file, zeros, is_reserved }),
+            Err(error) => {
+                let _ = self.directory.remove(&name);
+                Err(error)
+            }
+        }
     }
 
     /// Lists a draft behind the last segment, or at `from` if that is above it, and returns it.

@@ -1,5 +1,6 @@
 //! Reading segments, on the simulated machine and on a real one.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -281,4 +282,93 @@ fn on_a_full_disk_a_spare_that_is_too_small_will_do() {
     let drafted = [0; 3].map(|need| store.draft(size, need).ok().map(|draft| draft.bytes / GRANULE));
     assert_eq!(drafted, [Some(2), Some(1), None]);
     assert_eq!(file_sizes(folder.as_ref()), sizes);
+}
+
+/// Segments by number.
+fn numbers(folder: &dyn Directory) -> Vec<String> {
+    folder.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")).collect()
+}
+
+/// Files that somebody else left there, and could not be listed.
+#[test]
+fn what_could_not_be_listed_is_no_spare() {
+    let machine = SimMachine::new(12);
+    let (store, folder) = store_with_spares(&machine, &[4 * GRANULE], 100 * GRANULE);
+    drop(store);
+    let stray = |name: &str, bytes: u64| {
+        let file = folder.create(name).unwrap();
+        file.allocate(bytes).unwrap();
+    };
+    let strays = [
+        ("0000000003.seg", 8 * GRANULE + 100),
+        ("0000000777.seg", 8 * GRANULE + 100),
+        ("4294967294.seg", 8 * GRANULE),
+        ("4294967295.seg", 8 * GRANULE),
+        ("0009000000.seg", 8 * GRANULE),
+    ];
+    strays.iter().for_each(|(name, bytes)| stray(name, *bytes));
+    let ignored = ["+000000005.seg", "777.seg", "00000000777.seg"];
+    ignored.iter().for_each(|name| stray(name, 8 * GRANULE));
+    // With no room for spares, so that each file is new.
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 0).unwrap();
+    let mut told: Vec<_> = store.strays().collect();
+    told.sort_unstable();
+    let mut known = strays.map(|(name, _)| name);
+    known.sort_unstable();
+    assert_eq!(told, known);
+    let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
+    for _ in 0..800 {
+        let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+        let draft = store.draft(size, 0).unwrap();
+        let end = store.list(draft, Lsn(0), &marks).unwrap().end();
+        (marks.checkpoint, marks.covered) = (end, end);
+        // Each is forgotten but for the last, and goes where spares go.
+        store.truncate_before(Lsn(end.0 - 4 * GRANULE), end, &marks).unwrap();
+    }
+    let left = numbers(folder.as_ref());
+    assert!(strays.iter().all(|(name, _)| left.contains(&(*name).to_owned())), "{left:?}");
+    assert!(ignored.iter().all(|name| left.contains(&(*name).to_owned())), "{left:?}");
+    drop(store);
+    assert!(ShardStore::open(folder.clone(), 100 * GRANULE).is_ok(), "both copies are still there");
+}
+
+/// Whatever is about to be written as a manifest is read first.
+#[test]
+fn a_manifest_that_could_not_be_read_again_is_not_written() {
+    let machine = SimMachine::new(12);
+    let (mut store, folder) = store_with_spares(&machine, &[4 * GRANULE], 100 * GRANULE);
+    let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+    let end = store.manifest().covered;
+    // No granule begins there.
+    let marks = Marks { checkpoint: Lsn(end.0 + 100), covered: Lsn(end.0 + 100), timestamp: 0 };
+    let draft = store.draft(size, 0).unwrap();
+    assert_eq!(store.list(draft, end, &marks).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    drop(store);
+    let (mut store, _, mended) = ShardStore::open(folder, 100 * GRANULE).unwrap();
+    assert!(!mended && store.manifest().covered == end);
+    let draft = store.draft(size, 0).unwrap();
+    store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
+}
+
+/// Space that the disk could not set aside is there once it was written, and the file is as long as that.
+#[test]
+fn where_no_space_is_set_aside_a_segment_is_written_before_it_is_listed() {
+    let machine = SimMachine::new(12);
+    machine.set_faults(Faults { reserves: false, ..Faults::default() });
+    let folder = Simulated::of(&machine).device().directory(Path::new("/segments")).unwrap();
+    ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
+    assert_eq!(folder.open("shard.manifest.0").unwrap().bytes().unwrap(), 64 << 10, "manifests, too");
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE).unwrap();
+    let draft = store.draft(Size { least: 8 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    assert!(draft.wants_filling() && !draft.may_be_listed(4 * GRANULE) && draft.may_be_listed(8 * GRANULE));
+    assert_eq!(draft.fill(0, 4 * GRANULE).unwrap(), 4 * GRANULE);
+    assert_eq!(file_sizes(folder.as_ref()), [4 * GRANULE]);
+    drop((draft, store));
+    // After a crash here it is a spare of the size that it has.
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE).unwrap();
+    let draft = store.draft(Size { least: 4 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    assert!(draft.bytes == 4 * GRANULE && draft.may_be_listed(0));
+    machine.set_faults(Faults { reserves: false, no_space: 1_000, ..Faults::default() });
+    let draft = store.draft(Size { least: 8 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    assert_eq!(draft.fill(0, GRANULE).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 }

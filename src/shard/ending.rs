@@ -59,7 +59,7 @@ impl Engine {
 
     /// Stops the shard after a panic of somebody who works for it and does not turn it. Under no lock.
     pub(crate) fn stop_by(&self, who: &'static str) {
-        admission::wake(self.stop(who, self.path(), io::Error::other("panicked")));
+        crate::sync::wake(self.stop(who, self.path(), io::Error::other("panicked")));
         self.prod();
     }
 

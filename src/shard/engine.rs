@@ -81,6 +81,8 @@ pub(crate) struct EngineSetup {
     pub read_only: bool,
     pub pool: Arc<Pool>,
     pub committer: CommitterConfig,
+    /// Of the shard's folder.
+    pub capabilities: Capabilities,
     pub space: SpaceConfig,
     pub read_bytes: usize,
     pub record_bytes: u64,
@@ -149,6 +151,8 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     directory: PathBuf,
     capabilities: Capabilities,
+    /// For the committer of the next epoch, too.
+    pub(crate) committer: CommitterConfig,
     pub(super) notices: Arc<Notices>,
     pub(super) threaded: bool,
     /// Turned by a task of the application's.
@@ -170,7 +174,6 @@ impl Engine {
         let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
-        let capabilities = setup.store.directory().capabilities();
         let failure = OnceLock::new();
         let admission = Admission::default();
         if setup.read_only {
@@ -227,7 +230,8 @@ impl Engine {
             clock: setup.clock,
             counters: Counters::default(),
             directory,
-            capabilities,
+            capabilities: setup.capabilities,
+            committer: setup.committer,
             notices: setup.notices,
             threaded: setup.device.threaded(),
             device: setup.device,

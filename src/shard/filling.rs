@@ -72,13 +72,14 @@ impl Filling {
         self.looks[2].ready
     }
 
-    /// Fills a piece, unless somebody waits for the segment or will soon: then space that is merely allocated must do.
+    /// Fills a piece, unless somebody waits for the segment or will soon: then space that is merely allocated must do,
+    /// if it is.
     /// `look` gives what is ready and the time, before and after it.
     pub(super) fn go_on(&mut self, look: impl Fn() -> Look) -> Filled {
         let before = look();
         let hurry = self.last > 0 && before.ready < (self.last / 16).max(1);
         let left = self.draft.bytes - self.filled;
-        if hurry || left == 0 || !self.draft.wants_filling() {
+        if hurry && self.draft.may_be_listed(self.filled) || left == 0 || !self.draft.wants_filling() {
             return Filled::Enough;
         }
         let length = match self.draft.fill(self.filled, self.piece) {
@@ -107,13 +108,15 @@ impl Filling {
         from: Lsn,
         marks: impl Fn() -> Marks,
     ) -> io::Result<Arc<Segment>> {
-        match self.error {
-            None => store.list(self.draft, from, &marks()),
-            Some(error) => {
-                store.discard(&self.draft);
-                Err(error)
+        let error = match self.error {
+            None if self.draft.may_be_listed(self.filled) => {
+                return store.list(self.draft, from, &marks());
             }
-        }
+            None => io::Error::other("the log ends before the segment is made"),
+            Some(error) => error,
+        };
+        store.discard(&self.draft);
+        Err(error)
     }
 }
 

@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::sizing::{Made, Sizing};
-use crate::committer::{Committer, CommitterConfig};
+use crate::committer::Committer;
 use crate::error::{AppendError, SharedIo, TruncateError};
 use crate::format::{BlockHeader, GRANULE};
 use crate::position::{Lsn, ShardId};
@@ -304,7 +304,6 @@ impl Engine {
     pub(crate) fn truncate_after(
         &self,
         nonce: u64,
-        config: CommitterConfig,
         find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
     ) -> Result<(), TruncateError> {
         if !self.in_opening_process() {
@@ -348,7 +347,11 @@ impl Engine {
         };
         drop(out);
         opener.begin_epoch(&self.pool, &identity, start);
-        core.begin_epoch(Committer::new(config, start, opener.sequence()), identity, opener.sequence());
+        core.begin_epoch(
+            Committer::new(self.committer, start, opener.sequence()),
+            identity,
+            opener.sequence(),
+        );
         for mark in [&self.published.0.covered, &self.published.0.written, &self.published.0.durable] {
             mark.store(start.0, Ordering::SeqCst);
         }

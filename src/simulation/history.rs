@@ -75,10 +75,17 @@ impl History {
             Some(bytes) => options.record_bytes(bytes),
             None => options,
         };
+        let machine = SimMachine::new(plan.seed);
+        let homes: Vec<String> = (0..plan.shards).map(|shard| format!("/disk-{shard}")).collect();
+        let options = if plan.spread { options.directories(homes) } else { options };
+        if plan.deaf {
+            let last = plan.shards - 1;
+            machine.make_deaf(format!("/disk-{last}/shard-{last:04}"));
+        }
         History {
             plan: plan.clone(),
             random: Random::new(plan.seed),
-            machine: SimMachine::new(plan.seed),
+            machine,
             options,
             oracles: vec![Oracle::default(); usize::from(plan.shards)],
             consumed: vec![[None; 2]; usize::from(plan.shards)],
@@ -119,6 +126,9 @@ impl History {
         ] {
             self.tally.add(what, times);
         }
+        self.tally.add("spread over directories", u64::from(self.plan.spread));
+        self.tally.add("file systems that differ", u64::from(self.plan.deaf));
+        self.tally.add("disks that set no space aside", u64::from(!self.plan.faults.reserves));
         if self.is_damaged() {
             self.tally.count(match self.plan.damage.expect("nothing else damages").0 {
                 Damage::LostWrite => "lost writes",

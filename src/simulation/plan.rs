@@ -102,6 +102,10 @@ pub(crate) struct Plan {
     pub memory_bytes: u64,
     pub record_bytes: Option<u64>,
     pub tuning: Tuning,
+    /// Each shard lies in a directory of its own.
+    pub spread: bool,
+    /// The file system of the last shard does not honour synchronous writes.
+    pub deaf: bool,
     /// How often an open is interrupted, per mille.
     pub crash_in_open: u32,
     pub large: u32,
@@ -171,7 +175,7 @@ impl Plan {
             faults
         };
         let seed = random.next();
-        Plan {
+        let mut plan = Plan {
             seed,
             shards: 1 + random.below(2) as u16,
             block_bytes,
@@ -183,8 +187,14 @@ impl Plan {
             large: rare(random, 300),
             faults,
             damage,
+            spread: false,
+            deaf: false,
             steps: Vec::new(),
-        }
+        };
+        plan.spread = random.below(3) == 0;
+        plan.deaf = plan.spread && random.below(2) == 0;
+        plan.faults.reserves = random.below(4) > 0;
+        plan
     }
 
     /// A history that a fuzzer chose: eight bytes for the setup, then three bytes a step.
@@ -204,7 +214,7 @@ impl Plan {
     /// helps (Zeller's delta debugging, without the refinement).
     pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
         let mut best = self.clone();
-        for setting in 0..12 {
+        for setting in 0..14 {
             let mut simpler = best.clone();
             match setting {
                 0 => simpler.crash_in_open = 0,
@@ -218,6 +228,8 @@ impl Plan {
                 8 => simpler.faults.call_error = 0,
                 9 => simpler.faults.read_error = 0,
                 10 => simpler.record_bytes = None,
+                11 => (simpler.spread, simpler.deaf) = (false, false),
+                12 => simpler.faults.reserves = true,
                 _ => simpler.tuning = Tuning::default(),
             }
             if fails(&simpler) {

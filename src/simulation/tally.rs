@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 54] = [
+const EVERYTHING: [&str; 57] = [
     "appends",
     "batches",
     "refusals",
@@ -32,6 +32,9 @@ const EVERYTHING: [&str; 54] = [
     "dead owners whose writes landed late",
     "opens that failed",
     "records cut off (row 6)",
+    "spread over directories",
+    "file systems that differ",
+    "disks that set no space aside",
     "batches of unknown outcome",
     "segments",
     "truncations before",

@@ -47,6 +47,12 @@ fn on_ext4() {
     a_full_disk("ext4", 40);
 }
 
+/// Which can set no space aside.
+#[test]
+fn on_ext2() {
+    a_full_disk("ext2", 32);
+}
+
 #[test]
 fn on_tmpfs() {
     a_full_disk("tmpfs", 24);

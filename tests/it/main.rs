@@ -11,6 +11,7 @@ mod driven;
 mod failed_sync;
 mod fallback;
 mod file_systems;
+mod folders;
 mod forever;
 mod forks;
 mod full_disk;

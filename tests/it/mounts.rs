@@ -11,7 +11,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Makes and mounts a file system (`ext4`, `xfs`, `btrfs`, `tmpfs`) of so many MiB.
+    /// Makes and mounts a file system (`ext2`, `ext4`, `xfs`, `btrfs`, `tmpfs`) of so many MiB.
     ///
     /// `None` where that is not possible (no root, no tools), which is said; with `SAWMILL_NO_SKIP` set,
     /// as in CI, it is a failure.

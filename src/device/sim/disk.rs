@@ -45,6 +45,8 @@ pub(crate) struct SimFile {
     unreadable: BTreeMap<usize, u64>,
     /// A sync failed: the cache may show sectors that the disk lacks and that no sync saves.
     lies: bool,
+    /// A synchronous write is a plain one here.
+    deaf: bool,
 }
 
 /// What a sync saves, fixed when it is submitted.
@@ -55,6 +57,10 @@ pub(crate) struct Snapshot {
 }
 
 impl SimFile {
+    pub(crate) fn new(deaf: bool) -> SimFile {
+        SimFile { deaf, ..SimFile::default() }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.current.len() as u64
     }
@@ -127,6 +133,9 @@ impl SimFile {
     /// A synchronous write: its own range, and nothing else, is durable.
     pub(crate) fn write_through(&mut self, bytes: &[u8], offset: u64) {
         self.write(bytes, offset);
+        if self.deaf {
+            return;
+        }
         let first = offset as usize / SECTOR;
         for sector in first..first + bytes.len().div_ceil(SECTOR) {
             self.save(sector);

@@ -29,6 +29,16 @@ impl Device for SimDevice {
         Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
     }
 
+    fn existing_directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        self.machine.world().call(self.life)?;
+        self.directory_to_read(path)
+    }
+
+    fn check_place(&self, _path: &Path) -> io::Result<()> {
+        // Every folder can be made.
+        Ok(())
+    }
+
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let mut world = self.machine.world();
         world.step(self.life)?;
@@ -111,7 +121,8 @@ impl Directory for SimDirectory {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             folder.names.insert(name.to_owned(), number);
-            world.files.insert(number, SimFile::default());
+            let file = SimFile::new(folder.deaf);
+            world.files.insert(number, file);
             Ok(number)
         })?;
         Ok(self.handle(number))
@@ -164,7 +175,10 @@ impl Directory for SimDirectory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let write_through = self.machine.world().faults.write_through;
+        let write_through = {
+            let world = self.machine.world();
+            world.faults.write_through && !world.folders[&self.path].deaf
+        };
         Capabilities {
             file_system: FileSystem::Simulated,
             direct: true,
@@ -175,6 +189,10 @@ impl Directory for SimDirectory {
             copy_on_write: false,
             measured: None,
         }
+    }
+
+    fn file_system_id(&self) -> io::Result<u64> {
+        Ok(0)
     }
 
     fn queue(&self, _setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
@@ -204,8 +222,8 @@ impl Lock for SimLock {
         }
     }
 
-    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
+    fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+        Vec::new()
     }
 }
 
@@ -263,6 +281,9 @@ impl File for SimHandle {
         }
         world.check_alone();
         let count = world.go(bytes.len());
+        if offset + count as u64 > world.file(self.number).bytes() {
+            world.take_space()?;
+        }
         let file = world.file(self.number);
         if sync {
             file.write_through(&bytes[..count], offset)
@@ -297,15 +318,15 @@ impl File for SimHandle {
         self.with(|world, number| Ok(world.file(number).bytes()))
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
         self.with(|world, number| {
             world.check_alone();
-            if world.random.per_mille(world.faults.no_space) {
-                world.counters.no_space += 1;
-                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            if !world.faults.reserves {
+                return Ok(false);
             }
+            world.take_space()?;
             world.file(number).grow(bytes);
-            Ok(())
+            Ok(true)
         })
     }
 

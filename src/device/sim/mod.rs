@@ -15,6 +15,7 @@ mod random;
 mod world;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Device;
@@ -92,6 +93,11 @@ impl SimMachine {
     /// Stops the machine now: every call from here on fails.
     pub(crate) fn stop(&self) {
         self.world().stopped = true;
+    }
+
+    /// The file system of this folder does not honour synchronous writes, whatever others do.
+    pub(crate) fn make_deaf(&self, folder: impl Into<PathBuf>) {
+        self.world().folders.entry(folder.into()).or_default().deaf = true;
     }
 
     /// Flips a bit while the machine is off.

@@ -40,6 +40,8 @@ impl Queue for SimQueue {
         world.check_alone();
         let due = world.due();
         if let OperationKind::Write { bytes, offset, .. } = &operation.kind {
+            let space = world.file(operation.file.number()).bytes();
+            assert!(offset + bytes.len() as u64 <= space, "a block is written where no space was taken");
             if let Some(block) = world.blocks.hit(operation.file.number(), *offset, bytes.len()) {
                 world.waits = WAITS_MAX; // The history's log is to be dropped without ado.
                 panic!("{block:?} is rewritten, and nobody gave it up");

@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     pub latency_ns_max: u64,
     /// Whether synchronous writes are offered; else blocks are made durable by syncs.
     pub write_through: bool,
+    /// Whether space can be set aside; else a file has what was written to it.
+    pub reserves: bool,
     /// The write through the queue with this number completes and does not reach the disk.
     pub lose_write: Option<u64>,
     /// The write through the queue with this number lands elsewhere in its file.
@@ -53,6 +55,7 @@ impl Default for Faults {
             stop_at: None,
             latency_ns_max: 100_000,
             write_through: true,
+            reserves: true,
             lose_write: None,
             misdirect_write: None,
         }
@@ -94,6 +97,8 @@ pub(super) struct SimFolder {
     pub(super) names: BTreeMap<String, u64>,
     pub(super) durable: BTreeMap<String, u64>,
     pub(super) locked: bool,
+    /// Its file system takes synchronous writes for plain ones, and says that it does not honour them.
+    pub(super) deaf: bool,
 }
 
 #[derive(Debug)]
@@ -165,6 +170,15 @@ impl World {
         if self.random.per_mille(self.faults.call_error) {
             self.counters.call_errors += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+
+    /// A file takes space that it did not have.
+    pub(super) fn take_space(&mut self) -> io::Result<()> {
+        if self.random.per_mille(self.faults.no_space) {
+            self.counters.no_space += 1;
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         Ok(())
     }

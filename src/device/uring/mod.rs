@@ -1,7 +1,7 @@
 //! The io_uring driver: submit, reap, translate.
 //!
 //! One ring belongs to one shard's thread. The pool's memory is registered with it (nearly half the
-//! CPU of a large write), and so is the log's lock file: the kernel closes a ring's table after the
+//! CPU of a large write), and so are the lock files: the kernel closes a ring's table after the
 //! last operation of the ring has ended, so the lock outlives every write of a killed process.
 //!
 //! Needs kernel 5.11 (`IORING_FEAT_EXT_ARG`, a wait with a time-out); on an older one, or where
@@ -47,8 +47,9 @@ pub(super) fn queue(setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Ar
     if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of a kernel before 5.11"));
     }
-    if let Some(lock) = setup.lock.descriptor() {
-        ring.submitter().register_files(&[lock.as_raw_fd()])?;
+    let locks: Vec<_> = setup.lock.descriptors().iter().map(AsRawFd::as_raw_fd).collect();
+    if !locks.is_empty() {
+        ring.submitter().register_files(&locks)?;
     }
     let registered = register(&ring, &setup.pool);
     let event = Arc::new(EventWake(sys::event()?));
