@@ -50,18 +50,23 @@ fn a_shard_of_another_log_is_refused(ground: Ground) {
     std::fs::rename(&first, &aside).unwrap();
     // Another shard of the same log, then the same shard of another log.
     for wrong in [second, other.path().join("shard-0000")] {
-        std::fs::rename(&wrong, &first).unwrap();
-        let opened = [
-            Log::open_read_only(dir.path()).map(drop),
-            ground.options().shards(2).open(dir.path()).map(drop),
-        ];
-        for error in opened.map(Result::unwrap_err) {
-            assert!(error.to_string().contains(first.to_str().unwrap()), "{error}");
+        std::fs::create_dir(&first).unwrap();
+        for file in std::fs::read_dir(&wrong).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), first.join(file.file_name())).unwrap();
         }
         // Nor by a reader that has the log open already.
         assert!(matches!(reader.shard(ShardId(0)).read(..), Err(ReadError::Io { .. })));
         assert!(reader.verify().is_err());
-        std::fs::rename(&first, &wrong).unwrap();
+        let by_reader = Log::open_read_only(dir.path()).map(drop);
+        let by_owner = ground.options().shards(2).open(dir.path()).map(drop);
+        for error in [by_reader, by_owner].map(Result::unwrap_err) {
+            assert!(
+                matches!(&error, OpenError::OtherLog { path, .. } if path.ends_with("shard-0000")),
+                "{error}"
+            );
+            assert!(error.to_string().contains(first.to_str().unwrap()), "{error}");
+        }
+        std::fs::remove_dir_all(&first).unwrap();
     }
     std::fs::rename(&aside, &first).unwrap();
     assert_eq!(reader.merged(..).unwrap().map(Result::unwrap).count(), 2);

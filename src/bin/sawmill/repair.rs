@@ -63,12 +63,8 @@ fn keep_manifests(dir: &Path) -> Result<PathBuf, Error> {
         let folder = aside.join(name);
         std::fs::create_dir(&folder)?;
         for copy in ["shard.manifest.0", "shard.manifest.1"] {
-            match std::fs::copy(shard.path.join(copy), folder.join(copy)) {
-                Ok(_) => std::fs::File::open(folder.join(copy))?.sync_all()?,
-                // The other one is there, or there would be no summary.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
+            std::fs::copy(shard.path.join(copy), folder.join(copy))?;
+            std::fs::File::open(folder.join(copy))?.sync_all()?;
         }
     }
     Ok(aside)
