@@ -3,6 +3,7 @@ use std::sync::atomic::AtomicU32;
 use std::task::Wake;
 
 use super::*;
+use crate::sync::wake;
 
 #[derive(Default)]
 struct Count(AtomicU32);

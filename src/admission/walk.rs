@@ -8,6 +8,7 @@ use std::task::Wake;
 
 use super::*;
 use crate::device::sim::Random;
+use crate::sync::wake;
 
 /// Room for so many, of which each priority may use a part, as in a shard.
 const ROOM: usize = 8;

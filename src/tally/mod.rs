@@ -23,8 +23,6 @@ mod update;
 mod wire;
 
 #[cfg(test)]
-mod copies;
-#[cfg(test)]
 mod tests;
 
 use std::ops::RangeBounds;

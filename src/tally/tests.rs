@@ -1,5 +1,7 @@
 //! Histories on a simulated machine, against plain integers: exact totals through crashes at every step.
 
+mod copies;
+
 use std::collections::BTreeMap;
 
 use super::{Sum, Tally, TallyOptions, UpdateError};

@@ -61,7 +61,7 @@ fn a_shard_of_another_log_is_refused(ground: Ground) {
         let by_owner = ground.options().shards(2).open(dir.path()).map(drop);
         for error in [by_reader, by_owner].map(Result::unwrap_err) {
             assert!(
-                matches!(&error, OpenError::OtherLog { path, .. } if path.ends_with("shard-0000")),
+                matches!(&error, OpenError::NotOfThisLog { path, .. } if path.ends_with("shard-0000")),
                 "{error}"
             );
             assert!(error.to_string().contains(first.to_str().unwrap()), "{error}");

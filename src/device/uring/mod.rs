@@ -313,7 +313,7 @@ mod tests {
             free: Vec::new(),
             in_flight: 0,
             done: VecDeque::new(),
-            _pool: Arc::new(Pool::new(4096, 2).unwrap()),
+            _pool: Arc::new(Pool::new(4096, 2, 0).unwrap()),
         })
     }
 

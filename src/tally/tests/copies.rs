@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Sum, TallyOptions, UpdateError};
-use crate::read_only::LogReader;
+use super::super::{Sum, TallyOptions, UpdateError};
+use crate::log::LogReader;
 use crate::simulation::{End, Simulated};
 use crate::{Log, Lsn, Options, ShardId, TallyError, TruncateError};
 
