@@ -116,7 +116,7 @@ fn a_reader_believes_the_anchor() {
             tally.add([key], 3).accepted().unwrap();
         }
         tally.flush().unwrap();
-        let row = super::anchor::rows(
+        let row = crate::tally::anchor::rows(
             machine.device().directory(std::path::Path::new(PATH)).unwrap().as_ref(),
             "likes",
         );
