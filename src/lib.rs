@@ -443,13 +443,13 @@ mod write;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, Sync};
+pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, SyncHandle};
 pub use consumer::{Consumer, ConsumerStop};
 pub use device::{Capabilities, FileSystem, WriteProbe};
 pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
 pub use format::Defect;
 pub use instance::Close;
-pub use log::{Finding, Log, LogReader, Over, Shard, ShardReader, ShardSummary, Verified, Window};
+pub use log::{Finding, Log, LogReader, Shard, ShardReader, ShardSummary, Verified, Window, WindowIter};
 pub use options::{Backend, OnDamage, OnStuck, Options, Stuck};
 pub use position::{Lsn, Position, ShardId};
 pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::sync::lock;
 
-/// Kept lines; more would be a log file of their own.
+/// RetentionPin lines; more would be a log file of their own.
 const KEPT_MAX: usize = 64;
 
 /// The lines of one log.

@@ -15,12 +15,12 @@ pub(crate) struct Counters {
     pub device_bytes: AtomicU64,
     pub syncs: AtomicU64,
     pub markers: AtomicU64,
-    pub led: AtomicU64,
-    pub by_thread: AtomicU64,
+    pub blocks_by_caller: AtomicU64,
+    pub blocks_by_thread: AtomicU64,
     pub refused: AtomicU64,
     pub blocks_filled: AtomicU64,
     pub segments_made: AtomicU64,
-    pub recalled: AtomicU64,
+    pub memory_hits: AtomicU64,
 }
 
 impl Counters {
@@ -78,13 +78,13 @@ pub struct ShardStats {
     /// Syncs of a file issued since open; synchronous writes are not counted.
     pub syncs: u64,
     /// Blocks written by a caller itself, without the shard's thread.
-    pub led: u64,
+    pub blocks_by_caller: u64,
     /// Blocks written by a system call of the shard's thread, where that is quicker than the ring.
-    pub by_thread: u64,
+    pub blocks_by_thread: u64,
     /// Records refused since open.
     pub refused: u64,
     /// Blocks that readers found in memory, without the device.
-    pub recalled: u64,
+    pub memory_hits: u64,
     /// Blocks of memory in use, of `memory_blocks`.
     pub memory_blocks_used: u32,
     /// Blocks of memory.

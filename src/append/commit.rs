@@ -1,4 +1,4 @@
-//! The handles of what was accepted: [`Commit`] of a record or batch, [`Sync`] of everything so far.
+//! The handles of what was accepted: [`Commit`] of a record or batch, [`SyncHandle`] of everything so far.
 
 use std::fmt;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::AppendError;
 use crate::position::Position;
-use crate::shard::{Hold, Manner, Placed, Refused, Registration, Target};
+use crate::shard::{AppendMode, EngineRef, Placed, Refused, Registration, Target};
 use crate::write::Durability;
 use crate::write::Write;
 
@@ -19,7 +19,7 @@ use crate::write::Write;
 /// holds many commits pays no wake-up per record.
 #[must_use = "nobody learns how the append ended"]
 pub struct Commit {
-    engine: Hold,
+    engine: EngineRef,
     position: Position,
     target: Target,
     registration: Option<Registration>,
@@ -29,7 +29,7 @@ pub struct Commit {
 
 impl Commit {
     #[inline]
-    pub(crate) fn new(engine: Hold, placed: &Placed) -> Commit {
+    pub(crate) fn new(engine: EngineRef, placed: &Placed) -> Commit {
         let Placed { position, target, duty } = *placed;
         Commit { engine, position, target, registration: None, duty }
     }
@@ -41,7 +41,7 @@ impl Commit {
     }
 
     pub(crate) fn try_begin(
-        engine: Hold,
+        engine: EngineRef,
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
@@ -58,8 +58,8 @@ impl Commit {
             }
         }
         let durability = write.durability.unwrap_or(durability);
-        let manner = Manner::following(write.priority, durability);
-        match engine.put_payload(&write.key, &write.payload, manner) {
+        let mode = AppendMode::following(write.priority, durability);
+        match engine.put_payload(&write.key, &write.payload, mode) {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
@@ -187,17 +187,17 @@ impl fmt::Debug for Commit {
 
 /// Waits until everything that was accepted before is durable. Made by [`Log::sync`](crate::Log::sync).
 #[must_use = "nobody learns whether everything is durable"]
-pub struct Sync {
+pub struct SyncHandle {
     waits: Vec<Commit>,
     failed: Option<AppendError>,
 }
 
-impl Sync {
-    pub(crate) fn begin(engines: impl IntoIterator<Item = Hold>) -> Sync {
+impl SyncHandle {
+    pub(crate) fn begin(engines: impl IntoIterator<Item = EngineRef>) -> SyncHandle {
         let mut waits = Vec::new();
         for engine in engines {
             if !engine.in_opening_process() {
-                return Sync { waits, failed: Some(AppendError::Forked) };
+                return SyncHandle { waits, failed: Some(AppendError::Forked) };
             }
             if let Some(target) = engine.last_target(Durability::Synced) {
                 engine.ask_sync(&target);
@@ -205,7 +205,7 @@ impl Sync {
                 waits.push(Commit::new(engine, &Placed { position, target, duty: false }));
             }
         }
-        Sync { waits, failed: None }
+        SyncHandle { waits, failed: None }
     }
 
     /// Blocks this thread until everything is durable.
@@ -221,7 +221,7 @@ impl Sync {
     }
 }
 
-impl Future for Sync {
+impl Future for SyncHandle {
     type Output = Result<(), AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -239,8 +239,8 @@ impl Future for Sync {
     }
 }
 
-impl fmt::Debug for Sync {
+impl fmt::Debug for SyncHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sync").field("shards", &self.waits.len()).finish_non_exhaustive()
+        f.debug_struct("SyncHandle").field("shards", &self.waits.len()).finish_non_exhaustive()
     }
 }

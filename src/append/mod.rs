@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crate::admission::{Call, Place};
 use crate::error::AppendError;
 use crate::position::Position;
-use crate::shard::{Batch, Engine, Hold, Manner, Placed, Refused};
+use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
 use crate::write::{List, Payload, Write};
-pub use commit::{Commit, Sync};
+pub use commit::{Commit, SyncHandle};
 
 enum Payloads<'a> {
     One(Payload<'a>),
@@ -37,34 +37,34 @@ impl Job<'_> {
     fn put(
         &self,
         engine: &Engine,
-        manner: Manner,
+        mode: AppendMode,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
         match &self.payloads {
-            Payloads::One(payload) => engine.put_payload(&self.key, payload, manner),
+            Payloads::One(payload) => engine.put_payload(&self.key, payload, mode),
             Payloads::Many(payloads) => {
                 let batch = Batch { key: &self.key, payloads: List::Slices(payloads) };
-                engine.put(&batch, manner, positions)
+                engine.put(&batch, mode, positions)
             }
             Payloads::Built(built) => {
                 let batch = Batch { key: &self.key, payloads: built.list() };
-                engine.put(&batch, manner, positions)
+                engine.put(&batch, mode, positions)
             }
         }
     }
 
-    fn leading(&self) -> Manner {
-        Manner::leading(self.priority, self.durability)
+    fn leading(&self) -> AppendMode {
+        AppendMode::leading(self.priority, self.durability)
     }
 
-    fn following(&self) -> Manner {
-        Manner::following(self.priority, self.durability)
+    fn following(&self) -> AppendMode {
+        AppendMode::following(self.priority, self.durability)
     }
 }
 
 /// A job in line for room. Dropping it withdraws the append.
 struct Queued<'a> {
-    engine: Hold,
+    engine: EngineRef,
     job: Job<'a>,
     place: Place,
 }
@@ -96,7 +96,7 @@ type Positions<'p> = Option<&'p mut Vec<Position>>;
 
 impl<'a> State<'a> {
     /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
-    fn begin(engine: Hold, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
+    fn begin(engine: EngineRef, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
         if !engine.in_opening_process() {
             return State::Failed(AppendError::Forked);
         }
@@ -285,10 +285,10 @@ impl<'a> Append<'a> {
     // Always: what is built here and taken apart by `admitted().wait()` then stays in registers. As a call its fields,
     // just written one by one, are read back 16 bytes at a time, which a store buffer does not forward.
     #[inline(always)]
-    pub(crate) fn begin(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
+    pub(crate) fn begin(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
-        match engine.accept(&write.key, &write.payload, Manner::leading(write.priority, durability)) {
+        match engine.accept(&write.key, &write.payload, AppendMode::leading(write.priority, durability)) {
             Some(placed) => Append(State::Accepted(Commit::new(engine, &placed))),
             None => Append::begin_slowly(engine, write, durability),
         }
@@ -296,7 +296,7 @@ impl<'a> Append<'a> {
 
     /// It may have to wait, or be told why it is refused.
     #[cold]
-    fn begin_slowly(engine: Hold, write: Write<'a>, durability: Durability) -> Append<'a> {
+    fn begin_slowly(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let (key, payloads) = (write.key, Payloads::One(write.payload));
         Append(State::begin(engine, Job { key, payloads, priority: write.priority, durability }, None))
     }
@@ -392,7 +392,7 @@ pub struct AppendBatch<'a> {
 
 impl<'a> AppendBatch<'a> {
     pub(crate) fn begin(
-        engine: Hold,
+        engine: EngineRef,
         key: &'a [u8],
         payloads: Vec<&'a [u8]>,
         durability: Durability,
@@ -402,7 +402,7 @@ impl<'a> AppendBatch<'a> {
     }
 
     pub(crate) fn begin_built(
-        engine: Hold,
+        engine: EngineRef,
         key: &'a [u8],
         built: &'a BatchBuilder,
         durability: Durability,
@@ -411,7 +411,7 @@ impl<'a> AppendBatch<'a> {
     }
 
     fn begin_any(
-        engine: Hold,
+        engine: EngineRef,
         key: &'a [u8],
         payloads: Payloads<'a>,
         count: usize,

@@ -1,6 +1,6 @@
 //! The engine's parts, each alone: what one step of it costs (`cargo bench --bench parts --features ceiling`).
 
-use crate::committer::{Action, Committer, CommitterConfig, Ripe, Sealed, SyncMethod};
+use crate::committer::{Action, Committer, CommitterConfig, SealThreshold, Sealed, SyncMethod};
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, RecordHeader, Records, encode_record, encoded_bytes,
 };
@@ -123,7 +123,7 @@ impl Default for Commits {
         let config = CommitterConfig {
             method: SyncMethod::WriteThrough,
             depth: 4,
-            ripe: Ripe { numerator: 1, denominator: 2 },
+            seal_threshold: SealThreshold { numerator: 1, denominator: 2 },
             background_ns: 10_000_000,
             marker_delay_ns: 20_000_000,
             marker_interval_ns: 1_000_000_000,

@@ -37,7 +37,7 @@ pub(crate) enum SyncMethod {
 
 /// A part of something, as a fraction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ripe {
+pub(crate) struct SealThreshold {
     pub numerator: u64,
     pub denominator: u64,
 }
@@ -49,7 +49,7 @@ pub(crate) struct CommitterConfig {
     /// Writes in flight at once.
     pub depth: u32,
     /// A block that somebody waits for goes out beside others once it has this part of their mean size.
-    pub ripe: Ripe,
+    pub seal_threshold: SealThreshold,
     /// Accepted records that nobody waits for are written, and what is written is synced, within
     /// this long.
     pub background_ns: u64,
@@ -245,7 +245,7 @@ impl Committer {
 
     /// Whether to seal the open block now, of which [`note_pending`](Committer::note_pending) was told.
     ///
-    /// With nothing in flight at once; otherwise when at least half ([`Ripe`]) a mean block in flight waits.
+    /// With nothing in flight at once; otherwise when at least half ([`SealThreshold`]) a mean block in flight waits.
     /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
     /// free comes within 0.1 % of the best timer).
     pub(crate) fn should_seal(&self, pending: &Pending, now: u64) -> bool {
@@ -260,8 +260,8 @@ impl Committer {
         }
         let writes = self.flight.writes_in_flight();
         writes < self.config.depth
-            && u64::from(pending.bytes) * u64::from(writes) * self.config.ripe.denominator
-                >= self.flight.bytes_in_flight() * self.config.ripe.numerator
+            && u64::from(pending.bytes) * u64::from(writes) * self.config.seal_threshold.denominator
+                >= self.flight.bytes_in_flight() * self.config.seal_threshold.numerator
     }
 
     /// Nobody waits for the open block.

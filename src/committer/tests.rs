@@ -3,7 +3,7 @@
 use super::*;
 
 const CONFIG: CommitterConfig = CommitterConfig {
-    ripe: Ripe { numerator: 1, denominator: 2 },
+    seal_threshold: SealThreshold { numerator: 1, denominator: 2 },
     method: SyncMethod::WriteThrough,
     depth: 4,
     background_ns: 1_000,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{
-    Capabilities, Device, Directory, Driver, File, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
-    Wake,
+    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
+    ReadAhead, Wake,
 };
 use crate::format::GRANULE;
 use crate::sys;
@@ -288,9 +288,9 @@ impl Directory for RealDirectory {
     }
 
     fn queue(&self, setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
-        match setup.driver {
-            Driver::Uring => super::uring::queue(setup),
-            Driver::Syscall => Ok(super::syscall::queue()),
+        match setup.kind {
+            QueueKind::Uring => super::uring::queue(setup),
+            QueueKind::Syscall => Ok(super::syscall::queue()),
         }
     }
 }

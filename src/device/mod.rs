@@ -31,7 +31,7 @@ pub(crate) use file::RealDevice;
 pub(crate) use probe::is_virtual;
 pub use probe::{Capabilities, FileSystem, WriteProbe};
 pub(crate) use probe::{measure, memory_limit};
-pub(crate) use queue::{Completion, Driver, Operation, OperationKind, Queue, QueueSetup, Wait, Wake};
+pub(crate) use queue::{Completion, Operation, OperationKind, Queue, QueueKind, QueueSetup, Wait, Wake};
 pub(crate) use syscall::perform;
 #[cfg(feature = "tokio-uring")]
 pub(crate) use tokio_uring::{TaskWake, TokioUringQueue};

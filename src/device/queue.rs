@@ -1,4 +1,4 @@
-//! Operations in flight: what a driver takes and gives back.
+//! Operations in flight: what a kind takes and gives back.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{File, Lock};
 use crate::pool::{Pool, SealedBytes};
 
-/// An operation and what it needs until it completes: the driver owns both meanwhile.
+/// An operation and what it needs until it completes: the kind owns both meanwhile.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub id: u64,
@@ -39,7 +39,7 @@ pub(crate) enum Wait {
     Forever,
 }
 
-/// A driver's face to one shard. It belongs to the thread that turns the shard.
+/// A kind's face to one shard. It belongs to the thread that turns the shard.
 pub(crate) trait Queue: Debug {
     /// Takes an operation; it is under way at the latest after the next [`enter`](Queue::enter).
     fn push(&mut self, operation: Operation);
@@ -47,7 +47,7 @@ pub(crate) trait Queue: Debug {
     /// Submits what was pushed, and waits as told until something completed or a wake-up came.
     ///
     /// # Errors
-    /// Where the driver itself is broken: the shard stops.
+    /// Where the kind itself is broken: the shard stops.
     fn enter(&mut self, wait: Wait) -> io::Result<()>;
 
     /// The next operation that completed.
@@ -68,12 +68,12 @@ pub(crate) struct QueueSetup {
     pub pool: Arc<Pool>,
     /// The log's lock, which the queue keeps for as long as anything of it may land.
     pub lock: Arc<dyn Lock>,
-    pub driver: Driver,
+    pub kind: QueueKind,
 }
 
-/// Which driver to make.
+/// Which kind to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Driver {
+pub(crate) enum QueueKind {
     Uring,
     Syscall,
 }

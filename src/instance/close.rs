@@ -12,7 +12,7 @@ use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::CloseError;
 use crate::position::ShardId;
-use crate::shard::{Ended, Engine, Turner};
+use crate::shard::{Ended, Engine, WorkerHandle};
 use crate::sync::lock;
 use crate::tally;
 
@@ -72,14 +72,14 @@ impl Instance {
         if !self.in_opening_process() {
             return Err(CloseError::Forked);
         }
-        if lock(&self.turners).iter().any(Turner::is_current) {
+        if lock(&self.workers).iter().any(WorkerHandle::is_current) {
             return Err(CloseError::OwnThread);
         }
         if self.closed.swap(true, Ordering::SeqCst) {
             return Err(CloseError::Closed);
         }
-        let turners = std::mem::take(&mut *lock(&self.turners));
-        close_all(&self.engines, &self.consumers, &self.tallies, turners, &self.lock)
+        let workers = std::mem::take(&mut *lock(&self.workers));
+        close_all(&self.engines, &self.consumers, &self.tallies, workers, &self.lock)
     }
 }
 
@@ -88,7 +88,7 @@ fn close_all(
     engines: &[Arc<Engine>],
     consumers: &Registry,
     tallies: &tally::Registry,
-    turners: Vec<Turner>,
+    workers: Vec<WorkerHandle>,
     lock: &Arc<dyn Lock>,
 ) -> Result<(), CloseError> {
     // What was counted is written while the shards still take records. An error is a shard's, which tells it.
@@ -97,10 +97,10 @@ fn close_all(
         engine.begin_close();
     }
     let mut clean = true;
-    let (watch, turners): (Vec<_>, Vec<_>) =
-        turners.into_iter().partition(|turner| matches!(turner, Turner::Watch(..)));
-    for turner in turners {
-        clean &= turner.join() == Ended::Clean;
+    let (watch, workers): (Vec<_>, Vec<_>) =
+        workers.into_iter().partition(|worker| matches!(worker, WorkerHandle::Watch(..)));
+    for worker in workers {
+        clean &= worker.join() == Ended::Clean;
     }
     let mut result = Ok(());
     for engine in engines {
@@ -131,25 +131,25 @@ impl Drop for Instance {
         if !self.in_opening_process() || self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        let turners = std::mem::take(&mut *lock(&self.turners));
+        let workers = std::mem::take(&mut *lock(&self.workers));
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
         let (consumers, tallies) = (self.consumers.clone(), self.tallies.clone());
         let (notices, path) = (self.notices.clone(), self.path.clone());
-        let close = move |turners| {
-            if let Err(error) = close_all(&engines, &consumers, &tallies, turners, &held) {
+        let close = move |workers| {
+            if let Err(error) = close_all(&engines, &consumers, &tallies, workers, &held) {
                 notices.error(format!("closing {}: {error}", path.display()));
             }
         };
-        if turners.iter().any(Turner::is_current) {
+        if workers.iter().any(WorkerHandle::is_current) {
             // The last handle was dropped on a shard's thread (by a waker, or by a task of a runtime that turns the
             // shard), which cannot wait for itself.
             let leaving = Leaving::begin();
             let _ = std::thread::Builder::new().name("sawmill-close".into()).spawn(move || {
-                close(turners);
+                close(workers);
                 drop(leaving);
             });
         } else {
-            close(turners);
+            close(workers);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The keeper's thread: makes segments ready and forgets what need not be kept, off the commit path.
+//! The maintenance thread's thread: makes segments ready and forgets what need not be kept, off the commit path.
 //!
 //! Each device has one, so that a device that does not answer holds up no other's.
 
@@ -11,8 +11,8 @@ use crate::position::ShardId;
 use crate::shard::{Engine, Filled, Filling};
 use crate::tally;
 
-/// How often the keeper looks at what nobody asks for.
-const KEEPER_EVERY: Duration = Duration::from_secs(1);
+/// How often the maintenance thread looks at what nobody asks for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A segment that is being made, a piece at a time, beside everything else.
 struct Making {
@@ -22,7 +22,7 @@ struct Making {
 }
 
 /// The state of the maintenance thread: one per log.
-pub(crate) struct Keeper {
+pub(crate) struct Maintenance {
     making: Vec<Making>,
     engines: Vec<Arc<Engine>>,
     tallies: tally::Registry,
@@ -32,26 +32,26 @@ pub(crate) struct Keeper {
 /// thread: whoever waits for a segment is told.
 fn contained(engine: &Engine, act: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(act)).is_err() {
-        engine.stop_by("the keeper");
+        engine.stop_by("the maintenance thread");
     }
 }
 
-impl Keeper {
-    pub(crate) fn new(engines: Vec<Arc<Engine>>, tallies: &tally::Registry) -> Keeper {
-        Keeper { making: Vec::with_capacity(engines.len()), engines, tallies: tallies.clone() }
+impl Maintenance {
+    pub(crate) fn new(engines: Vec<Arc<Engine>>, tallies: &tally::Registry) -> Maintenance {
+        Maintenance { making: Vec::with_capacity(engines.len()), engines, tallies: tallies.clone() }
     }
 
     /// Until everybody who could ask is gone.
     pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
         crate::sys::block_signals();
-        // Nobody may wait for a keeper that is gone.
+        // Nobody may wait for a maintenance thread that is gone.
         if catch_unwind(AssertUnwindSafe(|| self.keep(asked))).is_err() {
-            self.engines.iter().for_each(|engine| engine.stop_by("the keeper"));
+            self.engines.iter().for_each(|engine| engine.stop_by("the maintenance thread"));
         }
     }
 
     fn keep(&mut self, asked: &Receiver<ShardId>) {
-        let mut due = Instant::now() + KEEPER_EVERY;
+        let mut due = Instant::now() + LOOK_EVERY;
         loop {
             let next = self.making.iter().map(|making| making.due).fold(due, Instant::min);
             match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -67,14 +67,14 @@ impl Keeper {
             self.go_on_making();
             if Instant::now() >= due {
                 self.look_around();
-                due = Instant::now() + KEEPER_EVERY;
+                due = Instant::now() + LOOK_EVERY;
             }
         }
     }
 
     fn begin_making(&mut self, shard: ShardId) {
         let own = self.engines.iter().find(|engine| engine.id == shard);
-        let engine = own.expect("a shard asks its own keeper").clone();
+        let engine = own.expect("a shard asks its own maintenance").clone();
         let mut begun = None;
         contained(&engine, || {
             #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
     use crate::sync::lock;
     use crate::{AppendError, Log, Options};
 
-    /// Shards' folders: at the next segment of one the keeper panics.
+    /// Shards' folders: at the next segment of one the maintenance thread panics.
     static WANTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
     pub(super) fn panic_if_wanted(engine: &Engine) {
@@ -149,10 +149,10 @@ mod tests {
         lock(&WANTED).push(log.engine_of(ShardId(0)).path());
         let error = append(&log, 0, 8 << 20).unwrap_err();
         assert!(
-            matches!(&error, AppendError::ShardFailed(failure) if failure.operation == "the keeper"),
+            matches!(&error, AppendError::ShardFailed(failure) if failure.operation == "the maintenance thread"),
             "{error}"
         );
-        append(&log, 1, 8 << 20).expect("its keeper goes on");
+        append(&log, 1, 8 << 20).expect("its maintenance thread goes on");
         assert!(log.close().is_err());
     }
 }

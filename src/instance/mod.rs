@@ -21,14 +21,14 @@ use crate::device::{Calls, Device, Directory, Lock};
 use crate::notice::Notices;
 use crate::options::Config;
 use crate::router::Router;
-use crate::shard::{Engine, Holds, Turner};
+use crate::shard::{Engine, StripedRefs, WorkerHandle};
 use crate::tally;
 
 /// An open log. The last of its handles to go closes it.
 pub(crate) struct Instance {
     pub path: PathBuf,
     pub engines: Vec<Arc<Engine>>,
-    pub holds: Vec<Holds>,
+    pub holds: Vec<StripedRefs>,
     pub router: Router,
     pub config: Config,
     pub backend: &'static str,
@@ -36,7 +36,7 @@ pub(crate) struct Instance {
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
     /// What turns the shards, and keeps the log.
-    pub turners: Mutex<Vec<Turner>>,
+    pub workers: Mutex<Vec<WorkerHandle>>,
     pub closed: AtomicBool,
     pub directory: Arc<dyn Directory>,
     /// Blocking calls on the log's own files.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use super::Instance;
-use super::maintenance::Keeper;
+use super::maintenance::Maintenance;
 use super::watcher::Watcher;
-use crate::shard::{Engine, Turner};
+use crate::shard::{Engine, WorkerHandle};
 
 /// Starts them all; nothing is asked of the log before.
 pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
@@ -16,36 +16,37 @@ pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
         return Ok(());
     }
     let cpus = crate::sys::cores();
-    let mut turners = crate::sync::lock(&inner.turners);
+    let mut workers = crate::sync::lock(&inner.workers);
     // First: whoever turns a shard may ask at once.
-    start_keepers(inner, &mut turners)?;
+    start_maintenance(inner, &mut workers)?;
     for engine in inner.engines.iter().filter(|engine| !engine.is_driven()) {
         let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
-        turners.push(engine.start(cpu)?);
+        workers.push(engine.start(cpu)?);
     }
     let (home, watch) = (inner.directory.device_number(), inner.config.watch.clone());
     let mut watcher = Watcher::new(&inner.engines, watch, &inner.calls, home, &inner.notices);
     let (open, opened) = sync_channel(1);
     let watch =
         std::thread::Builder::new().name("sawmill-watch".into()).spawn(move || watcher.run(&opened))?;
-    turners.push(Turner::Watch(watch, open));
+    workers.push(WorkerHandle::Watch(watch, open));
     Ok(())
 }
 
-/// A keeper for each device.
-fn start_keepers(inner: &Instance, turners: &mut Vec<Turner>) -> io::Result<()> {
+/// A maintenance thread for each device.
+fn start_maintenance(inner: &Instance, workers: &mut Vec<WorkerHandle>) -> io::Result<()> {
     let mut devices: BTreeMap<u64, Vec<Arc<Engine>>> = BTreeMap::new();
     for engine in &inner.engines {
         devices.entry(engine.device_number()).or_default().push(engine.clone());
     }
     for engines in devices.into_values() {
         // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
-        let (keeper, asked) = sync_channel(engines.len());
-        engines.iter().for_each(|engine| engine.asks(&keeper));
-        let mut keeper = Keeper::new(engines, &inner.tallies);
-        let thread =
-            std::thread::Builder::new().name("sawmill-keeper".into()).spawn(move || keeper.run(&asked))?;
-        turners.push(Turner::Thread(thread));
+        let (maintenance, asked) = sync_channel(engines.len());
+        engines.iter().for_each(|engine| engine.asks(&maintenance));
+        let mut maintenance = Maintenance::new(engines, &inner.tallies);
+        let thread = std::thread::Builder::new()
+            .name("sawmill-maint".into())
+            .spawn(move || maintenance.run(&asked))?;
+        workers.push(WorkerHandle::Thread(thread));
     }
     Ok(())
 }
@@ -56,7 +57,7 @@ pub(crate) fn hand_out(inner: &Instance, driven: Vec<Arc<crate::device::TaskWake
     let Some(drive) = &inner.config.drive else { return };
     for (engine, wake) in inner.engines.iter().zip(driven) {
         let (driver, ended) = crate::shard::ShardDriver::new(engine.clone(), wake);
-        crate::sync::lock(&inner.turners).push(Turner::Driver(ended));
+        crate::sync::lock(&inner.workers).push(WorkerHandle::Task(ended));
         drive.0(driver);
     }
 }

@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
-pub use window::{Over, Window};
+pub use window::{Window, WindowIter};
 
 use crate::append::{Append, AppendBatch};
-use crate::append::{Commit, Sync};
+use crate::append::{Commit, SyncHandle};
 use crate::consumer::{self, Consumer};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
 use crate::instance::Close;
@@ -24,7 +24,7 @@ use crate::open;
 use crate::options::Options;
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
-use crate::shard::{Engine, Hold, Holds};
+use crate::shard::{Engine, EngineRef, StripedRefs};
 use crate::stats::{ShardStats, Stats};
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
 use crate::write::BatchBuilder;
@@ -88,7 +88,7 @@ impl Log {
     }
 
     #[inline]
-    fn holds_for(&self, key: &[u8]) -> &Holds {
+    fn refs_for(&self, key: &[u8]) -> &StripedRefs {
         &self.inner.holds[self.shard_for(key)]
     }
 
@@ -104,7 +104,7 @@ impl Log {
     }
 
     /// A hold on a shard that there is.
-    pub(crate) fn hold(&self, shard: ShardId) -> Hold {
+    pub(crate) fn hold(&self, shard: ShardId) -> EngineRef {
         self.inner.holds[usize::from(shard.0)].take()
     }
 
@@ -134,7 +134,7 @@ impl Log {
     #[inline(always)]
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         let write = write.into();
-        Append::begin(self.holds_for(&write.key).take(), write, self.inner.config.durability)
+        Append::begin(self.refs_for(&write.key).take(), write, self.inner.config.durability)
     }
 
     /// Appends a record if there is room for it now; never waits for room.
@@ -143,7 +143,7 @@ impl Log {
     /// [`AppendError::Overloaded`] says how long to wait before the next try. Nothing was accepted.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
-        Commit::try_begin(self.holds_for(&write.key).take(), &write, self.inner.config.durability)
+        Commit::try_begin(self.refs_for(&write.key).take(), &write, self.inner.config.durability)
     }
 
     /// Appends several records with one key to one shard. After any crash all of them are there, or
@@ -163,7 +163,7 @@ impl Log {
     ) -> AppendBatch<'a> {
         let key = key.as_ref();
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        AppendBatch::begin(self.holds_for(key).take(), key, payloads, self.inner.config.durability)
+        AppendBatch::begin(self.refs_for(key).take(), key, payloads, self.inner.config.durability)
     }
 
     /// As [`append_batch`](Log::append_batch), with a batch built in advance, whose memory can be reused
@@ -174,7 +174,7 @@ impl Log {
         batch: &'a BatchBuilder,
     ) -> AppendBatch<'a> {
         let key = key.as_ref();
-        AppendBatch::begin_built(self.holds_for(key).take(), key, batch, self.inner.config.durability)
+        AppendBatch::begin_built(self.refs_for(key).take(), key, batch, self.inner.config.durability)
     }
 
     /// Keeps up to `most` appends in flight and yields their positions in order, each once it is durable: the
@@ -188,8 +188,8 @@ impl Log {
 
     /// Waits until everything that was accepted before this call is durable, whatever durability it
     /// was appended with.
-    pub fn sync(&self) -> Sync {
-        Sync::begin(self.inner.holds.iter().map(Holds::take))
+    pub fn sync(&self) -> SyncHandle {
+        SyncHandle::begin(self.inner.holds.iter().map(StripedRefs::take))
     }
 
     /// A handle to one shard. If there is no such shard, the operations on the handle fail.
@@ -345,9 +345,9 @@ impl Log {
             device_bytes: count(&counters.device_bytes),
             markers: count(&counters.markers),
             syncs: count(&counters.syncs),
-            led: count(&counters.led),
-            by_thread: count(&counters.by_thread),
-            recalled: count(&counters.recalled),
+            blocks_by_caller: count(&counters.blocks_by_caller),
+            blocks_by_thread: count(&counters.blocks_by_thread),
+            memory_hits: count(&counters.memory_hits),
             refused: count(&counters.refused),
             memory_blocks_used: engine.blocks_in_use(),
             memory_blocks: engine.memory_blocks(),
@@ -431,8 +431,8 @@ impl Shard {
         self.log.engine(self.id).ok_or(self.id)
     }
 
-    fn hold(&self) -> Result<Hold, ShardId> {
-        self.log.inner.holds.get(usize::from(self.id.0)).map(Holds::take).ok_or(self.id)
+    fn hold(&self) -> Result<EngineRef, ShardId> {
+        self.log.inner.holds.get(usize::from(self.id.0)).map(StripedRefs::take).ok_or(self.id)
     }
 
     /// The shard's number.

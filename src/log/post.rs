@@ -4,7 +4,7 @@ use crate::append::Append;
 use crate::error::AppendError;
 use crate::log::{Log, Shard};
 use crate::position::Position;
-use crate::shard::{Engine, Manner};
+use crate::shard::{AppendMode, Engine};
 use crate::write::Durability;
 use crate::write::Write;
 
@@ -61,8 +61,8 @@ fn durability(write: &Write<'_>) -> Durability {
 /// The quick way: no handle, hence nothing to count and nothing to move.
 #[inline(always)]
 fn at_once(engine: &Engine, write: &Write<'_>) -> Option<Position> {
-    let manner = Manner::following(write.priority, durability(write));
-    engine.accept(&write.key, &write.payload, manner).map(|placed| placed.position)
+    let mode = AppendMode::following(write.priority, durability(write));
+    engine.accept(&write.key, &write.payload, mode).map(|placed| placed.position)
 }
 
 /// The slow way, which waits for room or tells why there is none.

@@ -17,7 +17,7 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Facts, Scan, Verdict};
 use crate::segment::{
-    Glimpse, ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreView, shard_path,
+    ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreSnapshot, StoreView, shard_path,
 };
 use crate::sync::lock;
 use crate::sys::Process;
@@ -131,10 +131,10 @@ impl LogReader {
             let directory = device
                 .directory_to_read(&folder)
                 .map_err(OpenError::at("opening the shard's folder", &folder))?;
-            let glimpse = Glimpse::of(directory.as_ref()).map_err(OpenError::manifest(&folder))?;
-            if !is_of(&glimpse, log.log_id, id) {
-                let is_of_log = glimpse.manifest.log_id == log.log_id;
-                return Err(OpenError::other_shard(&folder, path, is_of_log, glimpse.manifest.shard));
+            let snapshot = StoreSnapshot::of(directory.as_ref()).map_err(OpenError::manifest(&folder))?;
+            if !is_of(&snapshot, log.log_id, id) {
+                let is_of_log = snapshot.manifest.log_id == log.log_id;
+                return Err(OpenError::other_shard(&folder, path, is_of_log, snapshot.manifest.shard));
             }
             let shard = ForeignShard {
                 id,
@@ -143,9 +143,9 @@ impl LogReader {
                 block_bytes: log.block_bytes,
                 segment_bytes: log.segment_bytes,
                 state: Mutex::new(State {
-                    view: Arc::new(glimpse.view()),
-                    scan: Scan::from(&glimpse.manifest),
-                    glimpse,
+                    view: Arc::new(snapshot.view()),
+                    scan: Scan::from(&snapshot.manifest),
+                    snapshot,
                 }),
             };
             Ok(Arc::new(shard))
@@ -284,8 +284,8 @@ impl ShardReader {
 }
 
 /// Whether a folder's manifest is that of this shard of this log.
-fn is_of(glimpse: &Glimpse, log_id: [u8; 16], shard: ShardId) -> bool {
-    glimpse.manifest.log_id == log_id && glimpse.manifest.shard == shard.0
+fn is_of(snapshot: &StoreSnapshot, log_id: [u8; 16], shard: ShardId) -> bool {
+    snapshot.manifest.log_id == log_id && snapshot.manifest.shard == shard.0
 }
 
 /// A shard of somebody else's.
@@ -301,7 +301,7 @@ struct ForeignShard {
 
 #[derive(Debug)]
 struct State {
-    glimpse: Glimpse,
+    snapshot: StoreSnapshot,
     view: Arc<StoreView>,
     /// How far the chain of the last epoch was followed.
     scan: Scan,
@@ -322,24 +322,24 @@ impl ForeignShard {
 
     /// Reads the manifest again; what it cannot read stays as it was.
     fn reload(&self, state: &mut State) -> Result<(), ReadError> {
-        let glimpse = Glimpse::of(self.directory.as_ref()).map_err(|error| {
+        let snapshot = StoreSnapshot::of(self.directory.as_ref()).map_err(|error| {
             self.io(match error {
                 ManifestError::Io(error) => error,
                 error => io::Error::other(format!("the manifest cannot be read: {error:?}")),
             })
         })?;
-        if !is_of(&glimpse, self.log_id, self.id) {
+        if !is_of(&snapshot, self.log_id, self.id) {
             let path = self.directory.path().display();
             return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
         }
-        state.view = Arc::new(glimpse.view());
+        state.view = Arc::new(snapshot.view());
         // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
-        let same = glimpse.manifest.epochs.last() == state.glimpse.manifest.epochs.last();
-        if !same || state.scan.end < glimpse.manifest.checkpoint {
-            state.scan = Scan::from(&glimpse.manifest);
+        let same = snapshot.manifest.epochs.last() == state.snapshot.manifest.epochs.last();
+        if !same || state.scan.end < snapshot.manifest.checkpoint {
+            state.scan = Scan::from(&snapshot.manifest);
         }
-        state.scan.hear(glimpse.manifest.covered.max(glimpse.manifest.clean_end.unwrap_or_default()));
-        state.glimpse = glimpse;
+        state.scan.hear(snapshot.manifest.covered.max(snapshot.manifest.clean_end.unwrap_or_default()));
+        state.snapshot = snapshot;
         Ok(())
     }
 
@@ -351,16 +351,16 @@ impl ForeignShard {
 
     fn follow(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
         self.reload(state)?;
-        let row = *state.glimpse.manifest.epochs.last().expect("a manifest has an epoch");
-        let identity = state.glimpse.manifest.identity(&row);
-        state.scan.advance(reader, &state.glimpse.segments, &identity, self.block_bytes);
+        let row = *state.snapshot.manifest.epochs.last().expect("a manifest has an epoch");
+        let identity = state.snapshot.manifest.identity(&row);
+        state.scan.advance(reader, &state.snapshot.segments, &identity, self.block_bytes);
         Ok(())
     }
 
     fn summary(&self) -> Result<ShardSummary, ReadError> {
         self.refresh()?;
         let state = lock(&self.state);
-        let manifest = &state.glimpse.manifest;
+        let manifest = &state.snapshot.manifest;
         Ok(ShardSummary {
             shard: self.id,
             horizon: manifest.horizon,
@@ -382,14 +382,14 @@ impl ForeignShard {
             let mut reader = self.reader()?;
             let mut state = lock(&self.state);
             self.follow(&mut state, &mut reader)?;
-            let (glimpse, scan) = (&state.glimpse, &state.scan);
+            let (snapshot, scan) = (&state.snapshot, &state.scan);
             let facts =
-                Facts::gather(&mut reader, &glimpse.segments, &glimpse.manifest, &glimpse.missing, scan);
+                Facts::gather(&mut reader, &snapshot.segments, &snapshot.manifest, &snapshot.missing, scan);
             let Verdict::Damaged { lsn, cause } = recovery::judge(&facts) else { return Ok(None) };
-            if last == Some((scan.end, glimpse.manifest.next_file)) {
+            if last == Some((scan.end, snapshot.manifest.next_file)) {
                 return Ok(Some(Finding::End { shard: self.id, lsn, cause }));
             }
-            last = Some((scan.end, glimpse.manifest.next_file));
+            last = Some((scan.end, snapshot.manifest.next_file));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::append::Commit;
 use crate::error::AppendError;
 use crate::log::Log;
 use crate::position::Position;
-use crate::shard::{Manner, Placed};
+use crate::shard::{AppendMode, Placed};
 use crate::write::Write;
 
 /// Keeps so many appends in flight, and gives their positions in order, each once it is durable. By
@@ -70,8 +70,8 @@ impl Window {
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
-        let manner = Manner::following(write.priority, durability);
-        let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, manner);
+        let mode = AppendMode::following(write.priority, durability);
+        let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, mode);
         self.flying.extend(placed);
         placed.is_some()
     }
@@ -176,12 +176,12 @@ impl Window {
     /// assert_eq!(positions?.len(), 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn over<'a, I>(self, writes: I) -> Over<I::IntoIter>
+    pub fn over<'a, I>(self, writes: I) -> WindowIter<I::IntoIter>
     where
         I: IntoIterator,
         I::Item: Into<Write<'a>>,
     {
-        Over { window: self, writes: writes.into_iter().fuse(), refused: None }
+        WindowIter { window: self, writes: writes.into_iter().fuse(), refused: None }
     }
 }
 
@@ -225,14 +225,14 @@ impl fmt::Debug for Window {
 /// Ends at the first record that is refused, with its error, after the positions of those before it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
-pub struct Over<I> {
+pub struct WindowIter<I> {
     window: Window,
     /// Not asked again after its end: what it gives then is not what was to be appended.
     writes: Fuse<I>,
     refused: Option<AppendError>,
 }
 
-impl<'a, I> Iterator for Over<I>
+impl<'a, I> Iterator for WindowIter<I>
 where
     I: Iterator,
     I::Item: Into<Write<'a>>,

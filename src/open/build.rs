@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use super::folders::Folder;
 use super::judge::Judged;
 use crate::committer::{CommitterConfig, SyncMethod};
-use crate::device::{Capabilities, Device, Driver, Lock, Queue, QueueSetup, Wake};
+use crate::device::{Capabilities, Device, Lock, Queue, QueueKind, QueueSetup, Wake};
 use crate::error::OpenError;
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, Tuning};
@@ -24,7 +24,7 @@ pub(super) struct Builder<'a> {
     pub clock: Arc<AtomicU64>,
     pub notices: &'a Arc<Notices>,
     /// The driver that the first shard got; the others get the same.
-    pub driver: Option<Driver>,
+    pub kind: Option<QueueKind>,
     /// A shard is damaged, and nothing is to be written.
     pub read_only: bool,
     /// What wakes the tasks that turn the shards.
@@ -37,9 +37,9 @@ type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
 
 impl Builder<'_> {
     pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
-        let Judged { id, mut store, cut, start, timestamp, mended, damage } = judged;
+        let Judged { id, mut store, cut, start, timestamp, copies_diverge, damage } = judged;
         let path = store.directory().path().to_owned();
-        if mended {
+        if copies_diverge {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
         }
         for stray in store.strays() {
@@ -67,7 +67,7 @@ impl Builder<'_> {
             depth: committer.depth,
             pool: pool.clone(),
             lock: lock.clone(),
-            driver: Driver::Uring,
+            kind: QueueKind::Uring,
         };
         let (queue, wake) = self.queue(&store, setup)?;
         let identity = if self.read_only {
@@ -113,10 +113,10 @@ impl Builder<'_> {
             return Ok((None, wake));
         }
         let directory = store.directory();
-        if self.config.backend != Backend::Syscall && self.driver != Some(Driver::Syscall) {
+        if self.config.backend != Backend::Syscall && self.kind != Some(QueueKind::Syscall) {
             match directory.queue(&setup) {
                 Ok((queue, wake)) => {
-                    self.driver = Some(Driver::Uring);
+                    self.kind = Some(QueueKind::Uring);
                     return Ok((Some(queue), wake));
                 }
                 Err(error) if self.config.backend == Backend::Uring => {
@@ -127,8 +127,8 @@ impl Builder<'_> {
                     .warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
             }
         }
-        self.driver = Some(Driver::Syscall);
-        setup.driver = Driver::Syscall;
+        self.kind = Some(QueueKind::Syscall);
+        setup.kind = QueueKind::Syscall;
         let (queue, wake) =
             directory.queue(&setup).map_err(OpenError::at("making a queue for", directory.path()))?;
         Ok((Some(queue), wake))
@@ -150,7 +150,7 @@ pub(super) fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tun
     CommitterConfig {
         method,
         depth: (tuning.device_depth / shards_per_device).max(tuning.shard_depth_min),
-        ripe: tuning.ripe,
+        seal_threshold: tuning.seal_threshold,
         background_ns: tuning.background_ns,
         marker_delay_ns: tuning.marker_delay_ns,
         marker_interval_ns: tuning.marker_interval_ns,

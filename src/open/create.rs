@@ -52,8 +52,8 @@ pub(super) fn find_log(
     let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     let creating = names.iter().any(|name| name == CREATING);
     let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
-        Ok((_, body, mended)) => {
-            if mended {
+        Ok((_, body, copies_diverge)) => {
+            if copies_diverge {
                 notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
             }
             body

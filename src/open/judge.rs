@@ -19,7 +19,7 @@ pub(super) struct Judged {
     /// Where the new epoch starts.
     pub start: Lsn,
     pub timestamp: u64,
-    pub mended: bool,
+    pub copies_diverge: bool,
     /// What it was opened past.
     pub damage: Option<String>,
 }
@@ -33,7 +33,7 @@ pub(super) fn judge_shard(
 ) -> Result<Judged, OpenError> {
     let path = directory.path();
     let io = |operation| OpenError::at(operation, path);
-    let (mut store, missing, mended) =
+    let (mut store, missing, copies_diverge) =
         ShardStore::open(directory.clone(), config.space.segment_bytes).map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
@@ -56,14 +56,14 @@ pub(super) fn judge_shard(
     match judge(&Facts::gather(&mut reader, store.segments(), manifest, &missing, &scan)) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
-            Ok(Judged { id, cut, start: scan.end, timestamp, mended, damage: None, store })
+            Ok(Judged { id, cut, start: scan.end, timestamp, copies_diverge, damage: None, store })
         }
         Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
             let (start, epoch) = beyond(&mut reader, store.segments(), manifest, &scan);
             let timestamp = manifest.timestamp.max(scan.timestamp);
             store.pass_damage(epoch);
             let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
-            Ok(Judged { id, cut: start, start, timestamp, mended, damage, store })
+            Ok(Judged { id, cut: start, start, timestamp, copies_diverge, damage, store })
         }
         Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
     }

@@ -23,7 +23,7 @@ use parallel::in_parallel;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Calls, Device, Directory, Driver, Lock};
+use crate::device::{Calls, Device, Directory, Lock, QueueKind};
 use crate::error::OpenError;
 use crate::format::LogManifest;
 #[cfg(feature = "tokio-uring")]
@@ -32,7 +32,7 @@ use crate::instance::{Instance, Locks, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::router::Router;
-use crate::shard::{Holds, introduce};
+use crate::shard::{StripedRefs, introduce};
 use crate::tally;
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
@@ -140,7 +140,7 @@ fn open_locked(
         lock: &locks[0],
         clock,
         notices: &notices,
-        driver: None,
+        kind: None,
         read_only,
         #[cfg(feature = "tokio-uring")]
         driven: Vec::new(),
@@ -149,11 +149,11 @@ fn open_locked(
     for (shard, folder) in judged.into_iter().zip(&folders) {
         engines.push(Arc::new(builder.engine(shard, folder)?));
     }
-    let backend = match builder.driver {
+    let backend = match builder.kind {
         _ if !device.threaded() => "simulated",
         #[cfg(feature = "tokio-uring")]
         _ if config.drive.is_some() => "tokio-uring",
-        Some(Driver::Uring) => "uring",
+        Some(QueueKind::Uring) => "uring",
         _ => "syscall",
     };
     introduce(&engines);
@@ -167,7 +167,7 @@ fn open_locked(
         Ok(())
     })?;
     let inner = Instance {
-        holds: engines.iter().map(Holds::new).collect(),
+        holds: engines.iter().map(StripedRefs::new).collect(),
         calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),
@@ -177,7 +177,7 @@ fn open_locked(
         device,
         lock: Arc::new(Locks(locks.clone())),
         notices,
-        turners: Mutex::new(Vec::new()),
+        workers: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),

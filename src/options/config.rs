@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Backend, OnDamage, Options, Watch};
-use crate::committer::Ripe;
+use crate::committer::SealThreshold;
 use crate::device::{Device, RealDevice};
 use crate::error::OpenError;
 use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
@@ -34,7 +34,7 @@ pub(crate) struct Tuning {
     pub device_depth: u32,
     /// ... of which each has so many.
     pub shard_depth_min: u32,
-    pub ripe: Ripe,
+    pub seal_threshold: SealThreshold,
     pub background_ns: u64,
     pub marker_delay_ns: u64,
     pub marker_interval_ns: u64,
@@ -53,7 +53,7 @@ impl Default for Tuning {
         Tuning {
             device_depth: 16,
             shard_depth_min: 2,
-            ripe: Ripe { numerator: 1, denominator: 2 },
+            seal_threshold: SealThreshold { numerator: 1, denominator: 2 },
             background_ns: 10_000_000,
             marker_delay_ns: 20_000_000,
             marker_interval_ns: 1_000_000_000,

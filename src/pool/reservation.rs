@@ -256,7 +256,7 @@ impl Pool {
     }
 
     /// Records that are copied into the open block; `None` if no block is open.
-    pub(crate) fn gathered(&self) -> Option<u32> {
+    pub(crate) fn open_records(&self) -> Option<u32> {
         let tail = self.load_tail();
         let filled = self.slot(self.sequence(tail)).progress.0.filled.load(Ordering::SeqCst);
         (!tail.closed()).then_some((filled >> 32) as u32)

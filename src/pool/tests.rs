@@ -141,7 +141,7 @@ fn blocks_never_run_out_of_numbers() {
             assert_eq!((reserved.sequence(), reserved.lsn()), (sequence, Lsn(at + 88)));
             reserved.finish(1, Urgency::Synced);
             assert_eq!(
-                (pool.pending().sequence, pool.pending().bytes, pool.gathered()),
+                (pool.pending().sequence, pool.pending().bytes, pool.open_records()),
                 (sequence, 8, Some(1))
             );
             assert!(!pool.close(sequence - 1) && pool.close(sequence));

@@ -296,7 +296,7 @@ impl Cursor {
             let key_bytes = usize::from(record.header.key_bytes);
             let flags = record.header.flags;
             if flags.has(RecordFlags::SPLIT) || flags.has(RecordFlags::REST) {
-                let whole = gather(&mut self.partial, &record, position, timestamp);
+                let whole = add_fragment(&mut self.partial, &record, position, timestamp);
                 match whole.filter(|record| record.lsn() >= self.from) {
                     None => continue,
                     whole => return whole,
@@ -337,7 +337,7 @@ fn shared(spare: Option<Arc<[u8]>>, bytes: &[u8]) -> Arc<[u8]> {
 }
 
 /// Puts a fragment to those before it; gives the record once it is whole.
-fn gather(
+fn add_fragment(
     partial: &mut Option<Partial>,
     fragment: &RawRecord<'_>,
     position: Position,

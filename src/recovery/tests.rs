@@ -7,7 +7,7 @@ use crate::format::{
     BlockHeader, BlockSeal, Defect, GRANULE, Identity, ShardManifest, SlotKind, decode_slot, encode_slot,
 };
 use crate::position::{Lsn, Position};
-use crate::segment::{Glimpse, SegmentReader};
+use crate::segment::{SegmentReader, StoreSnapshot};
 use crate::simulation::{End, Simulated};
 use crate::{Log, Options};
 
@@ -238,11 +238,11 @@ fn what_is_testified_is_durable() {
         .device()
         .directory_to_read(&crate::segment::shard_path(std::path::Path::new(PATH), &[], 0))
         .unwrap();
-    let glimpse = Glimpse::of(shard.as_ref()).unwrap();
-    let identity = glimpse.manifest.identity(glimpse.manifest.epochs.last().unwrap());
+    let snapshot = StoreSnapshot::of(shard.as_ref()).unwrap();
+    let identity = snapshot.manifest.identity(snapshot.manifest.epochs.last().unwrap());
     let mut reader = SegmentReader::for_scan(4096, 32768).unwrap();
-    let mut scan = Scan::from(&glimpse.manifest);
-    scan.advance(&mut reader, &glimpse.segments, &identity, 4096);
+    let mut scan = Scan::from(&snapshot.manifest);
+    scan.advance(&mut reader, &snapshot.segments, &identity, 4096);
     assert_eq!(scan.end, Lsn(6 * GRANULE));
     // The second half of the batch testifies for what lay below the first when it was sealed.
     assert_eq!(scan.durable, Lsn(4 * GRANULE), "above {durable:?}");
@@ -261,11 +261,11 @@ fn only_what_blocks_fill_is_taken_for_checked() {
     case.with_three_records();
     let device = case.machine.device();
     let path = crate::segment::shard_path(std::path::Path::new(PATH), &[], 0);
-    let glimpse = Glimpse::of(device.directory_to_read(&path).unwrap().as_ref()).unwrap();
+    let snapshot = StoreSnapshot::of(device.directory_to_read(&path).unwrap().as_ref()).unwrap();
     let mut random = Random::new(5);
     let lsn = |granule: usize| Lsn(granule as u64 * GRANULE);
     for _ in 0..200 {
-        let mut scan = Scan::from(&glimpse.manifest);
+        let mut scan = Scan::from(&snapshot.manifest);
         let mut filled = [false; 80];
         let mut at = 0;
         while at < 64 {

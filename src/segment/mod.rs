@@ -14,7 +14,7 @@ pub(crate) use draft::{Draft, Size};
 pub(crate) use names::segment_name;
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
-pub(crate) use store::{Glimpse, Marks, Segment, ShardStore, StoreView, continuations};
+pub(crate) use store::{Marks, Segment, ShardStore, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};
 

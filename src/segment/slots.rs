@@ -164,7 +164,7 @@ impl ManifestFiles {
         }
         let rank = |copy: &Result<(u64, Vec<u8>), Defect>| copy.as_ref().map_or(0, |(sequence, _)| *sequence);
         let lower = usize::from(rank(&copies[0]) > rank(&copies[1]));
-        let mended = match (&copies[0], &copies[1]) {
+        let copies_diverge = match (&copies[0], &copies[1]) {
             (Err(first), Err(second)) => return Err(ManifestError::Damaged([*first, *second])),
             (Ok((first, _)), Ok((second, _))) => first.abs_diff(*second) > 1,
             _ => true,
@@ -172,7 +172,7 @@ impl ManifestFiles {
         let capacity = files[lower].bytes()?.min(files[1 - lower].bytes()?);
         let [first, second] = copies;
         let (sequence, body) = if lower == 1 { first } else { second }.expect("the higher copy is valid");
-        Ok((ManifestFiles { kind, files, sequence, lower, capacity }, body, mended))
+        Ok((ManifestFiles { kind, files, sequence, lower, capacity }, body, copies_diverge))
     }
 
     /// The body of the valid copy, read beside whoever owns it.

@@ -122,18 +122,18 @@ fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>]) -> StoreView {
 
 /// A shard's manifest and segments, read beside whoever owns them: nothing is locked or written.
 #[derive(Debug)]
-pub(crate) struct Glimpse {
+pub(crate) struct StoreSnapshot {
     pub manifest: ShardManifest,
     pub segments: Vec<Arc<Segment>>,
     pub missing: Vec<SegmentRow>,
 }
 
-impl Glimpse {
-    pub(crate) fn of(directory: &dyn Directory) -> Result<Glimpse, ManifestError> {
+impl StoreSnapshot {
+    pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
         let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let (segments, missing) = open_segments(directory, &manifest)?;
-        Ok(Glimpse { manifest, segments, missing })
+        Ok(StoreSnapshot { manifest, segments, missing })
     }
 
     pub(crate) fn view(&self) -> StoreView {
@@ -195,7 +195,7 @@ impl ShardStore {
         directory: Arc<dyn Directory>,
         spare_bytes_max: u64,
     ) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
-        let (slots, body, mended) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
+        let (slots, body, copies_diverge) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest)?;
@@ -229,7 +229,7 @@ impl ShardStore {
             broken: false,
             closed: false,
         };
-        Ok((store, missing, mended))
+        Ok((store, missing, copies_diverge))
     }
 
     pub(crate) fn manifest(&self) -> &ShardManifest {

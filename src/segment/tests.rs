@@ -344,8 +344,8 @@ fn a_manifest_that_could_not_be_read_again_is_not_written() {
     let draft = store.draft(size, 0).unwrap();
     assert_eq!(store.list(draft, end, &marks).unwrap_err().kind(), io::ErrorKind::InvalidData);
     drop(store);
-    let (mut store, _, mended) = ShardStore::open(folder, 100 * GRANULE).unwrap();
-    assert!(!mended && store.manifest().covered == end);
+    let (mut store, _, copies_diverge) = ShardStore::open(folder, 100 * GRANULE).unwrap();
+    assert!(!copies_diverge && store.manifest().covered == end);
     let draft = store.draft(size, 0).unwrap();
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
 }

@@ -5,8 +5,8 @@ use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Placed, Refused, Target};
-use super::nudge::Nudged;
 use super::opener::{NoRoom, Planned};
+use super::wake_state::Waking;
 use crate::error::AppendError;
 use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
@@ -24,24 +24,24 @@ pub(crate) struct Batch<'a> {
 
 /// How something is to be accepted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct AppendMode {
     pub priority: Priority,
     pub durability: Durability,
     /// The caller may be given the duty to write its own block.
     pub may_lead: bool,
 }
 
-impl Manner {
+impl AppendMode {
     /// By a caller that does not lead.
     #[inline]
-    pub(crate) fn following(priority: Priority, durability: Durability) -> Manner {
-        Manner { priority, durability, may_lead: false }
+    pub(crate) fn following(priority: Priority, durability: Durability) -> AppendMode {
+        AppendMode { priority, durability, may_lead: false }
     }
 
     /// By a caller that may lead, if there is something to wait for.
     #[inline]
-    pub(crate) fn leading(priority: Priority, durability: Durability) -> Manner {
-        Manner { priority, durability, may_lead: durability > Durability::Buffered }
+    pub(crate) fn leading(priority: Priority, durability: Durability) -> AppendMode {
+        AppendMode { priority, durability, may_lead: durability > Durability::Buffered }
     }
 }
 
@@ -80,14 +80,14 @@ impl Engine {
     pub(crate) fn put(
         &self,
         batch: &Batch<'_>,
-        manner: Manner,
+        mode: AppendMode,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (manner.durability, urgency(manner.durability));
+        let (durability, urgency) = (mode.durability, urgency(mode.durability));
         let Some(need) = self.check_size(batch)? else {
-            return self.put_group(batch, manner, positions);
+            return self.put_group(batch, mode, positions);
         };
-        let mut reserved = self.reserve(need, manner.priority)?;
+        let mut reserved = self.reserve(need, mode.priority)?;
         let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
         let position = Position::new(self.id, reserved.epoch(), lsn, block);
         let mut offset = 0;
@@ -114,35 +114,35 @@ impl Engine {
         }
         let sequence = reserved.sequence();
         let ready = reserved.finish(count as u32, urgency);
-        let duty = self.appended(urgency, ready, manner.may_lead);
+        let duty = self.appended(urgency, ready, mode.may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
     }
 
     /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
     /// taken, which tells why.
     #[inline(always)]
-    pub(crate) fn accept(&self, key: &[u8], payload: &Payload<'_>, manner: Manner) -> Option<Placed> {
+    pub(crate) fn accept(&self, key: &[u8], payload: &Payload<'_>, mode: AppendMode) -> Option<Placed> {
         // Taken apart here, into what goes through registers: a reference would keep all of a `Write` in memory.
         match payload {
-            Payload::Whole(payload) => self.accept_whole(key, payload, manner),
-            Payload::Parts(parts) => self.accept_parts(key, parts, manner),
+            Payload::Whole(payload) => self.accept_whole(key, payload, mode),
+            Payload::Parts(parts) => self.accept_parts(key, parts, mode),
         }
     }
 
     #[inline(never)]
-    fn accept_whole(&self, key: &[u8], payload: &[u8], manner: Manner) -> Option<Placed> {
+    fn accept_whole(&self, key: &[u8], payload: &[u8], mode: AppendMode) -> Option<Placed> {
         let body = key.len() + payload.len();
         if !self.in_opening_process() || !self.admission.is_clear() || !self.fits(key, body) {
             return None;
         }
-        self.put_body(key, body, [key, payload], manner).ok()
+        self.put_body(key, body, [key, payload], mode).ok()
     }
 
-    fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Option<Placed> {
+    fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Option<Placed> {
         if !self.in_opening_process() || !self.admission.is_clear() {
             return None;
         }
-        self.put_parts(key, parts, manner).ok()
+        self.put_parts(key, parts, mode).ok()
     }
 
     /// Accepts one record if there is room now: what [`put`](Engine::put) does.
@@ -150,35 +150,35 @@ impl Engine {
         &self,
         key: &[u8],
         payload: &Payload<'_>,
-        manner: Manner,
+        mode: AppendMode,
     ) -> Result<Placed, Refused> {
         match payload {
-            Payload::Whole(payload) => self.put_one(key, payload, manner),
-            Payload::Parts(parts) => self.put_parts(key, parts, manner),
+            Payload::Whole(payload) => self.put_one(key, payload, mode),
+            Payload::Parts(parts) => self.put_parts(key, parts, mode),
         }
     }
 
-    fn put_one(&self, key: &[u8], payload: &[u8], manner: Manner) -> Result<Placed, Refused> {
+    fn put_one(&self, key: &[u8], payload: &[u8], mode: AppendMode) -> Result<Placed, Refused> {
         let body = key.len() + payload.len();
         if self.fits(key, body) {
-            return self.put_body(key, body, [key, payload], manner);
+            return self.put_body(key, body, [key, payload], mode);
         }
         let one = [payload];
-        self.put(&Batch { key, payloads: List::Slices(&one) }, manner, None)
+        self.put(&Batch { key, payloads: List::Slices(&one) }, mode, None)
     }
 
-    fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], manner: Manner) -> Result<Placed, Refused> {
+    fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Result<Placed, Refused> {
         let bytes = parts.iter().map(|part| part.len()).sum();
         let body = key.len() + bytes;
         if self.fits(key, body) {
             let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
-            return self.put_body(key, body, all, manner);
+            return self.put_body(key, body, all, mode);
         }
         // Refused before it is put together, if it is too large for that.
         self.check_bytes(body as u64)?;
         let mut whole = Vec::with_capacity(bytes);
         parts.iter().for_each(|part| whole.extend_from_slice(part));
-        self.put_one(key, &whole, manner)
+        self.put_one(key, &whole, mode)
     }
 
     /// Whether a record fits into a block, as nearly all do.
@@ -194,17 +194,17 @@ impl Engine {
         key: &[u8],
         body: usize,
         parts: impl IntoIterator<Item = &'b [u8]>,
-        manner: Manner,
+        mode: AppendMode,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (manner.durability, urgency(manner.durability));
-        let mut reserved = self.reserve(encoded_bytes(body as u32), manner.priority)?;
+        let (durability, urgency) = (mode.durability, urgency(mode.durability));
+        let mut reserved = self.reserve(encoded_bytes(body as u32), mode.priority)?;
         reserved.fetch_behind();
         let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
         let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
         let header = RecordHeader::whole(key.len() as u16, body as u32);
         encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
         let ready = reserved.finish(1, urgency);
-        let duty = self.appended(urgency, ready, manner.may_lead);
+        let duty = self.appended(urgency, ready, mode.may_lead);
         Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
     }
 
@@ -336,13 +336,13 @@ impl Engine {
     fn put_group(
         &self,
         batch: &Batch<'_>,
-        manner: Manner,
+        mode: AppendMode,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (manner.durability, urgency(manner.durability));
+        let (durability, urgency) = (mode.durability, urgency(mode.durability));
         let bodies: Vec<u32> =
             batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
-        let (planned, mut reserved) = self.open_group(&bodies, manner.priority)?;
+        let (planned, mut reserved) = self.open_group(&bodies, mode.priority)?;
         let mut placed = None;
         for block in &planned {
             let mut range = reserved.pop_front().expect("one for each planned block");
@@ -378,10 +378,10 @@ impl Engine {
     /// Wakes the thread if it must be; true if the caller was given the duty.
     #[inline]
     fn appended(&self, urgency: Urgency, ready: bool, may_lead: bool) -> bool {
-        match self.nudge.appended(urgency, ready, may_lead && self.threaded) {
-            Nudged::Nothing => false,
-            Nudged::Duty => true,
-            Nudged::Wake => {
+        match self.wake_state.appended(urgency, ready, may_lead && self.threaded) {
+            Waking::Nothing => false,
+            Waking::Duty => true,
+            Waking::Wake => {
                 self.wake.wake();
                 false
             }
@@ -390,14 +390,14 @@ impl Engine {
 
     /// Gives the duty of an accepted batch to the thread.
     pub(crate) fn announce(&self) {
-        if self.nudge.announce() == Nudged::Wake {
+        if self.wake_state.delegate() == Waking::Wake {
             self.wake.wake();
         }
     }
 
     /// Makes the thread look at everything, whatever it does.
     pub(crate) fn prod(&self) {
-        if self.nudge.ask() == Nudged::Wake {
+        if self.wake_state.ask() == Waking::Wake {
             self.wake.wake();
         }
     }

@@ -30,6 +30,9 @@ pub(crate) fn introduce(engines: &[Arc<Engine>]) {
     }
 }
 
+/// What failed, for a shard that stops because the device that it shares with another one lost a flush.
+pub(crate) const BY_ANOTHER: &str = "another shard's flush";
+
 impl Engine {
     /// Stops the shard: nothing is acknowledged any more, and everybody who waits is told at once.
     ///
@@ -72,7 +75,7 @@ impl Engine {
         let mut tasks = Vec::new();
         for other in others.filter(|other| other.failure().is_none()) {
             // Whoever turns it may be anywhere: it heeds the failure in its next look, as after `give_up`.
-            tasks.extend(other.stop("another shard's flush", path.to_owned(), same(error)));
+            tasks.extend(other.stop(BY_ANOTHER, path.to_owned(), same(error)));
             other.prod();
         }
         tasks
@@ -96,7 +99,7 @@ impl Engine {
         self.sync_asked.fetch_max(last, Ordering::SeqCst);
         self.closing.store(true, Ordering::SeqCst);
         self.prod();
-        lock(&self.keeper).take();
+        lock(&self.maintenance).take();
     }
 
     /// Drops the queue, which waits for what is still in flight.
@@ -134,6 +137,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Wake, Waker};
 
+    use super::BY_ANOTHER;
     use crate::simulation::{Faults, Simulated};
     use crate::{AppendError, Durability, Log, Options, ShardId, Write};
 
@@ -185,7 +189,7 @@ mod tests {
             engine.forget_follower(registration);
             let told = waits.try_result();
             let Some(Err(AppendError::ShardFailed(failure))) = told else { panic!("{told:?}") };
-            assert_eq!((failure.shard, failure.operation), (ShardId(1), "another shard's flush"));
+            assert_eq!((failure.shard, failure.operation), (ShardId(1), BY_ANOTHER));
             assert!(failure.path.starts_with("/log/shard-0000"), "{failure}");
             assert_eq!(failure.source.raw_os_error(), Some(libc::EIO));
             assert!(other.append(b"later").wait().is_err());

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::nudge::Nudge;
 use super::opener::Opener;
 use super::space::{Space, SpaceConfig};
 use super::turn::Core;
 use super::waiters::Waiters;
+use super::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, Lock, Queue, Wake};
@@ -108,7 +108,7 @@ pub(crate) struct Engine {
     pub(super) opener: Mutex<Opener>,
     /// The token: whoever holds it turns the shard.
     pub(super) core: Mutex<Core>,
-    pub(super) nudge: Nudge,
+    pub(super) wake_state: WakeState,
     pub(super) wake: Arc<dyn Wake>,
     pub(super) waiters: Waiters,
     /// Who waits for the durable LSN to move, whichever block moves it.
@@ -118,9 +118,9 @@ pub(crate) struct Engine {
     pub(crate) admission: Admission,
     /// As [`Core::leads`], for a look without the token.
     pub(super) leads_seen: std::sync::atomic::AtomicU32,
-    pub(super) gathering: super::gathering::Gathering,
+    pub(super) commit_delay: super::commit_delay::CommitDelay,
     /// What truncation must leave.
-    pub(super) kept: Mutex<Vec<super::kept::Kept>>,
+    pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
     /// It was opened to be read: the failure says so.
     pub(super) read_only: bool,
     pub(super) failure: OnceLock<Arc<Failure>>,
@@ -140,7 +140,7 @@ pub(crate) struct Engine {
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
-    pub(super) keeper: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
+    pub(super) maintenance: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     pub(super) space: Space,
     /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
     pub(super) one_block_bytes: usize,
@@ -197,7 +197,7 @@ impl Engine {
             }),
             opener: Mutex::new(opener),
             core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before)),
-            nudge: Nudge::new(),
+            wake_state: WakeState::new(),
             wake: setup.wake,
             waiters: Waiters::new(blocks),
             followers: Waiters::new(1),
@@ -208,9 +208,9 @@ impl Engine {
             device_number: setup.store.directory().device_number(),
             calls: Calls::new(&setup.device),
             read_only: setup.read_only,
-            kept: Mutex::default(),
+            pins: Mutex::default(),
             leads_seen: std::sync::atomic::AtomicU32::new(0),
-            gathering: super::gathering::Gathering::default(),
+            commit_delay: super::commit_delay::CommitDelay::default(),
             closing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
@@ -219,7 +219,7 @@ impl Engine {
             store: Mutex::new(setup.store),
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
-            keeper: Mutex::new(None),
+            maintenance: Mutex::new(None),
             space: Space::new(setup.space),
             one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
                 as usize)
@@ -438,7 +438,7 @@ impl Engine {
             return;
         }
         if let Some(block) = self.pool.recall(lsn) {
-            self.counters.recalled.fetch_add(1, Ordering::Relaxed);
+            self.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
             take(&block);
         }
     }

@@ -11,7 +11,7 @@
 //! own takes over.
 //!
 //! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the
-//! others who were just woken (`gathering.rs`); so does the shard's thread before a block that it writes itself.
+//! others who were just woken (`commit_delay.rs`); so does the shard's thread before a block that it writes itself.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -59,11 +59,11 @@ impl Engine {
     }
 
     /// Waits for callers that were just woken; false if somebody else does, and acts for all.
-    fn gather_callers(&self) -> bool {
+    fn wait_for_callers(&self) -> bool {
         if !self.flushes() {
             return true;
         }
-        self.gathering.wait(|| self.pool.gathered(), || self.device.now())
+        self.commit_delay.wait(|| self.pool.open_records(), || self.device.now())
     }
 
     /// Performs what the last turn left to the thread, under no token.
@@ -72,7 +72,7 @@ impl Engine {
         let result = device::perform(&operation);
         let id = operation.id;
         drop(operation);
-        self.counters.by_thread.fetch_add(1, Ordering::Relaxed);
+        self.counters.blocks_by_thread.fetch_add(1, Ordering::Relaxed);
         let mut core = lock(&self.core);
         core.performing -= 1;
         let now = self.device.now();
@@ -82,19 +82,19 @@ impl Engine {
         let wakes = core.take_wakes();
         drop(core);
         self.wake(wakes);
-        self.gather_callers();
+        self.wait_for_callers();
     }
 
     /// Those who wait for the last block are about to be woken; its write took from `began` to `now`.
     fn expect_back(&self, core: &Core, began: u64, now: u64) {
-        let there = self.pool.gathered().unwrap_or(0);
-        self.gathering.expect(core.last_records + there, now, now.saturating_sub(began));
+        let there = self.pool.open_records().unwrap_or(0);
+        self.commit_delay.expect(core.last_records + there, now, now.saturating_sub(began));
     }
 
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
     pub(crate) fn lead(&self, target: &Target) {
         self.contained(|| {
-            if !self.gather_callers() {
+            if !self.wait_for_callers() {
                 return; // Somebody else leads this block, or gives the duty to the thread.
             }
             if !self.try_lead(target) {
@@ -126,7 +126,7 @@ impl Engine {
         let Some(mut core) = self.try_core() else { return false };
         let pending = self.pool.pending();
         let own = pending.sequence == target.sequence && core.next_is(target.sequence);
-        if !own || !core.committer.is_idle() || core.committer.failed() || !self.nudge.leads() {
+        if !own || !core.committer.is_idle() || core.committer.failed() || !self.wake_state.try_lead() {
             return false;
         }
         core.leads += 1;
@@ -151,7 +151,7 @@ impl Engine {
     /// Called by a caller to which a lead was passed.
     pub(super) fn take_over(&self) {
         self.contained(|| {
-            self.gather_callers();
+            self.wait_for_callers();
             let mut core = lock(&self.core);
             // It was counted when it was passed.
             core.leads -= 1;
@@ -216,7 +216,7 @@ impl Engine {
             core.performing -= 1;
             self.performed(&mut core, id, result, self.device.now());
         }
-        self.counters.led.fetch_add(1, Ordering::Relaxed);
+        self.counters.blocks_by_caller.fetch_add(1, Ordering::Relaxed);
         core.leads -= 1;
         self.expect_back(&core, now, self.device.now());
         self.end_lead(core);
@@ -233,7 +233,7 @@ impl Engine {
         self.publish(&mut core, now);
         self.leads_seen.store(core.leads, Ordering::Relaxed);
         if core.leads == 0 {
-            self.nudge.led();
+            self.wake_state.end_lead();
         }
         let deadline = core.committer.poll_timeout().unwrap_or(u64::MAX);
         let unarmed = deadline < self.armed_until.load(Ordering::SeqCst);

@@ -6,45 +6,47 @@
 //! there are no threads, whoever waits turns it. All go through the same committer under the same lock, the token.
 
 mod append;
-#[cfg(feature = "tokio-uring")]
-mod driven;
-mod driver;
+mod commit_delay;
 mod ending;
 mod engine;
+mod engine_ref;
 mod filling;
-mod gathering;
-mod hold;
-mod kept;
 mod lead;
-mod nudge;
 mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
+mod retention_pin;
 mod sizing;
 mod space;
+mod thread;
+#[cfg(feature = "tokio-uring")]
+mod tokio_task;
 mod turn;
-mod turner;
 mod unresolved;
 mod waiters;
+mod wake_state;
+mod worker;
 
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use append::{Batch, Manner};
-#[cfg(feature = "tokio-uring")]
-pub(crate) use driven::Drive;
-#[cfg(feature = "tokio-uring")]
-pub use driven::ShardDriver;
-#[cfg(feature = "tokio-uring")]
-use driven::drives;
+pub(crate) use append::{AppendMode, Batch};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use ending::BY_ANOTHER;
 pub(crate) use ending::introduce;
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
+pub(crate) use engine_ref::{EngineRef, StripedRefs};
 pub(crate) use filling::{Filled, Filling};
-pub(crate) use hold::{Hold, Holds};
 pub(crate) use space::SpaceConfig;
-pub(crate) use turner::{Ended, Turner};
+#[cfg(feature = "tokio-uring")]
+pub(crate) use tokio_task::Drive;
+#[cfg(feature = "tokio-uring")]
+pub use tokio_task::ShardDriver;
+#[cfg(feature = "tokio-uring")]
+use tokio_task::drives;
 pub(crate) use waiters::{Registration, Waiters};
+pub(crate) use worker::{Ended, WorkerHandle};
 
 /// Whether this thread turns a shard, and must not block for one.
 #[cfg(not(feature = "tokio-uring"))]

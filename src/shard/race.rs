@@ -1,6 +1,6 @@
 //! What producers of several threads do to each other, where there are no threads: for histories by seed.
 
-use super::append::Manner;
+use super::append::AppendMode;
 use super::engine::{Engine, Placed, Refused};
 use crate::format::encoded_bytes;
 use crate::write::{Durability, Priority};
@@ -32,6 +32,6 @@ impl Engine {
                 run();
             }
         });
-        self.put_body(b"", payload.len(), parts, Manner::following(Priority::Normal, durability))
+        self.put_body(b"", payload.len(), parts, AppendMode::following(Priority::Normal, durability))
     }
 }

@@ -79,9 +79,9 @@ impl Engine {
         if is_set { lock(&self.space.error).clone() } else { None }
     }
 
-    /// From now on it asks this keeper.
-    pub(crate) fn asks(&self, keeper: &SyncSender<ShardId>) {
-        *lock(&self.keeper) = Some(keeper.clone());
+    /// From now on it asks this maintenance.
+    pub(crate) fn asks(&self, maintenance: &SyncSender<ShardId>) {
+        *lock(&self.maintenance) = Some(maintenance.clone());
     }
 
     pub(super) fn ask_for_segment(&self, bytes: u64) {
@@ -89,9 +89,9 @@ impl Engine {
         if self.space.asked.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Some(keeper) = &*lock(&self.keeper) {
-            // A keeper that is gone belongs to a log that is closed, or has stopped its shards.
-            let _ = keeper.try_send(self.id);
+        if let Some(maintenance) = &*lock(&self.maintenance) {
+            // A maintenance thread that is gone belongs to a log that is closed, or has stopped its shards.
+            let _ = maintenance.try_send(self.id);
         }
     }
 
@@ -214,7 +214,7 @@ impl Engine {
 
     // Retention.
 
-    /// Gives up the segments that need not be kept any longer. Called by the keeper.
+    /// Gives up the segments that need not be kept any longer. Called by the maintenance thread.
     ///
     /// An error is told in one line of the log; the next call tries again.
     pub(crate) fn retain(&self) {
@@ -240,7 +240,7 @@ impl Engine {
             })
             .last()?
             .end();
-        let horizon = self.kept_from().map_or(horizon, |kept| horizon.min(kept));
+        let horizon = self.pinned_from().map_or(horizon, |kept| horizon.min(kept));
         (horizon > view.horizon).then_some(horizon)
     }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::Engine;
 use super::ending::same;
-use super::nudge::Sleep;
 use super::unresolved::Unresolved;
 use super::waiters::Wakes;
+use super::wake_state::Sleep;
 use crate::committer::{Action, Committer, OperationId, Sealed};
 use crate::device::{Operation, OperationKind, Queue, Wait};
 use crate::format::{BlockHeader, BlockSeal, Identity, round_to_granule};
@@ -455,7 +455,7 @@ impl Engine {
         let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
             // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
-            let sleeps = !idle && self.nudge.sleeps(Sleep::Busy);
+            let sleeps = !idle && self.wake_state.prepare_sleep(Sleep::Busy);
             return Next::new(if sleeps { Wait::Forever } else { Wait::No }, idle);
         }
         if self.closing.load(Ordering::SeqCst) && idle {
@@ -468,7 +468,7 @@ impl Engine {
         }
         let deadline = [core.committer.poll_timeout(), self.admission.due()].into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
-        let sleeps = self.nudge.sleeps(match (idle, core.committer.is_lingering()) {
+        let sleeps = self.wake_state.prepare_sleep(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,
             (true, true) => Sleep::Linger,
             (true, false) => Sleep::Idle,
@@ -476,7 +476,7 @@ impl Engine {
         // Somebody has come into the queue since: whoever did looked at how long this sleeps, maybe before it was said.
         let queued = self.admission.due().is_some_and(|due| deadline.is_none_or(|deadline| due < deadline));
         if !sleeps || queued || self.has_work(core, now) {
-            self.nudge.wakes();
+            self.wake_state.set_awake();
             return Next::new(Wait::No, false);
         }
         let wait = match deadline {

@@ -8,6 +8,7 @@ use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::error::{AppendError, TruncateError};
 use crate::log::LogReader;
+use crate::shard::BY_ANOTHER;
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
@@ -161,14 +162,25 @@ impl History {
         drop(self.end_and_reopen(log));
     }
 
-    /// A flush that failed is the failure of the one device, and has stopped every shard.
+    /// A flush that failed is the failure of its device, and has stopped every shard there, and none elsewhere.
     fn check_flushes(&mut self, log: &Log) {
-        let shards = (0..self.plan.shards).map(|shard| log.engine_of(ShardId(shard)));
-        let failures: Vec<_> = shards.filter_map(|engine| engine.failure()).collect();
-        if failures.iter().any(|failure| failure.operation == "sync") {
-            assert_eq!(failures.len(), usize::from(self.plan.shards), "{failures:?}");
-            self.tally.add("shards stopped by another's flush", failures.len() as u64 - 1);
+        let shards: Vec<_> = (0..self.plan.shards).map(|shard| log.engine_of(ShardId(shard))).collect();
+        let failed_by_itself = |device: u64, name: fn(&'static str) -> bool| {
+            let there = shards.iter().filter(|shard| shard.device_number() == device);
+            there.filter_map(|shard| shard.failure()).any(|failure| name(failure.operation))
+        };
+        let mut others = 0;
+        for shard in &shards {
+            let (device, failure) = (shard.device_number(), shard.failure());
+            let by_another = failure.is_some_and(|failure| failure.operation == BY_ANOTHER);
+            let flush_failed = failed_by_itself(device, |name| name == "sync");
+            assert!(!flush_failed || failure.is_some(), "shard {} goes on", shard.id);
+            // A synchronous write fails as a flush does.
+            let failed = failed_by_itself(device, |name| name != BY_ANOTHER);
+            assert!(!by_another || failed, "shard {} was stopped by another device's flush", shard.id);
+            others += u64::from(by_another);
         }
+        self.tally.add("shards stopped by another's flush", others);
     }
 
     fn is_damaged(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::committer::Ripe;
+use crate::committer::SealThreshold;
 use crate::device::sim::{Faults, Random};
 use crate::options::Tuning;
 
@@ -267,10 +267,10 @@ fn draw_tuning(random: &mut Random) -> Tuning {
     Tuning {
         device_depth: *random.pick(&[1, 2, 3, 16, 64]),
         shard_depth_min: *random.pick(&[1, 1, 2, 5]),
-        ripe: *random.pick(&[
-            Ripe { numerator: 0, denominator: 1 },
-            Ripe { numerator: 1, denominator: 2 },
-            Ripe { numerator: 100, denominator: 1 },
+        seal_threshold: *random.pick(&[
+            SealThreshold { numerator: 0, denominator: 1 },
+            SealThreshold { numerator: 1, denominator: 2 },
+            SealThreshold { numerator: 100, denominator: 1 },
         ]),
         background_ns: *random.pick(&[0, 1, 10_000_000, 3_000_000_000]),
         marker_delay_ns: *random.pick(&[0, 20_000_000, 5_000_000_000]),

@@ -1,6 +1,6 @@
-//! Flushing: what was gathered becomes one batch in the log, durable, and then part of the totals.
+//! Flushing: what was accumulated becomes one batch in the log, durable, and then part of the totals.
 //!
-//! One flush at a time. A thread of the tally's own flushes when the interval is over, when much is gathered
+//! One flush at a time. A thread of the tally's own flushes when the interval is over, when much is accumulated
 //! or when it is asked; where the log has no threads (a simulated machine) whoever waits does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use crate::device::Device;
 use crate::error::AppendError;
 use crate::notice::Notices;
 use crate::position::Lsn;
-use crate::shard::{Engine, Holds, NO_LEAD, Waiters};
+use crate::shard::{Engine, NO_LEAD, StripedRefs, Waiters};
 use crate::sync::lock;
 use crate::write::Durability;
 
@@ -49,7 +49,7 @@ pub(crate) struct Core<F: Fold> {
 /// What only who flushes touches.
 #[derive(Debug)]
 struct Work<F: Fold> {
-    holds: Holds,
+    holds: StripedRefs,
     key: Vec<u8>,
     id: u64,
     /// What the log must keep: of the two copies of the anchor the older one may have to do.
@@ -103,7 +103,7 @@ impl<F: Fold> Core<F> {
         found: replay::Replayed,
     ) -> Core<F> {
         let work = Work {
-            holds: Holds::new(&engine),
+            holds: StripedRefs::new(&engine),
             key: replay::key_of(name),
             id: anchor.row().id,
             oldest,
@@ -161,7 +161,7 @@ impl<F: Fold> Core<F> {
         match self.ledger.update(key, value) {
             Ok(Gathered { flush, is_first, is_much }) => {
                 if is_first || is_much {
-                    self.signal.gathered(is_much);
+                    self.signal.accumulated(is_much);
                 }
                 Ok(flush)
             }
@@ -186,8 +186,8 @@ impl<F: Fold> Core<F> {
             },
             Refusal::Full => {
                 // The flush that is under way, or the next one, makes room: as long as the shard needs for as
-                // much as may be gathered.
-                self.signal.gathered(true);
+                // much as may be accumulated.
+                self.signal.accumulated(true);
                 let bytes = self.limits.bytes as u64;
                 let retry_after = self.engine.retry_after(bytes, crate::write::Priority::Normal);
                 UpdateError::Overloaded {
@@ -246,7 +246,7 @@ impl<F: Fold> Core<F> {
 
     // Flushing.
 
-    /// Flushes what was gathered; false if there was nothing. `anyway` writes totals all the same.
+    /// Flushes what was accumulated; false if there was nothing. `anyway` writes totals all the same.
     pub(super) fn flush_once(&self, anyway: bool) -> Result<bool, UpdateError> {
         // A fold is its user's code: if it panics, everybody is told, and nobody hangs.
         let run = catch_unwind(AssertUnwindSafe(|| self.flush_under_lock(anyway)));
@@ -281,7 +281,7 @@ impl<F: Fold> Core<F> {
             return Err(self.fail(UpdateError::Failed(error)));
         }
         self.ledger.apply(&taken, &changes);
-        self.engine.keep(&self.name, work.oldest, work.end);
+        self.engine.pin(&self.name, work.oldest, work.end);
         self.durable.store(changes.flush, Ordering::SeqCst);
         self.end_round(&mut work);
         work.spare = Ledger::give_back(taken);
@@ -307,7 +307,7 @@ impl<F: Fold> Core<F> {
         }
         // Until this is over nothing may be cut: a cut that does not know of this flush could take it away again,
         // durable as it is, before it is acknowledged.
-        self.engine.keep(&self.name, work.oldest, Lsn::MAX);
+        self.engine.pin(&self.name, work.oldest, Lsn::MAX);
         let mut first = None;
         let mut rest = &records[..];
         while !rest.is_empty() {
@@ -359,7 +359,7 @@ impl<F: Fold> Core<F> {
         match anchor.advance(start, work.end) {
             Ok(()) => {
                 work.oldest = before;
-                self.engine.keep(&self.name, before, work.end);
+                self.engine.pin(&self.name, before, work.end);
             }
             Err(error) => {
                 self.notices.warn(format!("tally {}: {error}; the log is kept from {before} on", self.name));
@@ -370,7 +370,7 @@ impl<F: Fold> Core<F> {
 
     /// Whether the log has grown so far past what recovery begins with that the totals should be written anew.
     pub(super) fn lags(&self) -> bool {
-        // Never waited for: a flush may be waiting for a segment, which the keeper that asks here makes.
+        // Never waited for: a flush may be waiting for a segment, which the maintenance thread that asks here makes.
         let Ok(work) = self.work.try_lock() else { return false };
         let Some(anchor) = &work.anchor else { return false };
         let lag = self.engine.durable().0.saturating_sub(anchor.row().oldest);
@@ -425,7 +425,7 @@ impl<F: Fold> Core<F> {
 }
 
 impl Signal {
-    fn gathered(&self, is_much: bool) {
+    fn accumulated(&self, is_much: bool) {
         let mut asked = lock(&self.state);
         let news = asked.since.is_none() || is_much && !asked.now;
         asked.since.get_or_insert_with(Instant::now);

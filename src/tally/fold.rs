@@ -2,7 +2,7 @@
 
 /// How changes to a key add up to its total: a type, so that a tally's kind is known when it is compiled.
 ///
-/// Changes are gathered on each core, added up there, and added up again when they are flushed, so
+/// Changes are accumulated on each core, added up there, and added up again when they are flushed, so
 /// [`merge`](Fold::merge) has to be associative and commutative. None of the functions may panic: one that does in
 /// a flush ends its tally, and everybody is told.
 ///
@@ -45,7 +45,7 @@ pub trait Fold: Send + Sync + std::fmt::Debug + 'static {
     /// What an update brings.
     type Change;
 
-    /// What is gathered, written, and added up.
+    /// What is accumulated, written, and added up.
     type Value: Clone + Send + Sync + std::fmt::Debug + 'static;
 
     /// What a caller sees.

@@ -23,7 +23,7 @@ pub struct History<F: Fold> {
     first: u64,
     last: u64,
     /// Number, time and change of the flush that is being read.
-    gathered: Option<(u64, u64, F::Value)>,
+    accumulated: Option<(u64, u64, F::Value)>,
 }
 
 impl<F: Fold> History<F> {
@@ -36,12 +36,12 @@ impl<F: Fold> History<F> {
         let source: Arc<dyn Source> = core.engine.clone();
         let records = Range::new(source, &..).map_err(TallyError::Read)?;
         let record_key = replay::key_of(&core.name);
-        Ok(History { records, record_key, key: key.to_vec(), id: core.id(), first, last, gathered: None })
+        Ok(History { records, record_key, key: key.to_vec(), id: core.id(), first, last, accumulated: None })
     }
 
-    /// The change of the flush that was gathered, if it is asked for.
-    fn told(&self, gathered: Option<(u64, u64, F::Value)>) -> Option<(u64, F::Total)> {
-        let (_, time, value) = gathered?;
+    /// The change of the flush that was accumulated, if it is asked for.
+    fn told(&self, accumulated: Option<(u64, u64, F::Value)>) -> Option<(u64, F::Total)> {
+        let (_, time, value) = accumulated?;
         (self.first..=self.last)
             .contains(&time)
             .then(|| F::total(&value).map(|total| (time, total)))
@@ -58,7 +58,7 @@ impl<F: Fold> Iterator for History<F> {
                 Some(Ok(record)) => record,
                 Some(Err(error)) => return Some(Err(error)),
                 None => {
-                    let last = self.gathered.take();
+                    let last = self.accumulated.take();
                     return self.told(last).map(Ok);
                 }
             };
@@ -76,10 +76,10 @@ impl<F: Fold> Iterator for History<F> {
                 }
             }
             let Some(change) = change else { continue };
-            match &mut self.gathered {
+            match &mut self.accumulated {
                 Some((flush, _, value)) if *flush == parsed.flush => F::merge(value, &change),
-                gathered => {
-                    let before = gathered.replace((parsed.flush, record.timestamp(), change));
+                accumulated => {
+                    let before = accumulated.replace((parsed.flush, record.timestamp(), change));
                     if let Some(told) = self.told(before) {
                         return Some(Ok(told));
                     }

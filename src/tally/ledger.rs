@@ -1,6 +1,6 @@
-//! Where updates are gathered: a table a core, taken together by each flush, and behind them the totals.
+//! Where updates are accumulated: a table a core, taken together by each flush, and behind them the totals.
 //!
-//! Performs no I/O and reads no clock. A value passes through four layers: a stripe (gathered on one core),
+//! Performs no I/O and reads no clock. A value passes through four layers: a stripe (accumulated on one core),
 //! `taken` (by a flush, still a table a core), `pending` (each key once, on its way to the log), and the
 //! totals (durable). It is moved from one to the next under the lock of the layers, which readers hold
 //! while they add the layers up; so they see every update once.
@@ -45,7 +45,7 @@ pub(super) struct Gathered {
     pub flush: u64,
     /// The first one of its stripe since the last flush: now there is something to flush.
     pub is_first: bool,
-    /// So much is gathered that a flush should come early.
+    /// So much is accumulated that a flush should come early.
     pub is_much: bool,
 }
 
@@ -68,8 +68,8 @@ pub(super) struct Taken<F: Fold> {
 
 #[derive(Debug)]
 struct Layers<F: Fold> {
-    /// Number of the flush that will take what is gathered now.
-    gathering: u64,
+    /// Number of the flush that will take what is accumulated now.
+    accumulating: u64,
     taken: Option<Arc<Taken<F>>>,
     pending: Option<Arc<Changes<F>>>,
 }
@@ -82,7 +82,7 @@ pub(super) struct Ledger<F: Fold> {
     totals: Totals<F>,
     bounds: Bounds,
     hasher: DefaultHashBuilder,
-    /// Of what is gathered and not flushed.
+    /// Of what is accumulated and not flushed.
     bytes: AtomicUsize,
     keys_held: AtomicUsize,
     /// In the totals.
@@ -100,7 +100,7 @@ impl<F: Fold> Ledger<F> {
         let stripe = || Stripe { table: Table::new(&hasher), flush: 1, bytes: 0 };
         Ledger {
             stripes: (0..stripes).map(|_| CacheLine(Mutex::new(stripe()))).collect(),
-            layers: RwLock::new(Layers { gathering: 1, taken: None, pending: None }),
+            layers: RwLock::new(Layers { accumulating: 1, taken: None, pending: None }),
             totals: Totals::new(bounds.keys, &hasher),
             bounds,
             hasher,
@@ -115,7 +115,7 @@ impl<F: Fold> Ledger<F> {
     /// What was read from the log is all in: `flush` was the last one.
     pub(super) fn begin(&self, flush: u64) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        layers.gathering = flush + 1;
+        layers.accumulating = flush + 1;
         for stripe in &self.stripes {
             lock(&stripe.0).flush = flush + 1;
         }
@@ -154,7 +154,7 @@ impl<F: Fold> Ledger<F> {
                 return Err(Refusal::Shut);
             }
             if !self.strict.load(Ordering::Relaxed) && F::is_roomy(&change) {
-                if let Ok(result) = self.gather(&mut stripe, key, &change) {
+                if let Ok(result) = self.accumulate(&mut stripe, key, &change) {
                     return result;
                 }
             }
@@ -165,7 +165,7 @@ impl<F: Fold> Ledger<F> {
     /// Adds to what a stripe has; refuses what needs memory beyond the bound. `Err(())` if what is there is
     /// near an overflow.
     #[inline]
-    fn gather(
+    fn accumulate(
         &self,
         stripe: &mut Stripe<F>,
         key: &[u8],
@@ -241,7 +241,7 @@ impl<F: Fold> Ledger<F> {
             F::merge(own, change);
             return Ok(Gathered { flush, is_first, is_much: false });
         }
-        self.gather(stripe, key, change).expect("the key is new there")
+        self.accumulate(stripe, key, change).expect("the key is new there")
     }
 
     fn durable_and_taken(&self, layers: &Layers<F>, key: &[u8]) -> Option<F::Value> {
@@ -283,10 +283,10 @@ impl<F: Fold> Ledger<F> {
     pub(super) fn target(&self) -> u64 {
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         let waits = self.stripes.iter().any(|stripe| !lock(&stripe.0).table.is_empty());
-        if waits { layers.gathering } else { layers.gathering - 1 }
+        if waits { layers.accumulating } else { layers.accumulating - 1 }
     }
 
-    /// Takes what was gathered, if there is anything or if it must; one flush at a time.
+    /// Takes what was accumulated, if there is anything or if it must; one flush at a time.
     pub(super) fn take(&self, anyway: bool, spare: &mut Vec<Table<F::Value>>) -> Option<Arc<Taken<F>>> {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         assert!(layers.taken.is_none() && layers.pending.is_none(), "one flush at a time");
@@ -294,8 +294,8 @@ impl<F: Fold> Ledger<F> {
         if is_empty && !anyway {
             return None;
         }
-        let flush = layers.gathering;
-        layers.gathering += 1;
+        let flush = layers.accumulating;
+        layers.accumulating += 1;
         let mut taken = Taken { flush, tables: Vec::new(), bytes: 0, keys: 0 };
         for stripe in &self.stripes {
             let mut stripe = lock(&stripe.0);

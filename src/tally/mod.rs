@@ -6,7 +6,7 @@
 //! durable, and after any crash the totals are exactly those of the flushes that are there.
 //!
 //! From the bottom up: [`fold`] says how changes add up, [`table`] and [`totals`] hold them, [`ledger`]
-//! gathers them, [`wire`] is what a flush looks like in the log, [`flush`] writes it, and [`replay`] reads it
+//! accumulates them, [`wire`] is what a flush looks like in the log, [`flush`] writes it, and [`replay`] reads it
 //! again from where [`anchor`] says.
 
 mod anchor;
@@ -40,7 +40,7 @@ pub(crate) use wire::decode_any;
 
 use flush::Core;
 
-/// How a tally gathers.
+/// How a tally accumulates.
 ///
 /// ```
 /// use std::time::Duration;

@@ -63,9 +63,9 @@ impl<F: Fold> Flushes for Core<F> {
     }
 }
 
-/// Writes totals anew where recovery would have to read far. Called by the keeper.
+/// Writes totals anew where recovery would have to read far. Called by the maintenance thread.
 pub(crate) fn ask_checkpoints(registry: &Registry) {
-    // Not waited for: whoever has it may be ending a tally, whose last flush may need a segment of the keeper's.
+    // Not waited for: whoever has it may be ending a tally, whose last flush may need a segment of the maintenance thread's.
     let Ok(open) = registry.try_lock().map(|open| open.tallies.clone()) else { return };
     open.iter().filter(|tally| tally.lags()).for_each(|tally| tally.ask_checkpoint());
 }
@@ -92,7 +92,7 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
         if let Some((engine, (oldest, complete))) =
             engine.and_then(|engine| Some((engine, needs(engine, &rows)?)))
         {
-            engine.keep(name, oldest, complete);
+            engine.pin(name, oldest, complete);
         }
     }
     Ok(())
@@ -142,19 +142,19 @@ pub(crate) fn open<F: Fold>(
     let rows = anchor::rows(place.directory, name);
     let is_new = rows.is_empty();
     if is_new {
-        place.engines[shard].keep(name, Lsn::MIN, Lsn::MAX);
+        place.engines[shard].pin(name, Lsn::MIN, Lsn::MAX);
     }
     let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, new);
     let anchor = anchor.inspect_err(|_| {
         if is_new {
-            place.engines[shard].let_go(name);
+            place.engines[shard].unpin(name);
         }
     })?;
     let row = anchor.row();
     let engine = engine_of(name, &row, place.engines)?;
     let rows = if is_new { vec![row] } else { rows };
     let (oldest, complete) = needs(&engine, &rows).expect("there is a copy");
-    engine.keep(name, oldest, complete);
+    engine.pin(name, oldest, complete);
     if row.fold != anchor::fold_mark::<F>() {
         return Err(other_fold());
     }
@@ -162,7 +162,7 @@ pub(crate) fn open<F: Fold>(
     let records = needed(name, &row, engine.clone())?;
     let found = replay::<F>(name, &row, ledger.totals(), records)?;
     ledger.begin(found.flush);
-    engine.keep(name, oldest, found.end.max(complete));
+    engine.pin(name, oldest, found.end.max(complete));
     let (device, notices) = (place.device.clone(), place.notices.clone());
     let core = Arc::new(Core::new(name, ledger, limits, engine, device, notices, (anchor, oldest), found));
     if core.is_threaded() {
@@ -251,6 +251,6 @@ pub(crate) fn remove(
         let _ = open.tallies.swap_remove(index).end();
     }
     anchor::remove(directory, name)?;
-    engines.iter().for_each(|engine| engine.let_go(name));
+    engines.iter().for_each(|engine| engine.unpin(name));
     Ok(())
 }

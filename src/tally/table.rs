@@ -7,7 +7,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 #[derive(Clone, Debug)]
 struct Slot<V> {
-    /// Kept, so that neither growing nor moving a value to another table reads the key again.
+    /// RetentionPin, so that neither growing nor moving a value to another table reads the key again.
     hash: u64,
     key_at: u32,
     key_bytes: u32,

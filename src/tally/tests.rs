@@ -398,17 +398,17 @@ fn history_is_at_the_grain_of_the_flush() {
     assert_eq!(tally.history(b"nobody", ..).unwrap().count(), 0);
 }
 
-/// The keeper looks at tallies, and makes the segments that flushes wait for: neither waits for the other.
+/// The maintenance thread looks at tallies, and makes the segments that flushes wait for: neither waits for the other.
 #[test]
-fn flushes_and_the_keeper_do_not_wait_for_each_other() {
+fn flushes_and_maintenance_do_not_wait_for_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20);
     let log = options.retain_bytes(8 << 20).open(dir.path()).unwrap();
     let options = TallyOptions::new().interval(std::time::Duration::ZERO);
     let tallies = ["one", "two"].map(|name| log.tally_with::<Sum>(name, &options).unwrap());
-    // Whatever a flush waits for, the keeper, which asks this, does not wait for the flush.
+    // Whatever a flush waits for, the maintenance thread, which asks this, does not wait for the flush.
     tallies[0].0.while_flushing(|| assert!(!tallies[0].0.lags()));
-    // Long enough for the keeper to look around a few times.
+    // Long enough for the maintenance thread to look around a few times.
     let began = std::time::Instant::now();
     let mut count = 0u64;
     while began.elapsed() < std::time::Duration::from_millis(2_500) {

@@ -36,7 +36,7 @@ fn one_thread_does_it_all() {
             }
         }
         let shards = log.stats().shards;
-        assert!(shards.iter().all(|shard| shard.led == 0), "no caller writes for itself here");
+        assert!(shards.iter().all(|shard| shard.blocks_by_caller == 0), "no caller writes for itself here");
         assert!(shards[0].blocks < 640, "records share blocks");
         log.sync().await.unwrap();
         log.close_async().await.unwrap();

@@ -94,7 +94,10 @@ fn child() {
     assert!(log.close().is_err());
     println!("acknowledged {}", acknowledged.len());
     let stats = &log.stats().shards[0];
-    println!("{} blocks, {} by callers, {} by the thread", stats.blocks, stats.led, stats.by_thread);
+    println!(
+        "{} blocks, {} by callers, {} by the thread",
+        stats.blocks, stats.blocks_by_caller, stats.blocks_by_thread
+    );
 }
 
 #[test]

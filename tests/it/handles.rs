@@ -200,7 +200,7 @@ fn many_callers_share_blocks(ground: Ground) {
     // On a busy machine callers may come so late that they lead for themselves throughout.
     let by_write = by_write && stats.blocks < u64::from(THREADS * EACH) / 32;
     if by_write && flushes && !stats.backend.starts_with("tokio") {
-        assert!(stats.by_thread > 0, "{stats:?}");
+        assert!(stats.blocks_by_thread > 0, "{stats:?}");
     }
     let mut all: Vec<_> = payloads(&log.shard(ShardId(0)));
     all.sort_unstable();
@@ -355,7 +355,7 @@ fn callers_of_every_kind_mix(ground: Ground) {
         }
     });
     let stats = &log.stats().shards[0];
-    assert!(stats.led > 0, "nobody led: {stats:?}");
+    assert!(stats.blocks_by_caller > 0, "nobody led: {stats:?}");
     log.close().unwrap();
     let log = ground.small().open(dir.path()).unwrap();
     assert!(payloads(&log.shard(ShardId(0))).len() >= 12 * 100);

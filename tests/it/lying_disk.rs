@@ -288,7 +288,7 @@ fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
     // file system when it ends.
     drop(own.lock().unwrap().take());
     // Nothing later is acknowledged, also if the device answers after all.
-    disk.let_go();
+    disk.unpin();
     assert!(log.append(b"later").wait().is_err());
     assert!(log.close().is_err());
     let log = options.open(mounted.log()).unwrap();

@@ -73,10 +73,10 @@ fn child() {
     drop(tally);
     log.remove_tally("all").unwrap();
     for _ in 0..2 {
-        // The second time it is a keeper that has seen a panic before.
+        // The second time it is a maintenance thread that has seen a panic before.
         let line =
             std::iter::from_fn(|| told.recv_timeout(PATIENCE).ok()).find(|line| line.contains("retention"));
-        assert!(line.is_some(), "the keeper is gone");
+        assert!(line.is_some(), "the maintenance thread is gone");
     }
     assert!(log.close().is_err());
     drop(log);

@@ -139,7 +139,7 @@ fn what_is_in_memory_is_read_from_there(ground: Ground) {
     }
     let last = *appended.last().unwrap();
     assert_eq!(log.get(last).unwrap().payload(), 99u32.to_le_bytes());
-    assert!(log.stats().shards[0].recalled > 0);
+    assert!(log.stats().shards[0].memory_hits > 0);
     // The control: what goes to the device finds the rot.
     let beside = Log::open_read_only(dir.path()).unwrap();
     assert!(beside.shard(ShardId(0)).read(..).unwrap().next().is_none_or(|found| found.is_err()));

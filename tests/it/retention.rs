@@ -23,7 +23,7 @@ fn old_segments_go_once_there_is_enough(ground: Ground) {
         );
     }
     log.sync().wait().unwrap();
-    // A burst is faster than the keeper, which has caught up a second later.
+    // A burst is faster than the maintenance thread, which has caught up a second later.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let files = std::fs::read_dir(dir.path().join("shard-0000")).unwrap().count();

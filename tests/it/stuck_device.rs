@@ -18,7 +18,7 @@ pub struct Answers(pub Disk);
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        self.0.let_go();
+        self.0.unpin();
     }
 }
 
@@ -77,7 +77,7 @@ fn a_flush_that_hangs_is_told_of_and_holds_up_nobody() {
     drop(log.consumer("another").unwrap());
     append(&log, 256).unwrap();
     assert_eq!(disk.held(), 1, "the flush has hung all the while");
-    disk.let_go();
+    disk.unpin();
     log.close().unwrap();
     let log = options.open(mounted.log()).unwrap();
     let next = |name| log.consumer(name).unwrap().next().unwrap().unwrap().position();
@@ -108,15 +108,15 @@ fn a_consumer_that_is_being_opened_holds_up_no_other() {
     drop(quick);
     drop(log.consumer("quick").unwrap());
     assert_eq!(disk.held(), 1);
-    disk.let_go();
+    disk.unpin();
     slow.join().unwrap().unwrap();
     log.close().unwrap();
 }
 
-/// The keeper hangs in a manifest, with no operation of the shard's out: that is told of, and whoever waits for the
+/// The maintenance thread hangs in a manifest, with no operation of the shard's out: that is told of, and whoever waits for the
 /// segment is told once the shard is given up.
 #[test]
-fn a_keeper_that_hangs_is_told_of_and_can_be_given_up() {
+fn maintenance_that_hangs_is_told_of_and_can_be_given_up() {
     let disk = Disk::new(13);
     let Some(mounted) = disk.mount() else { return };
     let (options, told, gives_up) = watched();
@@ -133,8 +133,8 @@ fn a_keeper_that_hangs_is_told_of_and_can_be_given_up() {
     gives_up.store(true, Ordering::SeqCst);
     let error = appends.join().unwrap().unwrap_err();
     assert!(error.to_string().contains("has not answered"), "{error}");
-    assert_eq!(disk.held(), 1, "the keeper hangs still");
-    disk.let_go();
+    assert_eq!(disk.held(), 1, "the maintenance thread hangs still");
+    disk.unpin();
     assert!(log.close().is_err());
     drop(log);
     let log = options.open(mounted.log()).unwrap();

@@ -28,7 +28,7 @@ const DEAD: Errno = Errno::EIO;
 pub struct Faults {
     /// Writes move so many bytes at most.
     pub short: Option<usize>,
-    /// Writes wait until [`Disk::let_go`].
+    /// Writes wait until [`Disk::unpin`].
     pub hold: bool,
     /// What `hold` and `writes_left` say is so of files with this text in their names alone.
     pub only: Option<&'static str>,
@@ -365,7 +365,7 @@ impl Disk {
     }
 
     /// Writes that wait are made, and later ones do not wait.
-    pub fn let_go(&self) {
+    pub fn unpin(&self) {
         let mut state = self.state();
         state.faults.hold = false;
         for held in std::mem::take(&mut state.held) {
@@ -413,7 +413,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        self.disk.let_go();
+        self.disk.unpin();
         // A ring that is gone holds its files for some tens of milliseconds more: unmounted lazily, which lets
         // the server's thread end when the last file is closed.
         let path = self.dir.path().to_str().expect("a path in UTF-8").to_owned();

@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use super::Engine;
 use super::turn::Next;
-use super::turner::Ended;
+use super::worker::Ended;
 use crate::device::{Queue, TaskWake, TokioUringQueue, Wait};
 use crate::position::ShardId;
 use crate::sync::lock;
@@ -122,7 +122,7 @@ impl Run {
     fn turn(&mut self, context: &mut Context<'_>) -> Next {
         self.queue.poll(context);
         let (engine, queue) = (&self.arm.engine, &mut self.queue);
-        engine.nudge.wakes();
+        engine.wake_state.set_awake();
         // As in a thread of the log's own: a panic stops the shard, and nobody hangs.
         let turned = catch_unwind(AssertUnwindSafe(|| {
             let mut core = lock(&engine.core);

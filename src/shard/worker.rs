@@ -15,41 +15,41 @@ pub(crate) enum Ended {
 
 /// A handle to whatever turns a shard or maintains the log: a thread, or a task of the application.
 #[derive(Debug)]
-pub(crate) enum Turner {
+pub(crate) enum WorkerHandle {
     Thread(JoinHandle<()>),
     /// Turns nothing, and looks on until the last of what the others leave is done and this is given up.
     Watch(JoinHandle<()>, SyncSender<()>),
     #[cfg(feature = "tokio-uring")]
-    Driver(std::sync::mpsc::Receiver<Ended>),
+    Task(std::sync::mpsc::Receiver<Ended>),
 }
 
-impl Turner {
+impl WorkerHandle {
     /// Whether the caller is it, and cannot wait for its own end.
     pub(crate) fn is_current(&self) -> bool {
         match self {
-            Turner::Thread(thread) | Turner::Watch(thread, _) => {
+            WorkerHandle::Thread(thread) | WorkerHandle::Watch(thread, _) => {
                 thread.thread().id() == std::thread::current().id()
             }
             #[cfg(feature = "tokio-uring")]
-            Turner::Driver(_) => super::drives(),
+            WorkerHandle::Task(_) => super::drives(),
         }
     }
 
     /// Waits for its end.
     pub(crate) fn join(self) -> Ended {
         match self {
-            Turner::Thread(thread) => {
+            WorkerHandle::Thread(thread) => {
                 // Its panic was caught and has stopped its shard.
                 let _ = thread.join();
                 Ended::Clean
             }
-            Turner::Watch(thread, open) => {
+            WorkerHandle::Watch(thread, open) => {
                 drop(open);
                 let _ = thread.join();
                 Ended::Clean
             }
             #[cfg(feature = "tokio-uring")]
-            Turner::Driver(ended) => ended.recv().unwrap_or(Ended::InFlight),
+            WorkerHandle::Task(ended) => ended.recv().unwrap_or(Ended::InFlight),
         }
     }
 }

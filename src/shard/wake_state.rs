@@ -5,7 +5,7 @@
 //! least one of the two sees the other.
 //!
 //! What does not show in the pool (a close, a sync that is asked for, a new segment) the thread does not look
-//! for again before it sleeps: whoever wants that seen [`ask`](Nudge::ask)s, which keeps it from sleeping.
+//! for again before it sleeps: whoever wants that seen [`ask`](WakeState::ask)s, which keeps it from sleeping.
 
 use crate::pool::Urgency;
 use crate::sync::{AtomicU32, CacheLine, Ordering, handshake};
@@ -34,30 +34,30 @@ pub(crate) enum Sleep {
 
 /// What a producer must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nudged {
+pub(crate) enum Waking {
     Nothing,
     /// Wake the thread now.
     Wake,
-    /// The producer holds the duty: it leads the commit or calls [`Nudge::announce`].
+    /// The producer holds the duty: it leads the commit or calls [`WakeState::delegate`].
     Duty,
 }
 
 /// How the shard's thread sleeps, in one word, and thereby whether an append must wake it.
 #[derive(Debug)]
-pub(crate) struct Nudge {
+pub(crate) struct WakeState {
     state: CacheLine<AtomicU32>,
 }
 
-impl Nudge {
-    pub(crate) fn new() -> Nudge {
-        Nudge { state: CacheLine(AtomicU32::new(AWAKE)) }
+impl WakeState {
+    pub(crate) fn new() -> WakeState {
+        WakeState { state: CacheLine(AtomicU32::new(AWAKE)) }
     }
 
     /// The thread is about to sleep. It looks once more for work after this and before it does.
     ///
     /// False if it was asked since it woke to look at everything: then it is awake still.
     #[must_use]
-    pub(crate) fn sleeps(&self, how: Sleep) -> bool {
+    pub(crate) fn prepare_sleep(&self, how: Sleep) -> bool {
         let state = match how {
             Sleep::Busy => BUSY,
             Sleep::Linger => LINGERING,
@@ -67,14 +67,14 @@ impl Nudge {
         // before its look at this word.
         let asked = self.state.0.swap(state, Ordering::SeqCst) == ASKED;
         if asked {
-            self.wakes();
+            self.set_awake();
         }
         handshake();
         !asked
     }
 
     /// The thread is awake again, and looks at everything.
-    pub(crate) fn wakes(&self) {
+    pub(crate) fn set_awake(&self) {
         self.state.0.swap(AWAKE, Ordering::SeqCst);
     }
 
@@ -82,7 +82,7 @@ impl Nudge {
     ///
     /// With `may_lead`, a producer that finds the thread idle is given the duty instead.
     #[inline]
-    pub(crate) fn appended(&self, urgency: Urgency, block_ready: bool, may_lead: bool) -> Nudged {
+    pub(crate) fn appended(&self, urgency: Urgency, block_ready: bool, may_lead: bool) -> Waking {
         handshake();
         let state = self.state.0.load(Ordering::SeqCst);
         let wake = match state {
@@ -92,41 +92,41 @@ impl Nudge {
             _ => true,
         };
         if !wake {
-            return Nudged::Nothing;
+            return Waking::Nothing;
         }
         if may_lead && !block_ready && state == ANNOUNCED {
             // Whoever has it may be slow to look at its handle; whoever acts first acts for all.
-            return Nudged::Duty;
+            return Waking::Duty;
         }
         if may_lead && !block_ready && matches!(state, LINGERING | IDLE) {
             let claimed = self.state.0.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
             if claimed.is_ok() {
-                return Nudged::Duty;
+                return Waking::Duty;
             }
         }
         self.ask()
     }
 
     /// Somebody wants the thread to look at everything, whatever it does.
-    pub(crate) fn ask(&self) -> Nudged {
+    pub(crate) fn ask(&self) -> Waking {
         match self.state.0.swap(ASKED, Ordering::SeqCst) {
-            AWAKE | ASKED => Nudged::Nothing,
-            _ => Nudged::Wake,
+            AWAKE | ASKED => Waking::Nothing,
+            _ => Waking::Wake,
         }
     }
 
     /// The duty is given to the thread.
-    pub(crate) fn announce(&self) -> Nudged {
-        if self.state.0.load(Ordering::SeqCst) == ANNOUNCED { self.ask() } else { Nudged::Nothing }
+    pub(crate) fn delegate(&self) -> Waking {
+        if self.state.0.load(Ordering::SeqCst) == ANNOUNCED { self.ask() } else { Waking::Nothing }
     }
 
-    /// The duty becomes a lead: until [`led`](Nudge::led) others need not wake the thread.
-    pub(crate) fn leads(&self) -> bool {
+    /// The duty becomes a lead: until [`end_lead`](WakeState::end_lead) others need not wake the thread.
+    pub(crate) fn try_lead(&self) -> bool {
         self.state.0.compare_exchange(ANNOUNCED, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// The lead is over and nothing is in flight. The leader looks once more for work after this.
-    pub(crate) fn led(&self) {
+    pub(crate) fn end_lead(&self) {
         let _ = self.state.0.compare_exchange(BUSY, IDLE, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
@@ -138,12 +138,12 @@ mod tests {
     /// A close that comes while the thread turns, behind its look at whether there is one.
     #[test]
     fn who_was_asked_does_not_sleep() {
-        let nudge = Nudge::new();
-        nudge.wakes();
-        assert_eq!(nudge.ask(), Nudged::Nothing);
-        assert!(!nudge.sleeps(Sleep::Idle), "what it was asked to look at is not seen");
-        assert!(nudge.sleeps(Sleep::Idle), "it was asked once");
-        assert_eq!(nudge.ask(), Nudged::Wake);
+        let nudge = WakeState::new();
+        nudge.set_awake();
+        assert_eq!(nudge.ask(), Waking::Nothing);
+        assert!(!nudge.prepare_sleep(Sleep::Idle), "what it was asked to look at is not seen");
+        assert!(nudge.prepare_sleep(Sleep::Idle), "it was asked once");
+        assert_eq!(nudge.ask(), Waking::Wake);
     }
 }
 
@@ -156,21 +156,21 @@ mod loom_tests {
     #[test]
     fn loom_what_is_asked_for_is_seen() {
         loom::model(|| {
-            let nudge = ModelArc::new(Nudge::new());
+            let nudge = ModelArc::new(WakeState::new());
             let closing = ModelArc::new(AtomicU32::new(0));
             let thread = {
                 let (nudge, closing) = (nudge.clone(), closing.clone());
                 loom::thread::spawn(move || {
-                    nudge.wakes();
+                    nudge.set_awake();
                     let saw_it = closing.load(Ordering::SeqCst) > 0;
                     // Awake still, it would look again.
-                    saw_it || !nudge.sleeps(Sleep::Idle)
+                    saw_it || !nudge.prepare_sleep(Sleep::Idle)
                 })
             };
             closing.store(1, Ordering::SeqCst);
             let nudged = nudge.ask();
             let saw_it = thread.join().unwrap();
-            assert!(saw_it || nudged == Nudged::Wake, "asleep, and not told");
+            assert!(saw_it || nudged == Waking::Wake, "asleep, and not told");
         });
     }
 
@@ -178,28 +178,28 @@ mod loom_tests {
     #[test]
     fn loom_no_record_is_left_to_a_sleeping_thread() {
         loom::model(|| {
-            let nudge = ModelArc::new(Nudge::new());
+            let nudge = ModelArc::new(WakeState::new());
             let records = ModelArc::new(AtomicU32::new(0));
             let thread = {
                 let (nudge, records) = (nudge.clone(), records.clone());
                 loom::thread::spawn(move || {
                     // The last look: true if it would not sleep.
-                    !nudge.sleeps(Sleep::Idle) || records.load(Ordering::SeqCst) > 0
+                    !nudge.prepare_sleep(Sleep::Idle) || records.load(Ordering::SeqCst) > 0
                 })
             };
             records.fetch_add(1, Ordering::SeqCst);
             let nudged = nudge.appended(Urgency::Synced, false, false);
             let saw_it = thread.join().unwrap();
-            assert!(saw_it || nudged == Nudged::Wake, "asleep with a record waiting");
+            assert!(saw_it || nudged == Waking::Wake, "asleep with a record waiting");
         });
     }
 
     /// Whether this one leads, and whether it woke the thread.
-    fn act(nudge: &Nudge) -> (bool, bool) {
+    fn act(nudge: &WakeState) -> (bool, bool) {
         match nudge.appended(Urgency::Synced, false, true) {
-            Nudged::Duty if nudge.leads() => (true, false),
-            Nudged::Duty => (false, nudge.announce() == Nudged::Wake),
-            nudged => (false, nudged == Nudged::Wake),
+            Waking::Duty if nudge.try_lead() => (true, false),
+            Waking::Duty => (false, nudge.delegate() == Waking::Wake),
+            nudged => (false, nudged == Waking::Wake),
         }
     }
 
@@ -207,8 +207,8 @@ mod loom_tests {
     #[test]
     fn loom_somebody_acts_for_each_record() {
         loom::model(|| {
-            let nudge = ModelArc::new(Nudge::new());
-            assert!(nudge.sleeps(Sleep::Idle));
+            let nudge = ModelArc::new(WakeState::new());
+            assert!(nudge.prepare_sleep(Sleep::Idle));
             let other = {
                 let nudge = nudge.clone();
                 loom::thread::spawn(move || act(&nudge))

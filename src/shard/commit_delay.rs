@@ -1,4 +1,4 @@
-//! Gathering: a caller that is to lead waits, for a moment, for those who were woken together with it.
+//! CommitDelay: a caller that is to lead waits, for a moment, for those who were woken together with it.
 //!
 //! Blocking callers that are told of a block come back at about the same time, each with its next record. Where a
 //! device must be told to flush, each block costs a flush and flushes queue up behind each other, so a block that goes
@@ -20,7 +20,7 @@ const DOUBTS_MAX: u32 = 6;
 
 /// How long a leader delays a commit. Written by the leader, one at a time; read by anybody.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(super) struct CommitDelay {
     /// Records that the open block is going to hold once all are back.
     expected: AtomicU32,
     /// No longer than until then.
@@ -33,7 +33,7 @@ pub(super) struct Gathering {
     passes: AtomicU32,
 }
 
-impl Gathering {
+impl CommitDelay {
     /// A write that took so long is over: those who waited for its records are about to be woken.
     pub(super) fn expect(&self, records: u32, now: u64, took: u64) {
         let passes = self.passes.load(Ordering::Relaxed);
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     /// Waits where `come` of those who are missing are back after as many looks; gives the time that it took.
-    fn wait(gathering: &Gathering, there: u32, come: u32) -> u64 {
+    fn wait(delay: &CommitDelay, there: u32, come: u32) -> u64 {
         let (records, clock) = (Cell::new(there), Cell::new(0));
         let more = || {
             let now = records.get();
@@ -92,48 +92,48 @@ mod tests {
             Some(now)
         };
         let tick = || clock.replace(clock.get() + 1_000);
-        assert!(gathering.wait(more, tick));
+        assert!(delay.wait(more, tick));
         clock.get()
     }
 
     #[test]
     fn the_wait_ends_with_the_last_who_comes() {
-        let gathering = Gathering::default();
-        assert_eq!(wait(&gathering, 1, 0), 0, "nobody is expected");
-        gathering.expect(8, 0, 100_000);
-        assert_eq!(wait(&gathering, 8, 0), 0, "all are there");
-        gathering.expect(8, 0, 100_000);
-        assert_eq!(wait(&gathering, 1, 7), 7_000);
-        assert_eq!(wait(&gathering, 1, 0), 0, "once for a write");
+        let delay = CommitDelay::default();
+        assert_eq!(wait(&delay, 1, 0), 0, "nobody is expected");
+        delay.expect(8, 0, 100_000);
+        assert_eq!(wait(&delay, 8, 0), 0, "all are there");
+        delay.expect(8, 0, 100_000);
+        assert_eq!(wait(&delay, 1, 7), 7_000);
+        assert_eq!(wait(&delay, 1, 0), 0, "once for a write");
     }
 
     #[test]
     fn the_wait_is_bounded() {
-        let gathering = Gathering::default();
-        gathering.expect(8, 0, 100_000);
-        assert_eq!(wait(&gathering, 1, 5), 51_000, "half of what the write took");
-        gathering.expect(8, 0, u64::MAX);
-        assert_eq!(wait(&gathering, 1, 5), PATIENCE_NS_MAX + 1_000);
+        let delay = CommitDelay::default();
+        delay.expect(8, 0, 100_000);
+        assert_eq!(wait(&delay, 1, 5), 51_000, "half of what the write took");
+        delay.expect(8, 0, u64::MAX);
+        assert_eq!(wait(&delay, 1, 5), PATIENCE_NS_MAX + 1_000);
     }
 
     #[test]
     fn a_block_that_fills_up_is_not_waited_for() {
-        let gathering = Gathering::default();
-        gathering.expect(u32::MAX, 0, 100_000);
+        let delay = CommitDelay::default();
+        delay.expect(u32::MAX, 0, 100_000);
         let open = Cell::new(true);
-        assert!(gathering.wait(|| open.replace(false).then_some(0), || 0));
-        assert!(gathering.wait(|| None, || 0));
-        gathering.expect(8, 0, 100_000);
-        assert_eq!(wait(&gathering, 1, 7), 7_000, "it was no wait in vain");
+        assert!(delay.wait(|| open.replace(false).then_some(0), || 0));
+        assert!(delay.wait(|| None, || 0));
+        delay.expect(8, 0, 100_000);
+        assert_eq!(wait(&delay, 1, 7), 7_000, "it was no wait in vain");
     }
 
     #[test]
     fn who_does_not_come_back_is_waited_for_less_and_less() {
-        let gathering = Gathering::default();
+        let delay = CommitDelay::default();
         let waited = |writes: u32, come: u32| {
             let wait = |_: &u32| {
-                gathering.expect(8, 0, 100_000);
-                wait(&gathering, 1, come) > 0
+                delay.expect(8, 0, 100_000);
+                wait(&delay, 1, come) > 0
             };
             (0..writes).filter(wait).count()
         };
@@ -152,14 +152,14 @@ mod loom_tests {
     #[test]
     fn loom_whoever_waits_acts_for_all() {
         loom::model(|| {
-            let shared = ModelArc::new((Gathering::default(), AtomicU32::new(0)));
+            let shared = ModelArc::new((CommitDelay::default(), AtomicU32::new(0)));
             // A third one never comes.
             shared.0.expect(3, 0, 4);
-            let caller = |shared: &(Gathering, AtomicU32)| {
-                let (gathering, records) = shared;
+            let caller = |shared: &(CommitDelay, AtomicU32)| {
+                let (delay, records) = shared;
                 records.fetch_add(1, Ordering::SeqCst);
                 let time = AtomicU32::new(0);
-                let leads = gathering.wait(
+                let leads = delay.wait(
                     || Some(records.load(Ordering::SeqCst)),
                     || u64::from(time.fetch_add(1, Ordering::Relaxed)),
                 );

@@ -14,9 +14,9 @@ const STRIPES: usize = 64;
 
 /// Keeps an engine alive; cheap to take from many threads at once.
 #[derive(Clone, Debug)]
-pub(crate) struct Hold(Arc<CacheLine<Arc<Engine>>>);
+pub(crate) struct EngineRef(Arc<CacheLine<Arc<Engine>>>);
 
-impl Deref for Hold {
+impl Deref for EngineRef {
     type Target = Engine;
 
     #[inline]
@@ -27,17 +27,17 @@ impl Deref for Hold {
 
 /// Where holds of one engine come from.
 #[derive(Debug)]
-pub(crate) struct Holds(Box<[Hold]>);
+pub(crate) struct StripedRefs(Box<[EngineRef]>);
 
-impl Holds {
-    pub(crate) fn new(engine: &Arc<Engine>) -> Holds {
+impl StripedRefs {
+    pub(crate) fn new(engine: &Arc<Engine>) -> StripedRefs {
         let cores = crate::sys::cores();
         let stripes = cores.next_power_of_two().min(STRIPES);
-        Holds((0..stripes).map(|_| Hold(Arc::new(CacheLine(engine.clone())))).collect())
+        StripedRefs((0..stripes).map(|_| EngineRef(Arc::new(CacheLine(engine.clone())))).collect())
     }
 
     #[inline]
-    pub(crate) fn take(&self) -> Hold {
+    pub(crate) fn take(&self) -> EngineRef {
         self.0[thread_number() as usize & (self.0.len() - 1)].clone()
     }
 }

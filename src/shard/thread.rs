@@ -3,14 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::{Engine, Turner};
+use super::{Engine, WorkerHandle};
 use crate::device::{Queue, Wait};
 use crate::sync::lock;
 use crate::sys;
 
 impl Engine {
     /// Starts the thread, which owns the queue until the shard is closed or stopped.
-    pub(crate) fn start(self: &Arc<Engine>, pin_to: Option<usize>) -> std::io::Result<Turner> {
+    pub(crate) fn start(self: &Arc<Engine>, pin_to: Option<usize>) -> std::io::Result<WorkerHandle> {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
             sys::block_signals();
@@ -26,12 +26,12 @@ impl Engine {
             // Dropping the queue waits for what the kernel still has in its hands.
             drop(queue);
         })?;
-        Ok(Turner::Thread(thread))
+        Ok(WorkerHandle::Thread(thread))
     }
 
     fn run(&self, queue: &mut dyn Queue) {
         loop {
-            self.nudge.wakes();
+            self.wake_state.set_awake();
             let (mut next, wakes) = {
                 let mut core = lock(&self.core);
                 if core.abandoned {

@@ -8,7 +8,7 @@ use super::Engine;
 
 /// One who needs something.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct RetentionPin {
     name: String,
     /// Everything from here on...
     oldest: Lsn,
@@ -18,42 +18,42 @@ pub(super) struct Kept {
 
 impl Engine {
     /// Lets no truncation touch what `name` needs.
-    pub(crate) fn keep(&self, name: &str, oldest: Lsn, newest: Lsn) {
-        let mut kept = lock(&self.kept);
-        match kept.iter_mut().find(|kept| kept.name == name) {
+    pub(crate) fn pin(&self, name: &str, oldest: Lsn, newest: Lsn) {
+        let mut pins = lock(&self.pins);
+        match pins.iter_mut().find(|pin| pin.name == name) {
             Some(own) => {
                 own.oldest = oldest;
                 own.newest = newest;
             }
-            None => kept.push(Kept { name: name.to_owned(), oldest, newest }),
+            None => pins.push(RetentionPin { name: name.to_owned(), oldest, newest }),
         }
     }
 
     /// It needs nothing any more.
-    pub(crate) fn let_go(&self, name: &str) {
-        lock(&self.kept).retain(|kept| kept.name != name);
+    pub(crate) fn unpin(&self, name: &str) {
+        lock(&self.pins).retain(|pin| pin.name != name);
     }
 
     /// The lowest LSN that somebody needs.
-    pub(super) fn kept_from(&self) -> Option<Lsn> {
-        lock(&self.kept).iter().map(|kept| kept.oldest).min()
+    pub(super) fn pinned_from(&self) -> Option<Lsn> {
+        lock(&self.pins).iter().map(|pin| pin.oldest).min()
     }
 
     /// Whether everything below `lsn` may go.
     pub(super) fn may_begin_at(&self, lsn: Lsn) -> Result<(), TruncateError> {
-        let kept = lock(&self.kept);
-        match kept.iter().find(|kept| kept.oldest < lsn) {
+        let pins = lock(&self.pins);
+        match pins.iter().find(|pin| pin.oldest < lsn) {
             None => Ok(()),
-            Some(kept) => Err(self.needed(&kept.name, kept.oldest)),
+            Some(pin) => Err(self.needed(&pin.name, pin.oldest)),
         }
     }
 
     /// Whether everything from `cut` on may go.
     pub(super) fn may_end_at(&self, cut: Lsn) -> Result<(), TruncateError> {
-        let kept = lock(&self.kept);
-        match kept.iter().find(|kept| cut < kept.newest) {
+        let pins = lock(&self.pins);
+        match pins.iter().find(|pin| cut < pin.newest) {
             None => Ok(()),
-            Some(kept) => Err(self.needed(&kept.name, kept.newest.min(self.durable()))),
+            Some(pin) => Err(self.needed(&pin.name, pin.newest.min(self.durable()))),
         }
     }
 
