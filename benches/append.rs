@@ -6,7 +6,8 @@ use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sawmill::{BatchBuilder, Durability, Log, Options, Write};
+use sawmill::write::BatchBuilder;
+use sawmill::{Durability, Log, Options, Write};
 
 /// In memory, so that the device is no limit.
 fn log(dir: &std::path::Path) -> Log {

@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sawmill::ceiling::cpu_time;
-use sawmill::{Commit, Durability, Log, Options, Sum, TallyOptions, Write};
+use sawmill::tally::{Sum, TallyOptions};
+use sawmill::{Commit, Durability, Log, Options, Write};
 
 const THREADS: usize = 2;
 const VIRAL_UPDATES: usize = 10_000_000;

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sawmill::{Count, Log, Tally, TallyOptions};
+use sawmill::tally::{Count, TallyOptions};
+use sawmill::{Log, Tally};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::format::Defect;
+pub use crate::format::Defect;
 use crate::position::{Lsn, Position, ShardId};
-use crate::recovery::Damage;
+pub use crate::recovery::Damage;
 use crate::segment::ManifestError;
 
 /// An I/O error that many callers can hold.
@@ -160,7 +160,7 @@ pub enum AppendError {
     /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Only the wait is refused: a
     /// record that was accepted (there was room for it when the append was made, or it has a
     /// [`Commit`](crate::Commit)) is on its way all the same, one that stood in line is withdrawn. From
-    /// [`Admitted`](crate::Admitted), which waits for room alone, nothing was accepted.
+    /// [`Admitted`](crate::append::Admitted), which waits for room alone, nothing was accepted.
     #[error("this thread turns a shard and cannot block for one; await the handle instead")]
     OwnThread,
     /// The shard does not exist.

@@ -406,59 +406,51 @@
 //!
 //! The repository's `docs/` have the architecture, the promises and their tests, the format on disk,
 //! and what was measured.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("sawmill needs Linux: io_uring, O_DIRECT and fallocate");
 
 mod admission;
-mod append;
+pub mod append;
 #[cfg(feature = "ceiling")]
 pub mod ceiling;
 mod committer;
-mod consumer;
+pub mod consumer;
 mod device;
-mod error;
+pub mod error;
 mod format;
 mod instance;
-mod log;
+pub mod log;
 mod notice;
 mod open;
-mod options;
+pub mod options;
 mod pool;
 mod position;
-mod read;
+pub mod read;
 mod recovery;
 mod router;
 mod segment;
 mod shard;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
-mod stats;
+pub mod stats;
 mod sync;
 mod sys;
-mod tally;
-mod write;
+pub mod tally;
+pub mod write;
 
 /// The programs of the README, compiled with the tests of the documentation.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, SyncHandle};
-pub use consumer::{Consumer, ConsumerStop};
-pub use device::{Capabilities, FileSystem, WriteProbe};
-pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
-pub use format::Defect;
-pub use instance::Close;
-pub use log::{Finding, Log, LogReader, Shard, ShardReader, ShardSummary, Verified, Window, WindowIter};
-pub use options::{Backend, OnDamage, OnStuck, Options, Stuck};
+pub use append::{Append, Commit};
+pub use consumer::Consumer;
+pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
+pub use log::{Log, Shard};
+pub use options::{Backend, OnDamage, Options};
 pub use position::{Lsn, Position, ShardId};
-pub use read::{Follow, FollowStop, Merged, Range, RangeBack, Record};
-pub use recovery::Damage;
-#[cfg(feature = "tokio-uring")]
-pub use shard::ShardDriver;
-pub use stats::{ShardStats, Stats};
-pub use tally::{
-    Count, Fold, History, Last, Max, Min, Sum, TALLY_KEY_PREFIX, Tally, TallyError, TallyOptions, Totals,
-    Update, UpdateError,
-};
-pub use write::{BatchBuilder, Durability, IntoBytes, Priority, Write};
+pub use read::Record;
+pub use tally::{Tally, TallyError, UpdateError};
+pub use write::{Durability, Priority, Write};

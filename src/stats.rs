@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::device::Capabilities;
+pub use crate::device::{Capabilities, FileSystem, WriteProbe};
 use crate::position::{Lsn, ShardId};
 
 /// Counted by the holder of a shard's token, and by those who are refused.

@@ -77,7 +77,7 @@ fn an_append_allocates_nothing() {
         }
     });
     assert_eq!(parted, 0, "payloads in parts");
-    let mut batch = sawmill::BatchBuilder::new();
+    let mut batch = sawmill::write::BatchBuilder::new();
     (0..10).for_each(|_| batch.push(head));
     let built = allocations(|| {
         for _ in 0..100 {

@@ -160,7 +160,7 @@ fn a_tally_is_shown() {
     let lines: Vec<_> =
         out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(lines, ["likes: sum, 30 keys", "841 post:29", "784 post:28"]);
-    let last = log.tally_of::<sawmill::Last>("last").unwrap();
+    let last = log.tally_of::<sawmill::tally::Last>("last").unwrap();
     last.update(b"user\n", b"page \xff".to_vec()).wait().unwrap();
     log.close().unwrap();
     let (code, out, _) = text(&sawmill(&["tally", "last", path, "--json"]));

@@ -2,7 +2,7 @@
 //!
 //! A consumer reads all shards and gets every record at least once: what it has committed is durable
 //! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
-//! there after a reopen or a crash. [`progress`] is what is remembered.
+//! there after a reopen or a crash. `progress` is what is remembered.
 
 mod progress;
 

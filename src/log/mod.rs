@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use crate::instance::Close;
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use window::{Window, WindowIter};
 
@@ -18,7 +19,6 @@ use crate::append::{Append, AppendBatch};
 use crate::append::{Commit, SyncHandle};
 use crate::consumer::{self, Consumer};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
-use crate::instance::Close;
 use crate::instance::Instance;
 use crate::open;
 use crate::options::Options;
@@ -262,7 +262,7 @@ impl Log {
     /// times its totals. One that is already open is shared.
     ///
     /// Its records are part of the log, under a key that begins with
-    /// [`TALLY_KEY_PREFIX`](crate::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and retention
+    /// [`TALLY_KEY_PREFIX`](crate::tally::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and retention
     /// keep what the tally needs.
     ///
     /// # Errors
@@ -271,8 +271,8 @@ impl Log {
         self.tally_of(name)
     }
 
-    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::Count), [`Min`](crate::Min), [`Max`](crate::Max),
-    /// [`Last`](crate::Last), or your own.
+    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::tally::Count), [`Min`](crate::tally::Min), [`Max`](crate::tally::Max),
+    /// [`Last`](crate::tally::Last), or your own.
     ///
     /// # Errors
     /// See [`TallyError`].

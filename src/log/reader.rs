@@ -155,7 +155,7 @@ impl LogReader {
     }
 
     /// The keys of a tally in order, with their totals as far as they are known to be durable now. By the fold
-    /// that it was made with: [`Sum`](crate::Sum) for those of [`Log::tally`](crate::Log::tally).
+    /// that it was made with: [`Sum`](crate::tally::Sum) for those of [`Log::tally`](crate::Log::tally).
     ///
     /// # Errors
     /// See [`TallyError`].

@@ -13,7 +13,9 @@ pub use watch::{OnStuck, Stuck};
 
 use crate::device::Device;
 #[cfg(feature = "tokio-uring")]
-use crate::shard::{Drive, ShardDriver};
+use crate::shard::Drive;
+#[cfg(feature = "tokio-uring")]
+pub use crate::shard::ShardDriver;
 use crate::write::Durability;
 
 /// How the log talks to the kernel.
@@ -171,7 +173,7 @@ impl Options {
     /// that `act` returns decides what happens.
     ///
     /// By default nothing is called. A notice reports an operation that takes ten seconds, and `stats()` shows the
-    /// age of the oldest at any time ([`ShardStats::oldest_operation`](crate::ShardStats::oldest_operation)).
+    /// age of the oldest at any time ([`ShardStats::oldest_operation`](crate::stats::ShardStats::oldest_operation)).
     ///
     /// - After [`OnStuck::Fail`] the operation is still with the kernel. Closing or dropping the log waits for it, and
     ///   so does a blocking caller that found the shard idle and wrote the block itself.
@@ -183,7 +185,8 @@ impl Options {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use sawmill::{OnStuck, Options};
+    /// use sawmill::Options;
+    /// use sawmill::options::OnStuck;
     /// let options = Options::new().on_stuck(Duration::from_secs(5), |stuck| {
     ///     eprintln!("{stuck}");
     ///     if stuck.age > Duration::from_secs(60) { OnStuck::Fail } else { OnStuck::Wait }
@@ -209,7 +212,8 @@ impl Options {
     ///
     /// ```
     /// # if tokio_uring_works() {
-    /// use sawmill::{Options, ShardDriver};
+    /// use sawmill::Options;
+    /// use sawmill::options::ShardDriver;
     /// # let dir = tempfile::tempdir()?;
     /// tokio_uring::start(async {
     ///     let drive = |driver: ShardDriver| drop(tokio_uring::spawn(driver.run()));

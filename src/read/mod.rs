@@ -1,6 +1,6 @@
 //! Readers: by position, over a range, following, merged over shards.
 //!
-//! All read blocks from the device through one cursor ([`cursor`]), check every checksum, and stop
+//! All read blocks from the device through one cursor (`cursor`), check every checksum, and stop
 //! at the durable LSN. They hold no lock of the append path and do not keep a log open.
 
 mod back;

@@ -54,7 +54,7 @@ impl Record {
 
     /// When it was written, in nanoseconds since the Unix epoch: assigned by the log, strictly
     /// increasing in a shard. After the wall clock was set back they run ahead of it until it has caught up:
-    /// [`Stats::clock_drift`](crate::Stats::clock_drift) tells how far.
+    /// [`Stats::clock_drift`](crate::stats::Stats::clock_drift) tells how far.
     #[must_use]
     pub fn timestamp(&self) -> u64 {
         self.timestamp

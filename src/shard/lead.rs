@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn nor_does_whoever_closes_a_log_that_is_driven() {
         for others in [0, 3, 20] {
-            let drive = |driver: crate::ShardDriver| {
+            let drive = |driver: crate::options::ShardDriver| {
                 std::thread::spawn(|| tokio_uring::start(driver.run()));
             };
             a_leader_panics_beside(others, Options::new().drive(drive));

@@ -246,7 +246,7 @@ pub fn tallies(bytes: &[u8]) {
                 4 => drop(log.append(vec![step[1]; usize::from(step[2]) * 16]).wait()),
                 5 => {
                     // Somebody's record that looks like a flush of the tally.
-                    let write = Write::new(bytes).key([crate::TALLY_KEY_PREFIX, b"likes"].concat());
+                    let write = Write::new(bytes).key([crate::tally::TALLY_KEY_PREFIX, b"likes"].concat());
                     drop(log.append(write).wait());
                 }
                 _ => {

@@ -35,7 +35,7 @@ pub enum UpdateError {
     /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open.
     #[error("the flush failed: {0}")]
     Failed(AppendError),
-    /// The tally's own [`Fold`](crate::Fold) panicked in a flush: nothing more is counted. Whether this is kept shows
+    /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted. Whether this is kept shows
     /// at the next open.
     #[error("the fold of the tally panicked")]
     FoldPanicked,
@@ -105,7 +105,7 @@ pub enum TallyError {
     /// A flush failed: nothing more is counted. Whether what it carried is kept shows at the next open.
     #[error("the flush failed: {0}")]
     Failed(AppendError),
-    /// The tally's own [`Fold`](crate::Fold) panicked in a flush: nothing more is counted.
+    /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted.
     #[error("the fold of the tally panicked")]
     FoldPanicked,
     /// The file that says where it begins could not be read or written.

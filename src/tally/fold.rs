@@ -7,7 +7,7 @@
 /// a flush ends its tally, and everybody is told.
 ///
 /// ```
-/// use sawmill::Fold;
+/// use sawmill::tally::Fold;
 ///
 /// /// The set of colours seen, one bit each.
 /// #[derive(Debug)]

@@ -5,9 +5,9 @@
 //! key, all in one atomic batch. Each update has a handle that resolves when the flush that carries it is
 //! durable, and after any crash the totals are exactly those of the flushes that are there.
 //!
-//! From the bottom up: [`fold`] says how changes add up, [`table`] and [`totals`] hold them, [`ledger`]
-//! accumulates them, [`wire`] is what a flush looks like in the log, [`flush`] writes it, and [`replay`] reads it
-//! again from where [`anchor`] says.
+//! From the bottom up: `fold` says how changes add up, `table` and `totals` hold them, `ledger`
+//! accumulates them, `wire` is what a flush looks like in the log, `flush` writes it, and `replay` reads it
+//! again from where `anchor` says.
 
 mod anchor;
 mod error;
@@ -44,7 +44,7 @@ use flush::Core;
 ///
 /// ```
 /// use std::time::Duration;
-/// use sawmill::{Sum, TallyOptions};
+/// use sawmill::tally::{Sum, TallyOptions};
 ///
 /// # let dir = tempfile::tempdir()?;
 /// # let log = sawmill::Log::open(dir.path())?;

@@ -5,7 +5,7 @@
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// # let log = sawmill::Log::open(dir.path())?;
-/// let mut batch = sawmill::BatchBuilder::new();
+/// let mut batch = sawmill::write::BatchBuilder::new();
 /// for order in 0..3 {
 ///     batch.clear();
 ///     batch.push(format!("debit {order}"));

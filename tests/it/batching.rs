@@ -5,7 +5,8 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use sawmill::{AppendError, BatchBuilder, ShardId, Write};
+use sawmill::write::BatchBuilder;
+use sawmill::{AppendError, ShardId, Write};
 
 use crate::harness::{Ground, payloads};
 use crate::on_every_ground;

@@ -3,9 +3,8 @@
 
 use std::sync::mpsc::channel;
 
-use sawmill::{
-    AppendError, CloseError, Log, OpenError, Options, ReadError, ShardDriver, ShardId, TruncateError,
-};
+use sawmill::options::ShardDriver;
+use sawmill::{AppendError, CloseError, Log, OpenError, Options, ReadError, ShardId, TruncateError};
 
 fn here(driver: ShardDriver) {
     drop(tokio_uring::spawn(driver.run()));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sawmill::{OnStuck, Options, ShardId, Sum, TallyOptions};
+use sawmill::options::OnStuck;
+use sawmill::tally::{Sum, TallyOptions};
+use sawmill::{Options, ShardId};
 
 #[test]
 fn the_longest_times_are_for_ever() {

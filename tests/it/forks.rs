@@ -8,8 +8,9 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
+use sawmill::tally::Fold;
 use sawmill::{
-    AppendError, Commit, ConsumerError, Fold, Log, Options, ReadError, ShardId, TallyError, UpdateError,
+    AppendError, Commit, ConsumerError, Log, Options, ReadError, ShardId, TallyError, UpdateError,
 };
 
 /// Whether this holds in a forked child. One that hangs is killed, which does not hold.
@@ -255,8 +256,8 @@ fn a_childs_drop_takes_no_lock() {
     let log = open(&place);
     let follow = || log.shard(ShardId(0)).follow(log.shard(ShardId(0)).durable_lsn()).unwrap();
     dropped_in_a_fork(follow(), follow(), |follow, context| follow.poll_next(context).is_ready());
-    let options = sawmill::TallyOptions::new().interval(Duration::MAX);
-    let tally = log.tally_with::<sawmill::Sum>("likes", &options).unwrap();
+    let options = sawmill::tally::TallyOptions::new().interval(Duration::MAX);
+    let tally = log.tally_with::<sawmill::tally::Sum>("likes", &options).unwrap();
     let update = || tally.add(b"key", 1).into_owned();
     dropped_in_a_fork(update(), update(), |update, context| update.poll(context).is_ready());
     log.close().unwrap();

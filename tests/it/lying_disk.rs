@@ -5,7 +5,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sawmill::{AppendError, Backend, CloseError, Log, OnStuck, OpenError, Options, Position, ShardId};
+use sawmill::options::OnStuck;
+use sawmill::{AppendError, Backend, CloseError, Log, OpenError, Options, Position, ShardId};
 
 use crate::fuse::{Disk, Faults};
 use crate::stuck_device::Answers;
@@ -259,7 +260,7 @@ fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
     let (sender, told) = channel();
     let own = Arc::new(Mutex::new(None::<Log>));
     let log_of_watch = own.clone();
-    let watch = move |stuck: sawmill::Stuck| {
+    let watch = move |stuck: sawmill::options::Stuck| {
         // It would wait for itself.
         sender
             .send((stuck, log_of_watch.lock().unwrap().as_ref().map(Log::close)))

@@ -1,6 +1,7 @@
 //! `open_read_only`: beside a living owner and beside none.
 
-use sawmill::{Durability, Finding, Log, Lsn, OpenError, ReadError, ShardId, Write};
+use sawmill::log::Finding;
+use sawmill::{Durability, Log, Lsn, OpenError, ReadError, ShardId, Write};
 
 use crate::harness::Ground;
 use crate::on_every_ground;

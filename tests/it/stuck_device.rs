@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use sawmill::{AppendError, Log, OnStuck, Options, Position, Stuck};
+use sawmill::options::{OnStuck, Stuck};
+use sawmill::{AppendError, Log, Options, Position};
 
 use crate::fuse::{Disk, Faults};
 

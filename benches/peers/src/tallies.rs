@@ -24,8 +24,8 @@ fn written() -> u64 {
 
 fn sawmill(dir: &Path, work: &[Vec<u32>]) -> Result<i64, Error> {
     let log = sawmill::Options::new().shards(1).open(dir)?;
-    let options = sawmill::TallyOptions::new().keys(2 * KEYS);
-    let tally = log.tally_with::<sawmill::Sum>("likes", &options)?;
+    let options = sawmill::tally::TallyOptions::new().keys(2 * KEYS);
+    let tally = log.tally_with::<sawmill::tally::Sum>("likes", &options)?;
     std::thread::scope(|scope| {
         for keys in work {
             let tally = &tally;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use sawmill::{Log, LogReader, Lsn, ReadError, Record, ShardId};
+use sawmill::log::LogReader;
+use sawmill::{Log, Lsn, ReadError, Record, ShardId};
 
 use crate::show::Format;
 use crate::{DAMAGED, Error};

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use sawmill::{Count, Last, Log, LogReader, Max, Min, Sum, TallyError};
+use sawmill::log::LogReader;
+use sawmill::tally::{Count, Last, Max, Min, Sum};
+use sawmill::{Log, TallyError};
 use serde_json::json;
 
 use crate::Error;

@@ -11,8 +11,9 @@ use futures_core::Stream;
 use super::{Found, History, PATH};
 use crate::error::ReadError;
 use crate::log::LogReader;
+use crate::read::Follow;
 use crate::simulation::oracle::Accepted;
-use crate::{Follow, Log, Lsn, Position, Record, ShardId};
+use crate::{Log, Lsn, Position, Record, ShardId};
 
 /// One that goes on from step to step.
 pub(super) struct Follower {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use sawmill::ceiling::cpu_time;
-use sawmill::{Log, Lsn, ShardId, Stats};
+use sawmill::stats::Stats;
+use sawmill::{Log, Lsn, ShardId};
 
 use crate::Error;
 
@@ -151,7 +152,7 @@ impl Load {
         let records = counts.iter().sum();
         let verified = verify(log, &starts, run, &counts)?;
         let after = log.stats();
-        let sum = |of: fn(&sawmill::ShardStats) -> u64| -> u64 {
+        let sum = |of: fn(&sawmill::stats::ShardStats) -> u64| -> u64 {
             let total = |stats: &Stats| stats.shards.iter().map(of).sum::<u64>();
             total(&after) - total(&before)
         };

@@ -29,7 +29,7 @@ rec/blk    records in a block
 
 pub struct Report {
     backend: &'static str,
-    capabilities: sawmill::Capabilities,
+    capabilities: sawmill::stats::Capabilities,
     path: String,
     record_bytes: u32,
     time: Duration,
