@@ -34,13 +34,13 @@ pub(crate) struct AppendMode {
 impl AppendMode {
     /// By a caller that does not lead.
     #[inline]
-    pub(crate) fn following(priority: Priority, durability: Durability) -> AppendMode {
+    pub(crate) fn without_lead(priority: Priority, durability: Durability) -> AppendMode {
         AppendMode { priority, durability, may_lead: false }
     }
 
     /// By a caller that may lead, if there is something to wait for.
     #[inline]
-    pub(crate) fn leading(priority: Priority, durability: Durability) -> AppendMode {
+    pub(crate) fn may_lead(priority: Priority, durability: Durability) -> AppendMode {
         AppendMode { priority, durability, may_lead: durability > Durability::Buffered }
     }
 }
