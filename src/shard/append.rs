@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Placed, Refused, Target};
 use super::opener::{NoRoom, Planned};
@@ -228,7 +227,6 @@ impl Engine {
     /// The open block was full and is closed.
     #[cold]
     fn closed_full(&self) {
-        self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
         self.appended(Urgency::Background, true, false);
     }
 

@@ -370,21 +370,9 @@ impl Engine {
         self.pool.blocks()
     }
 
-    /// For how long the oldest operation or call that the device has not answered has been out.
-    pub(crate) fn oldest_operation(&self) -> Option<Duration> {
-        let since = self.published.0.oldest.load(Ordering::Relaxed);
-        let operation =
-            (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)));
-        operation.max(self.calls.oldest())
-    }
-
     /// Which device its files lie on.
     pub(crate) fn device_number(&self) -> u64 {
         self.device_number
-    }
-
-    pub(crate) fn drain_rate(&self) -> u64 {
-        self.published.0.drain_rate.load(Ordering::Relaxed)
     }
 
     /// What the manifest is told whenever it is written.

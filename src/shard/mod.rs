@@ -19,6 +19,7 @@ mod race;
 mod retention_pin;
 mod sizing;
 mod space;
+mod stats;
 mod thread;
 #[cfg(feature = "tokio-uring")]
 mod tokio_task;

@@ -172,7 +172,6 @@ impl Engine {
             })
         };
         if let Ok(segment) = made {
-            self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
             let bytes = segment.row.bytes;
             let (ready, last) = {
                 let mut opener = self.opener();
