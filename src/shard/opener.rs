@@ -1,6 +1,7 @@
 //! Opening blocks: the only step of an append that takes a lock, once per block.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::format::{
@@ -30,6 +31,22 @@ pub(crate) struct Piece {
     pub from: u32,
     pub to: u32,
     pub flags: RecordFlags,
+}
+
+/// The flags of a part of a record, the one with this index of `count` that are accepted together: `part` of its body.
+#[inline]
+pub(super) fn part_flags(index: usize, count: usize, part: Range<u32>, body: u32) -> RecordFlags {
+    let mut flags = RecordFlags::WHOLE;
+    let marks = [
+        (part.end < body, RecordFlags::SPLIT),
+        (part.start > 0, RecordFlags::REST),
+        (index + 1 < count, RecordFlags::MORE),
+        (index > 0, RecordFlags::JOINED),
+    ];
+    for (set, flag) in marks {
+        flags = if set { flags.with(flag) } else { flags };
+    }
+    flags
 }
 
 /// A block of a group, before it is opened.
@@ -218,16 +235,7 @@ impl Opener {
                 let room = block.place.capacity - block.length;
                 let taken = (body - from).min(room - RECORD_HEADER_BYTES);
                 let to = from + taken;
-                let mut flags = RecordFlags::WHOLE;
-                let marks = [
-                    (to < body, RecordFlags::SPLIT),
-                    (from > 0, RecordFlags::REST),
-                    (record + 1 < bodies.len(), RecordFlags::MORE),
-                    (record > 0, RecordFlags::JOINED),
-                ];
-                for (set, flag) in marks {
-                    flags = if set { flags.with(flag) } else { flags };
-                }
+                let flags = part_flags(record, bodies.len(), from..to, body);
                 block.pieces.push(Piece { record, from, to, flags });
                 block.length += encoded_bytes(taken);
                 from = to;

@@ -24,8 +24,8 @@ use crate::sync::lock;
 use blocks::Blocks;
 use folder::SimDevice;
 pub(crate) use random::Random;
-use world::World;
 pub(crate) use world::Counters;
+use world::World;
 pub use world::{End, Faults};
 
 /// The simulated machine; clones are the same machine.
