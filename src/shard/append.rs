@@ -270,9 +270,10 @@ impl Engine {
         let opened = {
             let mut opener = lock(&self.opener);
             let opened = match () {
-                () if self.failure.get().is_some() => Err(NoRoom::Shut),
-                () if self.pool.is_closed() => opener.open(&self.pool, need, blocks_max),
-                () => Ok(()),
+                () if self.life.has_failed() => Err(NoRoom::Shut),
+                () if !self.pool.is_closed() => Ok(()),
+                () if self.life.is_shut() => Err(NoRoom::Shut),
+                () => opener.open(&self.pool, need, blocks_max),
             };
             if opened.is_ok() {
                 self.look_ahead(&opener);
@@ -298,7 +299,7 @@ impl Engine {
 
     /// Why nothing is accepted any more.
     pub(crate) fn shut_error(&self) -> AppendError {
-        self.failure.get().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
+        self.life.failure().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
     }
 
     /// Opens blocks for all of a group, or none.
@@ -309,7 +310,7 @@ impl Engine {
     ) -> Result<(Vec<Planned>, VecDeque<Reserved<'_>>), Refused> {
         let (reason, closed) = {
             let mut opener = lock(&self.opener);
-            if opener.shut || self.failure.get().is_some() {
+            if self.life.is_shut() || self.life.has_failed() {
                 return Err(Refused::Error(self.shut_error()));
             }
             if opener.held {

@@ -12,6 +12,7 @@ mod engine;
 mod engine_ref;
 mod filling;
 mod lead;
+mod life;
 mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]

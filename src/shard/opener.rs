@@ -70,7 +70,6 @@ pub(crate) struct Opener {
     before: u64,
     /// The segment in use, then those that are ready, in order.
     segments: VecDeque<Arc<Segment>>,
-    pub shut: bool,
     /// The end of the log is being cut: nothing is opened meanwhile.
     pub held: bool,
 }
@@ -80,7 +79,7 @@ impl Opener {
     pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
-        Opener { epoch, seed, start, before, segments, shut: false, held: false }
+        Opener { epoch, seed, start, before, segments, held: false }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
@@ -146,11 +145,8 @@ impl Opener {
         None
     }
 
-    /// Opens a block with room for `need` bytes of records. No block is open.
+    /// Opens a block with room for `need` bytes of records. No block is open, and the shard is not shut.
     pub(crate) fn open(&mut self, pool: &Pool, need: u32, blocks_max: u32) -> Result<(), NoRoom> {
-        if self.shut {
-            return Err(NoRoom::Shut);
-        }
         if self.held || pool.in_use() >= blocks_max {
             return Err(NoRoom::Memory);
         }
@@ -164,10 +160,9 @@ impl Opener {
         Ok(())
     }
 
-    /// Opens a marker, a block without records; false if there is no room for one now.
+    /// Opens a marker, a block without records; false if there is no room for one now. The shard is not shut.
     pub(crate) fn open_marker(&mut self, pool: &Pool) -> bool {
-        let place =
-            if self.shut || self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
+        let place = if self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
         let Some(place) = place.filter(|place| pool.open_marker(place)) else { return false };
         self.leave_behind(place.lsn);
         true
@@ -184,9 +179,6 @@ impl Opener {
     ///
     /// The pool's last block is closed. Nothing is opened yet.
     pub(crate) fn plan(&self, pool: &Pool, bodies: &[u32], blocks_max: u32) -> Result<Vec<Planned>, NoRoom> {
-        if self.shut {
-            return Err(NoRoom::Shut);
-        }
         if self.held {
             return Err(NoRoom::Memory);
         }
