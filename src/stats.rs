@@ -11,15 +11,13 @@ use crate::position::{Lsn, ShardId};
 pub(crate) struct Counters {
     pub blocks: AtomicU64,
     pub records: AtomicU64,
-    pub record_bytes: AtomicU64,
+    pub block_bytes: AtomicU64,
     pub device_bytes: AtomicU64,
     pub syncs: AtomicU64,
     pub markers: AtomicU64,
     pub blocks_by_caller: AtomicU64,
     pub blocks_by_thread: AtomicU64,
     pub refused: AtomicU64,
-    pub blocks_filled: AtomicU64,
-    pub segments_made: AtomicU64,
     pub memory_hits: AtomicU64,
 }
 
@@ -29,7 +27,7 @@ impl Counters {
         self.blocks.fetch_add(1, Ordering::Relaxed);
         self.markers.fetch_add(u64::from(records == 0), Ordering::Relaxed);
         self.records.fetch_add(records.into(), Ordering::Relaxed);
-        self.record_bytes.fetch_add(length.into(), Ordering::Relaxed);
+        self.block_bytes.fetch_add(length.into(), Ordering::Relaxed);
         self.device_bytes.fetch_add(device_bytes as u64, Ordering::Relaxed);
     }
 }

@@ -58,7 +58,7 @@ impl Commit {
             }
         }
         let durability = write.durability.unwrap_or(durability);
-        let mode = AppendMode::following(write.priority, durability);
+        let mode = AppendMode::without_lead(write.priority, durability);
         match engine.put_payload(&write.key, &write.payload, mode) {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {

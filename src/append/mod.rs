@@ -53,12 +53,12 @@ impl Job<'_> {
         }
     }
 
-    fn leading(&self) -> AppendMode {
-        AppendMode::leading(self.priority, self.durability)
+    fn may_lead(&self) -> AppendMode {
+        AppendMode::may_lead(self.priority, self.durability)
     }
 
-    fn following(&self) -> AppendMode {
-        AppendMode::following(self.priority, self.durability)
+    fn without_lead(&self) -> AppendMode {
+        AppendMode::without_lead(self.priority, self.durability)
     }
 }
 
@@ -107,7 +107,7 @@ impl<'a> State<'a> {
             if let Some(positions) = positions.as_deref_mut() {
                 positions.clear();
             }
-            match job.put(&engine, job.leading(), positions) {
+            match job.put(&engine, job.may_lead(), positions) {
                 Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
                 Err(Refused::Error(error)) => return State::Failed(error),
                 Err(Refused::NoRoom) => {}
@@ -139,7 +139,7 @@ impl<'a> State<'a> {
         if let Some(positions) = positions.as_deref_mut() {
             positions.clear();
         }
-        match queued.job.put(engine, queued.job.following(), positions) {
+        match queued.job.put(engine, queued.job.without_lead(), positions) {
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() {
                     make_room(engine);
@@ -288,7 +288,7 @@ impl<'a> Append<'a> {
     pub(crate) fn begin(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
-        match engine.accept(&write.key, &write.payload, AppendMode::leading(write.priority, durability)) {
+        match engine.accept(&write.key, &write.payload, AppendMode::may_lead(write.priority, durability)) {
             Some(placed) => Append(State::Accepted(Commit::new(engine, &placed))),
             None => Append::begin_slowly(engine, write, durability),
         }

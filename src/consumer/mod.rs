@@ -21,7 +21,7 @@ use crate::error::{ConsumerError, ReadError};
 use crate::format::EpochTable;
 use crate::notice::Notices;
 use crate::position::{Lsn, Position};
-use crate::read::{Cursor, Record, Step};
+use crate::read::{Cursor, Follower, Record, Step, Told};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
 
@@ -251,8 +251,41 @@ impl Consumer {
         behind
     }
 
-    /// The next record or error that is there now.
-    fn step(&mut self) -> Option<Result<Record, ReadError>> {
+    /// The next record, for which it waits at most `timeout`.
+    ///
+    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Record, ReadError>> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            if let Some(told) = self.look_or_register(&waker) {
+                return told;
+            }
+            if !self.lanes[0].engine.is_threaded() {
+                let before: Vec<Lsn> = self.lanes.iter().map(|lane| lane.engine.durable()).collect();
+                self.lanes.iter().for_each(|lane| lane.engine.turn_until(|| false));
+                if self.lanes.iter().map(|lane| lane.engine.durable()).eq(before) {
+                    return None; // Nothing can come any more.
+                }
+                continue;
+            }
+            if self.lanes[0].engine.would_wait_for_itself() {
+                return Some(Err(ReadError::OwnThread));
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(left) if left.is_zero() => return None,
+                Some(left) => std::thread::park_timeout(left),
+                None => std::thread::park(),
+            }
+        }
+    }
+}
+
+impl Follower for Consumer {
+    fn step(&mut self) -> Told {
         let count = self.lanes.len();
         for offset in 0..count {
             let index = (self.turn + offset) % count;
@@ -282,46 +315,6 @@ impl Consumer {
             lane.registration = Some(lane.engine.register_follower(waker, lane.registration));
         }
     }
-
-    /// The next record, for which it waits at most `timeout`.
-    ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
-        self.wait(Instant::now().checked_add(timeout))
-    }
-
-    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Record, ReadError>> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        loop {
-            for registered in [false, true] {
-                // Asked before the step: what became durable before the end is delivered.
-                let ended = self.is_ended();
-                let step = self.step();
-                if step.is_some() || ended {
-                    return step;
-                }
-                if !registered {
-                    self.register(&waker);
-                }
-            }
-            if !self.lanes[0].engine.is_threaded() {
-                let before: Vec<Lsn> = self.lanes.iter().map(|lane| lane.engine.durable()).collect();
-                self.lanes.iter().for_each(|lane| lane.engine.turn_until(|| false));
-                if self.lanes.iter().map(|lane| lane.engine.durable()).eq(before) {
-                    return None; // Nothing can come any more.
-                }
-                continue;
-            }
-            if self.lanes[0].engine.would_wait_for_itself() {
-                return Some(Err(ReadError::OwnThread));
-            }
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(left) if left.is_zero() => return None,
-                Some(left) => std::thread::park_timeout(left),
-                None => std::thread::park(),
-            }
-        }
-    }
 }
 
 /// Wakes a thread that waits for several shards at once.
@@ -345,17 +338,7 @@ impl Stream for Consumer {
     type Item = Result<Record, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        for registered in [false, true] {
-            let ended = self.is_ended();
-            let step = self.step();
-            if step.is_some() || ended {
-                return Poll::Ready(step);
-            }
-            if !registered {
-                self.register(context.waker());
-            }
-        }
-        Poll::Pending
+        self.poll(context)
     }
 }
 

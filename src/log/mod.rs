@@ -25,7 +25,7 @@ use crate::options::Options;
 use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Follow, Merged, Range, RangeBack, Record, Source};
 use crate::shard::{Engine, EngineRef, StripedRefs};
-use crate::stats::{ShardStats, Stats};
+use crate::stats::Stats;
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Write};
@@ -322,40 +322,10 @@ impl Log {
     /// Counters, gauges and notices of the log as of now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let shards = self.inner.engines.iter().map(|engine| self.shard_stats(engine)).collect();
+        let shards = self.inner.engines.iter().map(|engine| engine.stats(self.inner.backend)).collect();
         let latest = self.inner.engines.iter().map(|engine| engine.latest_time()).max().unwrap_or(0);
         let clock_drift = Duration::from_nanos(latest.saturating_sub(self.inner.device.wall()));
         Stats { shards, clock_drift, notices: self.inner.notices.lines() }
-    }
-
-    fn shard_stats(&self, engine: &Engine) -> ShardStats {
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &engine.counters;
-        let view = engine.view();
-        ShardStats {
-            shard: engine.id,
-            backend: self.inner.backend,
-            capabilities: engine.capabilities(),
-            durable_lsn: engine.durable(),
-            written_lsn: engine.written(),
-            horizon: view.horizon,
-            records: count(&counters.records),
-            blocks: count(&counters.blocks),
-            block_bytes: count(&counters.record_bytes),
-            device_bytes: count(&counters.device_bytes),
-            markers: count(&counters.markers),
-            syncs: count(&counters.syncs),
-            blocks_by_caller: count(&counters.blocks_by_caller),
-            blocks_by_thread: count(&counters.blocks_by_thread),
-            memory_hits: count(&counters.memory_hits),
-            refused: count(&counters.refused),
-            memory_blocks_used: engine.blocks_in_use(),
-            memory_blocks: engine.memory_blocks(),
-            drain_rate: engine.drain_rate(),
-            oldest_operation: engine.oldest_operation(),
-            segments: view.segments.len(),
-            failed: engine.failure().is_some(),
-        }
     }
 
     /// Turns a shard of a log without threads, once or until nothing happens any more.

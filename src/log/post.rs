@@ -61,7 +61,7 @@ fn durability(write: &Write<'_>) -> Durability {
 /// The quick way: no handle, hence nothing to count and nothing to move.
 #[inline(always)]
 fn at_once(engine: &Engine, write: &Write<'_>) -> Option<Position> {
-    let mode = AppendMode::following(write.priority, durability(write));
+    let mode = AppendMode::without_lead(write.priority, durability(write));
     engine.accept(&write.key, &write.payload, mode).map(|placed| placed.position)
 }
 

@@ -303,7 +303,7 @@ struct ForeignShard {
 struct State {
     snapshot: StoreSnapshot,
     view: Arc<StoreView>,
-    /// How far the chain of the last epoch was followed.
+    /// How far the chain of the last epoch was read.
     scan: Scan,
 }
 
@@ -346,10 +346,11 @@ impl ForeignShard {
     /// Looks how far the log has got.
     fn refresh(&self) -> Result<(), ReadError> {
         let mut reader = self.reader()?;
-        self.follow(&mut lock(&self.state), &mut reader)
+        self.advance(&mut lock(&self.state), &mut reader)
     }
 
-    fn follow(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
+    /// Reads the manifest again, then on along the chain from where the last look ended.
+    fn advance(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
         self.reload(state)?;
         let row = *state.snapshot.manifest.epochs.last().expect("a manifest has an epoch");
         let identity = state.snapshot.manifest.identity(&row);
@@ -381,7 +382,7 @@ impl ForeignShard {
         loop {
             let mut reader = self.reader()?;
             let mut state = lock(&self.state);
-            self.follow(&mut state, &mut reader)?;
+            self.advance(&mut state, &mut reader)?;
             let (snapshot, scan) = (&state.snapshot, &state.scan);
             let facts =
                 Facts::gather(&mut reader, &snapshot.segments, &snapshot.manifest, &snapshot.missing, scan);

@@ -70,7 +70,7 @@ impl Window {
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
-        let mode = AppendMode::following(write.priority, durability);
+        let mode = AppendMode::without_lead(write.priority, durability);
         let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, mode);
         self.flying.extend(placed);
         placed.is_some()

@@ -3,13 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
 
 use super::Record;
 use super::cursor::{Cursor, Step};
+use super::follower::{Follower, Told};
 use crate::error::ReadError;
 use crate::position::Lsn;
 use crate::shard::{Engine, Registration};
@@ -55,20 +56,6 @@ impl Follow {
         self.stop.clone()
     }
 
-    /// The next record or error that is there; `None` if there is none now.
-    fn step(&mut self) -> Option<Result<Record, ReadError>> {
-        let limit = self.cursor.source().durable();
-        match self.cursor.next(limit, Lsn::MAX) {
-            Step::Record(record) => Some(Ok(record)),
-            Step::Error(error) => Some(Err(error)),
-            Step::End => None,
-        }
-    }
-
-    fn is_ended(&self) -> bool {
-        self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
-    }
-
     /// The next record, for which it waits at most `timeout`.
     ///
     /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
@@ -82,14 +69,26 @@ impl Follow {
             let ended = self.is_ended();
             return self.step().or_else(|| (!ended).then_some(Err(ReadError::OwnThread)));
         }
-        engine
-            .follow(timeout, || {
-                // Asked before the step: what became durable before the end is delivered.
-                let ended = self.is_ended();
-                let step = self.step();
-                (step.is_some() || ended).then_some(step)
-            })
-            .flatten()
+        engine.follow(timeout, || self.look()).flatten()
+    }
+}
+
+impl Follower for Follow {
+    fn is_ended(&self) -> bool {
+        self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
+    }
+
+    fn step(&mut self) -> Told {
+        let limit = self.cursor.source().durable();
+        match self.cursor.next(limit, Lsn::MAX) {
+            Step::Record(record) => Some(Ok(record)),
+            Step::Error(error) => Some(Err(error)),
+            Step::End => None,
+        }
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.registration = Some(self.stop.engine.register_follower(waker, self.registration));
     }
 }
 
@@ -105,18 +104,7 @@ impl Stream for Follow {
     type Item = Result<Record, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        for registered in [false, true] {
-            let ended = self.is_ended();
-            let step = self.step();
-            if step.is_some() || ended {
-                return Poll::Ready(step);
-            }
-            if !registered {
-                let engine = self.stop.engine.clone();
-                self.registration = Some(engine.register_follower(context.waker(), self.registration));
-            }
-        }
-        Poll::Pending
+        self.poll(context)
     }
 }
 
@@ -132,6 +120,7 @@ impl Drop for Follow {
 
 #[cfg(test)]
 mod tests {
+    use super::Follower;
     use crate::simulation::Simulated;
     use crate::{Options, ShardId};
 

@@ -6,6 +6,7 @@
 mod back;
 mod cursor;
 mod follow;
+mod follower;
 mod get;
 mod merged;
 mod range;
@@ -19,6 +20,7 @@ pub use range::Range;
 pub use record::Record;
 
 pub(crate) use cursor::{Cursor, Step, find_cut};
+pub(crate) use follower::{Follower, Told};
 pub(crate) use get::get;
 pub(crate) use merged::times;
 pub(crate) use source::Source;

@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::sync::atomic::Ordering;
 
 use super::engine::{Engine, Placed, Refused, Target};
-use super::opener::{NoRoom, Planned};
+use super::opener::{NoRoom, Planned, part_flags};
 use super::wake_state::Waking;
 use crate::error::AppendError;
-use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
+use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
 use crate::sync::lock;
@@ -34,14 +33,30 @@ pub(crate) struct AppendMode {
 impl AppendMode {
     /// By a caller that does not lead.
     #[inline]
-    pub(crate) fn following(priority: Priority, durability: Durability) -> AppendMode {
+    pub(crate) fn without_lead(priority: Priority, durability: Durability) -> AppendMode {
         AppendMode { priority, durability, may_lead: false }
     }
 
     /// By a caller that may lead, if there is something to wait for.
     #[inline]
-    pub(crate) fn leading(priority: Priority, durability: Durability) -> AppendMode {
+    pub(crate) fn may_lead(priority: Priority, durability: Durability) -> AppendMode {
         AppendMode { priority, durability, may_lead: durability > Durability::Buffered }
+    }
+
+    /// How soon the block must go out.
+    #[inline]
+    fn urgency(self) -> Urgency {
+        match self.durability {
+            Durability::Buffered => Urgency::Background,
+            Durability::Written => Urgency::Written,
+            Durability::Synced => Urgency::Synced,
+        }
+    }
+
+    /// What is waited for, once it ends at `lsn` in this block.
+    #[inline]
+    fn target(self, lsn: Lsn, sequence: u64) -> Target {
+        Target { lsn, sequence, durability: self.durability }
     }
 }
 
@@ -83,7 +98,6 @@ impl Engine {
         mode: AppendMode,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (mode.durability, urgency(mode.durability));
         let Some(need) = self.check_size(batch)? else {
             return self.put_group(batch, mode, positions);
         };
@@ -99,23 +113,17 @@ impl Engine {
             }
             let body = (batch.key.len() + payload.len()) as u32;
             let bytes = encoded_bytes(body) as usize;
-            let mut flags = RecordFlags::WHOLE;
-            if index + 1 < count {
-                flags = flags.with(RecordFlags::MORE);
-            }
-            if index > 0 {
-                flags = flags.with(RecordFlags::JOINED);
-            }
+            let flags = part_flags(index, count, 0..body, body);
             let seed = reserved.seed();
             let place = &mut reserved.bytes_mut()[offset..offset + bytes];
             let header = RecordHeader { flags, ..RecordHeader::whole(batch.key.len() as u16, body) };
             encode_record(place, seed, at, header, [batch.key, payload]);
             offset += bytes;
         }
-        let sequence = reserved.sequence();
-        let ready = reserved.finish(count as u32, urgency);
-        let duty = self.appended(urgency, ready, mode.may_lead);
-        Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
+        let target = mode.target(lsn, reserved.sequence());
+        let ready = reserved.finish(count as u32, mode.urgency());
+        let duty = self.appended(mode.urgency(), ready, mode.may_lead);
+        Ok(Placed { position, target, duty })
     }
 
     /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
@@ -196,7 +204,7 @@ impl Engine {
         parts: impl IntoIterator<Item = &'b [u8]>,
         mode: AppendMode,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (mode.durability, urgency(mode.durability));
+        let urgency = mode.urgency();
         let mut reserved = self.reserve(encoded_bytes(body as u32), mode.priority)?;
         reserved.fetch_behind();
         let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
@@ -205,7 +213,7 @@ impl Engine {
         encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
         let ready = reserved.finish(1, urgency);
         let duty = self.appended(urgency, ready, mode.may_lead);
-        Ok(Placed { position, target: Target { lsn, sequence, durability }, duty })
+        Ok(Placed { position, target: mode.target(lsn, sequence), duty })
     }
 
     /// Takes a range of the open block, or of the next one.
@@ -228,7 +236,6 @@ impl Engine {
     /// The open block was full and is closed.
     #[cold]
     fn closed_full(&self) {
-        self.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
         self.appended(Urgency::Background, true, false);
     }
 
@@ -263,9 +270,10 @@ impl Engine {
         let opened = {
             let mut opener = lock(&self.opener);
             let opened = match () {
-                () if self.failure.get().is_some() => Err(NoRoom::Shut),
-                () if self.pool.is_closed() => opener.open(&self.pool, need, blocks_max),
-                () => Ok(()),
+                () if self.life.has_failed() => Err(NoRoom::Shut),
+                () if !self.pool.is_closed() => Ok(()),
+                () if self.life.is_shut() => Err(NoRoom::Shut),
+                () => opener.open(&self.pool, need, blocks_max),
             };
             if opened.is_ok() {
                 self.look_ahead(&opener);
@@ -291,7 +299,7 @@ impl Engine {
 
     /// Why nothing is accepted any more.
     pub(crate) fn shut_error(&self) -> AppendError {
-        self.failure.get().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
+        self.life.failure().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
     }
 
     /// Opens blocks for all of a group, or none.
@@ -302,7 +310,7 @@ impl Engine {
     ) -> Result<(Vec<Planned>, VecDeque<Reserved<'_>>), Refused> {
         let (reason, closed) = {
             let mut opener = lock(&self.opener);
-            if opener.shut || self.failure.get().is_some() {
+            if self.life.is_shut() || self.life.has_failed() {
                 return Err(Refused::Error(self.shut_error()));
             }
             if opener.held {
@@ -339,7 +347,6 @@ impl Engine {
         mode: AppendMode,
         mut positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let (durability, urgency) = (mode.durability, urgency(mode.durability));
         let bodies: Vec<u32> =
             batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
         let (planned, mut reserved) = self.open_group(&bodies, mode.priority)?;
@@ -366,12 +373,12 @@ impl Engine {
                     positions.push(position);
                 }
                 let first = placed.map_or(position, |placed: Placed| placed.position);
-                let target = Target { lsn: at, sequence: range.sequence(), durability };
+                let target = mode.target(at, range.sequence());
                 placed = Some(Placed { position: first, target, duty: false });
             }
-            range.finish(block.pieces.len() as u32, urgency);
+            range.finish(block.pieces.len() as u32, mode.urgency());
         }
-        self.appended(urgency, true, false);
+        self.appended(mode.urgency(), true, false);
         Ok(placed.expect("a group has a piece"))
     }
 
@@ -400,14 +407,6 @@ impl Engine {
         if self.wake_state.ask() == Waking::Wake {
             self.wake.wake();
         }
-    }
-}
-
-fn urgency(durability: Durability) -> Urgency {
-    match durability {
-        Durability::Buffered => Urgency::Background,
-        Durability::Written => Urgency::Written,
-        Durability::Synced => Urgency::Synced,
     }
 }
 

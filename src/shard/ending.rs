@@ -41,12 +41,12 @@ impl Engine {
     pub(crate) fn stop(&self, operation: &'static str, path: PathBuf, source: io::Error) -> Vec<Waker> {
         let durable = self.durable();
         let failure = Failure { shard: self.id, operation, path, durable, source };
-        let first = self.failure.set(Arc::new(failure)).is_ok();
+        let first = self.life.fail(failure);
         let mut tasks = self.admission.shut();
         self.waiters.notify_all(&mut tasks);
         self.followers.notify_all(&mut tasks);
         if first {
-            let failure = self.failure.get().expect("set above");
+            let failure = self.failure().expect("set above");
             self.notices.error(format!("{failure}"));
         }
         tasks
@@ -93,11 +93,11 @@ impl Engine {
     /// Accepts nothing more, and writes and syncs what was accepted. The caller then waits for the
     /// thread, or turns until [`is_settled`](Engine::is_settled).
     pub(crate) fn begin_close(&self) {
-        self.opener().shut = true;
+        self.life.shut(&self.opener());
         crate::sync::wake(self.admission.shut());
         let last = self.pool.close_any();
         self.sync_asked.fetch_max(last, Ordering::SeqCst);
-        self.closing.store(true, Ordering::SeqCst);
+        self.life.begin_closing();
         self.prod();
         lock(&self.maintenance).take();
     }
@@ -110,10 +110,10 @@ impl Engine {
 
     /// Records the clean end, once nothing is in flight any more.
     pub(crate) fn finish_close(&self) -> Result<(), CloseError> {
-        if self.read_only {
+        if self.life.read_only_failure().is_some() {
             return Ok(());
         }
-        if let Some(failure) = self.failure.get() {
+        if let Some(failure) = self.failure() {
             return Err(CloseError::ShardFailed(failure.clone()));
         }
         let _out = self.calls.begin();
@@ -126,7 +126,7 @@ impl Engine {
 
     /// Whether all that was accepted is durable, or never will be.
     pub(crate) fn is_settled(&self) -> bool {
-        self.failure.get().is_some() || lock(&self.core).is_done(&self.pool)
+        self.life.has_failed() || lock(&self.core).is_done(&self.pool)
     }
 }
 

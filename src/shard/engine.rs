@@ -2,11 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::life::Life;
 use super::opener::Opener;
 use super::space::{Space, SpaceConfig};
 use super::turn::Core;
@@ -121,16 +122,12 @@ pub(crate) struct Engine {
     pub(super) commit_delay: super::commit_delay::CommitDelay,
     /// What truncation must leave.
     pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
-    /// It was opened to be read: the failure says so.
-    pub(super) read_only: bool,
-    pub(super) failure: OnceLock<Arc<Failure>>,
+    pub(super) life: Life,
     /// The other shards whose folders lie on the same device.
     pub(super) neighbours: OnceLock<Box<[Weak<Engine>]>>,
     device_number: u64,
     /// Blocking calls on its files, but those of readers.
     pub(crate) calls: Calls,
-    pub(super) closing: AtomicBool,
-    pub(super) ended: AtomicBool,
     /// Blocks up to this sequence are asked to be durable.
     pub(super) sync_asked: AtomicU64,
     /// When the thread wakes by itself; `u64::MAX` if it does not.
@@ -174,17 +171,18 @@ impl Engine {
         let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
         let blocks = setup.pool.blocks();
         let directory = setup.store.directory().path().to_owned();
-        let failure = OnceLock::new();
         let admission = Admission::default();
-        if setup.read_only {
+        let life = if setup.read_only {
             let source = io::Error::other("the log is damaged, and open to be read only");
             let path = directory.clone();
             let stopped = Failure { shard: setup.id, operation: "opening", path, durable, source };
-            failure.set(Arc::new(stopped)).expect("it was empty");
             committer.fail();
             let nobody = admission.shut();
             debug_assert!(nobody.is_empty());
-        }
+            Life::read_only(stopped)
+        } else {
+            Life::default()
+        };
         Engine {
             id: setup.id,
             published: CacheLine(Published {
@@ -203,16 +201,13 @@ impl Engine {
             followers: Waiters::new(1),
             readers: Mutex::new(Vec::new()),
             admission,
-            failure,
+            life,
             neighbours: OnceLock::new(),
             device_number: setup.store.directory().device_number(),
             calls: Calls::new(&setup.device),
-            read_only: setup.read_only,
             pins: Mutex::default(),
             leads_seen: std::sync::atomic::AtomicU32::new(0),
             commit_delay: super::commit_delay::CommitDelay::default(),
-            closing: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
             sync_asked: AtomicU64::new(0),
             armed_until: AtomicU64::new(u64::MAX),
             view: RwLock::new(Arc::new(setup.store.view())),
@@ -260,7 +255,7 @@ impl Engine {
 
     /// Why nothing can be appended, if the log was opened to be read.
     pub(crate) fn read_only_failure(&self) -> Option<Arc<Failure>> {
-        self.failure.get().filter(|_| self.read_only).cloned()
+        self.life.read_only_failure().cloned()
     }
 
     /// How long it takes, at the rate at which the shard drains, until a batch of this size and
@@ -284,7 +279,7 @@ impl Engine {
         if Lsn(self.published.0.durable.load(Ordering::SeqCst)) > target.lsn {
             return Some(Ok(()));
         }
-        if let Some(failure) = self.failure.get() {
+        if let Some(failure) = self.life.failure() {
             return Some(Err(AppendError::ShardFailed(failure.clone())));
         }
         match target.durability {
@@ -359,7 +354,7 @@ impl Engine {
     }
 
     pub(crate) fn failure(&self) -> Option<&Arc<Failure>> {
-        self.failure.get()
+        self.life.failure()
     }
 
     pub(crate) fn blocks_in_use(&self) -> u32 {
@@ -370,21 +365,9 @@ impl Engine {
         self.pool.blocks()
     }
 
-    /// For how long the oldest operation or call that the device has not answered has been out.
-    pub(crate) fn oldest_operation(&self) -> Option<Duration> {
-        let since = self.published.0.oldest.load(Ordering::Relaxed);
-        let operation =
-            (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)));
-        operation.max(self.calls.oldest())
-    }
-
     /// Which device its files lie on.
     pub(crate) fn device_number(&self) -> u64 {
         self.device_number
-    }
-
-    pub(crate) fn drain_rate(&self) -> u64 {
-        self.published.0.drain_rate.load(Ordering::Relaxed)
     }
 
     /// What the manifest is told whenever it is written.
@@ -516,12 +499,12 @@ impl Engine {
     /// Whether nothing will be appended any more.
     pub(crate) fn is_ended(&self) -> bool {
         // In a forked child nothing comes any more.
-        self.failure.get().is_some() || self.ended.load(Ordering::SeqCst) || !self.in_opening_process()
+        self.life.is_over() || !self.in_opening_process()
     }
 
     /// The log is closed: those who follow it come to an end.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
+        self.life.end();
         self.wake_followers();
     }
 

@@ -239,7 +239,7 @@ impl Engine {
         let unarmed = deadline < self.armed_until.load(Ordering::SeqCst);
         // While a lead is in flight its end is the moment to look.
         let work = core.leads == 0 && self.has_work(&mut core, now);
-        let closing = self.closing.load(Ordering::SeqCst);
+        let closing = self.life.is_closing();
         let hand_over = work || core.committer.failed() || unarmed || closing;
         let wakes = core.take_wakes();
         drop(core);

@@ -12,6 +12,7 @@ mod engine;
 mod engine_ref;
 mod filling;
 mod lead;
+mod life;
 mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
@@ -19,6 +20,7 @@ mod race;
 mod retention_pin;
 mod sizing;
 mod space;
+mod stats;
 mod thread;
 #[cfg(feature = "tokio-uring")]
 mod tokio_task;

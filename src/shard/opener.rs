@@ -1,6 +1,7 @@
 //! Opening blocks: the only step of an append that takes a lock, once per block.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::format::{
@@ -32,6 +33,22 @@ pub(crate) struct Piece {
     pub flags: RecordFlags,
 }
 
+/// The flags of a part of a record, the one with this index of `count` that are accepted together: `part` of its body.
+#[inline]
+pub(super) fn part_flags(index: usize, count: usize, part: Range<u32>, body: u32) -> RecordFlags {
+    let mut flags = RecordFlags::WHOLE;
+    let marks = [
+        (part.end < body, RecordFlags::SPLIT),
+        (part.start > 0, RecordFlags::REST),
+        (index + 1 < count, RecordFlags::MORE),
+        (index > 0, RecordFlags::JOINED),
+    ];
+    for (set, flag) in marks {
+        flags = if set { flags.with(flag) } else { flags };
+    }
+    flags
+}
+
 /// A block of a group, before it is opened.
 #[derive(Debug)]
 pub(crate) struct Planned {
@@ -53,7 +70,6 @@ pub(crate) struct Opener {
     before: u64,
     /// The segment in use, then those that are ready, in order.
     segments: VecDeque<Arc<Segment>>,
-    pub shut: bool,
     /// The end of the log is being cut: nothing is opened meanwhile.
     pub held: bool,
 }
@@ -63,7 +79,7 @@ impl Opener {
     pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
-        Opener { epoch, seed, start, before, segments, shut: false, held: false }
+        Opener { epoch, seed, start, before, segments, held: false }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
@@ -129,11 +145,8 @@ impl Opener {
         None
     }
 
-    /// Opens a block with room for `need` bytes of records. No block is open.
+    /// Opens a block with room for `need` bytes of records. No block is open, and the shard is not shut.
     pub(crate) fn open(&mut self, pool: &Pool, need: u32, blocks_max: u32) -> Result<(), NoRoom> {
-        if self.shut {
-            return Err(NoRoom::Shut);
-        }
         if self.held || pool.in_use() >= blocks_max {
             return Err(NoRoom::Memory);
         }
@@ -147,10 +160,9 @@ impl Opener {
         Ok(())
     }
 
-    /// Opens a marker, a block without records; false if there is no room for one now.
+    /// Opens a marker, a block without records; false if there is no room for one now. The shard is not shut.
     pub(crate) fn open_marker(&mut self, pool: &Pool) -> bool {
-        let place =
-            if self.shut || self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
+        let place = if self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
         let Some(place) = place.filter(|place| pool.open_marker(place)) else { return false };
         self.leave_behind(place.lsn);
         true
@@ -167,9 +179,6 @@ impl Opener {
     ///
     /// The pool's last block is closed. Nothing is opened yet.
     pub(crate) fn plan(&self, pool: &Pool, bodies: &[u32], blocks_max: u32) -> Result<Vec<Planned>, NoRoom> {
-        if self.shut {
-            return Err(NoRoom::Shut);
-        }
         if self.held {
             return Err(NoRoom::Memory);
         }
@@ -218,16 +227,7 @@ impl Opener {
                 let room = block.place.capacity - block.length;
                 let taken = (body - from).min(room - RECORD_HEADER_BYTES);
                 let to = from + taken;
-                let mut flags = RecordFlags::WHOLE;
-                let marks = [
-                    (to < body, RecordFlags::SPLIT),
-                    (from > 0, RecordFlags::REST),
-                    (record + 1 < bodies.len(), RecordFlags::MORE),
-                    (record > 0, RecordFlags::JOINED),
-                ];
-                for (set, flag) in marks {
-                    flags = if set { flags.with(flag) } else { flags };
-                }
+                let flags = part_flags(record, bodies.len(), from..to, body);
                 block.pieces.push(Piece { record, from, to, flags });
                 block.length += encoded_bytes(taken);
                 from = to;

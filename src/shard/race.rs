@@ -32,6 +32,6 @@ impl Engine {
                 run();
             }
         });
-        self.put_body(b"", payload.len(), parts, AppendMode::following(Priority::Normal, durability))
+        self.put_body(b"", payload.len(), parts, AppendMode::without_lead(Priority::Normal, durability))
     }
 }

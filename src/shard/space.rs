@@ -143,7 +143,7 @@ impl Engine {
 
     /// Fills a piece of a segment, under no lock. An error shows when it ends.
     pub(crate) fn fill_segment(&self, filling: &mut Filling) -> Filled {
-        if self.closing.load(Ordering::SeqCst) || self.is_ended() {
+        if self.life.is_closing() || self.is_ended() {
             return Filled::Enough;
         }
         let seen = filling.ready();
@@ -172,7 +172,6 @@ impl Engine {
             })
         };
         if let Ok(segment) = made {
-            self.counters.segments_made.fetch_add(1, Ordering::Relaxed);
             let bytes = segment.row.bytes;
             let (ready, last) = {
                 let mut opener = self.opener();
@@ -318,7 +317,7 @@ impl Engine {
         let cut = find_cut()?;
         self.may_end_at(cut)?;
         let mut opener = self.opener();
-        if opener.shut || self.failure.get().is_some() {
+        if self.life.is_shut() || self.life.has_failed() {
             return Err(self.truncate_error(None)); // Closed or failed meanwhile.
         }
         let mut core = lock(&self.core);
@@ -365,7 +364,7 @@ impl Engine {
     /// From here on no block is opened, and producers wait in line.
     fn hold_openings(&self) -> Result<HeldOpenings<'_>, TruncateError> {
         let mut opener = self.opener();
-        if opener.shut || self.failure.get().is_some() {
+        if self.life.is_shut() || self.life.has_failed() {
             return Err(self.truncate_error(None));
         }
         opener.held = true;
@@ -374,7 +373,7 @@ impl Engine {
     }
 
     fn truncate_error(&self, error: Option<io::Error>) -> TruncateError {
-        match (error, self.failure.get()) {
+        match (error, self.failure()) {
             (Some(error), _) => TruncateError::Io { shard: self.id, source: Arc::new(error) },
             (None, Some(failure)) => TruncateError::ShardFailed(failure.clone()),
             (None, None) => TruncateError::Closed,

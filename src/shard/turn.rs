@@ -211,7 +211,7 @@ impl Engine {
 
     /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
     fn heed_failure(&self, core: &mut Core) {
-        if self.failure.get().is_some() {
+        if self.life.has_failed() {
             core.committer.fail();
         }
     }
@@ -312,7 +312,7 @@ impl Engine {
             }
             self.pool.close_any();
         }
-        if opener.open_marker(&self.pool) {
+        if !self.life.is_shut() && opener.open_marker(&self.pool) {
             drop(opener);
             while let Some(complete) =
                 self.pool.complete(core.next_to_seal).filter(|_| core.sealed.is_empty())
@@ -458,7 +458,7 @@ impl Engine {
             let sleeps = !idle && self.wake_state.prepare_sleep(Sleep::Busy);
             return Next::new(if sleeps { Wait::Forever } else { Wait::No }, idle);
         }
-        if self.closing.load(Ordering::SeqCst) && idle {
+        if self.life.is_closing() && idle {
             // Not done yet: then what was asked for last shows in the next turn, or a copy is unfinished.
             let finished = core.is_done(&self.pool);
             let unseen = core.next_to_seal > self.pool.last().sequence;

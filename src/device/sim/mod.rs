@@ -24,8 +24,9 @@ use crate::sync::lock;
 use blocks::Blocks;
 use folder::SimDevice;
 pub(crate) use random::Random;
+pub(crate) use world::Counters;
 use world::World;
-pub(crate) use world::{Counters, End, Faults};
+pub use world::{End, Faults};
 
 /// The simulated machine; clones are the same machine.
 #[derive(Clone, Debug)]
@@ -68,8 +69,12 @@ impl SimMachine {
         Arc::new(SimDevice { machine: self.clone(), life })
     }
 
-    pub(crate) fn set_faults(&self, faults: Faults) {
-        self.world().faults = faults;
+    pub(crate) fn set_faults(&self, mut faults: Faults) {
+        let mut world = self.world();
+        if let Some(steps) = faults.stop_after.take() {
+            faults.stop_at = Some(world.steps + 1 + steps);
+        }
+        world.faults = faults;
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -9,36 +9,42 @@ use super::disk::{SECTOR, SimFile, Snapshot};
 use super::random::Random;
 use crate::device::{Completion, Operation, OperationKind, transfer};
 
-/// What may go wrong, and how often; times in nanoseconds.
+/// What may go wrong while a process lives. By default nothing does.
 #[derive(Clone, Debug)]
-pub(crate) struct Faults {
-    /// Writes through the queue that fail, per mille.
+#[non_exhaustive]
+pub struct Faults {
+    /// Of a thousand writes so many fail, and are torn.
     pub write_error: u32,
-    /// Syncs through the queue that fail, per mille; what was dirty is lost, and the cache hides it.
+    /// Of a thousand syncs so many fail: what was dirty is lost, and the page cache hides it.
     pub sync_error: u32,
-    /// Allocations that find the disk full, per mille.
+    /// Of a thousand new segments so many find the disk full.
     pub no_space: u32,
-    /// Blocking calls that fail, per mille: a write is torn, and of a sync what was dirty is lost.
+    /// Of a thousand blocking calls (manifests, new segments, names, open) so many fail; a write is torn then, and
+    /// a sync loses what was dirty.
     pub call_error: u32,
-    /// Reads that fail, per mille, and may be tried again.
+    /// Of a thousand reads so many fail. Another try may not.
     pub read_error: u32,
-    /// Reads and writes that come back short, per mille.
+    /// Of a thousand reads and writes so many come back short, as the kernel may let them.
     pub short: u32,
-    /// Operations that take up to a minute, per mille.
+    /// Of a thousand writes and syncs so many take up to a minute.
     pub stuck: u32,
-    /// Kills after which what was in flight lands seconds later, while the next process starts, per mille.
-    pub linger: u32,
-    /// The machine stops at this step, a step being a submission, a completion or a blocking call.
-    pub stop_at: Option<u64>,
-    pub latency_ns_max: u64,
+    /// The machine stops so many steps from now: a step is a submission, a completion, or a call of
+    /// the file system.
+    pub stop_after: Option<u64>,
+    /// As `stop_after`, counted from the machine's beginning.
+    pub(crate) stop_at: Option<u64>,
+    /// Of a thousand kills so many after which what was in flight lands seconds later, while the next process starts.
+    pub(crate) linger: u32,
+    /// In nanoseconds.
+    pub(crate) latency_ns_max: u64,
     /// Whether synchronous writes are offered; else blocks are made durable by syncs.
-    pub write_through: bool,
+    pub(crate) write_through: bool,
     /// Whether space can be set aside; else a file has what was written to it.
-    pub reserves: bool,
+    pub(crate) reserves: bool,
     /// The write through the queue with this number completes and does not reach the disk.
-    pub lose_write: Option<u64>,
+    pub(crate) lose_write: Option<u64>,
     /// The write through the queue with this number lands elsewhere in its file.
-    pub misdirect_write: Option<u64>,
+    pub(crate) misdirect_write: Option<u64>,
 }
 
 impl Default for Faults {
@@ -51,8 +57,9 @@ impl Default for Faults {
             read_error: 0,
             short: 0,
             stuck: 0,
-            linger: 0,
+            stop_after: None,
             stop_at: None,
+            linger: 0,
             latency_ns_max: 100_000,
             write_through: true,
             reserves: true,
@@ -62,10 +69,12 @@ impl Default for Faults {
     }
 }
 
-/// How a life ends.
+/// How a life on the machine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
+    /// The process is killed: what it has written is there, also what no sync covered.
     Kill,
+    /// The power is cut: of what no completed sync covered, each sector is there or not.
     PowerCut,
 }
 
@@ -73,7 +82,6 @@ pub(crate) enum End {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
     pub writes: u64,
-    pub syncs: u64,
     pub write_errors: u64,
     pub sync_errors: u64,
     pub no_space: u64,
@@ -84,7 +92,6 @@ pub(crate) struct Counters {
     pub short: u64,
     pub stuck: u64,
     pub lingering: u64,
-    pub stops: u64,
     pub kills: u64,
     pub power_cuts: u64,
     pub torn_in_flight: u64,
@@ -154,7 +161,6 @@ impl World {
         self.steps += 1;
         if self.faults.stop_at == Some(self.steps) {
             self.stopped = true;
-            self.counters.stops += 1;
             return Err(stopped());
         }
         Ok(())
@@ -285,7 +291,6 @@ impl World {
     }
 
     fn complete_sync(&mut self, number: u64, flight: &InFlight) -> io::Result<()> {
-        self.counters.syncs += 1;
         if self.random.per_mille(self.faults.sync_error) {
             self.counters.sync_errors += 1;
             return Err(self.fail_sync(number));

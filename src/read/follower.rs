@@ -1,0 +1,42 @@
+//! Readers that wait for new records: what following one shard and consuming all of them have in common.
+
+use std::task::{Context, Poll, Waker};
+
+use super::Record;
+use crate::error::ReadError;
+
+/// What a reader has to say: a record or an error, or that it has ended.
+pub(crate) type Told = Option<Result<Record, ReadError>>;
+
+/// A reader that is woken to look again.
+pub(crate) trait Follower {
+    /// Whether nothing comes any more.
+    fn is_ended(&self) -> bool;
+
+    /// The next record or error that is there; `None` if there is none now.
+    fn step(&mut self) -> Told;
+
+    /// Leaves a waker for when something may be there.
+    fn register(&mut self, waker: &Waker);
+
+    /// What there is to say now; `None` if it must wait.
+    fn look(&mut self) -> Option<Told> {
+        // Asked before the step: what became durable before the end is delivered.
+        let ended = self.is_ended();
+        let step = self.step();
+        (step.is_some() || ended).then_some(step)
+    }
+
+    /// As [`look`](Follower::look); where it must wait, the waker is left, and has missed nothing.
+    fn look_or_register(&mut self, waker: &Waker) -> Option<Told> {
+        self.look().or_else(|| {
+            self.register(waker);
+            self.look()
+        })
+    }
+
+    /// As a stream is polled.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Told> {
+        self.look_or_register(context.waker()).map_or(Poll::Pending, Poll::Ready)
+    }
+}
