@@ -7,6 +7,7 @@
 
 mod append;
 mod commit_delay;
+mod drain;
 mod ending;
 mod engine;
 mod engine_ref;
@@ -17,16 +18,20 @@ mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
+mod reading;
 mod retention_pin;
+mod seal;
 mod sizing;
 mod space;
 mod stats;
 mod thread;
+mod token;
 #[cfg(feature = "tokio-uring")]
 mod tokio_task;
 mod turn;
 mod unresolved;
 mod waiters;
+mod waiting;
 mod wake_state;
 mod worker;
 
