@@ -1,4 +1,4 @@
-//! The append path: reserve, copy and checksum in the caller's own thread, then nudge the shard.
+//! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
