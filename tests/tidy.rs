@@ -147,11 +147,70 @@ fn links_in_the_docs_resolve() {
     }
 }
 
+/// The name of the function that begins in a line.
+fn function_name(line: &str) -> Option<&str> {
+    let before = ["pub", "pub(crate)", "pub(super)", "const", "async", "unsafe", "extern", "\"C\""];
+    let mut words = line.split_whitespace().skip_while(|word| before.contains(word));
+    let name = words.next().filter(|word| *word == "fn").and_then(|_| words.next())?;
+    name.split(['(', '<']).next()
+}
+
+/// The functions of a file: line, name, and lines of code between its braces. As `rustfmt` sets them: the brace that
+/// ends one stands under the line that begins it.
+fn functions(text: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<(usize, &str)> = code(text).map(|(number, line)| (number, line.trim_end())).collect();
+    let mut found = Vec::new();
+    for (index, (number, line)) in lines.iter().enumerate() {
+        let Some(name) = function_name(line) else { continue };
+        let mut rest = lines[index..].iter().map(|(_, line)| *line).filter(|line| !line.is_empty());
+        // A declaration ends with its head, and a short body in the same line.
+        let head = rest.find(|line| line.ends_with(['{', ';', '}']));
+        let ends = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let has_body = head.is_some_and(|head| head.ends_with('{'));
+        let body = rest.take_while(|line| !line.starts_with(&ends)).take_while(|_| has_body);
+        found.push((*number, name.to_owned(), body.count()));
+    }
+    found
+}
+
+/// As in the sources of the library, but for tests: a function is read in one look.
+#[test]
+fn functions_are_of_a_size_to_be_read() {
+    const LINES_MAX: usize = 70;
+    let mut seen = 0;
+    for (name, text) in sources("src").into_iter().filter(|(name, _)| !name.contains("/tests")) {
+        for (number, function, lines) in functions(&text) {
+            assert!(
+                lines <= LINES_MAX,
+                "{name}:{number}: `{function}` has {lines} lines: what are its parts?"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 1000, "{seen} functions seen: does this still read the sources?");
+}
+
+#[test]
+fn the_lines_of_a_function_are_counted() {
+    let long = format!(
+        "    pub fn long(\n        a: u8,\n    ) -> u8 {{\n{}    }}\n",
+        "        a;\n\n        // why\n".repeat(71)
+    );
+    let text = format!(
+        "impl One {{\n    fn short(&self) {{\n        1;\n    }}\n\n    fn line(&self) {{ 1 }}\n\n{long}}}\n"
+    );
+    let counted: Vec<(String, usize)> =
+        functions(&text).into_iter().map(|(_, name, lines)| (name, lines)).collect();
+    let wanted = [("short", 1), ("line", 0), ("long", 71)].map(|(name, lines)| (name.to_owned(), lines));
+    assert_eq!(counted, wanted);
+}
+
 #[test]
 fn lines_end_and_files_are_of_a_size_to_be_read() {
     for (name, text) in ["src", "tests", "examples", "benches"].into_iter().flat_map(sources) {
         assert!(text.ends_with('\n'), "{name}");
         let lines = code(&text).count();
-        assert!(lines <= 600, "{name} has {lines} lines: does one idea live there?");
+        let most = if name.starts_with("src/") && !name.contains("/tests") { 500 } else { 600 };
+        assert!(lines <= most, "{name} has {lines} lines: does one idea live there?");
     }
 }

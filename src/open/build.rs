@@ -104,6 +104,17 @@ impl Builder<'_> {
         }))
     }
 
+    /// What the engines go on, once they are made: its name.
+    pub(super) fn backend(&self) -> &'static str {
+        match self.kind {
+            _ if !self.device.threaded() => "simulated",
+            #[cfg(feature = "tokio-uring")]
+            _ if self.config.drive.is_some() => "tokio-uring",
+            Some(QueueKind::Uring) => "uring",
+            _ => "syscall",
+        }
+    }
+
     /// The queue of the wanted kind, or what there is instead.
     fn queue(&mut self, store: &ShardStore, mut setup: QueueSetup) -> Result<Turned, OpenError> {
         #[cfg(feature = "tokio-uring")]

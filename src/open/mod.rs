@@ -23,7 +23,7 @@ use parallel::in_parallel;
 use report::report;
 
 use crate::consumer::Registry;
-use crate::device::{Calls, Device, Directory, Lock, QueueKind};
+use crate::device::{Calls, Device, Directory, Lock};
 use crate::error::OpenError;
 use crate::format::LogManifest;
 #[cfg(feature = "tokio-uring")]
@@ -149,21 +149,13 @@ fn open_locked(
     for (shard, folder) in judged.into_iter().zip(&folders) {
         engines.push(Arc::new(builder.engine(shard, folder)?));
     }
-    let backend = match builder.kind {
-        _ if !device.threaded() => "simulated",
-        #[cfg(feature = "tokio-uring")]
-        _ if config.drive.is_some() => "tokio-uring",
-        Some(QueueKind::Uring) => "uring",
-        _ => "syscall",
-    };
+    let backend = builder.backend();
     introduce(&engines);
     #[cfg(feature = "tokio-uring")]
     let driven = std::mem::take(&mut builder.driven);
     drop(builder);
     in_parallel(config.shards, device.threaded(), |shard| {
-        if !engines[usize::from(shard)].is_ended() {
-            engines[usize::from(shard)].make_first_segment();
-        }
+        engines[usize::from(shard)].make_first_segment();
         Ok(())
     })?;
     let inner = Instance {

@@ -1,4 +1,4 @@
-//! The append path: reserve, copy and checksum in the caller's own thread, then nudge the shard.
+//! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -192,7 +192,7 @@ impl Engine {
     /// Whether a record fits into a block, as nearly all do.
     #[inline]
     fn fits(&self, key: &[u8], body: usize) -> bool {
-        body <= self.one_block_bytes && key.len() <= usize::from(u16::MAX)
+        body <= self.limits.one_block_bytes && key.len() <= usize::from(u16::MAX)
     }
 
     /// A record that fits into a block: its body, key first, in parts.
@@ -241,10 +241,10 @@ impl Engine {
 
     /// Whether a record or batch may be so large.
     fn check_bytes(&self, bytes: u64) -> Result<(), Refused> {
-        if bytes <= self.record_bytes {
+        if bytes <= self.limits.record_bytes {
             return Ok(());
         }
-        let (limit, limit_bytes) = (self.record_limit, self.record_bytes);
+        let (limit, limit_bytes) = (self.limits.record_limit, self.limits.record_bytes);
         Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }))
     }
 

@@ -43,8 +43,8 @@ impl Engine {
         let failure = Failure { shard: self.id, operation, path, durable, source };
         let first = self.life.fail(failure);
         let mut tasks = self.admission.shut();
-        self.waiters.notify_all(&mut tasks);
-        self.followers.notify_all(&mut tasks);
+        self.waiting.callers.notify_all(&mut tasks);
+        self.waiting.followers.notify_all(&mut tasks);
         if first {
             let failure = self.failure().expect("set above");
             self.notices.error(format!("{failure}"));

@@ -1,17 +1,17 @@
-//! What producers, waiters and the shard's thread share, and the append path.
+//! What producers, waiters and whoever turns the shard share.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
-use std::task::Waker;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use super::life::Life;
 use super::opener::Opener;
+use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
-use super::turn::Core;
-use super::waiters::Waiters;
+use super::token::Core;
+use super::waiting::Waiting;
 use super::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
@@ -21,7 +21,7 @@ use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
 use crate::pool::Pool;
 use crate::position::{Lsn, Position, ShardId};
-use crate::segment::{Marks, Segment, SegmentReader, ShardStore, StoreView};
+use crate::segment::{Marks, Segment, ShardStore};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
 use crate::sys::Process;
@@ -69,6 +69,19 @@ pub(super) struct Published {
     pub drain_rate: AtomicU64,
 }
 
+impl Published {
+    fn new(marks: &Watermarks, timestamp: u64) -> Published {
+        Published {
+            written: AtomicU64::new(marks.written.0),
+            durable: AtomicU64::new(marks.durable.0),
+            covered: AtomicU64::new(marks.covered.0),
+            timestamp: AtomicU64::new(timestamp),
+            oldest: AtomicU64::new(u64::MAX),
+            drain_rate: AtomicU64::new(0),
+        }
+    }
+}
+
 /// What an engine is made with.
 #[derive(Debug)]
 pub(crate) struct EngineSetup {
@@ -99,61 +112,101 @@ pub(crate) struct EngineSetup {
     pub notices: Arc<Notices>,
 }
 
-/// One shard: its state, shared by producers, waiters and whoever turns it.
+/// What an append may be, told to whoever is refused.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
+    pub one_block_bytes: usize,
+    pub record_bytes: u64,
+    /// What `record_bytes` follows from.
+    pub record_limit: &'static str,
+}
+
+/// Where the shard's files are.
+#[derive(Debug)]
+struct Place {
+    directory: PathBuf,
+    device_number: u64,
+    capabilities: Capabilities,
+}
+
+impl Limits {
+    fn of(setup: &EngineSetup) -> Limits {
+        // A record is padded to eight bytes.
+        let fits = setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7;
+        let (record_bytes, record_limit) = (setup.record_bytes, setup.record_limit);
+        Limits { one_block_bytes: (fits as usize).min(record_bytes as usize), record_bytes, record_limit }
+    }
+}
+
+impl Place {
+    fn of(setup: &EngineSetup) -> Place {
+        let directory = setup.store.directory();
+        Place {
+            directory: directory.path().to_owned(),
+            device_number: directory.device_number(),
+            capabilities: setup.capabilities,
+        }
+    }
+}
+
+/// One shard: its state, shared by producers, waiters and whoever turns it. In groups, by who may touch them.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    pub(crate) id: ShardId,
-    pub(super) device: Arc<dyn Device>,
+    // Whoever appends. What it writes is in words of their own: the reservation, the wake state, admission's.
     pub(super) pool: Arc<Pool>,
-    pub(super) published: CacheLine<Published>,
-    pub(super) opener: Mutex<Opener>,
-    /// The token: whoever holds it turns the shard.
-    pub(super) core: Mutex<Core>,
     pub(super) wake_state: WakeState,
     pub(super) wake: Arc<dyn Wake>,
-    pub(super) waiters: Waiters,
-    /// Who waits for the durable LSN to move, whichever block moves it.
-    pub(super) followers: Waiters,
-    /// Readers' buffers, kept for the next lookup.
-    readers: Mutex<Vec<SegmentReader>>,
     pub(crate) admission: Admission,
-    /// As [`Core::leads`], for a look without the token.
-    pub(super) leads_seen: std::sync::atomic::AtomicU32,
-    pub(super) commit_delay: super::commit_delay::CommitDelay,
-    /// What truncation must leave.
-    pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
-    pub(super) life: Life,
-    /// The other shards whose folders lie on the same device.
-    pub(super) neighbours: OnceLock<Box<[Weak<Engine>]>>,
-    device_number: u64,
-    /// Blocking calls on its files, but those of readers.
-    pub(crate) calls: Calls,
-    /// Blocks up to this sequence are asked to be durable.
-    pub(super) sync_asked: AtomicU64,
-    /// When the thread wakes by itself; `u64::MAX` if it does not.
-    pub(super) armed_until: AtomicU64,
-    pub(crate) store: Mutex<ShardStore>,
-    view: RwLock<Arc<StoreView>>,
+    pub(super) limits: Limits,
+    /// Once a block: where the next one goes.
+    pub(super) opener: Mutex<Opener>,
+
+    // Whoever turns it.
+    /// The token: whoever holds it turns the shard.
+    pub(super) core: Mutex<Core>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
+    /// When the thread wakes by itself; `u64::MAX` if it does not.
+    pub(super) armed_until: AtomicU64,
+
+    // Whoever turns it tells, everybody reads.
+    pub(super) published: CacheLine<Published>,
+    pub(crate) counters: Counters,
+    /// The highest time acknowledged in the whole log.
+    pub(super) clock: Arc<AtomicU64>,
+
+    // Everybody asks, whoever turns it heeds.
+    pub(super) life: Life,
+    /// Blocks up to this sequence are asked to be durable.
+    pub(super) sync_asked: AtomicU64,
+
+    // Callers that wait, and readers.
+    pub(super) waiting: Waiting,
+    pub(super) reading: Reading,
+
+    // Whoever makes segments, truncates or cuts, seldom and beside the rest.
+    pub(crate) store: Mutex<ShardStore>,
+    pub(super) space: Space,
+    /// What truncation must leave.
+    pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
     pub(super) maintenance: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
-    pub(super) space: Space,
-    /// Bytes of key and payload that fit into one block, and are no more than `record_bytes`.
-    pub(super) one_block_bytes: usize,
-    read_bytes: usize,
-    pub(super) record_bytes: u64,
-    pub(super) record_limit: &'static str,
-    pub(super) clock: Arc<AtomicU64>,
-    pub(crate) counters: Counters,
-    directory: PathBuf,
-    capabilities: Capabilities,
+    /// Blocking calls on its files, but those of readers.
+    pub(crate) calls: Calls,
+
+    // What it is, for good.
+    pub(crate) id: ShardId,
+    place: Place,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) notices: Arc<Notices>,
+    /// The other shards whose folders lie on the same device.
+    pub(super) neighbours: OnceLock<Box<[Weak<Engine>]>>,
     /// For the committer of the next epoch, too.
     pub(crate) committer: CommitterConfig,
-    pub(super) notices: Arc<Notices>,
     pub(super) threaded: bool,
     /// Turned by a task of the application's.
-    driven: bool,
+    pub(super) driven: bool,
     /// The one that opened the log.
     process: Process,
     _lock: Arc<dyn Lock>,
@@ -167,70 +220,51 @@ impl Engine {
         // Of no block yet: the numbers begin behind it.
         let (start, before) = (setup.start, setup.pool.last().sequence);
         let mut committer = Committer::new(setup.committer, start, before);
-        let Watermarks { written, durable, covered } = committer.watermarks();
+        let published = Published::new(&committer.watermarks(), setup.timestamp);
         let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
         let blocks = setup.pool.blocks();
-        let directory = setup.store.directory().path().to_owned();
+        let place = Place::of(&setup);
         let admission = Admission::default();
         let life = if setup.read_only {
             let source = io::Error::other("the log is damaged, and open to be read only");
-            let path = directory.clone();
-            let stopped = Failure { shard: setup.id, operation: "opening", path, durable, source };
+            let (path, durable) = (place.directory.clone(), committer.watermarks().durable);
             committer.fail();
             let nobody = admission.shut();
             debug_assert!(nobody.is_empty());
-            Life::read_only(stopped)
+            Life::read_only(Failure { shard: setup.id, operation: "opening", path, durable, source })
         } else {
             Life::default()
         };
         Engine {
-            id: setup.id,
-            published: CacheLine(Published {
-                written: AtomicU64::new(written.0),
-                durable: AtomicU64::new(durable.0),
-                covered: AtomicU64::new(covered.0),
-                timestamp: AtomicU64::new(setup.timestamp),
-                oldest: AtomicU64::new(u64::MAX),
-                drain_rate: AtomicU64::new(0),
-            }),
+            limits: Limits::of(&setup),
             opener: Mutex::new(opener),
             core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before)),
             wake_state: WakeState::new(),
             wake: setup.wake,
-            waiters: Waiters::new(blocks),
-            followers: Waiters::new(1),
-            readers: Mutex::new(Vec::new()),
             admission,
-            life,
-            neighbours: OnceLock::new(),
-            device_number: setup.store.directory().device_number(),
-            calls: Calls::new(&setup.device),
-            pins: Mutex::default(),
-            leads_seen: std::sync::atomic::AtomicU32::new(0),
-            commit_delay: super::commit_delay::CommitDelay::default(),
-            sync_asked: AtomicU64::new(0),
-            armed_until: AtomicU64::new(u64::MAX),
-            view: RwLock::new(Arc::new(setup.store.view())),
-            store: Mutex::new(setup.store),
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
-            maintenance: Mutex::new(None),
-            space: Space::new(setup.space),
-            one_block_bytes: ((setup.pool.block_bytes() - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES - 7)
-                as usize)
-                .min(setup.record_bytes as usize),
-            read_bytes: setup.read_bytes,
-            record_bytes: setup.record_bytes,
-            record_limit: setup.record_limit,
-            clock: setup.clock,
+            armed_until: AtomicU64::new(u64::MAX),
+            published: CacheLine(published),
             counters: Counters::default(),
-            directory,
-            capabilities: setup.capabilities,
-            committer: setup.committer,
-            notices: setup.notices,
+            clock: setup.clock,
+            life,
+            sync_asked: AtomicU64::new(0),
+            waiting: Waiting::new(blocks),
+            reading: Reading::new(&setup.store, setup.read_bytes),
+            store: Mutex::new(setup.store),
+            space: Space::new(setup.space),
+            pins: Mutex::default(),
+            maintenance: Mutex::new(None),
+            calls: Calls::new(&setup.device),
+            id: setup.id,
+            place,
             threaded: setup.device.threaded(),
             device: setup.device,
             pool: setup.pool,
+            notices: setup.notices,
+            neighbours: OnceLock::new(),
+            committer: setup.committer,
             process: Process::current(),
             _lock: setup.lock,
         }
@@ -272,71 +306,9 @@ impl Engine {
         AppendError::Overloaded { shard: self.id, retry_after: self.retry_after(bytes, priority) }
     }
 
-    // Waiting.
-
-    /// The outcome of an accepted batch, once it is known.
-    pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), AppendError>> {
-        if Lsn(self.published.0.durable.load(Ordering::SeqCst)) > target.lsn {
-            return Some(Ok(()));
-        }
-        if let Some(failure) = self.life.failure() {
-            return Some(Err(AppendError::ShardFailed(failure.clone())));
-        }
-        match target.durability {
-            Durability::Buffered => Some(Ok(())),
-            Durability::Written => {
-                (Lsn(self.published.0.written.load(Ordering::SeqCst)) > target.lsn).then_some(Ok(()))
-            }
-            Durability::Synced => None,
-        }
-    }
-
-    /// Blocks until the outcome is known, or the time is over.
-    pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), AppendError>> {
-        if let Some(outcome) = self.outcome(target) {
-            return Some(outcome);
-        }
-        if !self.in_opening_process() {
-            return Some(Err(AppendError::Forked));
-        }
-        if !self.threaded {
-            self.turn_until(|| self.outcome(target).is_some());
-            return self.outcome(target);
-        }
-        if self.would_wait_for_itself() {
-            return Some(Err(AppendError::OwnThread));
-        }
-        if timeout.is_some() {
-            // Whoever has no time for a write that takes long leads nothing.
-            return self.waiters.wait(target.sequence, timeout, || self.outcome(target), NO_LEAD);
-        }
-        self.join(target);
-        self.waiters.wait(target.sequence, timeout, || self.outcome(target), Some(|| self.take_over()))
-    }
-
-    /// Leaves a waker for when the outcome may be known; `None` if it is.
-    pub(crate) fn register(
-        &self,
-        target: &Target,
-        waker: &Waker,
-        previous: Option<super::Registration>,
-    ) -> super::Registration {
-        self.waiters.register(target.sequence, waker, previous)
-    }
-
-    pub(crate) fn forget(&self, registration: super::Registration) {
-        self.waiters.forget(registration);
-    }
-
     /// Whether a task of the application's turns it, and no thread of the log's own.
     pub(crate) fn is_driven(&self) -> bool {
         self.driven
-    }
-
-    /// Whether the caller must not block for it. Another shard of a driven log counts, too: its thread may be
-    /// waiting for this one.
-    pub(crate) fn would_wait_for_itself(&self) -> bool {
-        self.driven && super::drives()
     }
 
     pub(crate) fn is_threaded(&self) -> bool {
@@ -367,7 +339,7 @@ impl Engine {
 
     /// Which device its files lie on.
     pub(crate) fn device_number(&self) -> u64 {
-        self.device_number
+        self.place.device_number
     }
 
     /// What the manifest is told whenever it is written.
@@ -376,14 +348,6 @@ impl Engine {
         let checkpoint = self.durable();
         let covered = Lsn(self.published.0.covered.load(Ordering::SeqCst));
         Marks { checkpoint, covered, timestamp: self.published.0.timestamp.load(Ordering::SeqCst) }
-    }
-
-    pub(crate) fn view(&self) -> Arc<StoreView> {
-        self.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn publish_view(&self, store: &ShardStore) {
-        *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(store.view());
     }
 
     pub(crate) fn opener(&self) -> MutexGuard<'_, Opener> {
@@ -411,43 +375,9 @@ impl Engine {
         self.prod();
     }
 
-    // Reading.
-
-    /// Shows the block at `lsn`, or the one that continues the chain from there, if it is still in memory:
-    /// for a short while, in which it cannot be opened anew.
-    pub(crate) fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
-        // In a forked child the pool is not mapped.
-        if !self.in_opening_process() {
-            return;
-        }
-        if let Some(block) = self.pool.recall(lsn) {
-            self.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
-            take(&block);
-        }
-    }
-
-    /// A reader that holds any block; its buffer is kept for the next one.
-    pub(crate) fn lend_reader(&self) -> io::Result<SegmentReader> {
-        let kept = lock(&self.readers).pop();
-        kept.map_or_else(|| SegmentReader::new(self.pool.block_bytes() as usize * 2), Ok)
-    }
-
-    pub(crate) fn give_back(&self, mut reader: SegmentReader) {
-        reader.forget();
-        let mut readers = lock(&self.readers);
-        if readers.len() < 4 {
-            readers.push(reader);
-        }
-    }
-
     /// The largest segment.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.space.config.segment_bytes
-    }
-
-    /// What a scan reads at a time.
-    pub(crate) fn read_bytes(&self) -> usize {
-        self.read_bytes.min(usize::try_from(self.segment_bytes()).unwrap_or(usize::MAX))
     }
 
     pub(crate) fn block_bytes(&self) -> u32 {
@@ -456,44 +386,7 @@ impl Engine {
 
     /// The largest record, and batch.
     pub(crate) fn record_bytes(&self) -> u64 {
-        self.record_bytes
-    }
-
-    /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.
-    pub(crate) fn follow<T>(
-        &self,
-        timeout: Option<Duration>,
-        mut resolved: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
-        if self.threaded {
-            return self.followers.wait(0, timeout, resolved, NO_LEAD);
-        }
-        let mut found = None;
-        self.turn_until(|| {
-            // Asked again after it was found: what was found must not be lost.
-            found = found.take().or_else(&mut resolved);
-            found.is_some()
-        });
-        found
-    }
-
-    pub(crate) fn register_follower(
-        &self,
-        waker: &Waker,
-        previous: Option<super::Registration>,
-    ) -> super::Registration {
-        self.followers.register(0, waker, previous)
-    }
-
-    pub(crate) fn forget_follower(&self, registration: super::Registration) {
-        self.followers.forget(registration);
-    }
-
-    /// Wakes those who wait for the durable LSN, to look at something else.
-    pub(crate) fn wake_followers(&self) {
-        let mut tasks = Vec::new();
-        self.followers.notify_all(&mut tasks);
-        crate::sync::wake(tasks);
+        self.limits.record_bytes
     }
 
     /// Whether nothing will be appended any more.
@@ -509,16 +402,16 @@ impl Engine {
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
-        self.capabilities
+        self.place.capabilities
     }
 
     /// The shard's folder.
     pub(crate) fn path(&self) -> PathBuf {
-        self.directory.clone()
+        self.place.directory.clone()
     }
 
     /// The path of a segment file, for messages.
     pub(super) fn path_of(&self, segment: &Segment) -> PathBuf {
-        self.directory.join(crate::segment::segment_name(segment.row.file))
+        self.place.directory.join(crate::segment::segment_name(segment.row.file))
     }
 }

@@ -4,7 +4,7 @@
 //! while it decides, gives it up while it writes, and hands its completion to the same committer. A caller leads
 //! at most one block before it looks at its own record again.
 //!
-//! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `nudge.rs`), a
+//! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `wake_state.rs`), a
 //! second one may [`join`](Engine::join) beside it, and whoever is done passes the next block to one of those
 //! who sleep for it ([`Waiters::pass`](super::Waiters::pass)). While leads are in flight, or one was passed on,
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 
-use super::turn::Core;
+use super::token::Core;
 use super::{Engine, Target};
 use crate::committer::{Action, SyncMethod};
 use crate::device::{self, Operation};
@@ -63,7 +63,7 @@ impl Engine {
         if !self.flushes() {
             return true;
         }
-        self.commit_delay.wait(|| self.pool.open_records(), || self.device.now())
+        self.waiting.commit_delay.wait(|| self.pool.open_records(), || self.device.now())
     }
 
     /// Performs what the last turn left to the thread, under no token.
@@ -88,7 +88,7 @@ impl Engine {
     /// Those who wait for the last block are about to be woken; its write took from `began` to `now`.
     fn expect_back(&self, core: &Core, began: u64, now: u64) {
         let there = self.pool.open_records().unwrap_or(0);
-        self.commit_delay.expect(core.last_records + there, now, now.saturating_sub(began));
+        self.waiting.commit_delay.expect(core.last_records + there, now, now.saturating_sub(began));
     }
 
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
@@ -136,7 +136,7 @@ impl Engine {
 
     /// Called by a caller that is about to sleep: leads its block beside another lead, if there is room.
     pub(super) fn join(&self, target: &Target) {
-        if self.leads_seen.load(Ordering::Relaxed) == 0 {
+        if self.waiting.leads_seen.load(Ordering::Relaxed) == 0 {
             return;
         }
         let Some(mut core) = self.try_core() else { return };
@@ -172,9 +172,9 @@ impl Engine {
             return false;
         }
         let alone = core.leads == 0 && core.committer.is_idle() && core.last_records <= SHARED_BY_MAX;
-        if alone && self.waiters.pass(pending.sequence, &mut core.wakes) {
+        if alone && self.waiting.callers.pass(pending.sequence, &mut core.wakes) {
             core.leads += 1;
-            self.leads_seen.store(core.leads, Ordering::Relaxed);
+            self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         }
         core.leads > 0
     }
@@ -196,7 +196,7 @@ impl Engine {
 
     /// Seals a block, writes it and what else the committer wants, and passes the lead on. The lead is counted.
     fn lead_block<'e>(&'e self, mut core: MutexGuard<'e, Core>, sequence: u64) {
-        self.leads_seen.store(core.leads, Ordering::Relaxed);
+        self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         let now = self.device.now();
         self.pool.close(sequence);
         // A copy by somebody else may be unfinished: then the block is the thread's.
@@ -228,10 +228,10 @@ impl Engine {
         self.publish_oldest(&core);
         // Before those who are done are woken: the device waits for this one.
         let next = self.next_lead(&core);
-        let passed = next.is_some_and(|sequence| self.waiters.pass(sequence, &mut core.wakes));
+        let passed = next.is_some_and(|sequence| self.waiting.callers.pass(sequence, &mut core.wakes));
         core.leads += u32::from(passed);
         self.publish(&mut core, now);
-        self.leads_seen.store(core.leads, Ordering::Relaxed);
+        self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         if core.leads == 0 {
             self.wake_state.end_lead();
         }

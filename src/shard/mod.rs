@@ -1,12 +1,13 @@
 //! One shard: it moves work between producers, committer and device.
 //!
-//! [`Engine`] is what producers, waiters and the shard's thread share. A shard is a value that is
-//! *turned* ([`turn`]): its own thread does so (`driver`), a blocking caller that finds it idle
-//! leads one block itself (`lead`), a task of the application's stands in for the thread (`driven`), and where
-//! there are no threads, whoever waits turns it. All go through the same committer under the same lock, the token.
+//! [`Engine`] is what producers, waiters and the shard's thread share; [`life`] has its stages. A shard is a value that
+//! is *turned* ([`turn`]): its own thread does so ([`thread`]), a blocking caller that finds it idle leads one block
+//! itself ([`lead`]), a task of the application's stands in for the thread (`tokio_task`), and where there are no
+//! threads, whoever waits turns it. All go through the same committer under the same lock, the token ([`token`]).
 
 mod append;
 mod commit_delay;
+mod drain;
 mod ending;
 mod engine;
 mod engine_ref;
@@ -17,16 +18,20 @@ mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
+mod reading;
 mod retention_pin;
+mod seal;
 mod sizing;
 mod space;
 mod stats;
 mod thread;
+mod token;
 #[cfg(feature = "tokio-uring")]
 mod tokio_task;
 mod turn;
 mod unresolved;
 mod waiters;
+mod waiting;
 mod wake_state;
 mod worker;
 

@@ -100,9 +100,9 @@ impl Engine {
         self.space.asked.load(Ordering::SeqCst)
     }
 
-    /// Makes a segment ready if there is none, as before the first append.
+    /// Makes a segment ready if there is none, as before the first append; none for a shard that is read only.
     pub(crate) fn make_first_segment(&self) {
-        if self.opener().bytes_ready(&self.pool).0 == 0 {
+        if !self.is_ended() && self.opener().bytes_ready(&self.pool).0 == 0 {
             self.make_segment();
         }
     }

@@ -138,12 +138,12 @@ mod tests {
     /// A close that comes while the thread turns, behind its look at whether there is one.
     #[test]
     fn who_was_asked_does_not_sleep() {
-        let nudge = WakeState::new();
-        nudge.set_awake();
-        assert_eq!(nudge.ask(), Waking::Nothing);
-        assert!(!nudge.prepare_sleep(Sleep::Idle), "what it was asked to look at is not seen");
-        assert!(nudge.prepare_sleep(Sleep::Idle), "it was asked once");
-        assert_eq!(nudge.ask(), Waking::Wake);
+        let wake_state = WakeState::new();
+        wake_state.set_awake();
+        assert_eq!(wake_state.ask(), Waking::Nothing);
+        assert!(!wake_state.prepare_sleep(Sleep::Idle), "what it was asked to look at is not seen");
+        assert!(wake_state.prepare_sleep(Sleep::Idle), "it was asked once");
+        assert_eq!(wake_state.ask(), Waking::Wake);
     }
 }
 
@@ -156,19 +156,19 @@ mod loom_tests {
     #[test]
     fn loom_what_is_asked_for_is_seen() {
         loom::model(|| {
-            let nudge = ModelArc::new(WakeState::new());
+            let wake_state = ModelArc::new(WakeState::new());
             let closing = ModelArc::new(AtomicU32::new(0));
             let thread = {
-                let (nudge, closing) = (nudge.clone(), closing.clone());
+                let (wake_state, closing) = (wake_state.clone(), closing.clone());
                 loom::thread::spawn(move || {
-                    nudge.set_awake();
+                    wake_state.set_awake();
                     let saw_it = closing.load(Ordering::SeqCst) > 0;
                     // Awake still, it would look again.
-                    saw_it || !nudge.prepare_sleep(Sleep::Idle)
+                    saw_it || !wake_state.prepare_sleep(Sleep::Idle)
                 })
             };
             closing.store(1, Ordering::SeqCst);
-            let nudged = nudge.ask();
+            let nudged = wake_state.ask();
             let saw_it = thread.join().unwrap();
             assert!(saw_it || nudged == Waking::Wake, "asleep, and not told");
         });
@@ -178,27 +178,27 @@ mod loom_tests {
     #[test]
     fn loom_no_record_is_left_to_a_sleeping_thread() {
         loom::model(|| {
-            let nudge = ModelArc::new(WakeState::new());
+            let wake_state = ModelArc::new(WakeState::new());
             let records = ModelArc::new(AtomicU32::new(0));
             let thread = {
-                let (nudge, records) = (nudge.clone(), records.clone());
+                let (wake_state, records) = (wake_state.clone(), records.clone());
                 loom::thread::spawn(move || {
                     // The last look: true if it would not sleep.
-                    !nudge.prepare_sleep(Sleep::Idle) || records.load(Ordering::SeqCst) > 0
+                    !wake_state.prepare_sleep(Sleep::Idle) || records.load(Ordering::SeqCst) > 0
                 })
             };
             records.fetch_add(1, Ordering::SeqCst);
-            let nudged = nudge.appended(Urgency::Synced, false, false);
+            let nudged = wake_state.appended(Urgency::Synced, false, false);
             let saw_it = thread.join().unwrap();
             assert!(saw_it || nudged == Waking::Wake, "asleep with a record waiting");
         });
     }
 
     /// Whether this one leads, and whether it woke the thread.
-    fn act(nudge: &WakeState) -> (bool, bool) {
-        match nudge.appended(Urgency::Synced, false, true) {
-            Waking::Duty if nudge.try_lead() => (true, false),
-            Waking::Duty => (false, nudge.delegate() == Waking::Wake),
+    fn act(wake_state: &WakeState) -> (bool, bool) {
+        match wake_state.appended(Urgency::Synced, false, true) {
+            Waking::Duty if wake_state.try_lead() => (true, false),
+            Waking::Duty => (false, wake_state.delegate() == Waking::Wake),
             nudged => (false, nudged == Waking::Wake),
         }
     }
@@ -207,13 +207,13 @@ mod loom_tests {
     #[test]
     fn loom_somebody_acts_for_each_record() {
         loom::model(|| {
-            let nudge = ModelArc::new(WakeState::new());
-            assert!(nudge.prepare_sleep(Sleep::Idle));
+            let wake_state = ModelArc::new(WakeState::new());
+            assert!(wake_state.prepare_sleep(Sleep::Idle));
             let other = {
-                let nudge = nudge.clone();
-                loom::thread::spawn(move || act(&nudge))
+                let wake_state = wake_state.clone();
+                loom::thread::spawn(move || act(&wake_state))
             };
-            let own = act(&nudge);
+            let own = act(&wake_state);
             let other = other.join().unwrap();
             // One leads, and what the other appended gathers meanwhile; or the thread is woken for it.
             assert!(own.0 || own.1 || other.0 || other.1, "nobody leads, and the thread sleeps");

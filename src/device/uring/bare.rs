@@ -62,50 +62,26 @@ pub(crate) fn run(
     mut latency: impl FnMut(u64),
 ) -> io::Result<u64> {
     let Writes { block_bytes, depth, method } = *writes;
-    let mut memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, access.huge)?;
+    let memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, access.huge)?;
+    let places = file_bytes / u64::from(block_bytes);
+    let mut load = Load { memory, writes: *writes, read: access.read, fixed: false, places, place: 0 };
     let mut ring = IoUring::new((depth * 2 + 1).next_power_of_two())?;
+    let memory = &load.memory;
     let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
     // SAFETY: the memory outlives the ring: nothing is in flight when this returns, and the ring is
     // dropped before it.
-    let fixed = unsafe { ring.submitter().register_buffers(&[vector]) }.is_ok();
+    load.fixed = unsafe { ring.submitter().register_buffers(&[vector]) }.is_ok();
     ring.submitter().register_files(&[file.as_raw_fd()])?;
-    let places = file_bytes / u64::from(block_bytes);
-    let mut place = 0;
-    let mut next_write = |slot: u64| -> squeue::Entry {
-        let offset = place % places * u64::from(block_bytes);
-        place += 1;
-        let from = memory[slot as usize * block_bytes as usize..].as_mut_ptr();
-        let flags = if method == Method::WriteThrough { libc::RWF_DSYNC } else { 0 };
-        let target = types::Fixed(0);
-        let entry = match (access.read, fixed) {
-            (true, true) => opcode::ReadFixed::new(target, from, block_bytes, 0).offset(offset).build(),
-            (true, false) => opcode::Read::new(target, from, block_bytes).offset(offset).build(),
-            (false, true) => {
-                opcode::WriteFixed::new(target, from, block_bytes, 0).offset(offset).rw_flags(flags).build()
-            }
-            (false, false) => {
-                opcode::Write::new(target, from, block_bytes).offset(offset).rw_flags(flags).build()
-            }
-        };
-        entry.user_data(slot)
-    };
-    let sync = |slot| {
-        let entry = opcode::Fsync::new(types::Fixed(0)).flags(types::FsyncFlags::DATASYNC).build();
-        entry.user_data(SYNC | slot)
-    };
     let began = Instant::now();
     let mut begins = vec![began; depth as usize];
-    let mut entries: Vec<squeue::Entry> = (0..u64::from(depth)).map(&mut next_write).collect();
+    let mut entries: Vec<squeue::Entry> = (0..u64::from(depth)).map(|slot| load.next(slot)).collect();
     let (mut in_flight, mut done) = (0, 0);
     let mut failed = None;
-    // The sync that goes along: its slot is the one behind those of the writes.
-    let beside = u64::from(depth);
-    let (mut syncing, mut synced_at, mut unsynced) = (false, began, method == Method::Behind);
+    let mut behind = Behind { due: method == Method::Behind, syncing: false, at: began };
     loop {
-        let due = entries.is_empty() && in_flight == 0 || synced_at.elapsed() >= BEHIND_EVERY;
-        if unsynced && !syncing && due && failed.is_none() {
-            entries.push(sync(beside));
-            (syncing, synced_at, unsynced) = (true, Instant::now(), false);
+        let idle = entries.is_empty() && in_flight == 0;
+        if failed.is_none() && behind.begins(idle) {
+            entries.push(sync(load.beside()));
         }
         for entry in entries.drain(..) {
             // SAFETY: the buffer of a slot is used by one operation at a time, and outlives the ring;
@@ -124,28 +100,117 @@ pub(crate) fn run(
         let now = Instant::now();
         for completion in ring.completion() {
             in_flight -= 1;
-            let (slot, result) = (completion.user_data() & !SYNC, completion.result());
-            let is_sync = completion.user_data() & SYNC != 0;
-            if result < 0 {
-                failed = Some(io::Error::from_raw_os_error(-result));
-            } else if slot == beside {
-                syncing = false;
-                continue;
-            } else if !is_sync && result as u32 != block_bytes {
-                failed = Some(io::ErrorKind::WriteZero.into());
-            } else if !is_sync && method == Method::Flush {
-                entries.push(sync(slot));
-                continue;
-            } else {
-                done += 1;
-                unsynced = method == Method::Behind;
-                latency(u64::try_from((now - begins[slot as usize]).as_nanos()).unwrap_or(u64::MAX));
+            let slot = completion.user_data() & !SYNC;
+            match load.judge(completion.user_data(), completion.result()) {
+                Came::Failed(error) => failed = Some(error),
+                Came::Beside => {
+                    behind.syncing = false;
+                    continue;
+                }
+                Came::Written => {
+                    entries.push(sync(slot));
+                    continue;
+                }
+                Came::Done => {
+                    done += 1;
+                    behind.due = method == Method::Behind;
+                    latency(u64::try_from((now - begins[slot as usize]).as_nanos()).unwrap_or(u64::MAX));
+                }
             }
-            if slot != beside && failed.is_none() && now - began < time {
+            if slot != load.beside() && failed.is_none() && now - began < time {
                 begins[slot as usize] = now;
-                entries.push(next_write(slot));
+                entries.push(load.next(slot));
             }
         }
     }
     failed.map_or(Ok(done), Err)
+}
+
+/// What is written or read, and where.
+struct Load {
+    memory: AlignedBuffer,
+    writes: Writes,
+    read: bool,
+    /// The memory is registered.
+    fixed: bool,
+    /// Blocks in the file.
+    places: u64,
+    place: u64,
+}
+
+/// What a completion means.
+enum Came {
+    /// One more is done.
+    Done,
+    /// It is written, and its own sync is next.
+    Written,
+    /// The sync that goes along.
+    Beside,
+    Failed(io::Error),
+}
+
+impl Load {
+    /// The slot of the sync that goes along: the one behind those of the writes.
+    fn beside(&self) -> u64 {
+        u64::from(self.writes.depth)
+    }
+
+    /// The next write or read, from or into the memory of a slot.
+    fn next(&mut self, slot: u64) -> squeue::Entry {
+        let bytes = self.writes.block_bytes;
+        let offset = self.place % self.places * u64::from(bytes);
+        self.place += 1;
+        let from = self.memory[slot as usize * bytes as usize..].as_mut_ptr();
+        let flags = if self.writes.method == Method::WriteThrough { libc::RWF_DSYNC } else { 0 };
+        let target = types::Fixed(0);
+        let entry = match (self.read, self.fixed) {
+            (true, true) => opcode::ReadFixed::new(target, from, bytes, 0).offset(offset).build(),
+            (true, false) => opcode::Read::new(target, from, bytes).offset(offset).build(),
+            (false, true) => {
+                opcode::WriteFixed::new(target, from, bytes, 0).offset(offset).rw_flags(flags).build()
+            }
+            (false, false) => opcode::Write::new(target, from, bytes).offset(offset).rw_flags(flags).build(),
+        };
+        entry.user_data(slot)
+    }
+
+    fn judge(&self, data: u64, result: i32) -> Came {
+        let is_sync = data & SYNC != 0;
+        if result < 0 {
+            Came::Failed(io::Error::from_raw_os_error(-result))
+        } else if data & !SYNC == self.beside() {
+            Came::Beside
+        } else if !is_sync && result as u32 != self.writes.block_bytes {
+            Came::Failed(io::ErrorKind::WriteZero.into())
+        } else if !is_sync && self.writes.method == Method::Flush {
+            Came::Written
+        } else {
+            Came::Done
+        }
+    }
+}
+
+/// A sync of what a slot has written.
+fn sync(slot: u64) -> squeue::Entry {
+    let entry = opcode::Fsync::new(types::Fixed(0)).flags(types::FsyncFlags::DATASYNC).build();
+    entry.user_data(SYNC | slot)
+}
+
+/// The sync that goes along with [`Method::Behind`], one at a time.
+struct Behind {
+    /// Something was written since the last one.
+    due: bool,
+    syncing: bool,
+    at: Instant,
+}
+
+impl Behind {
+    /// Whether the next one is to be submitted now: its time has come, or nothing else is left to do.
+    fn begins(&mut self, idle: bool) -> bool {
+        let begins = self.due && !self.syncing && (idle || self.at.elapsed() >= BEHIND_EVERY);
+        if begins {
+            *self = Behind { due: false, syncing: true, at: Instant::now() };
+        }
+        begins
+    }
 }

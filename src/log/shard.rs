@@ -1,0 +1,152 @@
+//! The public face of one shard.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use super::{Log, source};
+use crate::append::{Append, AppendBatch, Commit};
+use crate::error::{AppendError, ReadError, TruncateError};
+use crate::position::{Lsn, ShardId};
+use crate::read::{self, Follow, Range, RangeBack};
+use crate::shard::{Engine, EngineRef, StripedRefs};
+use crate::write::Write;
+
+/// One shard of a log. By [`Log::shard`](crate::Log::shard).
+#[derive(Clone, Debug)]
+pub struct Shard {
+    log: Log,
+    id: ShardId,
+}
+
+impl Shard {
+    pub(super) fn new(log: Log, id: ShardId) -> Shard {
+        Shard { log, id }
+    }
+
+    #[inline]
+    pub(crate) fn engine(&self) -> Result<&Arc<Engine>, ShardId> {
+        self.log.engine(self.id).ok_or(self.id)
+    }
+
+    fn hold(&self) -> Result<EngineRef, ShardId> {
+        self.log.inner.holds.get(usize::from(self.id.0)).map(StripedRefs::take).ok_or(self.id)
+    }
+
+    /// The shard's number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Appends a record to this shard, whatever its key. Otherwise as [`Log::append`].
+    pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
+        match self.hold() {
+            Ok(hold) => Append::begin(hold, write.into(), self.log.inner.config.durability),
+            Err(shard) => Append::failed(AppendError::NoSuchShard(shard)),
+        }
+    }
+
+    /// Appends a record to this shard if there is room for it now. Otherwise as [`Log::try_append`].
+    ///
+    /// # Errors
+    /// As [`Log::try_append`].
+    pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
+        let hold = self.hold().map_err(AppendError::NoSuchShard)?;
+        Commit::try_begin(hold, &write.into(), self.log.inner.config.durability)
+    }
+
+    /// Appends several records to this shard, all or none. Otherwise as [`Log::append_batch`].
+    pub fn append_batch<'a, P: AsRef<[u8]>>(
+        &self,
+        key: &'a (impl AsRef<[u8]> + ?Sized),
+        payloads: &'a [P],
+    ) -> AppendBatch<'a> {
+        let payloads = payloads.iter().map(AsRef::as_ref).collect();
+        match self.hold() {
+            Ok(hold) => AppendBatch::begin(hold, key.as_ref(), payloads, self.log.inner.config.durability),
+            Err(shard) => AppendBatch::failed(AppendError::NoSuchShard(shard)),
+        }
+    }
+
+    /// All records below this LSN are durable. 0 for a shard that does not exist.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.engine().map_or(Lsn::MIN, |engine| engine.durable())
+    }
+
+    /// The durable records within a range of LSNs, in order. The range need not start at a record.
+    /// Beyond the end of the log it is empty.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// # log.append(b"a").wait()?;
+    /// for record in log.shard(sawmill::ShardId(0)).read(..)? {
+    ///     let record = record?;
+    ///     println!("{} {}", record.position(), record.payload().len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the shard does not exist. The iterator yields errors in reading, and goes on behind them.
+    pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
+        Range::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
+    }
+
+    /// As [`read`](Shard::read), the last record first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// # log.append(b"a").wait()?;
+    /// let last = log.append(b"b").wait()?;
+    /// let newest = log.shard(sawmill::ShardId(0)).read_back(..)?.next().expect("there is one")?;
+    /// assert_eq!(newest.position(), last);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`read`](Shard::read).
+    pub fn read_back(&self, range: impl RangeBounds<Lsn>) -> Result<RangeBack, ReadError> {
+        RangeBack::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
+    }
+
+    /// The records from `lsn` on, then new ones as they become durable: a blocking iterator and a stream.
+    ///
+    /// # Errors
+    /// As [`read`](Shard::read).
+    pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
+        Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
+    }
+
+    /// Gives up everything below `lsn`. When this returns, readers no longer see it, and that is durable.
+    /// Space is freed by whole segments. Works on a full disk.
+    ///
+    /// If `lsn` is above the durable LSN, the shard is synced first, and only what is durable then is
+    /// given up.
+    ///
+    /// # Errors
+    /// See [`TruncateError`].
+    pub fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        self.engine().map_err(TruncateError::NoSuchShard)?.truncate_before(lsn)
+    }
+
+    /// Cuts off everything behind the record at `lsn`, which is kept. Durable when this returns. What
+    /// was cut never comes back, and its LSNs are never assigned again. Appends to this shard wait
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`TruncateError::NotARecord`] if no record starts at `lsn`, [`TruncateError::InsideBatch`] if
+    /// its batch goes on behind it; see [`TruncateError`].
+    pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        let engine = self.engine().map_err(TruncateError::NoSuchShard)?;
+        let mut nonce = [0; 8];
+        self.log
+            .inner
+            .device
+            .random(&mut nonce)
+            .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
+        engine.truncate_after(u64::from_le_bytes(nonce), || read::find_cut(&source(engine), lsn))
+    }
+}

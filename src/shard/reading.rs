@@ -1,0 +1,72 @@
+//! What readers of a shard find: its segments, blocks that are still in memory, buffers to read into.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::Engine;
+use crate::position::Lsn;
+use crate::segment::{SegmentReader, ShardStore, StoreView};
+use crate::sync::lock;
+
+/// Buffers that are kept; more readers than that at once get new ones.
+const READERS_KEPT: usize = 4;
+
+/// What readers touch.
+#[derive(Debug)]
+pub(super) struct Reading {
+    view: RwLock<Arc<StoreView>>,
+    /// Readers' buffers, kept for the next lookup.
+    readers: Mutex<Vec<SegmentReader>>,
+    read_bytes: usize,
+}
+
+impl Reading {
+    pub(super) fn new(store: &ShardStore, read_bytes: usize) -> Reading {
+        let view = RwLock::new(Arc::new(store.view()));
+        Reading { view, readers: Mutex::default(), read_bytes }
+    }
+}
+
+impl Engine {
+    pub(crate) fn view(&self) -> Arc<StoreView> {
+        self.reading.view.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn publish_view(&self, store: &ShardStore) {
+        *self.reading.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Arc::new(store.view());
+    }
+
+    /// Shows the block at `lsn`, or the one that continues the chain from there, if it is still in memory:
+    /// for a short while, in which it cannot be opened anew.
+    pub(crate) fn recall(&self, lsn: Lsn, take: &mut dyn FnMut(&[u8])) {
+        // In a forked child the pool is not mapped.
+        if !self.in_opening_process() {
+            return;
+        }
+        if let Some(block) = self.pool.recall(lsn) {
+            self.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+            take(&block);
+        }
+    }
+
+    /// A reader that holds any block; its buffer is kept for the next one.
+    pub(crate) fn lend_reader(&self) -> io::Result<SegmentReader> {
+        let kept = lock(&self.reading.readers).pop();
+        kept.map_or_else(|| SegmentReader::new(self.pool.block_bytes() as usize * 2), Ok)
+    }
+
+    pub(crate) fn give_back(&self, mut reader: SegmentReader) {
+        reader.forget();
+        let mut readers = lock(&self.reading.readers);
+        if readers.len() < READERS_KEPT {
+            readers.push(reader);
+        }
+    }
+
+    /// What a scan reads at a time.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.reading.read_bytes.min(usize::try_from(self.segment_bytes()).unwrap_or(usize::MAX))
+    }
+}
