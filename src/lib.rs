@@ -446,7 +446,9 @@ struct Readme;
 pub use append::{Admitted, AdmittedBatch, Append, AppendBatch, Commit, SyncHandle};
 pub use consumer::{Consumer, ConsumerStop};
 pub use device::{Capabilities, FileSystem, WriteProbe};
-pub use error::{AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError};
+pub use error::{
+    AppendError, CloseError, ConsumerError, Failure, OpenError, ReadError, TruncateError, error_chain,
+};
 pub use format::Defect;
 pub use instance::Close;
 pub use log::{Finding, Log, LogReader, Shard, ShardReader, ShardSummary, Verified, Window, WindowIter};

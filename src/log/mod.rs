@@ -17,7 +17,9 @@ pub use window::{Window, WindowIter};
 use crate::append::{Append, AppendBatch};
 use crate::append::{Commit, SyncHandle};
 use crate::consumer::{self, Consumer};
-use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
+use crate::error::{
+    AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError, Unavailable,
+};
 use crate::instance::Close;
 use crate::instance::Instance;
 use crate::open;
@@ -238,15 +240,7 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
-        if !self.inner.in_opening_process() {
-            return Err(ConsumerError::Forked);
-        }
-        if self.inner.closed.load(Ordering::SeqCst) {
-            return Err(ConsumerError::Closed);
-        }
-        if let Some(failure) = self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
-            return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
-        }
+        self.may_write()?;
         let place = consumer::Place {
             engines: &self.inner.engines,
             directory: self.inner.directory.as_ref(),
@@ -286,7 +280,7 @@ impl Log {
     /// # Errors
     /// See [`TallyError`].
     pub fn tally_with<F: Fold>(&self, name: &str, options: &TallyOptions) -> Result<Tally<F>, TallyError> {
-        self.may_tally()?;
+        self.may_write()?;
         let place = tally::Place {
             engines: &self.inner.engines,
             directory: self.inner.directory.as_ref(),
@@ -302,21 +296,20 @@ impl Log {
     /// # Errors
     /// See [`TallyError`].
     pub fn remove_tally(&self, name: &str) -> Result<(), TallyError> {
-        self.may_tally()?;
+        self.may_write()?;
         tally::remove(name, &self.inner.tallies, self.inner.directory.as_ref(), &self.inner.engines)
     }
 
-    fn may_tally(&self) -> Result<(), TallyError> {
+    /// An error where nothing of the log's may be opened to be written.
+    fn may_write(&self) -> Result<(), Unavailable> {
         if !self.inner.in_opening_process() {
-            return Err(TallyError::Forked);
+            return Err(Unavailable::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
-            return Err(TallyError::Closed);
+            return Err(Unavailable::Closed);
         }
-        match self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
-            Some(failure) => Err(TallyError::Failed(AppendError::ShardFailed(failure))),
-            None => Ok(()),
-        }
+        let failure = self.inner.engines.iter().find_map(|engine| engine.read_only_failure());
+        failure.map_or(Ok(()), |failure| Err(Unavailable::ShardFailed(failure)))
     }
 
     /// Counters, gauges and notices of the log as of now.
@@ -545,11 +538,11 @@ impl Shard {
     pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let engine = self.engine().map_err(TruncateError::NoSuchShard)?;
         let mut nonce = [0; 8];
-        self.log
-            .inner
-            .device
-            .random(&mut nonce)
-            .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
+        self.log.inner.device.random(&mut nonce).map_err(|error| TruncateError::Io {
+            shard: self.id,
+            operation: "drawing a nonce",
+            source: Arc::new(error),
+        })?;
         engine.truncate_after(u64::from_le_bytes(nonce), || read::find_cut(&source(engine), lsn))
     }
 }

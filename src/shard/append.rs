@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::engine::{Engine, Placed, Refused, Target};
 use super::opener::{NoRoom, Planned};
 use super::wake_state::Waking;
-use crate::error::AppendError;
+use crate::error::{AppendError, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
@@ -278,20 +278,20 @@ impl Engine {
     fn refused(&self, reason: NoRoom) -> Refused {
         match reason {
             NoRoom::Memory => Refused::NoRoom,
-            NoRoom::Shut => Refused::Error(self.shut_error()),
+            NoRoom::Shut => Refused::Error(self.shut_error().into()),
             NoRoom::Segment { bytes } => {
                 let error = self.segment_error();
                 self.ask_for_segment(bytes);
                 error.map_or(Refused::NoRoom, |source| {
-                    Refused::Error(AppendError::NoSpace { shard: self.id, source })
+                    Refused::Error(AppendError::no_segment(self.id, source))
                 })
             }
         }
     }
 
     /// Why nothing is accepted any more.
-    pub(crate) fn shut_error(&self) -> AppendError {
-        self.failure.get().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
+    pub(crate) fn shut_error(&self) -> Unavailable {
+        self.failure.get().map_or(Unavailable::Closed, |failure| Unavailable::ShardFailed(failure.clone()))
     }
 
     /// Opens blocks for all of a group, or none.
@@ -303,7 +303,7 @@ impl Engine {
         let (reason, closed) = {
             let mut opener = lock(&self.opener);
             if opener.shut || self.failure.get().is_some() {
-                return Err(Refused::Error(self.shut_error()));
+                return Err(Refused::Error(self.shut_error().into()));
             }
             if opener.held {
                 return Err(Refused::NoRoom);

@@ -15,7 +15,7 @@ use super::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, Lock, Queue, Wake};
-use crate::error::{AppendError, Failure};
+use crate::error::{AppendError, Failure, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
 use crate::pool::Pool;
@@ -253,6 +253,12 @@ impl Engine {
         own.max(self.clock.load(Ordering::SeqCst))
     }
 
+    /// An error in a fork of that process.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<(), Unavailable> {
+        if self.in_opening_process() { Ok(()) } else { Err(Unavailable::Forked) }
+    }
+
     /// The process that opened the log.
     pub(crate) fn process(&self) -> Process {
         self.process
@@ -280,12 +286,12 @@ impl Engine {
     // Waiting.
 
     /// The outcome of an accepted batch, once it is known.
-    pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), AppendError>> {
+    pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), Unavailable>> {
         if Lsn(self.published.0.durable.load(Ordering::SeqCst)) > target.lsn {
             return Some(Ok(()));
         }
         if let Some(failure) = self.failure.get() {
-            return Some(Err(AppendError::ShardFailed(failure.clone())));
+            return Some(Err(Unavailable::ShardFailed(failure.clone())));
         }
         match target.durability {
             Durability::Buffered => Some(Ok(())),
@@ -297,19 +303,19 @@ impl Engine {
     }
 
     /// Blocks until the outcome is known, or the time is over.
-    pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), AppendError>> {
+    pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), Unavailable>> {
         if let Some(outcome) = self.outcome(target) {
             return Some(outcome);
         }
         if !self.in_opening_process() {
-            return Some(Err(AppendError::Forked));
+            return Some(Err(Unavailable::Forked));
         }
         if !self.threaded {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
         if self.would_wait_for_itself() {
-            return Some(Err(AppendError::OwnThread));
+            return Some(Err(Unavailable::OwnThread));
         }
         if timeout.is_some() {
             // Whoever has no time for a write that takes long leads nothing.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use sawmill::{Log, LogReader, Lsn, ReadError, Record, ShardId};
+use sawmill::{Log, LogReader, Lsn, ReadError, Record, ShardId, error_chain};
 
 use crate::show::Format;
 use crate::{DAMAGED, Error};
@@ -63,7 +63,7 @@ fn print(
         match record {
             Ok(record) => format.write(&record, out)?,
             Err(error @ (ReadError::Damaged { .. } | ReadError::Truncated { .. })) => {
-                eprintln!("sawmill: {error}");
+                eprintln!("sawmill: {}", error_chain(&error));
                 damaged |= matches!(error, ReadError::Damaged { .. });
             }
             Err(error) => return Err(error.into()),
