@@ -198,8 +198,10 @@ impl ManifestFiles {
         kind: SlotKind,
     ) -> Result<Vec<u8>, ManifestError> {
         let mut defects = [Defect::Short; 2];
+        let mut unread = None;
         for _ in 0..PEEKS_MAX {
             let mut found = None;
+            unread = None;
             let mut missing = 0;
             for (name, defect) in names(prefix).iter().zip(&mut defects) {
                 let slot = match directory.open(name).and_then(|file| read_slot(file.as_ref())) {
@@ -209,8 +211,8 @@ impl ManifestFiles {
                         *defect = Defect::Missing;
                         continue;
                     }
-                    Err(_) if !kind.copies_differ() => {
-                        *defect = Defect::Unreadable;
+                    Err(error) if !kind.copies_differ() => {
+                        unread = Some(ManifestError::of(name)(error));
                         continue;
                     }
                     // As in `open`: it may be the newer one.
@@ -231,7 +233,8 @@ impl ManifestFiles {
                 None => std::thread::yield_now(),
             }
         }
-        Err(ManifestError::Damaged(defects))
+        // What the system would not read may be sound: its reason is told, and no damage.
+        Err(unread.unwrap_or(ManifestError::Damaged(defects)))
     }
 
     /// Takes the room that a body of this size needs; an error leaves everything as it was.
