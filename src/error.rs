@@ -1,7 +1,11 @@
 //! What can go wrong, one enum per kind of call.
 //!
-//! A message says what failed, where, what was not lost, and what to do.
+//! A message says what failed, where, what was not lost, and what to do. It does not repeat what
+//! [`source`](std::error::Error::source) gives: who prints for a person prints the [chain](error_chain). What the system
+//! said stands at its end, mostly as an `Arc<io::Error>`.
 
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +18,83 @@ use crate::segment::ManifestError;
 
 /// An I/O error that many callers can hold.
 pub(crate) type SharedIo = Arc<io::Error>;
+
+/// An error and all its sources in one line: `/log: opening the directory failed: No such file or directory`.
+///
+/// A message of this crate does not repeat its [source](Error::source). Libraries that print chains, such as `anyhow`
+/// by `{:#}`, print the same.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let error = sawmill::Log::open_read_only(dir.path().join("nowhere")).unwrap_err();
+/// let line = sawmill::error_chain(&error).to_string();
+/// assert!(line.contains("opening the directory failed: No such file or directory"), "{line}");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Display + 'a {
+    struct Chain<'a>(&'a (dyn Error + 'static));
+    impl Display for Chain<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{}", self.0)?;
+            let mut sources = std::iter::successors(self.0.source(), |&source| source.source());
+            sources.try_for_each(|source| write!(f, ": {source}"))
+        }
+    }
+    Chain(error)
+}
+
+/// Why a log or shard cannot be used at all, whatever is asked of it. The engine gives this, and each kind of call
+/// turns it into variants of its own: `docs/decisions.md` says why those are flat.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Unavailable {
+    #[error("the log is closed")]
+    Closed,
+    #[error("the log belongs to the process that this one was forked from")]
+    Forked,
+    #[error("this thread turns a shard and cannot block for one; await instead, or use another thread")]
+    OwnThread,
+    #[error("shard {0} does not exist")]
+    NoSuchShard(ShardId),
+    #[error(transparent)]
+    ShardFailed(Arc<Failure>),
+}
+
+/// For enums that have all the causes as variants of their own.
+macro_rules! has_all_causes {
+    ($($error:ident),+) => {$(
+        impl From<Unavailable> for $error {
+            fn from(cause: Unavailable) -> $error {
+                match cause {
+                    Unavailable::Closed => $error::Closed,
+                    Unavailable::Forked => $error::Forked,
+                    Unavailable::OwnThread => $error::OwnThread,
+                    Unavailable::NoSuchShard(shard) => $error::NoSuchShard(shard),
+                    Unavailable::ShardFailed(failure) => $error::ShardFailed(failure),
+                }
+            }
+        }
+    )+};
+}
+
+/// For enums that have two of the causes, and the others within an error of what they do to the log.
+macro_rules! has_two_causes {
+    ($($error:ident::$other:ident),+) => {$(
+        impl From<crate::error::Unavailable> for $error {
+            fn from(cause: crate::error::Unavailable) -> $error {
+                match cause {
+                    crate::error::Unavailable::Closed => $error::Closed,
+                    crate::error::Unavailable::Forked => $error::Forked,
+                    cause => $error::$other(cause.into()),
+                }
+            }
+        }
+    )+};
+}
+
+pub(crate) use has_two_causes;
+
+has_all_causes!(AppendError, ReadError, TruncateError);
+has_two_causes!(ConsumerError::Read);
 
 /// Why a log could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,13 +128,15 @@ pub enum OpenError {
         /// What was asked for.
         asked: String,
     },
-    /// What was asked for explicitly is not to be had here.
-    #[error("{what} is not to be had: {reason}")]
+    /// What was asked for explicitly is not available here.
+    #[error("{what} is not available: {reason}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
-        /// Why it cannot be had.
+        /// Why it is not available.
         reason: String,
+        /// What the system said, if it was asked.
+        source: Option<SharedIo>,
     },
     /// The directory holds something that is no log; nothing in it was touched.
     #[error("{} holds `{found}`, which is no part of a log; give an empty or a new directory", path.display())]
@@ -98,6 +181,12 @@ pub enum OpenError {
         /// Defect of the second copy.
         second: Defect,
     },
+    /// A manifest is missing: neither copy is there. Nothing was changed.
+    #[error("the manifest in {} is missing, in both copies; nothing was changed", path.display())]
+    ManifestMissing {
+        /// The folder of the manifest.
+        path: PathBuf,
+    },
     /// The log was written by a newer version of sawmill; nothing was touched.
     #[error("{} was written by a newer version of sawmill", path.display())]
     TooNew {
@@ -105,9 +194,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// A file or folder could not be used.
-    #[error("{operation} in {}: {source}", path.display())]
+    #[error("{}: {operation} failed", path.display())]
     Io {
-        /// What was tried.
+        /// What was tried, as `reading the manifest`.
         operation: &'static str,
         /// Where.
         path: PathBuf,
@@ -143,8 +232,17 @@ pub enum AppendError {
     EmptyBatch,
     /// The disk has no room for another segment. Nothing was accepted; what was is safe. It goes on
     /// when space is made, for instance by `truncate_before`.
-    #[error("shard {shard} cannot grow: {source}; make space, or truncate the log")]
+    #[error("shard {shard} cannot grow, nothing was accepted; make space, or truncate the log")]
     NoSpace {
+        /// The shard.
+        shard: ShardId,
+        /// What the system said.
+        source: SharedIo,
+    },
+    /// Another segment could not be made, for another reason than lack of space: too many open files, or a device that
+    /// fails. Nothing was accepted; what was is safe. It goes on when a later try succeeds.
+    #[error("shard {shard} cannot make its next segment, nothing was accepted; the next append tries again")]
+    NoSegment {
         /// The shard.
         shard: ShardId,
         /// What the system said.
@@ -152,29 +250,29 @@ pub enum AppendError {
     },
     /// The shard stopped after a failed write or sync. Whether this record is kept is *unknown*:
     /// reopen the log and read.
-    #[error("{0}")]
+    #[error(transparent)]
     ShardFailed(Arc<Failure>),
     /// The log has been closed. If this comes from an append, nothing was accepted.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
     /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Only the wait is refused: a
     /// record that was accepted (there was room for it when the append was made, or it has a
     /// [`Commit`](crate::Commit)) is on its way all the same, one that stood in line is withdrawn. From
     /// [`Admitted`](crate::append::Admitted), which waits for room alone, nothing was accepted.
-    #[error("this thread turns a shard and cannot block for one; await the handle instead")]
+    #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// The shard does not exist.
-    #[error("shard {0} does not exist")]
+    #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
     /// This process is a fork of the one that opened the log, which is not ours to write.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
 }
 
 /// Why a shard stopped: told alike to everybody who waits.
 #[derive(Debug, thiserror::Error)]
-#[error("shard {shard} stopped: {operation} of {} failed ({source}); records below LSN {durable} are durable, \
-         the outcome of later ones is unknown; reopen to recover", path.display())]
+#[error("shard {shard} has stopped; records below LSN {durable} are durable, the outcome of later ones is unknown, \
+         a reopen recovers; {}: {operation} failed", path.display())]
 #[non_exhaustive]
 pub struct Failure {
     /// The shard.
@@ -195,17 +293,24 @@ pub struct Failure {
 #[non_exhaustive]
 pub enum ReadError {
     /// What was written there is not there any more, or not as it was written.
-    #[error("shard {shard} is damaged at LSN {lsn}: {cause}")]
+    #[error("shard {shard} is damaged at LSN {lsn}{}: {cause}", damaged_place(*end, file, *offset))]
     Damaged {
         /// The shard.
         shard: ShardId,
         /// The damaged place.
         lsn: Lsn,
+        /// Where the shard can be read again, if that was looked for.
+        end: Option<Lsn>,
+        /// The segment's file in the shard's folder; `None` if there is no segment for this place.
+        file: Option<String>,
+        /// The place in this file, in bytes.
+        offset: u64,
         /// What is wrong with it.
         cause: Defect,
     },
-    /// It was truncated away: below the horizon, or cut off by `truncate_after` or a crash.
-    #[error("LSN {lsn} of shard {shard} was truncated; the log begins at {horizon}")]
+    /// It was truncated away: at the beginning of the log if `lsn` is below `horizon`; else cut off its end by
+    /// `truncate_after` or a crash.
+    #[error("LSN {lsn} of shard {shard} was {}", truncated_where(*lsn, *horizon))]
     Truncated {
         /// The shard.
         shard: ShardId,
@@ -218,28 +323,44 @@ pub enum ReadError {
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
     /// The shard does not exist.
-    #[error("shard {0} does not exist")]
+    #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
     /// The shard stopped before the record was written.
-    #[error("{0}")]
+    #[error(transparent)]
     ShardFailed(Arc<Failure>),
     /// The log was closed before the record was written.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
     /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was passed over.
-    #[error("this thread turns a shard and cannot block for one; await instead")]
+    #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// This process is a fork of the one that opened the log, which is not ours to touch.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
     /// A file could not be read.
-    #[error("reading shard {shard}: {source}")]
+    #[error("shard {shard} could not be read")]
     Io {
         /// The shard.
         shard: ShardId,
         /// What the system said.
         source: SharedIo,
     },
+}
+
+/// How far damage reaches, and where on disk it lies.
+fn damaged_place(end: Option<Lsn>, file: &Option<String>, offset: u64) -> String {
+    let end = end.map_or_else(String::new, |end| format!(", up to {end}"));
+    let file = file.as_ref().map_or_else(String::new, |file| format!(" ({file}, offset {offset})"));
+    end + &file
+}
+
+/// Which end of the log was cut.
+fn truncated_where(lsn: Lsn, horizon: Lsn) -> String {
+    if lsn < horizon {
+        format!("truncated; the log begins at {horizon}")
+    } else {
+        "cut off the end of the log, by `truncate_after` or by a crash".to_owned()
+    }
 }
 
 /// Why a truncation was not done.
@@ -273,34 +394,37 @@ pub enum TruncateError {
         tally: String,
     },
     /// The record could not be read. Nothing was cut.
-    #[error("{0}")]
-    Read(ReadError),
+    #[error("the record to cut at could not be read; nothing was cut")]
+    Read(#[source] ReadError),
     /// The shard has stopped, or stopped meanwhile.
-    #[error("{0}")]
+    #[error(transparent)]
     ShardFailed(Arc<Failure>),
     /// The log has been closed.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
     /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was cut.
-    #[error("this thread turns a shard and cannot block for one; truncate elsewhere")]
+    #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// The shard does not exist.
-    #[error("shard {0} does not exist")]
+    #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
     /// This process is a fork of the one that opened the log, which is not ours to touch.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
-    /// The manifest could not be written; whether the truncation holds shows at the next open.
-    #[error("writing the manifest of shard {shard}: {source}")]
+    /// The manifest could not be written: whether the truncation holds shows at the next open. Or nothing was begun,
+    /// since there was no randomness for a new epoch.
+    #[error("shard {shard}: {operation} failed")]
     Io {
         /// The shard.
         shard: ShardId,
+        /// What was tried, as `writing the manifest`.
+        operation: &'static str,
         /// What the system said.
         source: SharedIo,
     },
 }
 
-/// Why a consumer could not be had, or its progress not be kept.
+/// Why a consumer could not be opened, or its progress could not be recorded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
@@ -326,10 +450,10 @@ pub enum ConsumerError {
         name: String,
     },
     /// The log could not be read.
-    #[error("{0}")]
-    Read(ReadError),
+    #[error("the consumer cannot read the log")]
+    Read(#[source] ReadError),
     /// Its progress could not be read or written.
-    #[error("the progress of consumer `{name}`: {source}")]
+    #[error("the progress of consumer `{name}` could not be read or written")]
     Io {
         /// Its name.
         name: String,
@@ -337,10 +461,10 @@ pub enum ConsumerError {
         source: SharedIo,
     },
     /// This process is a fork of the one that opened the log, which is not ours to touch.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
     /// The log has been closed.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
 }
 
@@ -352,26 +476,44 @@ pub enum CloseError {
     #[error("the log is closed already")]
     Closed,
     /// This process is a fork of the one that opened the log, which goes on with it.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
     /// Called on a thread of the log itself (by a waker, or by [`Options::on_stuck`](crate::Options::on_stuck)),
     /// or on one that turns a shard (`Options::drive`), which cannot wait for its own end. Nothing was done.
     #[error("a thread of the log cannot wait for its own end; close it elsewhere")]
     OwnThread,
     /// A shard had stopped, or stopped at the last writes.
-    #[error("{0}")]
+    #[error(transparent)]
     ShardFailed(Arc<Failure>),
     /// What a consumer has committed could not be recorded; the log itself is closed.
-    #[error("{0}")]
-    Consumer(ConsumerError),
+    #[error("what a consumer committed could not be recorded; the log itself is closed")]
+    Consumer(#[source] ConsumerError),
     /// The end could not be recorded: the next open recovers as after a crash.
-    #[error("recording the end of shard {shard}: {source}")]
+    #[error("the end of shard {shard} could not be recorded; the next open recovers as after a crash")]
     Io {
         /// The shard.
         shard: ShardId,
         /// What the system said.
         source: SharedIo,
     },
+    /// There is no thread to close the log on ([`Log::close_async`](crate::Log::close_async)): it is still open.
+    #[error("no thread could be started to close the log; it is still open")]
+    NoThread {
+        /// What the system said.
+        source: SharedIo,
+    },
+}
+
+impl AppendError {
+    /// The next segment could not be made. The reason is the system's: only a lack of space is told as one.
+    pub(crate) fn no_segment(shard: ShardId, source: SharedIo) -> AppendError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                AppendError::NoSpace { shard, source }
+            }
+            _ => AppendError::NoSegment { shard, source },
+        }
+    }
 }
 
 impl OpenError {
@@ -391,14 +533,16 @@ impl OpenError {
     pub(crate) fn manifest(path: &Path) -> impl FnOnce(ManifestError) -> OpenError {
         let path = path.to_owned();
         move |error| match error {
-            ManifestError::Missing => {
-                OpenError::ManifestDamaged { path, first: Defect::Short, second: Defect::Short }
-            }
+            ManifestError::Missing => OpenError::ManifestMissing { path },
             ManifestError::Damaged([first, second]) => OpenError::ManifestDamaged { path, first, second },
             ManifestError::TooNew => OpenError::TooNew { path },
-            ManifestError::Io(source) => {
+            ManifestError::Io { file, source } => {
+                let path = file.map_or(path.clone(), |file| path.join(file));
                 OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

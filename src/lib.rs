@@ -447,7 +447,7 @@ struct Readme;
 
 pub use append::{Append, Commit};
 pub use consumer::Consumer;
-pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError};
+pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError, error_chain};
 pub use log::{Log, Shard};
 pub use options::{Backend, OnDamage, Options};
 pub use position::{Lsn, Position, ShardId};

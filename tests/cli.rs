@@ -1,5 +1,7 @@
 //! The `sawmill` command, as an operator meets it.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -46,6 +48,29 @@ fn wrong_arguments_and_missing_logs_are_told() {
         assert!(error.contains("there is no log") && !error.contains("panicked"), "{error}");
         assert_eq!(std::fs::read_dir(path).unwrap().count(), 0, "{command} made something");
     }
+}
+
+#[test]
+fn an_error_is_told_with_its_cause_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nowhere");
+    let (code, _, error) = text(&sawmill(&["stat", path.to_str().unwrap()]));
+    assert_eq!(code, 1);
+    let cause = "opening the directory failed: No such file or directory (os error 2)";
+    assert_eq!(error.trim(), format!("sawmill: {}: {cause}", path.display()));
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(OsStr::from_bytes(b"log\xff"));
+    some_log(&path);
+    let command = Command::new(env!("CARGO_BIN_EXE_sawmill")).arg("stat").arg(&path).arg("--json").output();
+    let (code, out, error) = text(&command.unwrap());
+    assert_eq!(code, 0, "{error}");
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(found["path"].as_str().unwrap().ends_with("/log\u{fffd}"), "{found}");
+    assert!(found["shards"][1]["path"].as_str().unwrap().ends_with("/log\u{fffd}/shard-0001"), "{found}");
 }
 
 #[test]

@@ -127,6 +127,41 @@ fn dependencies_point_one_way() {
     assert!(used > 300, "{used} uses seen: does this still read the sources?");
 }
 
+/// Whether it reads well in `/some/where: {operation} failed`: a gerund and what it is done to, and no preposition
+/// that waits for the path.
+fn is_operation(phrase: &str) -> bool {
+    let begins = phrase.split(' ').next().is_some_and(|word| word.ends_with("ing"));
+    let last = phrase.rsplit(' ').next().unwrap_or_default();
+    begins && !["in", "of", "for", "at", "on", "to", "from", "with"].contains(&last)
+}
+
+#[test]
+fn errors_read_alike_wherever_they_are_made() {
+    assert!(is_operation("writing the manifest") && !is_operation("writing the manifest in"));
+    assert!(!is_operation("the manifest"));
+    let mut seen = 0;
+    for (name, text) in sources("src") {
+        let text: String = code(&text).map(|(_, line)| line.trim_start().to_owned() + " ").collect();
+        // Of a shard that stopped (`Failure`), what failed may also be somebody.
+        for maker in [
+            "OpenError::at(\"",
+            "OpenError::at( \"",
+            "map_err(io(\"",
+            "path, operation: \"",
+            "id, operation: \"",
+        ] {
+            for rest in text.split(maker).skip(1) {
+                let phrase = rest.split('"').next().unwrap();
+                assert!(is_operation(phrase), "{name}: `{phrase} failed` does not read well");
+                seen += 1;
+            }
+        }
+        let is_test = name.contains("/tests");
+        assert!(is_test || !text.contains("to be had"), "{name}: say that it is not available");
+    }
+    assert!(seen >= 28, "{seen} operations seen: does this still read the sources?");
+}
+
 #[test]
 fn links_in_the_docs_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

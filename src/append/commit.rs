@@ -45,13 +45,11 @@ impl Commit {
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
-        if !engine.in_opening_process() {
-            return Err(AppendError::Forked);
-        }
+        engine.check_process()?;
         let bytes = (write.payload.len() + write.key.len()) as u64;
         if !engine.admission.is_clear() {
             if engine.admission.is_shut() {
-                return Err(engine.shut_error());
+                return Err(engine.shut_error().into());
             }
             if !engine.lets_by(write.priority) {
                 return Err(engine.overloaded(bytes, write.priority));
@@ -87,7 +85,7 @@ impl Commit {
     /// The outcome, if it is known by now.
     #[must_use]
     pub fn try_result(&self) -> Option<Result<Position, AppendError>> {
-        Some(self.engine.outcome(&self.target)?.map(|()| self.position))
+        Some(self.engine.outcome(&self.target)?.map(|()| self.position).map_err(AppendError::from))
     }
 
     /// Blocks this thread until the record has the durability it was appended with.
@@ -95,7 +93,7 @@ impl Commit {
     /// # Errors
     /// After [`AppendError::ShardFailed`] it is unknown whether the record is kept.
     pub fn wait(self) -> Result<Position, AppendError> {
-        self.wait_for(None).unwrap_or_else(|| Err(self.engine.shut_error()))
+        self.wait_for(None).unwrap_or_else(|| Err(self.engine.shut_error().into()))
     }
 
     /// As [`wait`](Commit::wait), for at most `timeout`; `None` if the time ran out.
@@ -107,7 +105,7 @@ impl Commit {
     }
 
     fn wait_for(&self, timeout: Option<Duration>) -> Option<Result<Position, AppendError>> {
-        Some(self.engine.wait(&self.target, timeout)?.map(|()| self.position))
+        Some(self.engine.wait(&self.target, timeout)?.map(|()| self.position).map_err(AppendError::from))
     }
 
     /// Blocks until the outcome is known, and writes the block itself if the shard is idle: but not where the

@@ -103,7 +103,7 @@ impl<'a> State<'a> {
             return State::Failed(AppendError::Forked);
         }
         if engine.admission.is_shut() {
-            return State::Failed(engine.shut_error());
+            return State::Failed(engine.shut_error().into());
         }
         if engine.admission.is_clear() {
             if let Some(positions) = positions.as_deref_mut() {
@@ -128,7 +128,7 @@ impl<'a> State<'a> {
             return true;
         }
         if engine.admission.is_shut() {
-            *self = State::Failed(engine.shut_error());
+            *self = State::Failed(engine.shut_error().into());
             return true;
         }
         if !engine.is_turn(&queued.place) {

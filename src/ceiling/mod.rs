@@ -164,7 +164,7 @@ impl BareFile {
     /// Writes through io_uring for `time`, at a fixed depth from one thread.
     ///
     /// # Errors
-    /// Where io_uring is not to be had, or a write fails.
+    /// Where io_uring is not available, or a write fails.
     ///
     /// # Panics
     /// If a number in `writes` is not as it says there.
@@ -203,7 +203,7 @@ impl BareFile {
     }
 
     /// Reads one block after the other, from the start again at the end, for `time`: two at a time through
-    /// io_uring, or by `pread(2)` where that is not to be had.
+    /// io_uring, or by `pread(2)` where that is not available.
     ///
     /// # Errors
     /// Where a read fails.

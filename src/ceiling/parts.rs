@@ -77,7 +77,7 @@ impl Blocks {
     /// A few blocks of 256 KiB.
     ///
     /// # Errors
-    /// Where the memory is not to be had.
+    /// Where the memory is not available.
     pub fn new() -> std::io::Result<Blocks> {
         Ok(Blocks { pool: Pool::new(256 << 10, 4, 0)?, lsn: 0 })
     }

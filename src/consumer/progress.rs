@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::device::{Calls, Directory};
-use crate::error::{ConsumerError, SharedIo};
+use crate::error::{ConsumerError, SharedIo, error_chain};
 use crate::format::{SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
 use crate::position::{Position, ShardId};
@@ -77,7 +77,7 @@ impl Begun<'_> {
             Ok(encode_progress(&[]))
         });
         let (files, body) = made.map_err(|error| match error {
-            ManifestError::Io(error) => ConsumerError::Io { name: name(), source: error.into() },
+            ManifestError::Io { source, .. } => ConsumerError::Io { name: name(), source: source.into() },
             ManifestError::TooNew => ConsumerError::TooNew { name: name() },
             ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name() },
         })?;
@@ -118,7 +118,7 @@ impl Progress {
                 let flushed = catch_unwind(AssertUnwindSafe(|| progress.flush()));
                 let flushed = flushed.unwrap_or_else(|_| progress.fail(io::Error::other("panicked")));
                 if let Err(error) = flushed {
-                    notices.warn(error.to_string());
+                    notices.warn(error_chain(&error).to_string());
                     return; // Nothing is recorded after that.
                 }
             }

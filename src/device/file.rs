@@ -74,7 +74,7 @@ impl Device for RealDevice {
 
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let (file, device_number) = open_folder(path)?;
-        // Whether direct I/O is to be had is seen at each file.
+        // Whether direct I/O is available is seen at each file.
         let capabilities = Capabilities::of(file.as_fd(), true);
         Ok(Arc::new(RealDirectory {
             path: path.canonicalize()?,

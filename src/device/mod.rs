@@ -182,7 +182,7 @@ pub(crate) trait Lock: Send + Sync + Debug {
     fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>>;
 }
 
-/// Why a lock was not to be had.
+/// Why a lock could not be taken.
 #[derive(Debug)]
 pub(crate) enum LockError {
     /// Its owner lives; the text says who.

@@ -78,7 +78,7 @@ impl FileSystem {
 pub struct Capabilities {
     /// Where the log's files lie.
     pub file_system: FileSystem,
-    /// Writes go past the page cache (`O_DIRECT`). False where that is not to be had, and on FUSE, where it is
+    /// Writes go past the page cache (`O_DIRECT`). False where that is not available, and on FUSE, where it is
     /// not safe.
     pub direct: bool,
     /// A synchronous write (`RWF_DSYNC`) covers its bytes; else a sync of the file does.

@@ -64,6 +64,9 @@ pub enum Defect {
     /// The checksum of a record does not match its bytes.
     #[error("a record's checksum does not match")]
     RecordChecksum,
+    /// The file is not there.
+    #[error("the file is missing")]
+    Missing,
     /// The bytes are not there: the file is shorter than it was made.
     #[error("the file ends early")]
     Short,

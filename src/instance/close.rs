@@ -10,8 +10,7 @@ use super::Instance;
 use super::lock::Leaving;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
-use crate::error::CloseError;
-use crate::position::ShardId;
+use crate::error::{CloseError, error_chain};
 use crate::shard::{Ended, Engine, WorkerHandle};
 use crate::sync::lock;
 use crate::tally;
@@ -46,7 +45,7 @@ impl Close {
         };
         if let Err(error) = std::thread::Builder::new().name("sawmill-close".into()).spawn(run) {
             let source = Arc::new(error);
-            lock(&closing).outcome = Some(Err(CloseError::Io { shard: ShardId(0), source }));
+            lock(&closing).outcome = Some(Err(CloseError::NoThread { source }));
         }
         Close(closing)
     }
@@ -137,7 +136,7 @@ impl Drop for Instance {
         let (notices, path) = (self.notices.clone(), self.path.clone());
         let close = move |workers| {
             if let Err(error) = close_all(&engines, &consumers, &tallies, workers, &held) {
-                notices.error(format!("closing {}: {error}", path.display()));
+                notices.error(format!("closing {}: {}", path.display(), error_chain(&error)));
             }
         };
         if workers.iter().any(WorkerHandle::is_current) {

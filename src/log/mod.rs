@@ -20,7 +20,7 @@ pub use window::{Window, WindowIter};
 use crate::append::{Append, AppendBatch};
 use crate::append::{Commit, SyncHandle};
 use crate::consumer::{self, Consumer};
-use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError};
+use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, Unavailable};
 use crate::instance::Instance;
 use crate::open;
 use crate::options::Options;
@@ -240,15 +240,7 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
-        if !self.inner.in_opening_process() {
-            return Err(ConsumerError::Forked);
-        }
-        if self.inner.closed.load(Ordering::SeqCst) {
-            return Err(ConsumerError::Closed);
-        }
-        if let Some(failure) = self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
-            return Err(ConsumerError::Read(ReadError::ShardFailed(failure)));
-        }
+        self.may_write()?;
         let place = consumer::Place {
             engines: &self.inner.engines,
             directory: self.inner.directory.as_ref(),
@@ -288,7 +280,7 @@ impl Log {
     /// # Errors
     /// See [`TallyError`].
     pub fn tally_with<F: Fold>(&self, name: &str, options: &TallyOptions) -> Result<Tally<F>, TallyError> {
-        self.may_tally()?;
+        self.may_write()?;
         let place = tally::Place {
             engines: &self.inner.engines,
             directory: self.inner.directory.as_ref(),
@@ -304,21 +296,20 @@ impl Log {
     /// # Errors
     /// See [`TallyError`].
     pub fn remove_tally(&self, name: &str) -> Result<(), TallyError> {
-        self.may_tally()?;
+        self.may_write()?;
         tally::remove(name, &self.inner.tallies, self.inner.directory.as_ref(), &self.inner.engines)
     }
 
-    fn may_tally(&self) -> Result<(), TallyError> {
+    /// An error where nothing of the log's may be opened to be written.
+    fn may_write(&self) -> Result<(), Unavailable> {
         if !self.inner.in_opening_process() {
-            return Err(TallyError::Forked);
+            return Err(Unavailable::Forked);
         }
         if self.inner.closed.load(Ordering::SeqCst) {
-            return Err(TallyError::Closed);
+            return Err(Unavailable::Closed);
         }
-        match self.inner.engines.iter().find_map(|engine| engine.read_only_failure()) {
-            Some(failure) => Err(TallyError::Failed(AppendError::ShardFailed(failure))),
-            None => Ok(()),
-        }
+        let failure = self.inner.engines.iter().find_map(|engine| engine.read_only_failure());
+        failure.map_or(Ok(()), |failure| Err(Unavailable::ShardFailed(failure)))
     }
 
     /// Counters, gauges and notices of the log as of now.

@@ -81,7 +81,7 @@ pub struct ShardSummary {
 #[non_exhaustive]
 pub enum Finding {
     /// Found by reading.
-    #[error("{0}")]
+    #[error(transparent)]
     Read(ReadError),
     /// Something that was durable is missing where the shard's log ends.
     #[error("shard {shard} ends at LSN {lsn}: {cause}")]
@@ -323,10 +323,8 @@ impl ForeignShard {
     /// Reads the manifest again; what it cannot read stays as it was.
     fn reload(&self, state: &mut State) -> Result<(), ReadError> {
         let snapshot = StoreSnapshot::of(self.directory.as_ref()).map_err(|error| {
-            self.io(match error {
-                ManifestError::Io(error) => error,
-                error => io::Error::other(format!("the manifest cannot be read: {error:?}")),
-            })
+            let path = self.directory.path();
+            self.io(io::Error::other(OpenError::manifest(path)(error)))
         })?;
         if !is_of(&snapshot, self.log_id, self.id) {
             let path = self.directory.path().display();

@@ -142,11 +142,11 @@ impl Shard {
     pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let engine = self.engine().map_err(TruncateError::NoSuchShard)?;
         let mut nonce = [0; 8];
-        self.log
-            .inner
-            .device
-            .random(&mut nonce)
-            .map_err(|error| TruncateError::Io { shard: self.id, source: Arc::new(error) })?;
+        self.log.inner.device.random(&mut nonce).map_err(|error| TruncateError::Io {
+            shard: self.id,
+            operation: "drawing a nonce",
+            source: Arc::new(error),
+        })?;
         engine.truncate_after(u64::from_le_bytes(nonce), || read::find_cut(&source(engine), lsn))
     }
 }

@@ -141,7 +141,8 @@ impl Window {
             return oldest.try_result();
         }
         let placed = self.flying.front()?;
-        let outcome = self.log.engine_of(placed.position.shard()).outcome(&placed.target)?;
+        let outcome =
+            self.log.engine_of(placed.position.shard()).outcome(&placed.target)?.map_err(AppendError::from);
         Some(outcome.map(|()| placed.position))
     }
 

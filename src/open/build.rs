@@ -7,7 +7,7 @@ use super::folders::Folder;
 use super::judge::Judged;
 use crate::committer::{CommitterConfig, SyncMethod};
 use crate::device::{Capabilities, Device, Lock, Queue, QueueKind, QueueSetup, Wake};
-use crate::error::OpenError;
+use crate::error::{OpenError, error_chain};
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, Tuning};
 use crate::pool::Pool;
@@ -55,7 +55,7 @@ impl Builder<'_> {
         }
         let config = self.config;
         let pool = Pool::new(config.block_bytes, config.blocks, config.blocks_before)
-            .map_err(OpenError::at("taking memory for", &path))?;
+            .map_err(OpenError::at("taking memory", &path))?;
         if self.device.threaded() {
             pool.region().touch();
         }
@@ -75,10 +75,10 @@ impl Builder<'_> {
             manifest.identity(manifest.epochs.last().expect("a manifest has an epoch"))
         } else {
             let mut nonce = [0; 8];
-            self.device.random(&mut nonce).map_err(OpenError::at("drawing a nonce for", &path))?;
+            self.device.random(&mut nonce).map_err(OpenError::at("drawing a nonce", &path))?;
             store
                 .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
-                .map_err(OpenError::at("writing the manifest in", &path))?
+                .map_err(OpenError::at("writing the manifest", &path))?
         };
         Ok(Engine::new(EngineSetup {
             id,
@@ -131,17 +131,22 @@ impl Builder<'_> {
                     return Ok((Some(queue), wake));
                 }
                 Err(error) if self.config.backend == Backend::Uring => {
-                    return Err(OpenError::Unsupported { what: "io_uring", reason: error.to_string() });
+                    return Err(OpenError::Unsupported {
+                        what: "io_uring",
+                        reason: format!("no ring can be made for {}", directory.path().display()),
+                        source: Some(Arc::new(error)),
+                    });
                 }
-                Err(error) => self
-                    .notices
-                    .warn(format!("io_uring is not to be had ({error}): plain system calls instead")),
+                Err(error) => self.notices.warn(format!(
+                    "io_uring is not available ({}): plain system calls instead",
+                    error_chain(&error)
+                )),
             }
         }
         self.kind = Some(QueueKind::Syscall);
         setup.kind = QueueKind::Syscall;
         let (queue, wake) =
-            directory.queue(&setup).map_err(OpenError::at("making a queue for", directory.path()))?;
+            directory.queue(&setup).map_err(OpenError::at("making a queue", directory.path()))?;
         Ok((Some(queue), wake))
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn find_log(
         directory
             .remove(CREATING)
             .and_then(|()| directory.sync())
-            .map_err(OpenError::at("finishing the making of", path))?;
+            .map_err(OpenError::at("finishing the making of the log", path))?;
     }
     let manifest = LogManifest::decode(&body)
         .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
@@ -89,7 +89,7 @@ fn read_intent(path: &Path, directory: &dyn Directory) -> Result<Option<LogId>, 
     let copy = directory
         .sync()
         .and_then(|()| read_copy(directory, CREATING, SlotKind::Log, true))
-        .map_err(OpenError::at("reading what was begun in", path))?;
+        .map_err(OpenError::at("reading what was begun", path))?;
     match copy {
         Copy::Body(body) => Ok(LogManifest::decode(&body).ok().map(|begun| begun.log_id)),
         Copy::Damaged(Defect::Version) => Err(OpenError::TooNew { path: path.to_owned() }),
@@ -138,7 +138,7 @@ fn leftovers(log: &Path, folder: &dyn Directory, begun: Option<&LogId>) -> Resul
             return refuse(format!("`{name}`"));
         };
         let copy = read_copy(folder, name, SlotKind::Shard, false);
-        match copy.map_err(OpenError::at("reading what was begun in", path))? {
+        match copy.map_err(OpenError::at("reading what was begun", path))? {
             Copy::Empty => {}
             Copy::Body(body) if ShardManifest::decode(&body).is_ok_and(|found| found.is_new(log_id)) => {}
             Copy::Body(_) => return refuse(format!("`{name}` of another log")),

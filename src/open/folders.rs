@@ -95,7 +95,7 @@ pub(super) fn check_durable(
                 capabilities.file_system,
                 part.path().display()
             );
-            return Err(OpenError::Unsupported { what: "durability", reason });
+            return Err(OpenError::Unsupported { what: "durability", reason, source: None });
         }
     }
     Ok(())

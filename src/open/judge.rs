@@ -49,8 +49,7 @@ pub(super) fn judge_shard(
     }
     let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
     let read_bytes = config.read_bytes.min(usize::try_from(largest).unwrap_or(usize::MAX));
-    let mut reader =
-        SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory for"))?;
+    let mut reader = SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory"))?;
     let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
     let id = ShardId(shard);
     match judge(&Facts::gather(&mut reader, store.segments(), manifest, &missing, &scan)) {

@@ -175,8 +175,9 @@ fn open_locked(
         consumers: Registry::default(),
         tallies: tally::Registry::default(),
     };
-    tally::hold_all(inner.directory.as_ref(), &inner.engines).map_err(OpenError::at("listing", path))?;
-    start_threads(&inner).map_err(OpenError::at("starting threads for", path))?;
+    tally::hold_all(inner.directory.as_ref(), &inner.engines)
+        .map_err(OpenError::at("listing the directory", path))?;
+    start_threads(&inner).map_err(OpenError::at("starting threads", path))?;
     report(&inner);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);

@@ -61,7 +61,7 @@ fn place_of(engine: &Engine) -> String {
     });
     format!(
         "{file_system:?}, {}, {}{measured}{cache}{durable}",
-        if direct { "O_DIRECT" } else { "without O_DIRECT (not to be had here, or not safe)" },
+        if direct { "O_DIRECT" } else { "without O_DIRECT (not available here, or not safe)" },
         match engine.committer.method {
             SyncMethod::WriteThrough => "synchronous writes (RWF_DSYNC)",
             SyncMethod::Flush => "writes and fdatasync",

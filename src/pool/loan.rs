@@ -41,7 +41,7 @@ impl Loan {
         assert_eq!(before, OWNED, "a block is sealed by its owner");
     }
 
-    /// Borrows the block, if it is to be had.
+    /// Borrows the block, if it is available.
     pub(super) fn borrow(&self) -> Option<Borrowed<'_>> {
         let mut seen = self.0.load(Ordering::Relaxed);
         while seen & OWNED == 0 {

@@ -54,7 +54,7 @@ impl Pool {
     /// Takes the memory for `blocks` blocks of `block_bytes`, which are numbered from the one behind `before`.
     ///
     /// # Errors
-    /// Where the memory is not to be had.
+    /// Where the memory is not available.
     pub(crate) fn new(block_bytes: u32, blocks: u32, before: u64) -> std::io::Result<Pool> {
         assert!(blocks >= 2 && u64::from(block_bytes) % GRANULE == 0);
         assert!(u64::from(block_bytes) / 8 < 1 << Tail::OFFSET_BITS);

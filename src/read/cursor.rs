@@ -9,7 +9,7 @@ use crate::format::{
     Records, Walk, encoded_bytes,
 };
 use crate::position::{Lsn, Position, ShardId};
-use crate::segment::{SegmentReader, StoreView, continuations};
+use crate::segment::{SegmentReader, StoreView, continuations, segment_name};
 use crate::sys::Process;
 
 /// A record in fragments, as far as it was read.
@@ -274,7 +274,7 @@ impl Cursor {
             self.at = self.at.max(self.locate(horizon));
             return ReadError::Truncated { shard, lsn, horizon };
         }
-        ReadError::Damaged { shard, lsn: lsn.max(horizon), cause }
+        damaged(shard, view, lsn.max(horizon), Some(self.at), cause)
     }
 
     /// The next record of the block that is asked for, owned, and whole below the limit. The block is kept where
@@ -390,6 +390,19 @@ pub(crate) fn find_cut(source: &Arc<dyn Source>, lsn: Lsn) -> Result<Lsn, Trunca
         }
     }
     Err(TruncateError::NotARecord { shard, lsn })
+}
+
+/// The error for damage at `lsn`, with its place on disk.
+pub(super) fn damaged(
+    shard: ShardId,
+    view: &StoreView,
+    lsn: Lsn,
+    end: Option<Lsn>,
+    cause: Defect,
+) -> ReadError {
+    let segment = view.segment_of(lsn).map(|index| &view.segments[index].row);
+    let file = segment.map(|row| segment_name(row.file));
+    ReadError::Damaged { shard, lsn, end, file, offset: segment.map_or(0, |row| lsn.0 - row.base), cause }
 }
 
 /// The header that stands at `place`, if it is one that belongs there.

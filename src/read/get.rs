@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::{Cursor, Step, header_at};
+use super::cursor::{Cursor, Step, damaged, header_at};
 use super::{Record, Source};
 use crate::error::ReadError;
 use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records};
@@ -64,7 +64,7 @@ fn read(source: &Arc<dyn Source>, view: &StoreView, position: Position) -> Resul
         Ok(Some((record, false))) => Ok(record),
         Ok(Some((_, true))) => assemble(source, position),
         Ok(None) => Err(not_a_position),
-        Err(cause) => Err(ReadError::Damaged { shard: source.id(), lsn: block, cause }),
+        Err(cause) => Err(damaged(source.id(), view, block, None, cause)),
     }
 }
 

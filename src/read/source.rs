@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{AppendError, ReadError};
+use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
@@ -99,9 +99,8 @@ impl Source for Engine {
         self.ask_sync(&last);
         match self.wait(&target, None) {
             Some(Ok(())) => Ok(true),
-            Some(Err(AppendError::ShardFailed(failure))) => Err(ReadError::ShardFailed(failure)),
-            Some(Err(AppendError::OwnThread)) => Err(ReadError::OwnThread),
-            _ => Err(ReadError::Closed),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(ReadError::Closed),
         }
     }
 

@@ -192,7 +192,7 @@ impl SegmentReader {
         }
     }
 
-    /// Takes the memory for reading ahead, if it is to be had. What the window holds is lost.
+    /// Takes the memory for reading ahead, if it is available. What the window holds is lost.
     fn start_ahead(&mut self, segment: &Segment) {
         if !matches!(self.ahead, Ahead::Idle) {
             return;

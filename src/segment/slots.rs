@@ -24,12 +24,21 @@ pub(crate) enum ManifestError {
     Damaged([Defect; 2]),
     /// Written by a newer version.
     TooNew,
-    Io(io::Error),
+    /// What the system said, and of which file, where it is of one.
+    Io { file: Option<String>, source: io::Error },
+}
+
+impl ManifestError {
+    /// An error of this file.
+    fn of(file: &str) -> impl FnOnce(io::Error) -> ManifestError {
+        let file = Some(file.to_owned());
+        move |source| ManifestError::Io { file, source }
+    }
 }
 
 impl From<io::Error> for ManifestError {
     fn from(error: io::Error) -> ManifestError {
-        ManifestError::Io(error)
+        ManifestError::Io { file: None, source: error }
     }
 }
 
@@ -77,7 +86,7 @@ impl ManifestFiles {
         match ManifestFiles::open(directory, prefix, kind) {
             Ok((files, body, _)) => return Ok((files, body)),
             Err(ManifestError::Missing) => {}
-            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
+            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short | Defect::Missing])) => {
                 ManifestFiles::remove(directory, prefix)?;
             }
             Err(error) => return Err(error),
@@ -126,36 +135,37 @@ impl ManifestFiles {
             match directory.open(&name) {
                 Ok(file) => found.push(Some(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => found.push(None),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(ManifestError::of(&name)(error)),
             }
         }
         // Told before anything is made: an empty copy left by a crash here would look like damage.
         if found.iter().all(Option::is_none) {
             return Err(ManifestError::Missing);
         }
+        let is_missing = [found[0].is_none(), found[1].is_none()];
         let mut files = Vec::new();
         for (name, file) in names(prefix).iter().zip(found) {
             files.push(match file {
                 Some(file) => file,
-                None => directory.create(name)?,
+                None => directory.create(name).map_err(ManifestError::of(name))?,
             });
         }
         // The names, too: whoever made them may have been killed before they were durable, and a power
         // cut would take back what relies on them from now on.
         directory.sync()?;
         let files: [Arc<dyn File>; 2] = files.try_into().expect("one file a name");
-        for file in &files {
-            file.sync()?;
-            file.forget_cache()?;
+        let names = names(prefix);
+        for (name, file) in names.iter().zip(&files) {
+            file.sync().and_then(|()| file.forget_cache()).map_err(ManifestError::of(name))?;
         }
-        let read = |file: &Arc<dyn File>| -> Result<Result<(u64, Vec<u8>), Defect>, io::Error> {
-            let bytes = read_slot(file.as_ref())?;
+        let read = |copy: usize| -> Result<Result<(u64, Vec<u8>), Defect>, ManifestError> {
+            let bytes = read_slot(files[copy].as_ref()).map_err(ManifestError::of(&names[copy]))?;
             Ok(decode_slot(kind, &bytes).map(|(sequence, body)| (sequence, body.to_vec())))
         };
-        let copies = [read(&files[0]), read(&files[1])];
+        let copies = [read(0), read(1)];
         let copies = match copies {
             // The copy that cannot be read may be the newer one.
-            [Err(error), _] | [_, Err(error)] if kind.copies_differ() => return Err(error.into()),
+            [Err(error), _] | [_, Err(error)] if kind.copies_differ() => return Err(error),
             copies => copies,
         };
         let copies = copies.map(|copy| copy.unwrap_or(Err(Defect::Unreadable)));
@@ -165,7 +175,10 @@ impl ManifestFiles {
         let rank = |copy: &Result<(u64, Vec<u8>), Defect>| copy.as_ref().map_or(0, |(sequence, _)| *sequence);
         let lower = usize::from(rank(&copies[0]) > rank(&copies[1]));
         let copies_diverge = match (&copies[0], &copies[1]) {
-            (Err(first), Err(second)) => return Err(ManifestError::Damaged([*first, *second])),
+            (Err(first), Err(second)) => {
+                let told = |index: usize, found| if is_missing[index] { Defect::Missing } else { found };
+                return Err(ManifestError::Damaged([told(0, *first), told(1, *second)]));
+            }
             (Ok((first, _)), Ok((second, _))) => first.abs_diff(*second) > 1,
             _ => true,
         };
@@ -185,22 +198,25 @@ impl ManifestFiles {
         kind: SlotKind,
     ) -> Result<Vec<u8>, ManifestError> {
         let mut defects = [Defect::Short; 2];
+        let mut unread = None;
         for _ in 0..PEEKS_MAX {
             let mut found = None;
+            unread = None;
             let mut missing = 0;
             for (name, defect) in names(prefix).iter().zip(&mut defects) {
                 let slot = match directory.open(name).and_then(|file| read_slot(file.as_ref())) {
                     Ok(slot) => slot,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         missing += 1;
+                        *defect = Defect::Missing;
                         continue;
                     }
-                    Err(_) if !kind.copies_differ() => {
-                        *defect = Defect::Unreadable;
+                    Err(error) if !kind.copies_differ() => {
+                        unread = Some(ManifestError::of(name)(error));
                         continue;
                     }
                     // As in `open`: it may be the newer one.
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(ManifestError::of(name)(error)),
                 };
                 match decode_slot(kind, &slot) {
                     Ok((sequence, body)) if found.as_ref().is_none_or(|(best, _)| sequence > *best) => {
@@ -217,7 +233,8 @@ impl ManifestFiles {
                 None => std::thread::yield_now(),
             }
         }
-        Err(ManifestError::Damaged(defects))
+        // What the system would not read may be sound: its reason is told, and no damage.
+        Err(unread.unwrap_or(ManifestError::Damaged(defects)))
     }
 
     /// Takes the room that a body of this size needs; an error leaves everything as it was.

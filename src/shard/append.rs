@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use super::engine::{Engine, Placed, Refused, Target};
 use super::opener::{NoRoom, Planned, part_flags};
 use super::wake_state::Waking;
-use crate::error::AppendError;
+use crate::error::{AppendError, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
@@ -286,20 +286,20 @@ impl Engine {
     fn refused(&self, reason: NoRoom) -> Refused {
         match reason {
             NoRoom::Memory => Refused::NoRoom,
-            NoRoom::Shut => Refused::Error(self.shut_error()),
+            NoRoom::Shut => Refused::Error(self.shut_error().into()),
             NoRoom::Segment { bytes } => {
                 let error = self.segment_error();
                 self.ask_for_segment(bytes);
                 error.map_or(Refused::NoRoom, |source| {
-                    Refused::Error(AppendError::NoSpace { shard: self.id, source })
+                    Refused::Error(AppendError::no_segment(self.id, source))
                 })
             }
         }
     }
 
     /// Why nothing is accepted any more.
-    pub(crate) fn shut_error(&self) -> AppendError {
-        self.life.failure().map_or(AppendError::Closed, |failure| AppendError::ShardFailed(failure.clone()))
+    pub(crate) fn shut_error(&self) -> Unavailable {
+        self.life.failure().map_or(Unavailable::Closed, |failure| Unavailable::ShardFailed(failure.clone()))
     }
 
     /// Opens blocks for all of a group, or none.
@@ -311,7 +311,7 @@ impl Engine {
         let (reason, closed) = {
             let mut opener = lock(&self.opener);
             if self.life.is_shut() || self.life.has_failed() {
-                return Err(Refused::Error(self.shut_error()));
+                return Err(Refused::Error(self.shut_error().into()));
             }
             if opener.held {
                 return Err(Refused::NoRoom);

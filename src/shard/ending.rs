@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::engine::Engine;
-use crate::error::{CloseError, Failure};
+use crate::error::{CloseError, Failure, error_chain};
 use crate::sync::lock;
 
 /// An error to be told twice.
@@ -47,7 +47,7 @@ impl Engine {
         self.waiting.followers.notify_all(&mut tasks);
         if first {
             let failure = self.failure().expect("set above");
-            self.notices.error(format!("{failure}"));
+            self.notices.error(error_chain(failure.as_ref()).to_string());
         }
         tasks
     }

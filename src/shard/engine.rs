@@ -16,7 +16,7 @@ use super::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, Lock, Queue, Wake};
-use crate::error::{AppendError, Failure};
+use crate::error::{AppendError, Failure, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
 use crate::pool::Pool;
@@ -280,6 +280,12 @@ impl Engine {
     pub(crate) fn latest_time(&self) -> u64 {
         let own = self.published.0.timestamp.load(Ordering::SeqCst);
         own.max(self.clock.load(Ordering::SeqCst))
+    }
+
+    /// An error in a fork of that process.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<(), Unavailable> {
+        if self.in_opening_process() { Ok(()) } else { Err(Unavailable::Forked) }
     }
 
     /// The process that opened the log.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
+use super::ending::same;
 use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::sizing::{Made, Sizing};
 use crate::committer::Committer;
-use crate::error::{AppendError, SharedIo, TruncateError};
+use crate::error::{SharedIo, TruncateError, Unavailable, error_chain};
 use crate::format::{BlockHeader, GRANULE};
 use crate::position::{Lsn, ShardId};
 use crate::segment::{Segment, StoreView};
@@ -219,7 +220,7 @@ impl Engine {
     pub(crate) fn retain(&self) {
         let Some(horizon) = self.retention_horizon() else { return };
         if let Err(error) = self.truncate_before(horizon) {
-            self.notices.warn(format!("shard {}: retention: {error}", self.id));
+            self.notices.warn(format!("shard {}: retention: {}", self.id, error_chain(&error)));
         }
     }
 
@@ -260,30 +261,21 @@ impl Engine {
     // Truncating.
 
     /// Waits until everything that was accepted is durable. Under no lock: whoever turns the shard may need it.
-    fn settle(&self) -> Result<(), AppendError> {
+    fn settle(&self) -> Result<(), Unavailable> {
         let Some(target) = self.last_target(Durability::Synced) else { return Ok(()) };
         self.ask_sync(&target);
         self.wait(&target, None).unwrap_or_else(|| Err(self.shut_error()))
     }
 
-    fn not_settled(&self, error: &AppendError) -> TruncateError {
-        match error {
-            AppendError::OwnThread => TruncateError::OwnThread,
-            _ => self.truncate_error(None),
-        }
-    }
-
     /// Forgets everything below `lsn`, or below the durable LSN if that is lower.
     pub(crate) fn truncate_before(&self, lsn: Lsn) -> Result<(), TruncateError> {
-        if !self.in_opening_process() {
-            return Err(TruncateError::Forked);
-        }
+        self.check_process()?;
         if self.is_ended() {
-            return Err(self.truncate_error(None));
+            return Err(self.shut_error().into());
         }
         self.may_begin_at(lsn)?;
         if lsn > self.durable() {
-            self.settle().map_err(|error| self.not_settled(&error))?;
+            self.settle()?;
         }
         let active = self.opener().active();
         let horizon = lsn.min(self.durable());
@@ -295,7 +287,7 @@ impl Engine {
         self.publish_view(&store);
         drop(store);
         self.retry_segment();
-        result.map_err(|error| self.truncate_error(Some(error)))
+        result.map_err(|error| self.not_cut(error))
     }
 
     /// Cuts off everything behind the record at `lsn`; `find_cut` looks it up and gives the place
@@ -305,20 +297,18 @@ impl Engine {
         nonce: u64,
         find_cut: impl FnOnce() -> Result<Lsn, TruncateError>,
     ) -> Result<(), TruncateError> {
-        if !self.in_opening_process() {
-            return Err(TruncateError::Forked);
-        }
+        self.check_process()?;
         if self.would_wait_for_itself() {
             return Err(TruncateError::OwnThread);
         }
         let _cutting = lock(&self.space.cutting);
         let _held = self.hold_openings()?;
-        self.settle().map_err(|error| self.not_settled(&error))?;
+        self.settle()?;
         let cut = find_cut()?;
         self.may_end_at(cut)?;
         let mut opener = self.opener();
         if self.life.is_shut() || self.life.has_failed() {
-            return Err(self.truncate_error(None)); // Closed or failed meanwhile.
+            return Err(self.shut_error().into()); // Closed or failed meanwhile.
         }
         let mut core = lock(&self.core);
         // Void blocks that nobody has passed over yet.
@@ -335,13 +325,13 @@ impl Engine {
                 // Whether the cut holds shows at the next open. What was appended behind it now might
                 // be cut off then, so nothing more is.
                 let path = store.directory().path().to_owned();
-                let told = io::Error::new(error.kind(), error.to_string());
+                let told = same(&error);
                 drop(store);
                 core.committer.fail();
                 let tasks = self.stop("cutting the log", path, told);
                 drop((core, opener));
                 crate::sync::wake(tasks);
-                return Err(self.truncate_error(Some(error)));
+                return Err(self.not_cut(error));
             }
         };
         drop(out);
@@ -365,19 +355,15 @@ impl Engine {
     fn hold_openings(&self) -> Result<HeldOpenings<'_>, TruncateError> {
         let mut opener = self.opener();
         if self.life.is_shut() || self.life.has_failed() {
-            return Err(self.truncate_error(None));
+            return Err(self.shut_error().into());
         }
         opener.held = true;
         self.pool.close_any();
         Ok(HeldOpenings(self))
     }
 
-    fn truncate_error(&self, error: Option<io::Error>) -> TruncateError {
-        match (error, self.failure()) {
-            (Some(error), _) => TruncateError::Io { shard: self.id, source: Arc::new(error) },
-            (None, Some(failure)) => TruncateError::ShardFailed(failure.clone()),
-            (None, None) => TruncateError::Closed,
-        }
+    fn not_cut(&self, error: io::Error) -> TruncateError {
+        TruncateError::Io { shard: self.id, operation: "writing the manifest", source: Arc::new(error) }
     }
 }
 

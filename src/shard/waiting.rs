@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::commit_delay::CommitDelay;
 use super::{Engine, NO_LEAD, Registration, Target, Waiters};
-use crate::error::AppendError;
+use crate::error::Unavailable;
 use crate::position::Lsn;
 use crate::write::Durability;
 
@@ -36,12 +36,12 @@ impl Waiting {
 
 impl Engine {
     /// The outcome of an accepted batch, once it is known.
-    pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), AppendError>> {
+    pub(crate) fn outcome(&self, target: &Target) -> Option<Result<(), Unavailable>> {
         if Lsn(self.published.0.durable.load(Ordering::SeqCst)) > target.lsn {
             return Some(Ok(()));
         }
         if let Some(failure) = self.life.failure() {
-            return Some(Err(AppendError::ShardFailed(failure.clone())));
+            return Some(Err(Unavailable::ShardFailed(failure.clone())));
         }
         match target.durability {
             Durability::Buffered => Some(Ok(())),
@@ -53,19 +53,19 @@ impl Engine {
     }
 
     /// Blocks until the outcome is known, or the time is over.
-    pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), AppendError>> {
+    pub(crate) fn wait(&self, target: &Target, timeout: Option<Duration>) -> Option<Result<(), Unavailable>> {
         if let Some(outcome) = self.outcome(target) {
             return Some(outcome);
         }
         if !self.in_opening_process() {
-            return Some(Err(AppendError::Forked));
+            return Some(Err(Unavailable::Forked));
         }
         if !self.threaded {
             self.turn_until(|| self.outcome(target).is_some());
             return self.outcome(target);
         }
         if self.would_wait_for_itself() {
-            return Some(Err(AppendError::OwnThread));
+            return Some(Err(Unavailable::OwnThread));
         }
         if timeout.is_some() {
             // Whoever has no time for a write that takes long leads nothing.

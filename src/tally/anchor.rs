@@ -51,7 +51,9 @@ fn decode(name: &str, body: &[u8]) -> Result<AnchorRow, TallyError> {
 
 fn told(name: &str, error: ManifestError) -> TallyError {
     match error {
-        ManifestError::Io(error) => TallyError::Io { name: name.to_owned(), source: Arc::new(error) },
+        ManifestError::Io { source, .. } => {
+            TallyError::Io { name: name.to_owned(), source: Arc::new(source) }
+        }
         ManifestError::TooNew => TallyError::TooNew { name: name.to_owned() },
         ManifestError::Damaged(_) | ManifestError::Missing => {
             TallyError::Damaged { name: name.to_owned(), what: "both files that say where it begins" }

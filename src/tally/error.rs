@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use crate::error::{AppendError, ReadError, SharedIo};
+use crate::error::{AppendError, ReadError, SharedIo, Unavailable, has_two_causes};
 use crate::position::{Lsn, ShardId};
+
+has_two_causes!(UpdateError::Failed, TallyError::Failed);
 
 /// Why an update was not counted, or is not known to be durable.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -33,17 +35,17 @@ pub enum UpdateError {
         bytes_max: usize,
     },
     /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open.
-    #[error("the flush failed: {0}")]
-    Failed(AppendError),
+    #[error("the tally could not be flushed")]
+    Failed(#[source] AppendError),
     /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted. Whether this is kept shows
     /// at the next open.
     #[error("the fold of the tally panicked")]
     FoldPanicked,
     /// The log has been closed. It was not counted.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
     /// This process is a fork of the one that opened the log. It was not counted.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
 }
 
@@ -100,16 +102,16 @@ pub enum TallyError {
         name: String,
     },
     /// The log could not be read.
-    #[error("{0}")]
-    Read(ReadError),
+    #[error("the tally cannot read the log")]
+    Read(#[source] ReadError),
     /// A flush failed: nothing more is counted. Whether what it carried is kept shows at the next open.
-    #[error("the flush failed: {0}")]
-    Failed(AppendError),
+    #[error("the tally could not be flushed")]
+    Failed(#[source] AppendError),
     /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted.
     #[error("the fold of the tally panicked")]
     FoldPanicked,
     /// The file that says where it begins could not be read or written.
-    #[error("the files of the tally `{name}`: {source}")]
+    #[error("the files of the tally `{name}` could not be read or written")]
     Io {
         /// Its name.
         name: String,
@@ -117,9 +119,9 @@ pub enum TallyError {
         source: SharedIo,
     },
     /// The log has been closed.
-    #[error("the log is closed")]
+    #[error("{}", Unavailable::Closed)]
     Closed,
     /// This process is a fork of the one that opened the log.
-    #[error("the log belongs to the process that this one was forked from")]
+    #[error("{}", Unavailable::Forked)]
     Forked,
 }

@@ -19,7 +19,7 @@ use super::wire::{self, Kind};
 use super::{Limits, replay};
 use crate::append::AppendBatch;
 use crate::device::Device;
-use crate::error::AppendError;
+use crate::error::{AppendError, Unavailable, error_chain};
 use crate::notice::Notices;
 use crate::position::Lsn;
 use crate::shard::{Engine, NO_LEAD, StripedRefs, Waiters};
@@ -218,7 +218,7 @@ impl<F: Fold> Core<F> {
         if self.is_threaded() {
             let outcome = self.outcome(flush);
             if outcome.is_none() && self.engine.would_wait_for_itself() {
-                return Some(Err(UpdateError::Failed(AppendError::OwnThread)));
+                return Some(Err(Unavailable::OwnThread.into()));
             }
             return self.waiters.wait(flush, timeout, || self.outcome(flush), NO_LEAD);
         }
@@ -262,7 +262,7 @@ impl<F: Fold> Core<F> {
     fn fail(&self, error: UpdateError) -> UpdateError {
         let _ = self.failure.set(error.clone());
         self.ledger.shut();
-        self.notices.error(format!("tally {}: {error}; nothing more is counted", self.name));
+        self.notices.error(format!("tally {}: nothing more is counted: {}", self.name, error_chain(&error)));
         error
     }
 
@@ -362,7 +362,11 @@ impl<F: Fold> Core<F> {
                 self.engine.pin(&self.name, before, work.end);
             }
             Err(error) => {
-                self.notices.warn(format!("tally {}: {error}; the log is kept from {before} on", self.name));
+                self.notices.warn(format!(
+                    "tally {}: the log is kept from {before} on: {}",
+                    self.name,
+                    error_chain(&error)
+                ));
                 work.anchor = None;
             }
         }

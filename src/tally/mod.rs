@@ -251,7 +251,7 @@ impl<F: Fold> Tally<F> {
     /// Reads the shard's log from its beginning: for now and then.
     ///
     /// # Errors
-    /// Where no memory is to be had for the reader. Errors in reading come from the iterator.
+    /// Where there is no memory for the reader. Errors in reading come from the iterator.
     pub fn history(
         &self,
         key: impl AsRef<[u8]>,

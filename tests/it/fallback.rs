@@ -35,7 +35,7 @@ fn without_io_uring(errno: i32) {
         let log = Options::new().shards(2).open(dir.path()).unwrap();
         let stats = log.stats();
         assert_eq!(stats.shards[0].backend, "syscall");
-        assert!(stats.notices.iter().any(|line| line.contains("io_uring is not to be had")), "{stats:?}");
+        assert!(stats.notices.iter().any(|line| line.contains("io_uring is not available")), "{stats:?}");
         std::thread::scope(|scope| {
             for thread in 0..8u8 {
                 let log = &log;

@@ -154,7 +154,7 @@ fn nothing_is_made_below_what_is_not_there() {
     let refused = |result: Result<Log, OpenError>| {
         let Err(OpenError::Io { source, .. }) = &result else { panic!("{result:?}") };
         assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
-        result.unwrap_err().to_string()
+        sawmill::error_chain(&result.unwrap_err()).to_string()
     };
     let error = refused(small(1).open(missing.join("log")));
     assert!(error.contains("mount is not there"), "{error}");

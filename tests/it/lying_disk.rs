@@ -277,7 +277,7 @@ fn a_device_that_does_not_answer_is_told_of_and_can_be_given_up() {
     // By a task: a caller that blocks would write for itself, and be held up in the kernel.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error = runtime.block_on(log.append(b"stuck")).unwrap_err();
-    assert!(error.to_string().contains("has not answered"), "{error}");
+    assert!(sawmill::error_chain(&error).to_string().contains("has not answered"), "{error}");
     assert_eq!(disk.held(), 1);
     let (first, closed) = told.recv().unwrap();
     assert!(matches!(closed, Some(Err(CloseError::OwnThread))), "{closed:?}");

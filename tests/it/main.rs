@@ -8,6 +8,7 @@ mod batching;
 mod consumers;
 #[cfg(feature = "tokio-uring")]
 mod driven;
+mod errors;
 mod failed_sync;
 mod fallback;
 mod file_systems;

@@ -133,7 +133,7 @@ fn maintenance_that_hangs_is_told_of_and_can_be_given_up() {
     assert_told(&told);
     gives_up.store(true, Ordering::SeqCst);
     let error = appends.join().unwrap().unwrap_err();
-    assert!(error.to_string().contains("has not answered"), "{error}");
+    assert!(sawmill::error_chain(&error).to_string().contains("has not answered"), "{error}");
     assert_eq!(disk.held(), 1, "the maintenance thread hangs still");
     disk.unpin();
     assert!(log.close().is_err());

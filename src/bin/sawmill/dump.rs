@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sawmill::log::LogReader;
-use sawmill::{Log, Lsn, ReadError, Record, ShardId};
+use sawmill::{Log, Lsn, ReadError, Record, ShardId, error_chain};
 
 use crate::show::Format;
 use crate::{DAMAGED, Error};
@@ -64,7 +64,7 @@ fn print(
         match record {
             Ok(record) => format.write(&record, out)?,
             Err(error @ (ReadError::Damaged { .. } | ReadError::Truncated { .. })) => {
-                eprintln!("sawmill: {error}");
+                eprintln!("sawmill: {}", error_chain(&error));
                 damaged |= matches!(error, ReadError::Damaged { .. });
             }
             Err(error) => return Err(error.into()),

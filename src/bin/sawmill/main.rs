@@ -14,6 +14,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sawmill::OpenError;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -56,11 +57,13 @@ fn main() -> ExitCode {
         // Whoever read the output has had enough.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sawmill: {error}");
-            let damaged = error.downcast_ref::<sawmill::OpenError>().is_some_and(|error| {
+            eprintln!("sawmill: {}", sawmill::error_chain(error.as_ref()));
+            let damaged = error.downcast_ref::<OpenError>().is_some_and(|error| {
                 matches!(
                     error,
-                    sawmill::OpenError::Damaged { .. } | sawmill::OpenError::ManifestDamaged { .. }
+                    OpenError::Damaged { .. }
+                        | OpenError::ManifestDamaged { .. }
+                        | OpenError::ManifestMissing { .. }
                 )
             });
             ExitCode::from(if damaged { DAMAGED } else { 1 })

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use sawmill::{Log, OnDamage, OpenError, Options};
+use sawmill::{Log, OnDamage, OpenError, Options, error_chain};
 
 use crate::{DAMAGED, Error};
 
@@ -26,7 +26,7 @@ impl Repair {
     pub fn run(&self) -> Result<ExitCode, Error> {
         let findings = Log::open_read_only(&self.dir)?.verify()?.findings;
         for finding in &findings {
-            println!("{finding}");
+            println!("{}", error_chain(finding));
         }
         let refused = match Log::open(&self.dir) {
             Ok(log) => {
@@ -39,7 +39,7 @@ impl Repair {
             Err(error @ OpenError::Damaged { .. }) => error,
             Err(error) => return Err(error.into()),
         };
-        println!("an open says: {refused}");
+        println!("an open says: {}", error_chain(&refused));
         println!("given up would be: every record in the places above; all others stay readable");
         if !self.yes {
             println!("nothing was changed; to go on, add --yes");

@@ -30,10 +30,10 @@ impl Stat {
                     json!({ "shard": shard.shard.0, "horizon": shard.horizon.0, "durable": shard.durable_lsn.0,
                         "end": shard.end.0, "checkpoint": shard.checkpoint.0, "closed": shard.closed,
                         "epoch": shard.epoch, "segments": shard.segments,
-                        "segment_bytes": shard.segment_bytes, "path": shard.path })
+                        "segment_bytes": shard.segment_bytes, "path": shard.path.to_string_lossy() })
                 })
                 .collect();
-            println!("{}", json!({ "path": self.dir, "shards": shards }));
+            println!("{}", json!({ "path": self.dir.to_string_lossy(), "shards": shards }));
             return Ok(ExitCode::SUCCESS);
         }
         println!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sawmill::Log;
+use sawmill::{Log, error_chain};
 use serde_json::json;
 
 use crate::{DAMAGED, Error};
@@ -25,13 +25,14 @@ impl Verify {
     pub fn run(&self) -> Result<ExitCode, Error> {
         let verified = Log::open_read_only(&self.dir)?.verify()?;
         if self.json {
-            let findings: Vec<String> = verified.findings.iter().map(ToString::to_string).collect();
+            let findings: Vec<String> =
+                verified.findings.iter().map(|finding| error_chain(finding).to_string()).collect();
             let report =
                 json!({ "records": verified.records, "bytes": verified.bytes, "findings": findings });
             println!("{report}");
         } else {
             for finding in &verified.findings {
-                println!("{finding}");
+                println!("{}", error_chain(finding));
             }
             let mib = verified.bytes as f64 / f64::from(1 << 20);
             println!(

@@ -133,7 +133,9 @@ fn check(dir: &Path, acknowledged: &[Acknowledgement]) -> Result<Crash, Error> {
     let log = Log::open(dir)?;
     let reopened_in = began.elapsed();
     for (thread, sequence, position) in acknowledged {
-        let record = log.get(*position).map_err(|error| format!("an acknowledged record: {error}"))?;
+        let record = log
+            .get(*position)
+            .map_err(|error| format!("an acknowledged record: {}", sawmill::error_chain(&error)))?;
         if record.payload() != [thread.to_le_bytes(), sequence.to_le_bytes()].concat() {
             return Err(format!("the record at {position} is another one").into());
         }
