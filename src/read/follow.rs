@@ -65,6 +65,12 @@ impl Follow {
         }
     }
 
+    /// Reads as far as a limit, below which nothing is whole.
+    #[cfg(test)]
+    pub(super) fn stop_at(&mut self, limit: Lsn) {
+        assert!(matches!(self.cursor.next(limit, Lsn::MAX), Step::End));
+    }
+
     fn is_ended(&self) -> bool {
         self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
     }

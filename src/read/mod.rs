@@ -22,3 +22,6 @@ pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use get::get;
 pub(crate) use merged::times;
 pub(crate) use source::Source;
+
+#[cfg(test)]
+mod tests;

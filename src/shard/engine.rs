@@ -137,6 +137,8 @@ pub(crate) struct Engine {
     pub(super) armed_until: AtomicU64,
     pub(crate) store: Mutex<ShardStore>,
     view: RwLock<Arc<StoreView>>,
+    /// How often the view has lost something: what a reader has read before that is not to be served any more.
+    truncations: Arc<AtomicU64>,
     /// The driver's queue, until a thread takes it; kept here where there are no threads.
     pub(super) queue: Mutex<Option<Box<dyn Queue + Send>>>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
@@ -216,6 +218,7 @@ impl Engine {
             sync_asked: AtomicU64::new(0),
             armed_until: AtomicU64::new(u64::MAX),
             view: RwLock::new(Arc::new(setup.store.view())),
+            truncations: Arc::default(),
             store: Mutex::new(setup.store),
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
@@ -400,7 +403,17 @@ impl Engine {
     }
 
     pub(crate) fn publish_view(&self, store: &ShardStore) {
-        *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(store.view());
+        let new = Arc::new(store.view());
+        let mut view = self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let truncated = view.horizon != new.horizon || view.epochs != new.epochs;
+        *view = new;
+        if truncated {
+            self.truncations.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn truncations(&self) -> Arc<AtomicU64> {
+        self.truncations.clone()
     }
 
     pub(crate) fn opener(&self) -> MutexGuard<'_, Opener> {
