@@ -226,7 +226,7 @@ impl Consumer {
     }
 
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
-    /// shards. 0 if everything was committed.
+    /// shards. 0 if everything was committed, which is looked up: it may read a little.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.lanes.iter().map(|lane| self.lag_of(lane)).sum()
@@ -237,18 +237,14 @@ impl Consumer {
         let committed = self.progress.of(lane.engine.id);
         let from = committed.map_or(view.horizon, |position| resume(&view.epochs, position));
         let durable = lane.engine.durable();
-        let behind = durable.0.saturating_sub(from.max(view.horizon).0);
-        // Behind the last record there is only padding.
-        if committed.is_some() && behind < u64::from(lane.engine.block_bytes()) {
-            let mut cursor = match Cursor::new(lane.engine.clone(), from) {
-                Ok(cursor) => cursor,
-                Err(_) => return behind,
-            };
-            if matches!(cursor.next(durable, Lsn::MAX), Step::End) {
-                return 0;
-            }
+        let from = from.max(view.horizon);
+        if from >= durable {
+            return 0;
         }
-        behind
+        // Padding, idle markers, the room left at the end of a segment, what an open has cut off: all of it may lie
+        // behind the last record, and only a look tells that nothing else does.
+        let left = Cursor::new(lane.engine.clone(), from).map(|mut cursor| cursor.next(durable, Lsn::MAX));
+        if matches!(left, Ok(Step::End)) { 0 } else { durable.0 - from.0 }
     }
 
     /// The next record, for which it waits at most `timeout`.
@@ -355,5 +351,38 @@ impl Drop for Consumer {
             }
         }
         leave(&self.registry, &self.progress);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::simulation::Simulated;
+    use crate::{Options, ShardId};
+
+    /// Padding, idle markers, the room left at the end of a segment and what an open leaves out are nothing to read.
+    #[test]
+    fn nothing_lies_between_the_last_record_and_the_end() {
+        for bytes in [100, 3_900] {
+            let machine = Simulated::seed(1);
+            let open = || {
+                let options = Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10);
+                options.device(&machine).open("/log").unwrap()
+            };
+            for _ in 0..3 {
+                let log = open();
+                let mut worker = log.consumer("worker").unwrap();
+                assert_eq!(worker.lag(), 0, "opened again");
+                for _ in 0..20 {
+                    let own = log.append(vec![1; bytes]).wait().unwrap();
+                    log.engine_of(ShardId(0)).turn_until(|| false);
+                    assert!(worker.lag() > 0);
+                    assert_eq!(worker.next().unwrap().unwrap().position(), own);
+                    worker.commit(own).unwrap();
+                    assert_eq!(worker.lag(), 0, "{} markers", log.stats().shards[0].markers);
+                }
+                drop(worker);
+                log.close().unwrap();
+            }
+        }
     }
 }

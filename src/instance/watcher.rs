@@ -27,6 +27,8 @@ pub(crate) struct Watcher {
     /// Calls on the log's own files, and the device on which these lie.
     calls: Arc<Calls>,
     home: u64,
+    /// The same of that device, where no shard lies on it.
+    home_stuck: bool,
     notices: Arc<Notices>,
 }
 
@@ -44,6 +46,7 @@ impl Watcher {
             watch,
             calls: calls.clone(),
             home,
+            home_stuck: false,
             notices: notices.clone(),
         }
     }
@@ -99,6 +102,46 @@ impl Watcher {
                 self.notices.warn(format!("shard {}: the device has not answered for {age:?}", engine.id));
             }
             self.stuck[index] = age.is_some();
+        }
+        self.tell_of_home();
+    }
+
+    /// The log's own files may lie where no shard does, and a consumer's flush or a close wait there all the same.
+    fn tell_of_home(&mut self) {
+        if self.engines.iter().any(|engine| engine.device_number() == self.home) {
+            return; // Told as one of its shards.
+        }
+        let age = self.calls.oldest().filter(|age| *age >= STUCK_AFTER);
+        if let Some(age) = age.filter(|_| !self.home_stuck) {
+            self.notices.warn(format!("the log's own files: the device has not answered for {age:?}"));
+        }
+        self.home_stuck = age.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::Simulated;
+    use crate::{Options, ShardId};
+
+    /// Where no shard lies on the device of the log's own files, it is watched all the same.
+    #[test]
+    fn a_device_that_has_no_shard_is_told_of() {
+        let machine = Simulated::seed(1);
+        let log = Options::new().shards(1).device(&machine).open("/log").unwrap();
+        let (device, engine) = (machine.device(), log.engine_of(ShardId(0)).clone());
+        let (calls, notices) = (Arc::new(Calls::new(&device)), Arc::new(Notices::default()));
+        for home in [engine.device_number(), engine.device_number() + 1] {
+            let mut watcher = Watcher::new(std::slice::from_ref(&engine), None, &calls, home, &notices);
+            let before = notices.lines().len();
+            let out = calls.begin();
+            device.pause(Duration::from_secs(11));
+            watcher.tell();
+            watcher.tell();
+            assert_eq!(notices.lines().len(), before + 1, "{:?}", notices.lines());
+            drop(out);
+            watcher.tell();
         }
     }
 }

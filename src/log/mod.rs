@@ -101,7 +101,7 @@ impl Log {
 
     /// The engine of a shard that there is.
     #[inline]
-    pub(crate) fn engine_of(&self, shard: ShardId) -> &Engine {
+    pub(crate) fn engine_of(&self, shard: ShardId) -> &Arc<Engine> {
         &self.inner.engines[usize::from(shard.0)]
     }
 

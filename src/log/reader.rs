@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::device::{Device, Directory, RealDevice};
@@ -142,6 +143,7 @@ impl LogReader {
                 directory,
                 block_bytes: log.block_bytes,
                 segment_bytes: log.segment_bytes,
+                truncations: Arc::default(),
                 state: Mutex::new(State {
                     view: Arc::new(snapshot.view()),
                     scan: Scan::from(&snapshot.manifest),
@@ -297,6 +299,8 @@ struct ForeignShard {
     block_bytes: u32,
     segment_bytes: u64,
     state: Mutex<State>,
+    /// How often the owner was seen to have truncated.
+    truncations: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -330,7 +334,11 @@ impl ForeignShard {
             let path = self.directory.path().display();
             return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
         }
-        state.view = Arc::new(snapshot.view());
+        let view = Arc::new(snapshot.view());
+        let before = std::mem::replace(&mut state.view, view);
+        if before.horizon != state.view.horizon || before.epochs != state.view.epochs {
+            self.truncations.fetch_add(1, Ordering::SeqCst);
+        }
         // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
         let same = snapshot.manifest.epochs.last() == state.snapshot.manifest.epochs.last();
         if !same || state.scan.end < snapshot.manifest.checkpoint {
@@ -412,6 +420,10 @@ impl Source for ForeignShard {
         // If it cannot be read now, what was known stands, and the damage is told as it was found.
         let _ = self.reload(&mut state);
         state.view.clone()
+    }
+
+    fn truncations(&self) -> Arc<AtomicU64> {
+        self.truncations.clone()
     }
 
     fn durable(&self) -> Lsn {

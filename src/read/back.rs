@@ -26,6 +26,8 @@ pub struct RangeBack {
     start: Lsn,
     /// Everything at or above it was given.
     end: Lsn,
+    /// The last one that was given, or the end.
+    given: Lsn,
     /// The stretch below `end` that was read, in order.
     ready: Vec<Result<Record, ReadError>>,
 }
@@ -40,7 +42,7 @@ impl RangeBack {
         let limit = source.durable();
         let start = start.unwrap_or_else(|| source.view().horizon);
         let end = end.min(limit);
-        Ok(RangeBack { cursor: Cursor::new(source, end)?, limit, start, end, ready: Vec::new() })
+        Ok(RangeBack { cursor: Cursor::new(source, end)?, limit, start, end, given: end, ready: Vec::new() })
     }
 
     /// Reads the stretch below `end`.
@@ -64,10 +66,18 @@ impl Iterator for RangeBack {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if !self.ready.is_empty() && self.cursor.is_outdated() {
+            // Some of it may be cut off by now.
+            self.ready.clear();
+            self.end = self.given;
+        }
         while self.ready.is_empty() && self.start < self.end {
             self.read_stretch();
         }
         let item = self.ready.pop();
+        if let Some(Ok(record)) = &item {
+            self.given = record.lsn();
+        }
         if let Some(Err(ReadError::Truncated { .. })) = &item {
             // What lies below it is gone.
             self.end = self.start;

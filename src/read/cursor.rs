@@ -1,6 +1,7 @@
 //! Walking a shard's blocks and records.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
@@ -57,6 +58,9 @@ pub(crate) struct Cursor {
     /// The bytes of the one before it: if nobody keeps a record of it, the next one can have its memory.
     spare: Option<Arc<[u8]>>,
     partial: Option<Partial>,
+    /// The source's count of truncations, and what it was before what is walked was looked up.
+    truncations: Arc<AtomicU64>,
+    seen: u64,
 }
 
 /// What a step of the cursor found.
@@ -77,6 +81,8 @@ impl Cursor {
         Ok(Cursor {
             process: source.process(),
             forked: false,
+            truncations: source.truncations(),
+            seen: 0,
             source,
             shard,
             reader,
@@ -109,6 +115,8 @@ impl Cursor {
         let view = self.source.view();
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
         let Some(mut index) = view.segment_of(lsn) else { return lsn };
+        // A file that was read may hold another segment by now.
+        self.reader.forget();
         let block_bytes = u64::from(self.source.block_bytes());
         let mut top = lsn;
         loop {
@@ -147,6 +155,9 @@ impl Cursor {
     /// passed, and goes on there with a higher one.
     pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
+            if self.is_outdated() {
+                self.read_again();
+            }
             if let Some(record) = self.next_of_block(limit) {
                 return if record.lsn() < end { Step::Record(record) } else { Step::End };
             }
@@ -164,6 +175,25 @@ impl Cursor {
                     return Step::Error(error);
                 }
             }
+        }
+    }
+
+    /// Whether the log was truncated since what the cursor has was looked up.
+    #[inline]
+    pub(super) fn is_outdated(&self) -> bool {
+        self.truncations.load(Ordering::SeqCst) != self.seen
+    }
+
+    /// The log was truncated since what is walked was read: goes on in front of the same record, and looks what is
+    /// there now.
+    fn read_again(&mut self) {
+        let from = self.from;
+        let begun = self.partial.take().map(|partial| partial.position).filter(|begun| begun.lsn() >= from);
+        let begun = begun.and_then(|begun| Some((begun.block()?, begun.lsn())));
+        let walked = self.block.take().filter(|walked| walked.walk.goes_on());
+        if let Some((block, lsn)) = begun.or_else(|| walked.map(|walked| (walked.lsn, walked.walk.at()))) {
+            self.at = block;
+            self.from = from.max(lsn);
         }
     }
 
@@ -194,8 +224,11 @@ impl Cursor {
                 self.at = self.locate(self.from);
                 self.located = true;
             }
+            self.seen = self.truncations.load(Ordering::SeqCst);
             let view = self.source.view();
-            if self.at < view.horizon && self.from < view.horizon {
+            // Where no block is walked, the next record stands no nearer than behind a header.
+            let next = Lsn(self.at.0 + u64::from(BLOCK_HEADER_BYTES)).max(self.from);
+            if self.at < view.horizon && next < view.horizon {
                 let (lsn, horizon) = (self.from, view.horizon);
                 self.from = horizon;
                 self.at = self.locate(horizon);

@@ -56,6 +56,12 @@ impl Follow {
         self.stop.clone()
     }
 
+    /// Reads as far as a limit, below which nothing is whole.
+    #[cfg(test)]
+    pub(super) fn stop_at(&mut self, limit: Lsn) {
+        assert!(matches!(self.cursor.next(limit, Lsn::MAX), Step::End));
+    }
+
     /// The next record, for which it waits at most `timeout`.
     ///
     /// `None` if it ended or the time was over; [`Iterator::next`] tells which.

@@ -62,10 +62,9 @@ impl Merged {
     }
 }
 
-impl Iterator for Merged {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Merged {
+    /// Looks up the next record of each shard of which it is not known.
+    fn look_up(&mut self) -> Option<ReadError> {
         while let Some(&shard) = self.unknown.last() {
             match self.shards[shard].next() {
                 Some(Ok(record)) if record.timestamp() < self.first => {}
@@ -75,11 +74,27 @@ impl Iterator for Merged {
                     self.unknown.pop();
                 }
                 Some(Ok(_)) | None => drop(self.unknown.pop()),
-                Some(Err(error)) => return Some(Err(error)),
+                Some(Err(error)) => return Some(error),
             }
         }
-        let Reverse((_, shard)) = self.heads.pop()?;
-        self.unknown.push(shard);
-        self.next[shard].take().map(Ok)
+        None
+    }
+}
+
+impl Iterator for Merged {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(error) = self.look_up() {
+                return Some(Err(error));
+            }
+            let Reverse((_, shard)) = self.heads.pop()?;
+            self.unknown.push(shard);
+            let record = self.next[shard].take()?;
+            if !self.shards[shard].takes_back(&record) {
+                return Some(Ok(record));
+            }
+        }
     }
 }

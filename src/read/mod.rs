@@ -24,3 +24,6 @@ pub(crate) use follower::{Follower, Told};
 pub(crate) use get::get;
 pub(crate) use merged::times;
 pub(crate) use source::Source;
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,15 @@ impl Range {
         let start = start.unwrap_or_else(|| source.view().horizon);
         Ok(Range { cursor: Cursor::new(source, start)?, limit, end })
     }
+
+    /// Whether the log was truncated since this record was given, which is given again then, if it is still there.
+    pub(super) fn takes_back(&mut self, record: &Record) -> bool {
+        let outdated = self.cursor.is_outdated();
+        if outdated {
+            self.cursor.seek(record.lsn());
+        }
+        outdated
+    }
 }
 
 impl Iterator for Range {

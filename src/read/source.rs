@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
@@ -31,6 +32,9 @@ pub(crate) trait Source: Send + Sync + Debug {
     fn view_now(&self) -> Arc<StoreView> {
         self.view()
     }
+
+    /// Counts how often the log was truncated, at either end: raised once the view shows it.
+    fn truncations(&self) -> Arc<AtomicU64>;
 
     /// All below it is durable.
     fn durable(&self) -> Lsn;
@@ -69,6 +73,10 @@ impl Source for Engine {
 
     fn view(&self) -> Arc<StoreView> {
         self.view()
+    }
+
+    fn truncations(&self) -> Arc<AtomicU64> {
+        self.truncations()
     }
 
     fn durable(&self) -> Lsn {

@@ -1,7 +1,7 @@
 //! What readers of a shard find: its segments, blocks that are still in memory, buffers to read into.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::Engine;
@@ -16,6 +16,8 @@ const READERS_KEPT: usize = 4;
 #[derive(Debug)]
 pub(super) struct Reading {
     view: RwLock<Arc<StoreView>>,
+    /// How often the view has lost something: what a reader has read before that is not to be served any more.
+    truncations: Arc<AtomicU64>,
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
     read_bytes: usize,
@@ -24,7 +26,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(store: &ShardStore, read_bytes: usize) -> Reading {
         let view = RwLock::new(Arc::new(store.view()));
-        Reading { view, readers: Mutex::default(), read_bytes }
+        Reading { view, truncations: Arc::default(), readers: Mutex::default(), read_bytes }
     }
 }
 
@@ -34,8 +36,17 @@ impl Engine {
     }
 
     pub(crate) fn publish_view(&self, store: &ShardStore) {
-        *self.reading.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Arc::new(store.view());
+        let new = Arc::new(store.view());
+        let mut view = self.reading.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let truncated = view.horizon != new.horizon || view.epochs != new.epochs;
+        *view = new;
+        if truncated {
+            self.reading.truncations.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn truncations(&self) -> Arc<AtomicU64> {
+        self.reading.truncations.clone()
     }
 
     /// Shows the block at `lsn`, or the one that continues the chain from there, if it is still in memory:

@@ -315,6 +315,9 @@ impl Engine {
         let now = self.device.now();
         self.seal_due(&mut core, now);
         self.publish(&mut core, now);
+        if core.committer.failed() {
+            return Err(self.truncate_error(None)); // By another shard's flush, say, a moment ago: nothing was published.
+        }
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);

@@ -435,8 +435,11 @@ impl History {
                 let kept: Vec<Position> = oracle.accepted().iter().map(|record| record.position).collect();
                 self.pending
                     .retain(|Pending { last, .. }| last.shard() != position.shard() || kept.contains(last));
-                // It may have read what was cut.
-                self.followers[usize::from(position.shard().0)] = None;
+                // One that has read what was cut is begun anew; any other goes on, maybe within the block.
+                let follower = &mut self.followers[usize::from(position.shard().0)];
+                if !follower.as_ref().is_some_and(|follower| follower.is_below(position)) {
+                    *follower = None;
+                }
             }
             Err(
                 TruncateError::InsideBatch { .. } | TruncateError::NotARecord { .. } | TruncateError::Read(_),

@@ -21,6 +21,13 @@ pub(super) struct Follower {
     last: Option<Position>,
 }
 
+impl Follower {
+    /// Whether it has read, and nothing behind `position`.
+    pub(super) fn is_below(&self, position: Position) -> bool {
+        self.last.is_some_and(|last| last <= position)
+    }
+}
+
 /// What is served is durable.
 fn assert_below(record: &Record, durable: Lsn) {
     assert!(record.lsn() < durable, "{record:?} was served, and all below {durable} alone is durable");
@@ -118,6 +125,8 @@ impl History {
     fn check_served(&mut self, log: &Log, record: &Record) {
         let shard = record.shard();
         assert_below(record, log.shard(shard).durable_lsn());
+        let horizon = log.engine_of(shard).view().horizon;
+        assert!(record.lsn() >= horizon, "{record:?} was served, and all below {horizon} is truncated");
         if !self.is_damaged() {
             self.oracles[usize::from(shard.0)].served(record.position(), record.payload());
         }
