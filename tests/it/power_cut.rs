@@ -66,8 +66,8 @@ fn cuts(kind: &str) {
         }
         machine.look().unwrap_or_else(|error| panic!("{kind}, after cut {first} to {cuts}: {error}"));
         records += machine.before.values().map(Vec::len).sum::<usize>();
+        println!("{kind}: {} power cuts, {records} records", cuts.min(first + CUTS_PER_DISK));
     }
-    println!("{kind}: {cuts} power cuts, {records} records");
 }
 
 /// What happens from one open to the cut.
