@@ -434,6 +434,12 @@ pub enum ConsumerError {
     /// There is a consumer of this name already.
     #[error("the consumer `{0}` is in use; drop it there first")]
     InUse(String),
+    /// There is no consumer of this name.
+    #[error("there is no consumer `{0}`")]
+    Unknown(String),
+    /// The log's folder could not be read for its consumers.
+    #[error("the consumers cannot be listed")]
+    List(#[source] SharedIo),
     /// The position is not one of a durable record of this log. Nothing was committed.
     #[error("{0} is not the position of a durable record")]
     NotAPosition(Position),

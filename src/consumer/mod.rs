@@ -20,7 +20,7 @@ use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};
 use crate::format::EpochTable;
 use crate::notice::Notices;
-use crate::position::{Lsn, Position};
+use crate::position::{Lsn, Position, ShardId};
 use crate::read::{Cursor, Follower, Record, Step, Told};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
@@ -136,6 +136,36 @@ fn lanes(engines: &[Arc<Engine>], progress: &Progress) -> Result<Vec<Lane>, Cons
     engines.iter().map(lane).collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)
 }
 
+/// Takes the name, if it is free.
+fn enter(registry: &Registry, progress: &Arc<Progress>) -> Result<(), ConsumerError> {
+    let mut open = lock(registry);
+    if open.ended {
+        return Err(ConsumerError::Closed);
+    }
+    if open.progress.iter().any(|other| other.name() == progress.name()) {
+        return Err(ConsumerError::InUse(progress.name().to_owned()));
+    }
+    open.progress.push(progress.clone());
+    Ok(())
+}
+
+/// The names that have progress in the folder.
+pub(crate) fn names(place: &Place<'_>) -> Result<Vec<String>, ConsumerError> {
+    let _out = place.calls.begin();
+    progress::names(place.directory).map_err(|error| ConsumerError::List(error.into()))
+}
+
+/// Forgets what the consumer of this name has committed, if nobody has it open.
+pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Result<(), ConsumerError> {
+    progress::check_name(name)?;
+    let progress = Arc::new(Progress::new(name, 0, place.calls));
+    let begun = progress.begin();
+    enter(registry, &progress)?;
+    let removed = begun.remove(place.directory);
+    leave(registry, &progress);
+    removed
+}
+
 /// Its name is free again.
 fn leave(registry: &Registry, progress: &Arc<Progress>) {
     lock(registry).progress.retain(|open| !Arc::ptr_eq(open, progress));
@@ -152,16 +182,7 @@ impl Consumer {
         // The name first, and the files under no lock of the others: a device that does not answer holds up this one
         // alone, and a close waits for it.
         let begun = progress.begin();
-        {
-            let mut open = lock(registry);
-            if open.ended {
-                return Err(ConsumerError::Closed);
-            }
-            if open.progress.iter().any(|progress| progress.name() == name) {
-                return Err(ConsumerError::InUse(name.to_owned()));
-            }
-            open.progress.push(progress.clone());
-        }
+        enter(registry, &progress)?;
         let opened = begun.open(place.directory).and_then(|()| {
             let engines: Arc<[Arc<Engine>]> = place.engines.into();
             let lanes = lanes(&engines, &progress)?;
@@ -225,8 +246,16 @@ impl Consumer {
         self.lanes.iter().all(|lane| lane.engine.in_opening_process())
     }
 
+    /// What it has committed of a shard: the last position, or `None` if there is none.
+    #[must_use]
+    pub fn committed(&self, shard: ShardId) -> Option<Position> {
+        self.lanes.get(usize::from(shard.0)).and_then(|lane| self.progress.of(lane.engine.id))
+    }
+
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
-    /// shards. 0 if everything was committed, which is looked up: it may read a little.
+    /// shards. 0 if every record was committed.
+    ///
+    /// To tell that, it reads where it would go on, in each shard that has something there.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.lanes.iter().map(|lane| self.lag_of(lane)).sum()
@@ -236,8 +265,8 @@ impl Consumer {
         let view = lane.engine.view();
         let committed = self.progress.of(lane.engine.id);
         let from = committed.map_or(view.horizon, |position| resume(&view.epochs, position));
-        let durable = lane.engine.durable();
         let from = from.max(view.horizon);
+        let durable = lane.engine.durable();
         if from >= durable {
             return 0;
         }

@@ -58,6 +58,18 @@ fn prefix(name: &str) -> String {
     format!("consumer-{name}")
 }
 
+/// The names of all that have files in the folder.
+pub(super) fn names(directory: &dyn Directory) -> io::Result<Vec<String>> {
+    let name_of = |file: String| {
+        let name = ManifestFiles::prefix_of(&file)?.strip_prefix("consumer-")?;
+        is_name(name).then(|| name.to_owned())
+    };
+    let mut names: Vec<_> = directory.list()?.into_iter().filter_map(name_of).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
 pub(super) fn check_name(name: &str) -> Result<(), ConsumerError> {
     if is_name(name) { Ok(()) } else { Err(ConsumerError::Name(name.to_owned())) }
 }
@@ -87,6 +99,19 @@ impl Begun<'_> {
         drop(committed);
         *self.files = Files::Open(files);
         Ok(())
+    }
+}
+
+impl Begun<'_> {
+    /// Takes the files away, durably.
+    pub(super) fn remove(self, directory: &dyn Directory) -> Result<(), ConsumerError> {
+        let _out = self.progress.calls.begin();
+        let name = || self.progress.name.clone();
+        let removed = ManifestFiles::remove(directory, &prefix(&name()));
+        removed.and_then(|()| directory.sync()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ConsumerError::Unknown(name()),
+            _ => ConsumerError::Io { name: name(), source: error.into() },
+        })
     }
 }
 

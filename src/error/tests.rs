@@ -186,6 +186,8 @@ fn consumers_and_tallies_tell_what_they_hold() {
         Io { .. } => Io { name: name(), source: shared() },
         Forked => Forked,
         Closed => Closed,
+        Unknown(_) => Unknown(name()),
+        List(_) => List(shared()),
     );
     each!(TallyError:
         Name(_) => Name(name()),

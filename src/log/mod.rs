@@ -240,14 +240,35 @@ impl Log {
     /// # Errors
     /// See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
+        Consumer::open(name, &self.inner.consumers, &self.consumers_place()?)
+    }
+
+    /// The names of all consumers that this log remembers, sorted; open ones too.
+    ///
+    /// # Errors
+    /// [`ConsumerError::List`] if the log's folder cannot be read; [`ConsumerError::Closed`] and the like.
+    pub fn consumers(&self) -> Result<Vec<String>, ConsumerError> {
+        consumer::names(&self.consumers_place()?)
+    }
+
+    /// Forgets a consumer and what it has committed, durably. One that is made by this name later is new.
+    ///
+    /// # Errors
+    /// [`ConsumerError::InUse`] while it is open, [`ConsumerError::Unknown`] if there is none. See
+    /// [`ConsumerError`].
+    pub fn remove_consumer(&self, name: &str) -> Result<(), ConsumerError> {
+        consumer::remove(name, &self.inner.consumers, &self.consumers_place()?)
+    }
+
+    /// Where consumers are, while the log is open and ours.
+    fn consumers_place(&self) -> Result<consumer::Place<'_>, ConsumerError> {
         self.may_write()?;
-        let place = consumer::Place {
+        Ok(consumer::Place {
             engines: &self.inner.engines,
             directory: self.inner.directory.as_ref(),
             calls: &self.inner.calls,
             notices: &self.inner.notices,
-        };
-        Consumer::open(name, &self.inner.consumers, &place)
+        })
     }
 
     /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.

@@ -97,6 +97,11 @@ impl ManifestFiles {
         Ok((files, body))
     }
 
+    /// What the copies are called of which a file of this name is one.
+    pub(crate) fn prefix_of(name: &str) -> Option<&str> {
+        name.strip_suffix(".manifest.0").or_else(|| name.strip_suffix(".manifest.1"))
+    }
+
     /// Whether a file of this name is one of the copies.
     pub(crate) fn is_copy(prefix: &str, name: &str) -> bool {
         names(prefix).iter().any(|copy| copy == name)

@@ -316,7 +316,7 @@ impl Engine {
         self.seal_due(&mut core, now);
         self.publish(&mut core, now);
         if core.committer.failed() {
-            return Err(self.truncate_error(None)); // By another shard's flush, say, a moment ago: nothing was published.
+            return Err(self.shut_error().into()); // By another shard's flush, say, a moment ago: nothing was published.
         }
         let start = opener.end(&self.pool);
         let mut store = lock(&self.store);

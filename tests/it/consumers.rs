@@ -15,6 +15,8 @@ on_every_ground!(
     one_consumer_a_name_and_good_names_only,
     a_consumer_ends_with_the_log_and_by_its_stop,
     a_consumer_writes_nothing_once_its_log_is_closed,
+    a_consumer_that_committed_all_is_not_behind,
+    consumers_are_listed_asked_and_removed,
 );
 
 fn numbers(consumer: &mut Consumer, count: usize) -> Vec<(u32, Position)> {
@@ -185,4 +187,52 @@ fn a_consumer_writes_nothing_once_its_log_is_closed(ground: Ground) {
     drop(consumer);
     let mut consumer = next.consumer("mailer").unwrap();
     assert_eq!(numbers(&mut consumer, 1)[0], seen[2], "what was committed before the close, and no more");
+}
+
+/// Also where the last record goes on over many blocks behind its position, and where there is no record at all.
+fn a_consumer_that_committed_all_is_not_behind(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let mut consumer = log.consumer("mailer").unwrap();
+    assert_eq!(consumer.lag(), 0);
+    log.append(b"small").wait().unwrap();
+    let large = log.append(vec![7; 60_000]).wait().unwrap();
+    assert!(consumer.lag() > 60_000);
+    let small = consumer.next().unwrap().unwrap();
+    consumer.commit(small.position()).unwrap();
+    assert!(consumer.lag() > 60_000);
+    consumer.commit(large).unwrap();
+    assert_eq!(consumer.lag(), 0);
+    drop(consumer);
+    log.close().unwrap();
+    let log = ground.small().open(dir.path()).unwrap();
+    assert_eq!(log.consumer("mailer").unwrap().lag(), 0);
+}
+
+fn consumers_are_listed_asked_and_removed(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().shards(2).open(dir.path()).unwrap();
+    assert!(log.consumers().unwrap().is_empty());
+    append(&log, 0..20);
+    let mut consumer = log.consumer("mailer.eu-1").unwrap();
+    drop(log.consumer("archive").unwrap());
+    assert_eq!(log.consumers().unwrap(), ["archive", "mailer.eu-1"]);
+    let seen = numbers(&mut consumer, 20);
+    let of = |shard| seen.iter().map(|(_, position)| *position).filter(move |p| p.shard() == ShardId(shard));
+    assert_eq!([0, 1, 2].map(|shard| consumer.committed(ShardId(shard))), [None; 3]);
+    of(1).for_each(|position| consumer.commit(position).unwrap());
+    assert_eq!([0, 1, 2].map(|shard| consumer.committed(ShardId(shard))), [None, of(1).max(), None]);
+    assert!(matches!(log.remove_consumer("mailer.eu-1"), Err(ConsumerError::InUse(_))));
+    drop(consumer);
+    assert!(matches!(log.remove_consumer("nobody"), Err(ConsumerError::Unknown(_))));
+    assert!(matches!(log.remove_consumer("../log"), Err(ConsumerError::Name(_))));
+    log.remove_consumer("mailer.eu-1").unwrap();
+    assert_eq!(log.consumers().unwrap(), ["archive"]);
+    // One of the same name is new, also after a reopen.
+    log.close().unwrap();
+    assert!(matches!(log.consumers(), Err(ConsumerError::Closed)));
+    let log = ground.options().shards(2).open(dir.path()).unwrap();
+    let mut consumer = log.consumer("mailer.eu-1").unwrap();
+    assert_eq!(consumer.committed(ShardId(1)), None);
+    assert_eq!(numbers(&mut consumer, 20).len(), 20);
 }

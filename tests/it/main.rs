@@ -29,6 +29,7 @@ mod overload;
 #[cfg(feature = "tracing")]
 mod panics;
 mod positions;
+mod power_cut;
 mod read_only;
 mod reading;
 mod retention;

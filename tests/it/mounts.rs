@@ -31,7 +31,8 @@ impl Mount {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+/// Runs a program to its end; its last words where it fails.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output =
         Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {

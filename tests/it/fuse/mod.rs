@@ -44,6 +44,15 @@ pub struct Faults {
     pub capacity: Option<u64>,
 }
 
+/// What a power cut leaves of the sectors and names that no sync covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    All,
+    Nothing,
+    /// Each of them, or not.
+    Some,
+}
+
 #[derive(Clone, Debug)]
 enum Node {
     Folder { names: BTreeMap<OsString, u64>, durable: BTreeMap<OsString, u64> },
@@ -73,6 +82,10 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     next: u64,
     dead: bool,
+    /// What a power cut keeps whole: a sector of the device, one or more of ours.
+    sector_bytes: usize,
+    /// Files that are open, each as often as it is.
+    open: usize,
     faults: Faults,
     held: Vec<Held>,
     /// Files that were synced, each time.
@@ -240,35 +253,63 @@ impl State {
         Ok(())
     }
 
-    /// What a power cut leaves: of what no sync covered each sector and name, or not.
-    fn after_cut(&mut self) -> BTreeMap<u64, Node> {
-        let mut nodes = self.nodes.clone();
+    fn survives(&mut self, left: Left) -> bool {
+        match left {
+            Left::All => true,
+            Left::Nothing => false,
+            Left::Some => self.random() % 2 == 0,
+        }
+    }
+
+    /// What a power cut leaves. This disk, which nobody reads any more, keeps names alone.
+    fn after_cut(&mut self, left: Left) -> BTreeMap<u64, Node> {
+        let husk = |(inode, node): (&u64, &Node)| match node {
+            Node::Folder { .. } => (*inode, node.clone()),
+            Node::File { .. } => (*inode, Node::file()),
+        };
+        let husks = self.nodes.iter().map(husk).collect();
+        let mut nodes = std::mem::replace(&mut self.nodes, husks);
         for node in nodes.values_mut() {
             match node {
                 Node::Folder { names, durable } => {
                     for (name, inode) in names.iter() {
-                        if !durable.contains_key(name) && self.random() % 2 == 0 {
+                        if !durable.contains_key(name) && self.survives(left) {
                             durable.insert(name.clone(), *inode);
                         }
                     }
-                    durable.retain(|name, _| names.contains_key(name) || self.random() % 2 == 0);
+                    durable.retain(|name, _| names.contains_key(name) || !self.survives(left));
                     names.clone_from(durable);
                 }
                 Node::File { current, durable, dirty } => {
-                    if current.len() > durable.len() && self.random() % 2 == 0 {
+                    if current.len() > durable.len() && self.survives(left) {
                         durable.resize(current.len(), 0);
                     }
+                    let (mut of, mut survives) = (usize::MAX, false);
                     for sector in std::mem::take(dirty) {
                         let range = sector * SECTOR..((sector + 1) * SECTOR).min(current.len());
-                        if self.random() % 2 == 0 && range.end <= durable.len() {
+                        if range.start / self.sector_bytes != of {
+                            (of, survives) = (range.start / self.sector_bytes, self.survives(left));
+                        }
+                        if survives && range.end <= durable.len() {
                             durable[range.clone()].copy_from_slice(&current[range]);
                         }
                     }
-                    current.clone_from(durable);
+                    set(current, durable);
                 }
             }
         }
         nodes
+    }
+}
+
+/// Makes one like the other. A large file is mostly nought on both sides, in memory that nobody has touched: it
+/// stays so.
+fn set(file: &mut Vec<u8>, to: &[u8]) {
+    file.resize(to.len(), 0);
+    for (part, to) in file.chunks_mut(4096).zip(to.chunks(4096)) {
+        if part != to {
+            part.copy_from_slice(to);
+        }
     }
 }
 
@@ -313,13 +354,21 @@ fn watch(mount: &Path) -> Sender<()> {
 
 impl Disk {
     pub fn new(seed: u64) -> Disk {
-        Disk::of(BTreeMap::from([(INodeNo::ROOT.0, Node::folder())]), 2, seed)
+        Disk::of(BTreeMap::from([(INodeNo::ROOT.0, Node::folder())]), 2, SECTOR, seed)
     }
 
-    fn of(nodes: BTreeMap<u64, Node>, next: u64, random: u64) -> Disk {
+    /// A disk with one file, `image`, which is there, of noughts: what a loop device takes for a disk.
+    pub fn image(bytes: usize, sector_bytes: usize, seed: u64) -> Disk {
+        let names = BTreeMap::from([(OsString::from("image"), 2)]);
+        let root = Node::Folder { names: names.clone(), durable: names };
+        let file = Node::File { current: vec![0; bytes], durable: vec![0; bytes], dirty: BTreeSet::new() };
+        Disk::of(BTreeMap::from([(INodeNo::ROOT.0, root), (2, file)]), 3, sector_bytes, seed)
+    }
+
+    fn of(nodes: BTreeMap<u64, Node>, next: u64, sector_bytes: usize, random: u64) -> Disk {
         let faults = Faults::default();
         let (held, synced) = (Vec::new(), Vec::new());
-        let state = State { nodes, next, dead: false, faults, held, synced, random };
+        let state = State { nodes, next, dead: false, sector_bytes, open: 0, faults, held, synced, random };
         Disk { state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
@@ -355,6 +404,12 @@ impl Disk {
         self.wait_until(|state| state.syncs(text) >= syncs);
     }
 
+    /// Waits until nobody has a file of it open.
+    #[track_caller]
+    pub fn wait_until_closed(&self) {
+        self.wait_until(|state| state.open == 0);
+    }
+
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }
@@ -378,13 +433,18 @@ impl Disk {
 
     /// The power fails: every request fails from now on. Gives the disk as it is when the power is back.
     pub fn cut(&self) -> Disk {
+        self.cut_leaving(Left::Some)
+    }
+
+    /// As [`Disk::cut`].
+    pub fn cut_leaving(&self, left: Left) -> Disk {
         let mut state = self.state();
         state.dead = true;
         for held in std::mem::take(&mut state.held) {
             held.reply.error(DEAD);
         }
-        let (nodes, next, random) = (state.after_cut(), state.next, state.random());
-        Disk::of(nodes, next, random)
+        let (nodes, next, random) = (state.after_cut(left), state.next, state.random());
+        Disk::of(nodes, next, state.sector_bytes, random)
     }
 
     /// Mounts the disk; `None`, which is said, where that is not possible. With `SAWMILL_NO_SKIP` set, as in

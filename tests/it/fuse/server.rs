@@ -30,7 +30,9 @@ impl Filesystem for Server {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let state = self.0.state();
         let found = state.child(parent.0, name).and_then(|inode| state.attributes(inode));
-        entry(reply, if state.dead { Err(DEAD) } else { found.ok_or(Errno::ENOENT) });
+        // Also where the power has gone, as if the kernel still knew it: whoever asks may be a `mkfs` that looks
+        // whether its own device is mounted, and at the files behind all loop devices for that.
+        entry(reply, found.ok_or(Errno::ENOENT));
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -74,8 +76,10 @@ impl Filesystem for Server {
     }
 
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        match self.0.state().make(parent.0, name, Node::file()) {
+        let mut state = self.0.state();
+        match state.make(parent.0, name, Node::file()) {
             Ok(attributes) => {
+                state.open += 1;
                 let flags = FopenFlags::FOPEN_DIRECT_IO;
                 reply.created(&NOW, &attributes, Generation(0), FileHandle(0), flags);
             }
@@ -92,8 +96,24 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.0.state().open += 1;
         // No page cache of the kernel's between the engine and the faults.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.state().open -= 1;
+        self.0.changed.notify_all();
+        reply.ok();
     }
 
     fn read(
@@ -150,11 +170,16 @@ impl Filesystem for Server {
         _: FileHandle,
         offset: u64,
         length: u64,
-        _: i32,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
         let mut state = self.0.state();
-        let grown = if state.dead { Err(DEAD) } else { state.grow(inode.0, offset + length) };
+        let grown = match mode {
+            _ if state.dead => Err(DEAD),
+            0 => state.grow(inode.0, offset + length),
+            // No holes, and nothing made nought but by writing.
+            _ => Err(Errno::EOPNOTSUPP),
+        };
         empty(reply, grown);
     }
 
