@@ -78,6 +78,24 @@ pub enum OpenError {
         /// The log's own directory.
         log: PathBuf,
     },
+    /// There is no log, and none is to be made ([`Options::create`](crate::Options::create)). Nothing was changed.
+    #[error("{} holds no log (is its file system mounted?), and none was to be made", path.display())]
+    NoLog {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The log's own directory was moved, copied or restored while its shards lie elsewhere. If this is the one that
+    /// counts, say so ([`Options::relocated`](crate::Options::relocated)). Nothing was changed.
+    #[error("{} belongs to the log in {}, and {} is a copy of it or was moved: if it is to go on in its place, \
+             open it as relocated; nothing was changed", folder.display(), owner.display(), path.display())]
+    Relocated {
+        /// The directory that was opened.
+        path: PathBuf,
+        /// A shard's folder.
+        folder: PathBuf,
+        /// Where the log was when it was last opened.
+        owner: PathBuf,
+    },
     /// Something that was acknowledged is not there, or not as it was written. Nothing was changed.
     #[error("shard {shard} is damaged at LSN {lsn}: {cause}; nothing was changed")]
     Damaged {

@@ -354,6 +354,7 @@ impl Log {
             drain_rate: engine.drain_rate(),
             oldest_operation: engine.oldest_operation(),
             segments: view.segments.len(),
+            folder_moved: engine.has_moved(),
             failed: engine.failure().is_some(),
         }
     }
