@@ -94,6 +94,9 @@ pub struct ShardStats {
     pub oldest_operation: Option<Duration>,
     /// Segments that it has.
     pub segments: usize,
+    /// Its folder, or the log's own, is not where it was opened any more: it was renamed, or something was mounted
+    /// over it. The log goes on in the folder that it opened. Seen about once a second, and with each new segment.
+    pub folder_moved: bool,
     /// Whether it has stopped after a failure.
     pub failed: bool,
 }

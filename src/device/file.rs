@@ -1,16 +1,17 @@
 //! Real files and folders.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::lock;
 use super::{
-    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
-    ReadAhead, Wake,
+    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
+    ReadAhead, Wake, Whereabouts,
 };
 use crate::format::GRANULE;
 use crate::sys;
@@ -211,14 +212,28 @@ struct RealDirectory {
 }
 
 impl RealDirectory {
-    fn options(&self) -> fs::OpenOptions {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(self.writes);
-        if self.capabilities.direct {
-            options.custom_flags(libc::O_DIRECT);
-        }
-        options
+    /// By the folder's descriptor, as everything here: its path may lead elsewhere by now.
+    fn open_at(&self, name: &str, flags: libc::c_int) -> io::Result<fs::File> {
+        let access = if self.writes { libc::O_RDWR } else { libc::O_RDONLY };
+        let direct = if self.capabilities.direct { libc::O_DIRECT } else { 0 };
+        sys::open_at(self.file.as_fd(), name, access | direct | flags, 0o640).map(fs::File::from)
     }
+}
+
+/// What has become of the path of an open folder.
+pub(super) fn whereabouts(folder: &fs::File, path: &Path) -> io::Result<Whereabouts> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let own = folder.metadata()?;
+    let leads_here = match fs::metadata(path) {
+        Ok(there) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
+        // Else nothing is known, as where this process may not follow the path any more.
+        Err(error) => !matches!(error.kind(), NotFound | NotADirectory),
+    };
+    Ok(match own.nlink() {
+        _ if leads_here => Whereabouts::Here,
+        0 => Whereabouts::Removed,
+        _ => Whereabouts::Moved,
+    })
 }
 
 impl Directory for RealDirectory {
@@ -226,15 +241,30 @@ impl Directory for RealDirectory {
         &self.path
     }
 
+    fn whereabouts(&self) -> io::Result<Whereabouts> {
+        whereabouts(&self.file, &self.path)
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        sys::inode_at(self.file.as_fd(), name)
+    }
+
+    fn lasting_number(&self) -> u64 {
+        let lasts = matches!(
+            self.capabilities.file_system,
+            FileSystem::Ext | FileSystem::Xfs | FileSystem::Btrfs | FileSystem::F2fs
+        );
+        self.file.metadata().ok().filter(|_| lasts).map_or(0, |metadata| metadata.ino())
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
-        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        sys::list(self.file.as_fd())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let path = self.path.join(name);
-        let file = match self.options().open(&path) {
+        let file = match self.open_at(name, 0) {
             Err(error) if !self.writes && error.raw_os_error() == Some(libc::EINVAL) => {
-                fs::File::open(&path)?
+                sys::open_at(self.file.as_fd(), name, libc::O_RDONLY, 0)?.into()
             }
             opened => opened?,
         };
@@ -245,12 +275,12 @@ impl Directory for RealDirectory {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.options().create_new(true).mode(0o640).open(self.path.join(name))?;
+        let file = self.open_at(name, libc::O_CREAT | libc::O_EXCL)?;
         Ok(Arc::new(RealFile { file, uring: self.uring }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        sys::unlink_at(self.file.as_fd(), name)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -258,21 +288,7 @@ impl Directory for RealDirectory {
     }
 
     fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o640);
-        let mut file = options.open(self.path.join(name)).map_err(LockError::Io)?;
-        if sys::try_lock(file.as_fd()).map_err(LockError::Io)? {
-            // Who holds it, for the message of whoever comes next. Not needed for the lock. Always as long, and
-            // never cut shorter first: that would wait for what a dead owner's slow device still writes back.
-            let _ = file.write_all_at(Owner::of_this_process().text().as_bytes(), 0);
-            return Ok(Arc::new(RealLock { file }));
-        }
-        let mut text = String::new();
-        let _ = file.read_to_string(&mut text);
-        match Owner::parse(&text) {
-            Some(owner) if owner.lives() => Err(LockError::Held(format!("process {}", owner.pid))),
-            _ => Err(LockError::Lingering),
-        }
+        lock::take(&self.file, &self.path, name)
     }
 
     fn device_number(&self) -> u64 {
@@ -322,6 +338,11 @@ impl File for RealFile {
         Ok(self.file.metadata()?.len())
     }
 
+    fn id(&self) -> io::Result<FileId> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<bool> {
         match sys::allocate(self.file.as_fd(), bytes) {
             // ext2, and some network and overlay file systems. Not made longer either: a length without space behind
@@ -340,83 +361,45 @@ impl File for RealFile {
     }
 }
 
-#[derive(Debug)]
-struct RealLock {
-    file: fs::File,
-}
-
-impl Lock for RealLock {
-    fn release(&self) {
-        // Explicitly: a ring that knows the file keeps it open for tens of milliseconds after it
-        // was closed, and the next open would meet its own ghost.
-        let _ = sys::unlock(self.file.as_fd());
-    }
-
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.file.as_fd()]
-    }
-}
-
-/// A process, told from a later one that got the same number.
-#[derive(Debug, PartialEq, Eq)]
-struct Owner {
-    pid: u32,
-    boot: String,
-    /// Clock ticks from boot to the start of the process.
-    started: u64,
-}
-
-impl Owner {
-    fn of_this_process() -> Owner {
-        let pid = std::process::id();
-        Owner { pid, boot: boot_id(), started: started(pid).unwrap_or(0) }
-    }
-
-    fn text(&self) -> String {
-        let text = format!("{} {} {}", self.pid, self.boot, self.started);
-        format!("{text:<79}\n")
-    }
-
-    fn parse(text: &str) -> Option<Owner> {
-        let mut words = text.split_whitespace();
-        let pid = words.next()?.parse().ok()?;
-        let boot = words.next()?.to_owned();
-        let started = words.next()?.parse().ok()?;
-        Some(Owner { pid, boot, started })
-    }
-
-    fn lives(&self) -> bool {
-        self.boot == boot_id() && started(self.pid) == Some(self.started)
-    }
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// Field 22 of `/proc/PID/stat`, proc(5); `None` for a process that is gone or a zombie.
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may hold anything, so count from behind its closing bracket.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_known_by_more_than_its_number() {
-        let own = Owner::of_this_process();
-        assert!(own.lives());
-        assert_eq!(Owner::parse(&own.text()), Some(Owner::of_this_process()));
-        assert!(!Owner { started: own.started + 1, ..Owner::of_this_process() }.lives());
-        assert!(!Owner { boot: "other".into(), ..own }.lives());
-        assert_eq!(Owner::parse("garbage"), None);
+    fn what_is_done_in_a_folder_is_done_there_wherever_it_is() {
+        let base = tempfile::tempdir().unwrap();
+        let [path, moved] = ["folder", "moved"].map(|name| base.path().join(name));
+        let folder = RealDevice::new().directory(&path).unwrap();
+        folder.create("one").unwrap();
+        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Here);
+        fs::rename(&path, &moved).unwrap();
+        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Moved);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("one"), "another's").unwrap();
+        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Moved);
+        folder.create("two").unwrap();
+        folder.open("two").unwrap();
+        let mut names = folder.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["one", "two"]);
+        folder.remove("one").unwrap();
+        assert!(path.join("one").exists() && !path.join("two").exists());
+        assert!(!moved.join("one").exists() && moved.join("two").exists());
+        fs::remove_dir_all(&moved).unwrap();
+        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Removed);
+        assert_eq!(folder.create("three").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_that_is_another_files_by_now_is_not_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = RealDevice::new().directory(base.path()).unwrap();
+        let meant = folder.create("name").unwrap();
+        folder.remove("name").unwrap();
+        let other = folder.create("name").unwrap();
+        assert!(folder.remove_file("name", meant.id().unwrap()).is_err());
+        assert!(base.path().join("name").exists());
+        folder.remove_file("name", other.id().unwrap()).unwrap();
+        assert!(!base.path().join("name").exists());
     }
 }

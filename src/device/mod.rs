@@ -6,6 +6,7 @@
 
 mod calls;
 mod file;
+mod lock;
 pub(crate) mod probe;
 mod queue;
 #[cfg(any(test, feature = "simulation"))]
@@ -72,9 +73,34 @@ pub(crate) trait Device: Send + Sync + Debug {
     fn threaded(&self) -> bool;
 }
 
-/// An open folder.
+/// Which file it is, whatever it is called: its file system and its number there.
+pub(crate) type FileId = (u64, u64);
+
+/// What has become of the path by which a folder was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Whereabouts {
+    /// It leads to the folder.
+    Here,
+    /// It leads elsewhere, or nowhere: the folder was renamed, or something was mounted over it.
+    Moved,
+    /// The folder itself is gone, with all that was in it.
+    Removed,
+}
+
+/// An open folder: whatever becomes of its path, all is done in the folder that was opened.
 pub(crate) trait Directory: Send + Sync + Debug {
+    /// Where it was when it was opened.
     fn path(&self) -> &Path;
+
+    /// Whether it still is where it was.
+    fn whereabouts(&self) -> io::Result<Whereabouts>;
+
+    /// Which file has this name.
+    fn id_of(&self, name: &str) -> io::Result<FileId>;
+
+    /// A number that the folder keeps when it is renamed, and that no copy of it has; 0 where its file system is not
+    /// known to keep numbers from one mount to the next.
+    fn lasting_number(&self) -> u64;
 
     /// Names of the files and folders in it.
     fn list(&self) -> io::Result<Vec<String>>;
@@ -87,10 +113,19 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Removes a name if it is that of the file which is meant, and an error otherwise.
+    fn remove_file(&self, name: &str, meant: FileId) -> io::Result<()> {
+        if self.id_of(name)? != meant {
+            return Err(io::Error::other("another file has this name by now"));
+        }
+        self.remove(name)
+    }
+
     /// Makes the names in the folder durable.
     fn sync(&self) -> io::Result<()>;
 
-    /// Takes the lock of the folder, kept in a file of this name, if nobody has it.
+    /// Takes the lock of the folder if nobody has it: of the folder itself, which cannot be made anew beside it, and of
+    /// a file of this name in it, which says who has it.
     fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError>;
 
     /// Which device its files lie on: folders that give the same number share it, and what it fails to flush.
@@ -155,6 +190,8 @@ pub(crate) trait File: Send + Sync + Debug {
 
     fn bytes(&self) -> io::Result<u64>;
 
+    fn id(&self) -> io::Result<FileId>;
+
     /// Takes the space for `bytes` and makes the file that long. False, and nothing is changed, where the file system
     /// can only be made to by writing there.
     fn allocate(&self, bytes: u64) -> io::Result<bool>;
@@ -178,6 +215,12 @@ pub(crate) trait Lock: Send + Sync + Debug {
     /// Gives the lock up. Every operation on the folder's files has been reaped.
     fn release(&self);
 
+    /// Makes sure that the folder is still its own, and says what has become of its path.
+    ///
+    /// # Errors
+    /// Where somebody else may own the folder by now: nothing may be written there any more.
+    fn check(&self) -> io::Result<Whereabouts>;
+
     /// What holds it, and must stay open as long as anything may land.
     fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>>;
 }
@@ -187,7 +230,7 @@ pub(crate) trait Lock: Send + Sync + Debug {
 pub(crate) enum LockError {
     /// Its owner lives; the text says who.
     Held(String),
-    /// Its owner is dead, and something of it is still in flight.
-    Lingering,
+    /// It may be that its owner is dead, and something of it is still in flight; the text says what is known.
+    Lingering(String),
     Io(io::Error),
 }

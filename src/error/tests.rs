@@ -94,6 +94,8 @@ fn opening_and_closing_tell_what_they_hold() {
         Unsupported { .. } => Unsupported { what: "io_uring", reason: "no".into(), source: Some(shared()) },
         Foreign { .. } => Foreign { path: path(), found: "x".into() },
         NotOfThisLog { .. } => NotOfThisLog { path: path(), found: "x".into(), log: path() },
+        NoLog { .. } => NoLog { path: path() },
+        Relocated { .. } => Relocated { path: path(), folder: path(), owner: path() },
         Damaged { .. } => Damaged { shard: SHARD, lsn: LSN, cause: Damage::Unreadable },
         ManifestDamaged { .. } =>
             ManifestDamaged { path: path(), first: Defect::Short, second: Defect::Missing },

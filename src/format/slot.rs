@@ -19,6 +19,7 @@ pub(crate) enum SlotKind {
     Shard = 2,
     Progress = 3,
     Tally = 4,
+    Home = 5,
 }
 
 impl SlotKind {

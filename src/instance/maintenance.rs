@@ -112,7 +112,10 @@ impl Maintenance {
 
     fn look_around(&self) {
         for engine in &self.engines {
-            contained(engine, || engine.retain());
+            contained(engine, || {
+                engine.look_after_folder();
+                engine.retain();
+            });
         }
         tally::ask_checkpoints(&self.tallies);
     }

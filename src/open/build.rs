@@ -63,6 +63,7 @@ impl Builder<'_> {
         let capabilities = folder.capabilities();
         let committer = committer_config(sync_method(&capabilities), self.layout, &self.tuning);
         let lock = folder.lock(self.lock);
+        store.is_owned_by(lock.clone());
         let setup = QueueSetup {
             depth: committer.depth,
             pool: pool.clone(),

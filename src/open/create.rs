@@ -37,6 +37,16 @@ pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> 
     }
 }
 
+/// An error unless the directory holds a log, finished or begun.
+pub(super) fn check_there(directory: &dyn Directory) -> Result<(), OpenError> {
+    let path = directory.path();
+    let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
+    match names.iter().any(|name| name.starts_with("log.manifest.")) {
+        true => Ok(()),
+        false => Err(OpenError::NoLog { path: path.to_owned() }),
+    }
+}
+
 /// What a log's own directory says.
 pub(super) enum Found {
     Log(LogManifest),
@@ -150,14 +160,15 @@ fn leftovers(log: &Path, folder: &dyn Directory, begun: Option<&LogId>) -> Resul
 
 /// Makes a log. A crash at any step leaves a directory in which it is made anew.
 pub(super) fn create(
-    path: &Path,
     layout: &Layout,
     device: &dyn Device,
     directory: &dyn Directory,
     begun: Option<LogId>,
     durable: bool,
+    notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<(LogManifest, Vec<Folder>), OpenError> {
+    let path = directory.path();
     check_places(device, path, layout, begun.as_ref())?;
     let making = || OpenError::at("making the log (what was made is taken up by the next open)", path);
     let log_id = match begun {
@@ -176,7 +187,7 @@ pub(super) fn create(
     make_homes(layout, device)?;
     let mut folders = open_folders(path, layout, |place| device.directory(place))?;
     check_durable(durable, directory, &folders)?;
-    lock_folders(&mut folders, layout, device, locks)?;
+    lock_folders(&mut folders, layout, device, notices, locks)?;
     for (shard, folder) in (0..).zip(&folders) {
         // Looked at again: now nobody else makes one there.
         let left = leftovers(path, folder.directory.as_ref(), Some(&log_id))?;

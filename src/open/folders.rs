@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::device::{Capabilities, Device, Directory, Lock, WriteProbe, measure};
 use crate::error::OpenError;
 use crate::instance::{Locks, take_lock};
+use crate::notice::Notices;
 use crate::options::Layout;
 use crate::segment::shard_path;
 
@@ -24,6 +25,11 @@ impl Folder {
     /// What the file system of this folder can do, whatever that of the log's own directory can.
     pub(super) fn capabilities(&self) -> Capabilities {
         Capabilities { measured: self.measured, ..self.directory.capabilities() }
+    }
+
+    /// Whether it does not lie in the log's own directory.
+    pub(super) fn lies_elsewhere(&self) -> bool {
+        self.own_lock.is_some()
     }
 
     /// What whoever writes in the folder must hold.
@@ -67,13 +73,14 @@ pub(super) fn lock_folders(
     folders: &mut [Folder],
     layout: &Layout,
     device: &dyn Device,
+    notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<(), OpenError> {
     if layout.directories.is_empty() {
         return Ok(());
     }
     for folder in folders {
-        let own = take_lock(folder.directory.as_ref(), device)?;
+        let own = take_lock(folder.directory.as_ref(), device, notices)?;
         locks.push(own.clone());
         folder.own_lock = Some(own);
     }

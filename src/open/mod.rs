@@ -6,6 +6,7 @@
 mod build;
 mod create;
 mod folders;
+mod home;
 mod judge;
 mod parallel;
 mod report;
@@ -16,8 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use build::Builder;
-use create::{Found, check_foreign, check_places, create, find_log};
+use create::{Found, check_foreign, check_places, check_there, create, find_log};
 use folders::{Folder, check_durable, lock_folders, measure_all, open_folders};
+use home::{check_homes, claim_homes};
 use judge::judge_shard;
 use parallel::in_parallel;
 use report::report;
@@ -40,10 +42,11 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError
     let wanted = options.layout()?;
     options.config(&wanted)?;
     let device = options.chosen_device();
-    let directory = open_directory(path, &wanted, device.as_ref())?;
+    let directory = open_directory(path, options, &wanted, device.as_ref())?;
     check_foreign(directory.as_ref())?;
-    let mut locks = vec![take_lock(directory.as_ref(), device.as_ref())?];
-    let result = open_locked(path, options, &wanted, device, directory, &mut locks);
+    let notices = Arc::new(Notices::default());
+    let mut locks = vec![take_lock(directory.as_ref(), device.as_ref(), &notices)?];
+    let result = open_locked(path, options, &wanted, device, directory, &notices, &mut locks);
     if result.is_err() {
         Locks(locks).release();
     }
@@ -53,10 +56,16 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError
 /// The log's own directory, made if it is not there and nothing stands in a new log's way.
 fn open_directory(
     path: &Path,
+    options: &Options,
     wanted: &Layout,
     device: &dyn Device,
 ) -> Result<Arc<dyn Directory>, OpenError> {
     let opened = match device.existing_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !options.makes() => {
+            return Err(OpenError::NoLog { path: path.to_owned() });
+        }
+        // Before the lock, which makes a file.
+        Ok(directory) if !options.makes() => return check_there(directory.as_ref()).map(|()| directory),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             check_places(device, path, wanted, None)?;
             device.directory(path)
@@ -64,6 +73,15 @@ fn open_directory(
         opened => opened,
     };
     opened.map_err(OpenError::at("opening the directory", path))
+}
+
+/// A log whose folders are open and locked.
+struct Opened {
+    manifest: LogManifest,
+    layout: Layout,
+    folders: Vec<Folder>,
+    /// It was not there before.
+    made: bool,
 }
 
 /// What is there, or what is made, with the folders of all shards, which are locked from here on.
@@ -75,14 +93,15 @@ fn find_or_create(
     directory: &dyn Directory,
     notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
-) -> Result<(LogManifest, Layout, Vec<Folder>), OpenError> {
+) -> Result<Opened, OpenError> {
     let durable = options.wants_durable();
     check_durable(durable, directory, &[])?;
     let manifest = match find_log(path, directory, notices)? {
         Found::Log(manifest) => manifest,
+        Found::Nothing(_) if !options.makes() => return Err(OpenError::NoLog { path: path.to_owned() }),
         Found::Nothing(begun) => {
-            let (manifest, folders) = create(path, wanted, device, directory, begun, durable, locks)?;
-            return Ok((manifest, wanted.clone(), folders));
+            let (manifest, folders) = create(wanted, device, directory, begun, durable, notices, locks)?;
+            return Ok(Opened { manifest, layout: wanted.clone(), folders, made: true });
         }
     };
     let layout = Layout {
@@ -94,8 +113,11 @@ fn find_or_create(
     options.check_against(&layout)?;
     let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
     check_durable(durable, directory, &folders)?;
-    lock_folders(&mut folders, &layout, device, locks)?;
-    Ok((manifest, layout, folders))
+    lock_folders(&mut folders, &layout, device, notices, locks)?;
+    if !options.is_relocated() {
+        check_homes(directory, &folders)?;
+    }
+    Ok(Opened { manifest, layout, folders, made: false })
 }
 
 /// A folder that must be there: one made in its place would hide what is missing.
@@ -114,11 +136,11 @@ fn open_locked(
     wanted: &Layout,
     device: Arc<dyn Device>,
     directory: Arc<dyn Directory>,
+    notices: &Arc<Notices>,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<Instance, OpenError> {
-    let notices = Arc::new(Notices::default());
-    let (manifest, layout, mut folders) =
-        find_or_create(path, options, wanted, device.as_ref(), directory.as_ref(), &notices, locks)?;
+    let Opened { manifest, layout, mut folders, made } =
+        find_or_create(path, options, wanted, device.as_ref(), directory.as_ref(), notices, locks)?;
     let config = options.config(&layout)?;
     // All shards are judged before anything is written.
     let judged = in_parallel(config.shards, device.threaded(), |shard| {
@@ -128,6 +150,9 @@ fn open_locked(
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
         config.on_damage == OnDamage::ReadOnly && judged.iter().any(|shard| shard.damage.is_some());
+    if !read_only {
+        claim_homes(directory.as_ref(), &folders, notices);
+    }
     if device.threaded() && !read_only {
         measure_all(device.as_ref(), &mut folders);
     }
@@ -139,7 +164,7 @@ fn open_locked(
         device: &device,
         lock: &locks[0],
         clock,
-        notices: &notices,
+        notices,
         kind: None,
         read_only,
         #[cfg(feature = "tokio-uring")]
@@ -168,7 +193,7 @@ fn open_locked(
         backend,
         device,
         lock: Arc::new(Locks(locks.clone())),
-        notices,
+        notices: notices.clone(),
         workers: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         directory,
@@ -178,7 +203,7 @@ fn open_locked(
     tally::hold_all(inner.directory.as_ref(), &inner.engines)
         .map_err(OpenError::at("listing the directory", path))?;
     start_threads(&inner).map_err(OpenError::at("starting threads", path))?;
-    report(&inner);
+    report(&inner, made);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)

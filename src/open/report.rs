@@ -5,7 +5,7 @@ use crate::device::Capabilities;
 use crate::instance::Instance;
 use crate::shard::Engine;
 
-pub(super) fn report(inner: &Instance) {
+pub(super) fn report(inner: &Instance, made: bool) {
     // Shards that lie alike are told together.
     let mut places: Vec<(String, Vec<String>)> = Vec::new();
     for engine in &inner.engines {
@@ -27,8 +27,9 @@ pub(super) fn report(inner: &Instance) {
             .join("; "),
     };
     inner.notices.info(format!(
-        "opened {}: {} shards, {}, {told}",
+        "opened {}, which {}: {} shards, {}, {told}",
         inner.path.display(),
+        if made { "was made" } else { "was there" },
         inner.config.shards,
         inner.backend,
     ));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::device::sim::{End, Faults, SimMachine};
 use crate::simulation::Simulated;
-use crate::{Log, OpenError, Options, ShardId};
+use crate::{AppendError, Log, OpenError, Options, ShardId};
 
 fn options(machine: &SimMachine) -> Options {
     let options = Options::new().shards(2).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(64 << 10);
@@ -162,7 +162,69 @@ fn shards_have_one_owner_also_where_the_logs_own_directory_was_copied() {
     append_to_both(&log);
     log.close().unwrap();
     drop(log);
-    // One after the other they are the same log.
-    assert_eq!(count(&options(&machine).open("/copy").unwrap()), [1, 1]);
+    // Nor after it, until the copy is said to be the log.
+    let error = options(&machine).open("/copy").unwrap_err();
+    assert!(matches!(&error, OpenError::Relocated { owner, .. } if owner == Path::new("/log")), "{error}");
     assert_eq!(count(&options(&machine).open("/log").unwrap()), [1, 1]);
+    assert_eq!(count(&options(&machine).relocated(true).open("/copy").unwrap()), [1, 1]);
+    let error = options(&machine).open("/log").unwrap_err();
+    assert!(matches!(&error, OpenError::Relocated { owner, .. } if owner == Path::new("/copy")), "{error}");
+}
+
+fn fill(log: &Log, records: usize) -> Result<(), AppendError> {
+    (0..records).try_for_each(|_| log.append(vec![7; 2000]).wait().map(drop))
+}
+
+fn one(machine: &SimMachine) -> Options {
+    let options = Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(64 << 10);
+    options.device(&Simulated::of(machine))
+}
+
+/// How many records there are of the only shard.
+fn all_of(machine: &SimMachine, path: &str) -> usize {
+    let log = one(machine).open(path).unwrap();
+    log.shard(ShardId(0)).read(..).unwrap().map(Result::unwrap).count()
+}
+
+/// Both make, recycle and remove segments; and the power is cut at last.
+#[test]
+fn a_renamed_log_and_a_new_one_in_its_place_keep_apart() {
+    for seed in 0..20 {
+        let machine = SimMachine::new(seed);
+        let first = one(&machine).open("/log").unwrap();
+        fill(&first, 50).unwrap();
+        machine.rename("/log", "/moved");
+        let second = one(&machine).open("/log").unwrap();
+        for _ in 0..10 {
+            fill(&first, 20).unwrap();
+            fill(&second, 30).unwrap();
+        }
+        assert!(first.stats().shards[0].folder_moved && !second.stats().shards[0].folder_moved);
+        machine.stop();
+        drop((first, second));
+        machine.restart(End::PowerCut);
+        assert_eq!((all_of(&machine, "/moved"), all_of(&machine, "/log")), (250, 300), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_removed_folder_is_told_with_the_next_segment() {
+    let machine = SimMachine::new(1);
+    let log = one(&machine).open("/log").unwrap();
+    fill(&log, 10).unwrap();
+    machine.remove("/log");
+    let error = fill(&log, 100).unwrap_err();
+    assert!(matches!(&error, AppendError::ShardFailed(_)), "{error}");
+    assert!(error.to_string().contains("the folder was removed"), "{error}");
+    assert!(log.close().is_err());
+}
+
+#[test]
+fn a_log_that_is_not_there_is_not_made_against_the_callers_will() {
+    let machine = SimMachine::new(1);
+    let error = options(&machine).create(false).open("/log").unwrap_err();
+    assert!(matches!(&error, OpenError::NoLog { path } if path == Path::new("/log")), "{error}");
+    assert_eq!(machine.files(), 0);
+    drop(options(&machine).open("/log").unwrap());
+    drop(options(&machine).create(false).open("/log").unwrap());
 }

@@ -203,6 +203,15 @@ impl Options {
         self.require_durable
     }
 
+    /// Whether a log may be made.
+    pub(crate) fn makes(&self) -> bool {
+        !self.finds_only
+    }
+
+    pub(crate) fn is_relocated(&self) -> bool {
+        self.relocated
+    }
+
     pub(crate) fn tuning(&self) -> Tuning {
         #[cfg(any(test, feature = "simulation"))]
         if let Some(tuning) = &self.tuning {

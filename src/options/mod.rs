@@ -71,6 +71,8 @@ pub struct Options {
     backend: Backend,
     pin_threads: bool,
     require_durable: bool,
+    finds_only: bool,
+    relocated: bool,
     on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
@@ -158,6 +160,23 @@ impl Options {
     #[must_use]
     pub fn require_durable(mut self, require: bool) -> Options {
         self.require_durable = require;
+        self
+    }
+
+    /// Whether a log is made where there is none; true by default. Without, a path that is mistyped and a file system that
+    /// is not mounted are an error ([`OpenError::NoLog`](crate::OpenError::NoLog)), and nothing is made.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Options {
+        self.finds_only = !create;
+        self
+    }
+
+    /// Opens a log whose own directory was moved, copied or restored while its shards lie elsewhere
+    /// ([`directories`](Options::directories)), and lets the shards belong to it from now on. Refused otherwise
+    /// ([`OpenError::Relocated`](crate::OpenError::Relocated)): of two copies one alone may go on.
+    #[must_use]
+    pub fn relocated(mut self, relocated: bool) -> Options {
+        self.relocated = relocated;
         self
     }
 

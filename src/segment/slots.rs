@@ -102,6 +102,23 @@ impl ManifestFiles {
         name.strip_suffix(".manifest.0").or_else(|| name.strip_suffix(".manifest.1"))
     }
 
+    /// An error unless both names are still those of these files: written to others' would be in vain.
+    pub(crate) fn check_names(&self, directory: &dyn Directory, prefix: &str) -> io::Result<()> {
+        for (name, file) in names(prefix).iter().zip(&self.files) {
+            let told = |what: &str| {
+                let path = directory.path().join(name);
+                io::Error::other(format!("{} was {what}", path.display()))
+            };
+            match directory.id_of(name) {
+                Ok(id) if id == file.id()? => {}
+                Ok(_) => return Err(told("replaced by another file")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(told("removed")),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a file of this name is one of the copies.
     pub(crate) fn is_copy(prefix: &str, name: &str) -> bool {
         names(prefix).iter().any(|copy| copy == name)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::draft::{Draft, Size, zeros};
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::{ManifestError, ManifestFiles};
-use crate::device::{Directory, File};
+use crate::device::{Directory, File, FileId, Lock, Whereabouts};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
@@ -150,8 +150,8 @@ pub(crate) struct ShardStore {
     segments: Vec<Arc<Segment>>,
     /// No longer listed; a reader may still hold them.
     retired: Vec<Arc<Segment>>,
-    /// Files that nothing lists: their number and size.
-    spares: Vec<(u32, u64)>,
+    /// Files that nothing lists.
+    spares: Vec<Spare>,
     spare_bytes_max: u64,
     /// Files with a segment's name that can be none: they are left alone, and their numbers too.
     strays: Vec<u32>,
@@ -159,6 +159,19 @@ pub(crate) struct ShardStore {
     broken: bool,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
     closed: bool,
+    /// What makes the folder this process' own, once it is to be written to.
+    lock: Option<Arc<dyn Lock>>,
+    /// Why the folder is not this process' own any more: nothing more is written.
+    lost: Option<String>,
+}
+
+/// A file that nothing lists.
+#[derive(Clone, Copy, Debug)]
+struct Spare {
+    number: u32,
+    bytes: u64,
+    /// Which file it is: its name alone may be another's by the time that it is removed.
+    id: FileId,
 }
 
 impl ShardStore {
@@ -205,16 +218,17 @@ impl ShardStore {
             if listed.contains(&number) {
                 continue;
             }
-            let bytes = directory.open(&segment_name(number))?.bytes()?;
+            let file = directory.open(&segment_name(number))?;
+            let bytes = file.bytes()?;
             if can_be_listed(number, bytes, manifest.next_file) {
-                spares.push((number, bytes));
+                spares.push(Spare { number, bytes, id: file.id()? });
             } else if bytes > 0 {
                 strays.push(number);
             }
         }
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
         // that, the manifest would be refused as damaged.
-        let above = spares.iter().map(|&(number, _)| number + 1).max();
+        let above = spares.iter().map(|spare| spare.number + 1).max();
         manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
         let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
         let store = ShardStore {
@@ -228,6 +242,8 @@ impl ShardStore {
             strays,
             broken: false,
             closed: false,
+            lock: None,
+            lost: None,
         };
         Ok((store, missing, copies_diverge))
     }
@@ -258,14 +274,51 @@ impl ShardStore {
         self.strays.iter().map(|&number| segment_name(number))
     }
 
+    /// From now on the folder is written to, for as long as it is this lock's.
+    pub(crate) fn is_owned_by(&mut self, lock: Arc<dyn Lock>) {
+        self.lock = Some(lock);
+    }
+
+    /// Makes sure that the folder and what is in it are still this process' own, and says what has become of their
+    /// paths.
+    ///
+    /// # Errors
+    /// Where they are not. That is for good.
+    pub(crate) fn check_owned(&mut self) -> io::Result<Whereabouts> {
+        if self.lost.is_none() {
+            match self.look_at_ownership() {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => self.lost = Some("the folder was removed".to_owned()),
+                Err(error) => self.lost = Some(error.to_string()),
+            }
+        }
+        Err(self.lost().expect("just set"))
+    }
+
+    /// `None` where the folder is gone.
+    fn look_at_ownership(&self) -> io::Result<Option<Whereabouts>> {
+        let log = self.lock.as_ref().map_or(Ok(Whereabouts::Here), |lock| lock.check())?;
+        let found = self.directory.whereabouts()?.max(log);
+        if found == Whereabouts::Removed {
+            return Ok(None);
+        }
+        self.slots.check_names(self.directory.as_ref(), PREFIX)?;
+        Ok(Some(found))
+    }
+
+    /// Why the folder is not this process' own any more.
+    pub(crate) fn lost(&self) -> Option<io::Error> {
+        self.lost.as_ref().map(|why| io::Error::other(why.clone()))
+    }
+
     /// Whether anything may be changed.
-    fn check_usable(&self) -> io::Result<()> {
+    fn check_usable(&mut self) -> io::Result<()> {
         match self {
             ShardStore { closed: true, .. } => Err(io::Error::other("the log is closed")),
             ShardStore { broken: true, .. } => {
                 Err(io::Error::other("an earlier write of the manifest failed"))
             }
-            _ => Ok(()),
+            _ => self.check_owned().map(drop),
         }
     }
 
@@ -340,7 +393,7 @@ impl ShardStore {
         match self.make_file(number, bytes) {
             Ok(draft) => {
                 // Sizes grow: these would hardly be used again.
-                self.remove_spares(|&(_, spare)| spare < size.least);
+                self.remove_spares(|spare| spare.bytes < size.least);
                 Ok(draft)
             }
             Err(error) => self.take_spare(need.max(GRANULE)..=u64::MAX).unwrap_or(Err(error)),
@@ -349,14 +402,17 @@ impl ShardStore {
 
     /// The largest spare of a size in the range, if there is one.
     fn take_spare(&mut self, sizes: RangeInclusive<u64>) -> Option<io::Result<Draft>> {
-        let fitting = self.spares.iter().enumerate().filter(|(_, (_, bytes))| sizes.contains(bytes));
-        let (index, _) = fitting.max_by_key(|(_, (_, bytes))| *bytes)?;
-        let (number, bytes) = self.spares.swap_remove(index);
-        let file = self.directory.open(&segment_name(number));
+        let fitting = self.spares.iter().enumerate().filter(|(_, spare)| sizes.contains(&spare.bytes));
+        let (index, _) = fitting.max_by_key(|(_, spare)| spare.bytes)?;
+        let Spare { number, bytes, id } = self.spares.swap_remove(index);
+        let file = self.directory.open(&segment_name(number)).and_then(|file| match file.id()? == id {
+            true => Ok(file),
+            false => Err(io::Error::other("a spare segment was replaced by another file")),
+        });
         let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
         Some(draft.inspect_err(|_| {
             // Of no use: give its space back.
-            let _ = self.directory.remove(&segment_name(number));
+            let _ = self.directory.remove_file(&segment_name(number), id);
         }))
     }
 
@@ -376,10 +432,11 @@ impl ShardStore {
         let file = match self.directory.create(&name) {
             // Left by a crash between making and listing. With something in it, it is somebody else's.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if self.directory.open(&name)?.bytes()? > 0 {
+                let left = self.directory.open(&name)?;
+                if left.bytes()? > 0 {
                     return Err(error);
                 }
-                self.directory.remove(&name)?;
+                self.directory.remove_file(&name, left.id()?)?;
                 self.directory.create(&name)?
             }
             made => made?,
@@ -391,10 +448,15 @@ impl ShardStore {
         match taken {
             Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, file, zeros, is_reserved }),
             Err(error) => {
-                let _ = self.directory.remove(&name);
+                let _ = self.remove_own(number, file.as_ref());
                 Err(error)
             }
         }
+    }
+
+    /// Removes the name of a segment's file if it is this one's.
+    fn remove_own(&self, number: u32, file: &dyn File) -> io::Result<()> {
+        self.directory.remove_file(&segment_name(number), file.id()?)
     }
 
     /// Lists a draft behind the last segment, or at `from` if that is above it, and returns it.
@@ -403,15 +465,16 @@ impl ShardStore {
         // Its name and size are durable before the manifest that lists it.
         let durable = file.sync().and_then(|()| self.directory.sync());
         if let Err(error) = durable {
-            let _ = self.directory.remove(&segment_name(number));
+            let _ = self.remove_own(number, file.as_ref());
             return Err(error);
         }
+        let id = file.id()?;
         let base = self.segments.last().map_or(from, |last| last.end().max(from));
         let row = SegmentRow { base: base.0, bytes, file: number, reserved: 0 };
         let mut next = self.renewed(marks);
         next.segments.push(row);
         if let Err(error) = self.commit(next) {
-            self.spares.push((number, bytes));
+            self.spares.push(Spare { number, bytes, id });
             return Err(error);
         }
         let segment = Arc::new(Segment { row, file });
@@ -421,7 +484,7 @@ impl ShardStore {
 
     /// Gives back the space of a draft that could not be filled.
     pub(crate) fn discard(&self, draft: &Draft) {
-        let _ = self.directory.remove(&segment_name(draft.number));
+        let _ = self.remove_own(draft.number, draft.file.as_ref());
     }
 
     /// Makes everything below `horizon` unreachable, durably, and frees the segments below it.
@@ -452,21 +515,25 @@ impl ShardStore {
         let (free, held): (Vec<_>, Vec<_>) =
             self.retired.drain(..).partition(|segment| Arc::strong_count(segment) == 1);
         self.retired = held;
-        self.spares.extend(free.iter().map(|segment| (segment.row.file, segment.row.bytes)));
+        // One that cannot be told from others stays where it is: it is a spare after the next open.
+        self.spares.extend(free.iter().filter_map(|segment| {
+            let SegmentRow { file: number, bytes, .. } = segment.row;
+            Some(Spare { number, bytes, id: segment.file.id().ok()? })
+        }));
         let (mut kept, most) = (0, self.spare_bytes_max);
-        self.spares.sort_unstable_by_key(|&(number, bytes)| (Reverse(bytes), number));
-        self.remove_spares(|&(_, bytes)| {
-            kept += bytes;
+        self.spares.sort_unstable_by_key(|spare| (Reverse(spare.bytes), spare.number));
+        self.remove_spares(|spare| {
+            kept += spare.bytes;
             kept > most
         });
     }
 
-    fn remove_spares(&mut self, is_one: impl FnMut(&(u32, u64)) -> bool) {
+    fn remove_spares(&mut self, is_one: impl FnMut(&Spare) -> bool) {
         let (gone, kept) = self.spares.drain(..).partition(is_one);
         self.spares = kept;
-        for (number, _) in gone {
+        for Spare { number, id, .. } in gone {
             // If it cannot be removed it is a spare again after the next open.
-            let _ = self.directory.remove(&segment_name(number));
+            let _ = self.directory.remove_file(&segment_name(number), id);
         }
     }
 

@@ -11,10 +11,11 @@ use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::sizing::{Made, Sizing};
 use crate::committer::Committer;
+use crate::device::Whereabouts;
 use crate::error::{SharedIo, TruncateError, Unavailable, error_chain};
 use crate::format::{BlockHeader, GRANULE};
 use crate::position::{Lsn, ShardId};
-use crate::segment::{Segment, StoreView};
+use crate::segment::{Segment, ShardStore, StoreView};
 use crate::sync::lock;
 use crate::write::Durability;
 
@@ -48,6 +49,8 @@ pub(super) struct Space {
     cutting: Mutex<()>,
     /// How often space was given up, under the lock of the store.
     given_up: AtomicU64,
+    /// The folder, or the log's own, is not where it was opened any more.
+    moved: AtomicBool,
 }
 
 impl Space {
@@ -62,6 +65,7 @@ impl Space {
             made: Mutex::new(Made::default()),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
+            moved: AtomicBool::new(false),
         }
     }
 }
@@ -118,6 +122,7 @@ impl Engine {
     /// Begins the next segment. What is given goes on by [`fill_segment`](Engine::fill_segment) and ends by
     /// [`end_segment`](Engine::end_segment); nothing if that failed, which whoever waits is told.
     pub(crate) fn begin_segment(&self) -> Option<Filling> {
+        self.look_after_folder();
         let need = self.space.need.swap(0, Ordering::SeqCst);
         let (end, (ready, last)) = {
             let opener = self.opener();
@@ -131,11 +136,12 @@ impl Engine {
         let draft = {
             let mut store = lock(&self.store);
             let _out = self.calls.begin();
-            store.draft(size, need).map_err(|error| self.tell_segment_error(error))
+            store.draft(size, need).map_err(|error| self.tell_segment_error(&store, error))
         };
         match draft {
             Ok(draft) => Some(Filling::new(draft, last, made.at_ns, given_up, Look { ready, at_ns: now })),
             Err(()) => {
+                self.stop_if_lost();
                 self.segment_settled();
                 None
             }
@@ -168,10 +174,13 @@ impl Engine {
             made.map_err(|error| {
                 // Space that was given up since it began may be what it lacked: whoever waits asks again.
                 if self.space.given_up.load(Ordering::SeqCst) == given_up {
-                    self.tell_segment_error(error);
+                    self.tell_segment_error(&store, error);
                 }
             })
         };
+        if made.is_err() {
+            self.stop_if_lost();
+        }
         if let Ok(segment) = made {
             let bytes = segment.row.bytes;
             let (ready, last) = {
@@ -192,9 +201,55 @@ impl Engine {
         self.segment_settled();
     }
 
+    /// Sees whether the folder is still this process' own, and where it was.
+    ///
+    /// Where it is not, the shard stops: what it acknowledged from now on nobody could find. One that has only gone
+    /// elsewhere is told.
+    pub(crate) fn look_after_folder(&self) {
+        if self.is_ended() || self.life.has_failed() {
+            return;
+        }
+        let found = {
+            let mut store = lock(&self.store);
+            let _out = self.calls.begin();
+            store.check_owned()
+        };
+        let Ok(found) = found else { return self.stop_if_lost() };
+        let moved = found == Whereabouts::Moved;
+        if self.space.moved.swap(moved, Ordering::SeqCst) != moved {
+            let path = self.path();
+            self.notices.warn(if moved {
+                format!(
+                    "{}: this path leads to the shard no longer: a folder was renamed, or something was made or mounted \
+                     in its place; the log goes on in the folder that it opened",
+                    path.display()
+                )
+            } else {
+                format!("{}: this path leads to the shard again", path.display())
+            });
+        }
+    }
+
+    /// Whether the shard was last seen elsewhere than where it was opened.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.space.moved.load(Ordering::SeqCst)
+    }
+
+    /// Stops the shard if its folder is not this process' own any more. Under no lock.
+    fn stop_if_lost(&self) {
+        let lost = lock(&self.store).lost();
+        if let Some(error) = lost.filter(|_| !self.life.has_failed()) {
+            crate::sync::wake(self.stop("making sure of the ownership", self.path(), error));
+            self.prod();
+        }
+    }
+
     /// Called under the lock of the store: whoever gives up space next takes the error back (`retry_segment`), and it
     /// must not be told after that.
-    fn tell_segment_error(&self, error: io::Error) {
+    fn tell_segment_error(&self, store: &ShardStore, error: io::Error) {
+        if store.lost().is_some() {
+            return; // It is not for want of space, and the shard stops.
+        }
         *lock(&self.space.error) = Some(Arc::new(error));
         self.space.error_set.store(true, Ordering::SeqCst);
     }
@@ -286,6 +341,7 @@ impl Engine {
         self.space.given_up.fetch_add(1, Ordering::SeqCst);
         self.publish_view(&store);
         drop(store);
+        self.stop_if_lost();
         self.retry_segment();
         result.map_err(|error| self.not_cut(error))
     }

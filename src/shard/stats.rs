@@ -45,6 +45,7 @@ impl Engine {
             memory_blocks: self.memory_blocks(),
             drain_rate: count(&self.published.0.drain_rate),
             oldest_operation: self.oldest_operation(),
+            folder_moved: self.has_moved(),
             segments: view.segments.len(),
             failed: self.failure().is_some(),
         }

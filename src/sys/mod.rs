@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod crc;
+mod folder;
 
 use std::ffi::c_void;
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use crc::{crc32c_append, crc32c_copy};
+pub(crate) use folder::{inode_at, list, open_at, unlink_at};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

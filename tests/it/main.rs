@@ -27,6 +27,8 @@ mod memory;
 mod mounts;
 mod overload;
 #[cfg(feature = "tracing")]
+mod ownership;
+#[cfg(feature = "tracing")]
 mod panics;
 mod positions;
 mod power_cut;

@@ -11,7 +11,8 @@ use super::disk::SimFile;
 use super::queue::SimQueue;
 use super::world::{World, stopped};
 use crate::device::{
-    Capabilities, Device, Directory, File, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead, Wake,
+    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
+    Wake, Whereabouts,
 };
 
 #[derive(Debug)]
@@ -20,13 +21,20 @@ pub(super) struct SimDevice {
     pub(super) life: u64,
 }
 
+impl SimDevice {
+    fn opened(&self, path: &Path, number: u64) -> SimDirectory {
+        SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned(), number }
+    }
+}
+
 impl Device for SimDevice {
     fn directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let mut world = self.machine.world();
         world.call(self.life)?;
         // Folders are durable once made, as the trait promises.
-        world.folders.entry(path.to_owned()).or_default();
-        Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
+        let number = world.make_folder(path).number;
+        drop(world);
+        Ok(Arc::new(self.opened(path, number)))
     }
 
     fn existing_directory(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
@@ -42,10 +50,9 @@ impl Device for SimDevice {
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let mut world = self.machine.world();
         world.step(self.life)?;
-        if !world.folders.contains_key(path) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(Arc::new(SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned() }))
+        let number = world.folders.get(path).map(|folder| folder.number).ok_or(io::ErrorKind::NotFound)?;
+        drop(world);
+        Ok(Arc::new(self.opened(path, number)))
     }
 
     fn now(&self) -> u64 {
@@ -81,15 +88,26 @@ impl Device for SimDevice {
 struct SimDirectory {
     machine: SimMachine,
     life: u64,
+    /// Where it was when it was opened.
     path: PathBuf,
+    number: u64,
+}
+
+/// What has become of the path of an open folder. No step: it changes nothing.
+fn whereabouts(world: &World, path: &Path, number: u64) -> Whereabouts {
+    if world.removed.iter().any(|folder| folder.number == number) {
+        return Whereabouts::Removed;
+    }
+    let is_here = world.folders.get(path).is_some_and(|folder| folder.number == number);
+    if is_here { Whereabouts::Here } else { Whereabouts::Moved }
 }
 
 impl SimDirectory {
     /// Runs on the folder after a step of this life.
-    fn with<T>(&self, act: impl FnOnce(&mut World, &Path) -> io::Result<T>) -> io::Result<T> {
+    fn with<T>(&self, act: impl FnOnce(&mut World, u64) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.machine.world();
         world.call(self.life)?;
-        act(&mut world, &self.path)
+        act(&mut world, self.number)
     }
 
     fn handle(&self, number: u64) -> Arc<dyn File> {
@@ -102,21 +120,38 @@ impl Directory for SimDirectory {
         &self.path
     }
 
+    fn whereabouts(&self) -> io::Result<Whereabouts> {
+        Ok(whereabouts(&self.machine.world(), &self.path, self.number))
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<FileId> {
+        // No step, as all that changes nothing.
+        let found = self.machine.world().folder(self.number).names.get(name).copied();
+        found.map(|number| (0, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn lasting_number(&self) -> u64 {
+        self.number
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
-        self.with(|world, path| Ok(world.folders[path].names.keys().cloned().collect()))
+        self.with(|world, number| Ok(world.folder(number).names.keys().cloned().collect()))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let found = self.with(|world, path| Ok(world.folders[path].names.get(name).copied()))?;
+        let found = self.with(|world, number| Ok(world.folder(number).names.get(name).copied()))?;
         found.map(|number| self.handle(number)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let number = self.with(|world, path| {
+        let number = self.with(|world, own| {
             world.check_alone();
             let number = world.next_number;
             world.next_number += 1;
-            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            if whereabouts(world, &self.path, own) == Whereabouts::Removed {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let folder = world.folder(own);
             if folder.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -129,35 +164,38 @@ impl Directory for SimDirectory {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.with(|world, path| {
+        self.with(|world, number| {
             world.check_alone();
-            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            let folder = world.folder(number);
             folder.names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|world, path| {
-            let folder = world.folders.get_mut(path).expect("an open folder exists");
+        self.with(|world, number| {
+            let folder = world.folder(number);
             folder.durable.clone_from(&folder.names);
             Ok(())
         })
     }
 
     fn lock(&self, _name: &str) -> Result<Arc<dyn Lock>, LockError> {
-        let locked = self.with(|world, path| {
+        let locked = self.with(|world, number| {
             if !world.lingering.is_empty() {
                 return Ok(None);
             }
-            let folder = world.folders.get_mut(path).expect("an open folder exists");
+            let folder = world.folder(number);
             Ok(Some(std::mem::replace(&mut folder.locked, true)))
         });
         match locked {
-            Ok(None) => Err(LockError::Lingering),
+            Ok(None) => {
+                Err(LockError::Lingering("a process that has ended and whose writes still land".to_owned()))
+            }
             Ok(Some(false)) => Ok(Arc::new(SimLock {
                 machine: self.machine.clone(),
                 life: self.life,
                 path: self.path.clone(),
+                number: self.number,
             })),
             Ok(Some(true)) => Err(LockError::Held("this process".to_owned())),
             Err(error) => Err(LockError::Io(error)),
@@ -176,8 +214,8 @@ impl Directory for SimDirectory {
 
     fn capabilities(&self) -> Capabilities {
         let write_through = {
-            let world = self.machine.world();
-            world.faults.write_through && !world.folders[&self.path].deaf
+            let mut world = self.machine.world();
+            world.faults.write_through && !world.folder(self.number).deaf
         };
         Capabilities {
             file_system: FileSystem::Simulated,
@@ -209,6 +247,7 @@ struct SimLock {
     machine: SimMachine,
     life: u64,
     path: PathBuf,
+    number: u64,
 }
 
 impl Lock for SimLock {
@@ -217,9 +256,11 @@ impl Lock for SimLock {
         if world.life != self.life {
             return;
         }
-        if let Some(folder) = world.folders.get_mut(&self.path) {
-            folder.locked = false;
-        }
+        world.folder(self.number).locked = false;
+    }
+
+    fn check(&self) -> io::Result<Whereabouts> {
+        Ok(whereabouts(&self.machine.world(), &self.path, self.number))
     }
 
     fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
@@ -316,6 +357,10 @@ impl File for SimHandle {
 
     fn bytes(&self) -> io::Result<u64> {
         self.with(|world, number| Ok(world.file(number).bytes()))
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        Ok((0, self.number))
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<bool> {

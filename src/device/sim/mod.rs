@@ -48,6 +48,7 @@ impl SimMachine {
             next_number: 1,
             files: BTreeMap::new(),
             folders: BTreeMap::new(),
+            removed: Vec::new(),
             kept: BTreeMap::new(),
             waits: 0,
             in_flight: Vec::new(),
@@ -102,7 +103,36 @@ impl SimMachine {
 
     /// The file system of this folder does not honour synchronous writes, whatever others do.
     pub(crate) fn make_deaf(&self, folder: impl Into<PathBuf>) {
-        self.world().folders.entry(folder.into()).or_default().deaf = true;
+        self.world().make_folder(&folder.into()).deaf = true;
+    }
+
+    /// Renames a folder, and with it those in it: whoever has it open keeps it.
+    #[cfg(test)]
+    pub(crate) fn rename(&self, from: &str, to: &str) {
+        let mut world = self.world();
+        let old = std::mem::take(&mut world.folders);
+        world.folders = old
+            .into_iter()
+            .map(|(path, folder)| match path.strip_prefix(from) {
+                Ok(rest) if rest.as_os_str().is_empty() => (PathBuf::from(to), folder),
+                Ok(rest) => (PathBuf::from(to).join(rest), folder),
+                Err(_) => (path, folder),
+            })
+            .collect();
+    }
+
+    /// Removes a folder with all that is in it: whoever has it open has what nobody can find any more.
+    #[cfg(test)]
+    pub(crate) fn remove(&self, folder: &str) {
+        let mut world = self.world();
+        let old = std::mem::take(&mut world.folders);
+        let (gone, kept): (BTreeMap<_, _>, _) =
+            old.into_iter().partition(|(path, _)| path.starts_with(folder));
+        world.folders = kept;
+        world.removed.extend(gone.into_values().map(|mut folder| {
+            folder.names.clear();
+            folder
+        }));
     }
 
     /// Flips a bit while the machine is off.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::blocks::Blocks;
 use super::disk::{SECTOR, SimFile, Snapshot};
@@ -101,6 +101,8 @@ pub(crate) struct Counters {
 
 #[derive(Debug, Default)]
 pub(super) struct SimFolder {
+    /// By which a handle finds it, whatever its path is by then.
+    pub(super) number: u64,
     pub(super) names: BTreeMap<String, u64>,
     pub(super) durable: BTreeMap<String, u64>,
     pub(super) locked: bool,
@@ -131,6 +133,8 @@ pub(super) struct World {
     pub(super) next_number: u64,
     pub(super) files: BTreeMap<u64, SimFile>,
     pub(super) folders: BTreeMap<PathBuf, SimFolder>,
+    /// Those that were removed while they were open.
+    pub(super) removed: Vec<SimFolder>,
     /// Times that somebody waited in this life.
     pub(super) waits: u64,
     /// Files as they were when somebody asked to remember them.
@@ -168,6 +172,21 @@ impl World {
 
     pub(super) fn file(&mut self, number: u64) -> &mut SimFile {
         self.files.get_mut(&number).expect("an open file exists")
+    }
+
+    /// The folder of a path, made if there is none.
+    pub(super) fn make_folder(&mut self, path: &Path) -> &mut SimFolder {
+        let next = &mut self.next_number;
+        self.folders.entry(path.to_owned()).or_insert_with(|| {
+            *next += 1;
+            SimFolder { number: *next, ..SimFolder::default() }
+        })
+    }
+
+    /// A folder that is or was open, wherever it is by now.
+    pub(super) fn folder(&mut self, number: u64) -> &mut SimFolder {
+        let all = self.folders.values_mut().chain(&mut self.removed);
+        all.into_iter().find(|folder| folder.number == number).expect("an open folder exists")
     }
 
     /// A step that is a blocking call, which may fail.
