@@ -9,12 +9,14 @@ mod names;
 mod reader;
 mod slots;
 mod store;
+mod view;
 
 pub(crate) use draft::{Draft, Size};
 pub(crate) use names::segment_name;
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
-pub(crate) use store::{Marks, Segment, ShardStore, StoreSnapshot, StoreView, continuations};
+pub(crate) use store::{Marks, ShardStore};
+pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};
 

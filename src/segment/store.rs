@@ -8,37 +8,16 @@ use std::sync::Arc;
 
 use super::draft::{Draft, Size, zeros};
 use super::names::{can_be_listed, segment_name, segment_number};
+use super::view::{Segment, StoreView, open_segments, view_of};
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File, FileId, Lock, Whereabouts};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
-const PREFIX: &str = "shard";
+pub(super) const PREFIX: &str = "shard";
 
 /// Spare files kept for reuse, as a multiple of the largest segment.
 const SPARE_SEGMENTS: u64 = 2;
-
-/// A file, and the stretch of the stream that it holds. Whoever reads from it holds the `Arc`; it
-/// is not used for anything else meanwhile.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    pub row: SegmentRow,
-    pub file: Arc<dyn File>,
-}
-
-impl Segment {
-    pub(crate) fn base(&self) -> Lsn {
-        Lsn(self.row.base)
-    }
-
-    pub(crate) fn end(&self) -> Lsn {
-        self.row.end()
-    }
-
-    pub(crate) fn contains(&self, lsn: Lsn) -> bool {
-        (self.base()..self.end()).contains(&lsn)
-    }
-}
 
 /// What the manifest tells about how far the stream is durable, whenever it is written.
 #[derive(Clone, Copy, Debug)]
@@ -47,98 +26,6 @@ pub(crate) struct Marks {
     pub covered: Lsn,
     /// No record has a time above it.
     pub timestamp: u64,
-}
-
-/// What readers need to know, as of one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct StoreView {
-    pub log_id: [u8; 16],
-    pub shard: u16,
-    pub horizon: Lsn,
-    pub epochs: EpochTable,
-    pub segments: Vec<Arc<Segment>>,
-}
-
-impl StoreView {
-    /// The identity of the blocks of one epoch.
-    pub(crate) fn identity(&self, row: &EpochRow) -> Identity {
-        Identity { log_id: self.log_id, shard: self.shard, epoch: row.epoch, nonce: row.nonce }
-    }
-
-    /// Index of the segment that holds `lsn`.
-    pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<usize> {
-        let after = self.segments.partition_point(|segment| segment.base() <= lsn);
-        after.checked_sub(1).filter(|&index| self.segments[index].contains(lsn))
-    }
-
-    /// Index of the first segment that starts at or above `lsn`.
-    pub(crate) fn segment_from(&self, lsn: Lsn) -> Option<usize> {
-        let index = self.segments.partition_point(|segment| segment.base() < lsn);
-        (index < self.segments.len()).then_some(index)
-    }
-}
-
-/// Where the block that continues a chain which ends at `end` may stand: right there, or at the start of the
-/// next segment, or of one behind it if those between are smaller than a block and it had no room in them.
-pub(crate) fn continuations(
-    segments: &[Arc<Segment>],
-    end: Lsn,
-    block_bytes: u32,
-) -> impl Iterator<Item = (&Arc<Segment>, Lsn)> {
-    let after = segments.partition_point(|segment| segment.base() <= end);
-    let own = after.checked_sub(1).map(|index| &segments[index]).filter(|own| own.contains(end));
-    let behind = &segments[after..];
-    let passed = behind.iter().take_while(|segment| segment.row.bytes < u64::from(block_bytes)).count();
-    let bases = behind.iter().take(passed + 1).map(|segment| (segment, segment.base()));
-    own.map(|own| (own, end)).into_iter().chain(bases)
-}
-
-/// The segments that a manifest lists, and the rows of those that are missing or too short.
-fn open_segments(
-    directory: &dyn Directory,
-    manifest: &ShardManifest,
-) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
-    let (mut segments, mut missing) = (Vec::new(), Vec::new());
-    for &row in &manifest.segments {
-        match directory.open(&segment_name(row.file)) {
-            Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
-            Ok(_) => missing.push(row),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((segments, missing))
-}
-
-fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>]) -> StoreView {
-    StoreView {
-        log_id: manifest.log_id,
-        shard: manifest.shard,
-        horizon: manifest.horizon,
-        epochs: manifest.epochs.clone(),
-        segments: segments.to_vec(),
-    }
-}
-
-/// A shard's manifest and segments, read beside whoever owns them: nothing is locked or written.
-#[derive(Debug)]
-pub(crate) struct StoreSnapshot {
-    pub manifest: ShardManifest,
-    pub segments: Vec<Arc<Segment>>,
-    pub missing: Vec<SegmentRow>,
-}
-
-impl StoreSnapshot {
-    pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
-        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
-        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory, &manifest)?;
-        Ok(StoreSnapshot { manifest, segments, missing })
-    }
-
-    pub(crate) fn view(&self) -> StoreView {
-        view_of(&self.manifest, &self.segments)
-    }
 }
 
 /// A shard's folder, and the only place that changes it.
