@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::folders::Folder;
 use crate::device::Directory;
 use crate::error::OpenError;
-use crate::format::{Defect, SlotKind};
+use crate::format::SlotKind;
 use crate::notice::Notices;
 use crate::segment::{ManifestError, ManifestFiles};
 
@@ -60,10 +60,7 @@ impl Home {
 fn remembered(folder: &dyn Directory) -> Result<Option<Home>, OpenError> {
     match ManifestFiles::peek(folder, PREFIX, SlotKind::Home) {
         Ok(body) => Ok(Home::decode(&body)),
-        // The second: it was being written for the first time.
-        Err(ManifestError::Missing | ManifestError::Damaged([_, Defect::NoHeader | Defect::Short])) => {
-            Ok(None)
-        }
+        Err(error) if error.is_of_unfinished() => Ok(None),
         Err(error) => Err(OpenError::manifest(folder.path())(error)),
     }
 }

@@ -215,7 +215,7 @@ fn a_removed_folder_is_told_with_the_next_segment() {
     machine.remove("/log");
     let error = fill(&log, 100).unwrap_err();
     assert!(matches!(&error, AppendError::ShardFailed(_)), "{error}");
-    assert!(error.to_string().contains("the folder was removed"), "{error}");
+    assert!(crate::error_chain(&error).to_string().contains("the folder was removed"), "{error}");
     assert!(log.close().is_err());
 }
 

@@ -36,6 +36,18 @@ impl ManifestError {
     }
 }
 
+impl ManifestError {
+    /// Nothing may have relied on the copies yet: none is there, or the second one was never written.
+    pub(crate) fn is_of_unfinished(&self) -> bool {
+        let never_written = |defect| matches!(defect, Defect::NoHeader | Defect::Short | Defect::Missing);
+        match self {
+            ManifestError::Missing => true,
+            ManifestError::Damaged([_, second]) => never_written(*second),
+            _ => false,
+        }
+    }
+}
+
 impl From<io::Error> for ManifestError {
     fn from(error: io::Error) -> ManifestError {
         ManifestError::Io { file: None, source: error }
@@ -86,9 +98,7 @@ impl ManifestFiles {
         match ManifestFiles::open(directory, prefix, kind) {
             Ok((files, body, _)) => return Ok((files, body)),
             Err(ManifestError::Missing) => {}
-            Err(ManifestError::Damaged([_, Defect::NoHeader | Defect::Short | Defect::Missing])) => {
-                ManifestFiles::remove(directory, prefix)?;
-            }
+            Err(error) if error.is_of_unfinished() => ManifestFiles::remove(directory, prefix)?,
             Err(error) => return Err(error),
         }
         let body = body()?;

@@ -187,7 +187,7 @@ fn each_shard_is_where_it_is() {
     let options = small(2).directories(homes);
     let error = options.clone().require_durable(true).open(dir.path().join("log")).unwrap_err();
     assert!(matches!(error, OpenError::Unsupported { what: "durability", .. }), "{error}");
-    assert!(error.to_string().contains("/dev/shm"), "{error}");
+    assert!(sawmill::error_chain(&error).to_string().contains("/dev/shm"), "{error}");
     // What was made by then is taken up.
     let log = options.open(dir.path().join("log")).unwrap();
     append_to_all(&log, 10);
@@ -201,7 +201,7 @@ fn each_shard_is_where_it_is() {
     log.close().unwrap();
     drop(log);
     let error = Options::new().require_durable(true).open(dir.path().join("log")).unwrap_err();
-    assert!(error.to_string().contains("/dev/shm"), "{error}");
+    assert!(sawmill::error_chain(&error).to_string().contains("/dev/shm"), "{error}");
 }
 
 /// A file that some tool or hand left among the segments.

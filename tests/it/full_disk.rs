@@ -28,7 +28,7 @@ fn a_full_disk(kind: &str, mib: u64) {
     let log = options.open(&dir).unwrap();
     let (positions, error) = fill(&log);
     assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
-    assert!(error.to_string().contains("space"), "{error}");
+    assert!(sawmill::error_chain(&error).to_string().contains("space"), "{error}");
     check(&log, &positions);
     log.close().unwrap();
     // It opens while the disk is full, and everything is there.
