@@ -62,7 +62,7 @@ impl<'a> AppendBatch<'a> {
     /// Blocks this thread until the whole batch has the durability it was appended with.
     ///
     /// # Errors
-    /// As [`Append::wait`].
+    /// As [`Append::wait`](crate::append::Append::wait).
     pub fn wait(mut self) -> Result<Vec<Position>, AppendError> {
         self.state.wait(None, Some(&mut self.positions)).expect("there is no time limit")?;
         Ok(self.positions)
