@@ -13,6 +13,8 @@ use sawmill::{
     AppendError, Commit, ConsumerError, Log, Options, ReadError, ShardId, TallyError, UpdateError,
 };
 
+use crate::harness::is_alone;
+
 /// Whether this holds in a forked child. One that hangs is killed, which does not hold.
 fn forked(child: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child does no more than what is given, and ends by `_exit`.
@@ -63,6 +65,9 @@ fn is_refused(log: &Log) -> bool {
 
 #[test]
 fn a_log_is_of_the_process_that_opened_it() {
+    if !is_alone("forks::a_log_is_of_the_process_that_opened_it") {
+        return;
+    }
     let places = [directory(), directory(), directory()];
     let log = open(&places[0]);
     assert!(works(&log));
@@ -91,6 +96,9 @@ fn a_log_is_of_the_process_that_opened_it() {
 /// Readers and handles that were made before the fork: errors, an end, and memory that is left alone.
 #[test]
 fn readers_and_handles_are_not_the_childs() {
+    if !is_alone("forks::readers_and_handles_are_not_the_childs") {
+        return;
+    }
     let (place, other) = (directory(), directory());
     let log = open(&place);
     let shard = log.shard(ShardId(0));
@@ -189,6 +197,9 @@ impl Fold for Hooked {
 /// A fork in the middle of an update: a lock is held, and nobody gives it back in the child.
 #[test]
 fn a_child_takes_no_lock_of_a_tally() {
+    if !is_alone("forks::a_child_takes_no_lock_of_a_tally") {
+        return;
+    }
     let place = directory();
     let log = open(&place);
     let tally = log.tally_of::<Hooked>("likes").unwrap();
@@ -252,6 +263,9 @@ fn dropped_in_a_fork<T: Unpin + 'static>(
 /// A fork in the middle of a registration.
 #[test]
 fn a_childs_drop_takes_no_lock() {
+    if !is_alone("forks::a_childs_drop_takes_no_lock") {
+        return;
+    }
     let place = directory();
     let log = open(&place);
     let follow = || log.shard(ShardId(0)).follow(log.shard(ShardId(0)).durable_lsn()).unwrap();

@@ -101,3 +101,18 @@ pub fn payloads(shard: &Shard) -> Vec<Vec<u8>> {
         .map(|record| record.expect("an intact record").payload().to_vec())
         .collect()
 }
+
+/// Whether this process runs this test and no other. Else the test is run in such a process, and must pass there.
+///
+/// For what other tests' threads would disturb: a fork has whatever locks they held, and of log lines `tracing`
+/// remembers for all threads whether the first to come to one had a subscriber.
+pub fn is_alone(test: &str) -> bool {
+    if std::env::var_os("SAWMILL_ALONE").is_some_and(|alone| alone == *test) {
+        return true;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    alone.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("SAWMILL_ALONE", test);
+    let output = alone.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    false
+}

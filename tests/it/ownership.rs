@@ -7,6 +7,8 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Mutex;
 
 use sawmill::{AppendError, Log, OpenError, Options, ShardId};
+
+use crate::harness::is_alone;
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -256,13 +258,7 @@ impl tracing::Subscriber for EndsOwner {
 /// It lives, and nobody says that it has ended; who waits for it is told so and gets the log once it is free.
 #[test]
 fn an_owner_in_another_pid_namespace_is_waited_for_and_not_said_to_have_ended() {
-    // In a process of its own: while a subscriber is there for one thread, `tracing` asks whichever thread comes to a
-    // line first whether anybody wants it, and remembers the answer for all.
-    if std::env::var_os("SAWMILL_ALONE").is_none() {
-        let name = "ownership::an_owner_in_another_pid_namespace_is_waited_for_and_not_said_to_have_ended";
-        let mut alone = Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", name, "--nocapture"]).env("SAWMILL_ALONE", "1");
-        assert!(alone.status().unwrap().success());
+    if !is_alone("ownership::an_owner_in_another_pid_namespace_is_waited_for_and_not_said_to_have_ended") {
         return;
     }
     let base = folder();
