@@ -116,9 +116,8 @@ impl Stream for Follow {
 
 impl Drop for Follow {
     fn drop(&mut self) {
-        if let Some(registration) = self.registration.take()
-            && self.stop.engine.in_opening_process()
-        {
+        let registration = self.registration.take().filter(|_| self.stop.engine.in_opening_process());
+        if let Some(registration) = registration {
             self.stop.engine.forget_follower(registration);
         }
     }

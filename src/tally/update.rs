@@ -123,10 +123,9 @@ impl<F: Fold> Future for Update<'_, F> {
 
 impl<F: Fold> Drop for Update<'_, F> {
     fn drop(&mut self) {
-        if let Some(registration) = self.registration.take()
-            && self.core.get().in_opening_process()
-        {
-            self.core.get().waiters.forget(registration);
+        let core = self.core.get();
+        if let Some(registration) = self.registration.take().filter(|_| core.in_opening_process()) {
+            core.waiters.forget(registration);
         }
     }
 }
