@@ -145,12 +145,22 @@ impl ManifestFiles {
 
     /// The bodies of the copies that can be read and check, whatever is wrong with the other one: for who must
     /// know what either of them asks for, and not which one counts.
-    pub(crate) fn valid(directory: &dyn Directory, prefix: &str, kind: SlotKind) -> Vec<Vec<u8>> {
-        let valid = |name: &String| {
-            let slot = read_slot(directory.open(name).ok()?.as_ref()).ok()?;
-            decode_slot(kind, &slot).ok().map(|(_, body)| body.to_vec())
-        };
-        names(prefix).iter().filter_map(valid).collect()
+    ///
+    /// # Errors
+    /// Where there is no such copy and one could not be read, which says nothing of what it asks for.
+    pub(crate) fn valid(directory: &dyn Directory, prefix: &str, kind: SlotKind) -> io::Result<Vec<Vec<u8>>> {
+        let (mut bodies, mut unread) = (Vec::new(), None);
+        for name in names(prefix) {
+            match directory.open(&name).and_then(|file| read_slot(file.as_ref())) {
+                Ok(slot) => bodies.extend(decode_slot(kind, &slot).ok().map(|(_, body)| body.to_vec())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        match unread {
+            Some(error) if bodies.is_empty() => Err(error),
+            _ => Ok(bodies),
+        }
     }
 
     /// Reads the valid copy; true if the other one is not what it should be.

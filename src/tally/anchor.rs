@@ -29,9 +29,12 @@ pub(super) fn name_of(file: &str) -> Option<&str> {
 }
 
 /// What each of a tally's files says that can be read: one, if the other is missing or damaged.
-pub(super) fn rows(directory: &dyn Directory, name: &str) -> Vec<AnchorRow> {
-    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Tally);
-    bodies.iter().filter_map(|body| decode(name, body).ok()).collect()
+///
+/// # Errors
+/// Where none can be, and the device is why: then nobody knows what the tally needs.
+pub(super) fn rows(directory: &dyn Directory, name: &str) -> io::Result<Vec<AnchorRow>> {
+    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Tally)?;
+    Ok(bodies.iter().filter_map(|body| decode(name, body).ok()).collect())
 }
 
 pub(super) fn fold_mark<F: Fold>() -> u32 {

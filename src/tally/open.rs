@@ -87,7 +87,11 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
     let files = directory.list()?;
     let names: BTreeSet<&str> = files.iter().filter_map(|file| anchor::name_of(file)).collect();
     for name in names {
-        let rows = anchor::rows(directory, name);
+        let Ok(rows) = anchor::rows(directory, name) else {
+            // It may need anything: nothing is given up until it can be asked.
+            engines.iter().for_each(|engine| engine.pin(name, Lsn::MIN, Lsn::MAX));
+            continue;
+        };
         let engine = rows.first().and_then(|row| engines.get(usize::from(row.shard)));
         if let Some((engine, (oldest, complete))) =
             engine.and_then(|engine| Some((engine, needs(engine, &rows)?)))
@@ -139,7 +143,8 @@ pub(crate) fn open<F: Fold>(
         Limits::of(options, place.engines[shard].record_bytes(), place.engines[shard].segment_bytes())?;
     let new = || (ShardId(shard as u16), place.engines[shard].durable());
     // A new one's beginning must not be truncated before it is known: nothing is, for this moment.
-    let rows = anchor::rows(place.directory, name);
+    let rows = anchor::rows(place.directory, name)
+        .map_err(|error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) })?;
     let is_new = rows.is_empty();
     if is_new {
         place.engines[shard].pin(name, Lsn::MIN, Lsn::MAX);
@@ -154,6 +159,8 @@ pub(crate) fn open<F: Fold>(
     let engine = engine_of(name, &row, place.engines)?;
     let rows = if is_new { vec![row] } else { rows };
     let (oldest, complete) = needs(&engine, &rows).expect("there is a copy");
+    // Of all shards, where it could not be asked before.
+    place.engines.iter().filter(|other| other.id != engine.id).for_each(|other| other.unpin(name));
     engine.pin(name, oldest, complete);
     if row.fold != anchor::fold_mark::<F>() {
         return Err(other_fold());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::{Sum, TallyOptions, UpdateError};
+use crate::device::sim::SimMachine;
 use crate::log::LogReader;
 use crate::simulation::{End, Simulated};
 use crate::{Log, Lsn, Options, ShardId, TallyError, TruncateError};
@@ -72,6 +73,25 @@ fn one_copy_holds_the_log() {
     }
 }
 
+/// Both copies cannot be read when the log is opened, and can be later: nothing of what the tally may need is given up
+/// in between.
+#[test]
+fn copies_that_cannot_be_read_for_now_hold_the_log() {
+    let inner = SimMachine::new(13);
+    let machine = Simulated::of(&inner);
+    let log = open(&machine);
+    log.tally("likes").unwrap().add(b"key", 5).wait().unwrap();
+    fill(&log);
+    log.close().unwrap();
+    machine.restart(End::Kill);
+    COPIES.iter().for_each(|copy| inner.make_unreadable_at(copy, 0, 1));
+    let log = open(&machine);
+    let shard = log.shard(ShardId(0));
+    let refused = shard.truncate_before(shard.durable_lsn());
+    assert!(matches!(refused, Err(TruncateError::Needed { .. })), "{refused:?}");
+    assert_eq!(log.tally("likes").unwrap().get(b"key"), Some(5));
+}
+
 /// A copy is lost *after* the log was truncated: it was truncated no further than the other one can do with.
 #[test]
 fn either_copy_will_do_after_a_truncation() {
@@ -119,7 +139,8 @@ fn a_reader_believes_the_anchor() {
         let row = crate::tally::anchor::rows(
             machine.device().directory(std::path::Path::new(PATH)).unwrap().as_ref(),
             "likes",
-        );
+        )
+        .unwrap();
         let complete = row.iter().map(|row| Lsn(row.complete)).max().unwrap();
         ahead += u32::from(reader.shard(ShardId(0)).durable_lsn().unwrap() < complete);
         let totals = reader.tally::<Sum>("likes").unwrap();
