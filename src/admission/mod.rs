@@ -130,6 +130,13 @@ impl Queue {
         self.lines[line_of(place.priority)].binary_search_by_key(&place.id, |ticket| ticket.id)
     }
 
+    /// Where in its line the one stands whose time is over then; `None` if it has been looked at since.
+    fn timed(&self, (until, id, line): (u64, u64, usize)) -> Option<usize> {
+        let line = &self.lines[line];
+        let index = line.binary_search_by_key(&id, |ticket| ticket.id).ok()?;
+        (line[index].state.until() == Some(until)).then_some(index)
+    }
+
     /// Whether nobody of these lines stands in line.
     fn is_free(&self, lines: usize) -> bool {
         !self.lines[..lines].iter().flatten().any(|ticket| ticket.state.is_in_line())
@@ -215,14 +222,10 @@ impl Admission {
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
     fn pass(&self, queue: &mut Queue, now: u64) {
-        while let Some(&(until, id, line)) = queue.timed.front().filter(|(until, ..)| *until <= now) {
+        while let Some(&timed) = queue.timed.front().filter(|(until, ..)| *until <= now) {
             queue.timed.pop_front();
-            let line = &mut queue.lines[line];
-            let Ok(index) = line.binary_search_by_key(&id, |ticket| ticket.id) else { continue };
-            if line[index].state.until() != Some(until) {
-                continue; // It was looked at meanwhile.
-            }
-            let passed = line.remove(index).expect("found");
+            let Some(index) = queue.timed(timed) else { continue };
+            let passed = queue.lines[timed.2].remove(index).expect("found");
             if passed.state.is_in_line() {
                 self.word.0.fetch_sub(1, Ordering::SeqCst);
             }
@@ -323,7 +326,11 @@ impl Admission {
         if word == 0 || word & SHUT != 0 {
             return None;
         }
-        let queue = lock(&self.queue);
+        let mut queue = lock(&self.queue);
+        // Whoever took its offer and came back for want of room is not called again for that.
+        while queue.timed.front().is_some_and(|&timed| queue.timed(timed).is_none()) {
+            queue.timed.pop_front();
+        }
         let (soon, late) = (queue.looked + OFFER_NS, queue.looked + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
         Some(queue.timed.front().map_or(late, |(until, ..)| soon.max(*until).min(late)))

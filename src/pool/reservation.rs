@@ -358,10 +358,11 @@ impl Pool {
         self.slots[slot].sealed.store(0, Ordering::Release);
     }
 
-    /// Gives back all blocks up to `sequence`, whose completions are reaped.
-    pub(crate) fn release(&self, sequence: u64) {
+    /// Gives back all blocks up to `sequence`, whose completions are reaped. Whether there were any.
+    pub(crate) fn release(&self, sequence: u64) -> bool {
         let before = self.released.0.swap(sequence, Ordering::AcqRel);
         assert!(before <= sequence, "blocks are given back in order");
+        before < sequence
     }
 }
 

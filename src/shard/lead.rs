@@ -242,12 +242,15 @@ impl Engine {
         let closing = self.life.is_closing();
         let hand_over = work || core.committer.failed() || unarmed || closing;
         let wakes = core.take_wakes();
+        let room_made = core.take_room_made();
         drop(core);
         if hand_over {
             self.prod();
         }
         self.wake(wakes);
-        crate::sync::wake(self.offer());
+        if room_made {
+            crate::sync::wake(self.offer());
+        }
     }
 }
 

@@ -94,4 +94,33 @@ mod tests {
         }
         log.close().unwrap();
     }
+
+    /// Somebody whose record finds no room though there is some comes back as soon as it is called. It is called when
+    /// room is made and when a look is due, or the two would keep each other busy: a shard in the application's own
+    /// runtime would never let it submit its writes.
+    #[test]
+    fn who_finds_no_room_is_called_again_when_a_look_is_due() {
+        const CALLS: u32 = 20;
+        let dir = tempfile::tempdir().unwrap();
+        let log = Options::new().shards(1).open(dir.path()).unwrap();
+        log.append(b"before").wait().unwrap();
+        let engine = log.engine_for(b"");
+        engine.opener().held = true;
+        let (sender, woken) = channel();
+        let waker = Waker::from(std::sync::Arc::new(Tells(Mutex::new(sender))));
+        let mut handle = pin!(log.append(b"held up").admitted());
+        let mut poll = || handle.as_mut().poll(&mut Context::from_waker(&waker)).map(Result::unwrap);
+        let began = std::time::Instant::now();
+        for _ in 0..CALLS {
+            assert!(poll().is_pending());
+            woken.recv_timeout(Duration::from_secs(60)).expect("nobody has looked at the queue");
+        }
+        // No limit to how slow it is: this is how often the clock lets it happen.
+        assert!(began.elapsed() >= Duration::from_millis(100), "called {CALLS} times in {:?}", began.elapsed());
+        engine.opener().held = false;
+        while poll().is_pending() {
+            woken.recv_timeout(Duration::from_secs(60)).expect("nobody has looked at the queue");
+        }
+        log.close().unwrap();
+    }
 }

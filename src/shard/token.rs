@@ -55,6 +55,8 @@ pub(crate) struct Core {
     pub(super) abandoned: bool,
     /// Records in the last block sealed.
     pub(super) last_records: u32,
+    /// Blocks were given back, and those who wait for room have not been told.
+    pub(super) room_made: bool,
     /// Whom to wake once the token is given up.
     pub(super) wakes: Wakes,
     /// The same of those who follow the durable LSN.
@@ -80,6 +82,7 @@ impl Core {
             leads: 0,
             performing: 0,
             abandoned: false,
+            room_made: false,
             last_records: 0,
             timestamp,
             drain: Drain::from(committer.watermarks().durable),
@@ -91,6 +94,12 @@ impl Core {
 
     pub(super) fn take_wakes(&mut self) -> [Wakes; 2] {
         [std::mem::take(&mut self.wakes), std::mem::take(&mut self.followers)]
+    }
+
+    /// Whether there is room that was not offered yet. Room is offered once, when it is made, and then when a look is
+    /// due: somebody whose record needs more than there is comes back at once, and would be called again in each turn.
+    pub(super) fn take_room_made(&mut self) -> bool {
+        std::mem::take(&mut self.room_made)
     }
 
     /// Whether the next block to seal is this one.

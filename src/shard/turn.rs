@@ -53,7 +53,9 @@ impl Engine {
             self.fail(core, "io_uring_enter", None, error);
         }
         self.publish(core, now);
-        core.wakes.tasks.extend(self.offer());
+        if core.take_room_made() || self.admission.due().is_some_and(|due| due <= now) {
+            core.wakes.tasks.extend(self.offer());
+        }
         if own.is_some() {
             return Next { own, ..Next::new(Wait::No, false) };
         }
@@ -200,7 +202,7 @@ impl Engine {
         if marks.durable.0 > durable_before {
             self.waiting.followers.notify(0, &mut core.followers);
         }
-        self.pool.release(completed);
+        core.room_made |= self.pool.release(completed);
         if let Some(rate) = core.drain.measure(now) {
             let told = &self.published.0.drain_rate;
             told.store(mean(told.load(Ordering::Relaxed), rate), Ordering::Relaxed);
