@@ -116,7 +116,11 @@ mod tests {
             woken.recv_timeout(Duration::from_secs(60)).expect("nobody has looked at the queue");
         }
         // No limit to how slow it is: this is how often the clock lets it happen.
-        assert!(began.elapsed() >= Duration::from_millis(100), "called {CALLS} times in {:?}", began.elapsed());
+        assert!(
+            began.elapsed() >= Duration::from_millis(100),
+            "called {CALLS} times in {:?}",
+            began.elapsed()
+        );
         engine.opener().held = false;
         while poll().is_pending() {
             woken.recv_timeout(Duration::from_secs(60)).expect("nobody has looked at the queue");
