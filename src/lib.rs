@@ -22,7 +22,7 @@
 //!
 //! # Open
 //!
-//! [`Log::open`] recovers the log that is in a directory, or makes one. The process owns the
+//! [`Log::open`] recovers the log that is in a directory, or creates one. The process owns the
 //! directory until the log is closed; a second open is refused with [`OpenError::Locked`].
 //!
 //! ```
@@ -74,7 +74,7 @@
 //!
 //! | [`Durability`] | acknowledged when the record is | survives |
 //! |---|---|---|
-//! | `Buffered` | in memory; written and synced in the background within milliseconds | nothing |
+//! | `Buffered` | in memory; written in the background within 10 ms, and synced within 20 ms | nothing |
 //! | `Written` | written, but not synced | a crash of the process |
 //! | `Synced` (default) | on the device | a crash of the kernel, a power cut |
 //!
@@ -127,8 +127,8 @@
 //!
 //! ## Many in flight
 //!
-//! A thread that waits for each record in turn pays a whole commit for it. To reach the device's
-//! rate from one thread, keep a [window](Log::window) of appends in flight, or [`post`](Log::post) records and
+//! A thread that waits for each record in turn pays for a full commit each time. To saturate the device
+//! from one thread, keep a [window](Log::window) of appends in flight, or [`post`](Log::post) records and
 //! sync once.
 //!
 //! ```
@@ -185,14 +185,15 @@
 //! }
 //! ```
 //!
-//! A torn tail, which nobody was told of, is cut off quietly. Anything else that is not as it was
-//! written is damage: the open fails with [`OpenError::Damaged`], which names the shard, the place
+//! A torn tail (an incomplete, never acknowledged end that a crash left) is truncated without an error. Any other
+//! corruption is damage: the open fails with [`OpenError::Damaged`], which names the shard, the place
 //! and the cause, and changes nothing. [`Options::on_damage`] lets you open such a log all the same.
 //!
 //! # Read
 //!
-//! Readers stop at the durable LSN, so what they have seen is still there after a power cut. They
-//! check every checksum, and take no lock of the append path.
+//! A record stands at an [`Lsn`], a log sequence number: a byte position in its shard. Readers stop at the durable LSN,
+//! so what they have seen is still there after a power cut. They check every checksum, and never contend with appends
+//! for a lock.
 //!
 //! ```
 //! use sawmill::{Log, Options, Position, ShardId};
@@ -219,15 +220,14 @@
 //!         println!("{} at {} ns", record.position(), record.timestamp());
 //!     }
 //!
-//!     // Beside a running owner, from another process too: takes no lock, writes nothing.
+//!     // While somebody else owns it, from another process too: takes no lock, writes nothing.
 //!     let reader = Log::open_read_only(dir.path())?;
 //!     assert_eq!(reader.shards(), 1);
 //!     Ok(())
 //! }
 //! ```
 //!
-//! A damaged stretch does not end an iterator: it yields the error, and the next call goes on
-//! behind the damage.
+//! A corrupt region does not end an iterator: it yields the error, and the next call goes on behind the damage.
 //!
 //! # Follow
 //!
@@ -344,10 +344,10 @@
 //!
 //! | option | default | change it |
 //! |---|---|---|
-//! | [`shards`](Options::shards) | one per core | to fewer at low load: each shard fills its own blocks |
+//! | [`shards`](Options::shards) | one per core | fewer at low load: every shard pads blocks of its own |
 //! | [`memory_bytes`](Options::memory_bytes) | 64 MiB per shard, or less on a small machine | to bound memory, or to absorb longer bursts |
 //! | [`segment_bytes`](Options::segment_bytes) | 256 MiB | to free space in smaller steps |
-//! | [`block_bytes`](Options::block_bytes) | 256 KiB | to what `sawmill tune` advises for bulk loads |
+//! | [`block_bytes`](Options::block_bytes) | 256 KiB | to the value that `sawmill tune` recommends for bulk loads |
 //! | [`require_durable`](Options::require_durable) | off | to refuse a place where a sync means nothing, such as tmpfs |
 //! | [`directories`](Options::directories) | the log's own | to spread the shards over several devices |
 //!

@@ -79,16 +79,17 @@ impl Flight {
         Some((block.sequence, sync))
     }
 
-    /// Notes that a write came back, well or not; `None` if the operation is no write of ours.
-    pub(super) fn write_completed(&mut self, operation: OperationId) -> Option<bool> {
-        let Flying { block, state, .. } = self.blocks.iter_mut().take(self.started).find(
+    /// Notes that a write came back, well or not; false if the operation is no write of ours.
+    pub(super) fn write_completed(&mut self, operation: OperationId) -> bool {
+        let found = self.blocks.iter_mut().take(self.started).find(
             |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
-        )?;
+        );
+        let Some(Flying { block, state, .. }) = found else { return false };
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };
         self.writes_in_flight -= 1;
         self.bytes_in_flight -= u64::from(block.bytes);
-        Some(sync)
+        true
     }
 
     /// Takes the first block out if its write completed.

@@ -190,9 +190,9 @@ impl Committer {
 
     /// An operation completed. Any error stops the shard for good.
     pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: u64) {
-        if let Some(sync) = self.flight.write_completed(operation) {
+        if self.flight.write_completed(operation) {
             if ok {
-                self.written(sync, now);
+                self.written(now);
             } else {
                 self.failed = true;
             }
@@ -209,7 +209,7 @@ impl Committer {
         self.prefix.check();
     }
 
-    fn written(&mut self, _sync: bool, now: u64) {
+    fn written(&mut self, now: u64) {
         if self.failed {
             // A write that lands after the failure proves nothing: what lies below may be lost.
             return;

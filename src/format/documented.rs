@@ -1,4 +1,4 @@
-//! StripedRefs `docs/format.md` against the code: each table lists a structure's fields as they lie.
+//! Holds `docs/format.md` against the code: each table lists a structure's fields as they lie.
 
 use super::EpochRow;
 use super::block::BlockHeader;

@@ -1,4 +1,4 @@
-//! The maintenance thread's thread: makes segments ready and forgets what need not be kept, off the commit path.
+//! The maintenance thread: makes segments ready and forgets what need not be kept, off the commit path.
 //!
 //! Each device has one, so that a device that does not answer holds up no other's.
 
@@ -21,7 +21,7 @@ struct Making {
     due: Instant,
 }
 
-/// The state of the maintenance thread: one per log.
+/// The state of a device's maintenance thread.
 pub(crate) struct Maintenance {
     making: Vec<Making>,
     engines: Vec<Arc<Engine>>,

@@ -1,4 +1,4 @@
-//! CommitDelay: a caller that is to lead waits, for a moment, for those who were woken together with it.
+//! The commit delay: a caller that is to lead waits briefly for those who were woken together with it.
 //!
 //! Blocking callers that are told of a block come back at about the same time, each with its next record. Where a
 //! device must be told to flush, each block costs a flush and flushes queue up behind each other, so a block that goes

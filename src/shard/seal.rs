@@ -1,4 +1,6 @@
-//! Sealing: which block is closed now, its header, and its way to the committer. The caller holds the token.
+//! Sealing: a block is closed, given its header, and handed to the committer. The caller holds the token.
+//!
+//! *When* a block is sealed is the committer's decision: [`Committer::should_seal`](crate::committer::Committer::should_seal).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
