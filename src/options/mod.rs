@@ -196,6 +196,7 @@ impl Options {
     ///
     /// - After [`OnStuck::Fail`] the operation is still with the kernel. Closing or dropping the log waits for it, and
     ///   so does a blocking caller that found the shard idle and wrote the block itself.
+    /// - The time in which the process is stopped, or the machine paused, does not count.
     /// - `act` runs on a thread that all shards of the log share. While it runs, no segments are made ready, and
     ///   [`Log::close`](crate::Log::close) is refused there ([`CloseError::OwnThread`](crate::CloseError::OwnThread)).
     /// - If `act` captures a [`Log`](crate::Log), the log stays open while `act` lives.
