@@ -119,6 +119,7 @@ impl Engine {
         let _out = self.calls.begin();
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
+        self.end_retention();
         lock(&self.store)
             .close(end, &self.marks())
             .map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
