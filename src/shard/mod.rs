@@ -16,6 +16,7 @@ mod filling;
 mod lead;
 mod life;
 mod opener;
+mod own_thread;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
