@@ -42,6 +42,9 @@ fn wrong_arguments_and_missing_logs_are_told() {
     let (code, out, error) = text(&sawmill(&["bench", "--dir", path, "--only", "nothing"]));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.contains("bulk, 1 thread") && error.contains("durable, window of 1024"), "{error}");
+    let (code, out, error) = text(&sawmill(&["tune", &format!("{path}/mistyped"), "--seconds", "1"]));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(error.contains("/mistyped: No such file"), "{error}");
     for command in ["stat", "dump", "tail", "verify", "repair"] {
         let (code, _, error) = text(&sawmill(&[command, path]));
         assert_eq!(code, 1, "{command}");
@@ -123,6 +126,11 @@ fn damage_is_found_and_repaired_only_on_demand() {
     let (code, out, _) = text(&sawmill(&["verify", path]));
     assert_eq!(code, 3, "{out}");
     assert!(out.contains("testifies"), "{out}");
+    let year = 1970 + std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 31_556_952;
+    let times = out.lines().find(|line| line.contains("behind a record of")).expect("the times around it");
+    assert!(times.contains(&format!("behind a record of {year}-")), "{out}");
+    let damaged = out.lines().find(|line| line.contains("is damaged at LSN")).expect("what reading found");
+    assert!(damaged.contains(", up to ") && damaged.contains("(0000000001.seg, offset "), "{out}");
     let (code, out, error) = text(&sawmill(&["repair", path]));
     assert_eq!(code, 3, "{out}{error}");
     assert!(out.contains("nothing was changed"), "{out}");

@@ -249,3 +249,23 @@ fn lines_end_and_files_are_of_a_size_to_be_read() {
         assert!(lines <= most, "{name} has {lines} lines: does one idea live there?");
     }
 }
+
+/// What an operator looks for in `docs/operations.md` is what the code says.
+#[test]
+fn the_operations_page_has_messages_as_the_code_words_them() {
+    // A text that goes on in the next line does so behind the spaces there.
+    let joined = |text: String| text.split("\\\n").map(str::trim_start).collect::<String>();
+    let code: String = sources("src").into_iter().map(|(_, text)| joined(text)).collect();
+    let pages = sources("docs");
+    let (_, page) = pages.iter().find(|(name, _)| name == "docs/operations.md").expect("the page");
+    let messages = page.split("## Messages").nth(1).expect("its last part");
+    let rows = messages.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut seen = 0;
+    for message in rows {
+        for part in message.split('…').map(str::trim).filter(|part| part.len() > 2) {
+            assert!(code.contains(part), "no source says `{part}`, of `{message}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen} texts seen: does this still read the page?");
+}

@@ -96,7 +96,8 @@ impl Commit {
         self.wait_for(None).unwrap_or_else(|| Err(self.engine.shut_error().into()))
     }
 
-    /// As [`wait`](Commit::wait), for at most `timeout`; `None` if the time ran out.
+    /// As [`wait`](Commit::wait), for at most `timeout`; `None` if the time ran out: the record was accepted, and is
+    /// still on its way.
     ///
     /// # Errors
     /// As [`wait`](Commit::wait).

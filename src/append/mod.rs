@@ -317,8 +317,12 @@ impl<'a> Append<'a> {
         self.0.wait(None, None).expect("there is no time limit")
     }
 
-    /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time ran out. A record that was not
-    /// accepted by then can be tried again with this handle, and is withdrawn if the handle is dropped.
+    /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time ran out.
+    ///
+    /// `None` does not tell whether the record was accepted. If it was, it is on its way and will be kept, also if this
+    /// handle is dropped; if it still stood in line, it is withdrawn when the handle is dropped. So do not append it
+    /// once more after `None`: it might be there twice. Go on waiting with this handle. Whoever must know waits for room
+    /// first ([`admitted`](Append::admitted)), and then for the [`Commit`].
     ///
     /// # Errors
     /// As [`wait`](Append::wait).

@@ -101,7 +101,9 @@ pub struct Tuned {
 pub fn tune(path: impl AsRef<Path>, time: Duration) -> io::Result<Tuned> {
     let path = path.as_ref();
     let device = RealDevice::new();
-    let directory = device.directory(path)?;
+    // None is made: the name may be mistyped.
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let directory = device.existing_directory(path).map_err(named)?;
     let mut capabilities = directory.capabilities();
     capabilities.measured = measure(&device, directory.as_ref()).ok();
     let file = BareFile::make(path, FILE_BYTES)?;

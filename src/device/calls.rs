@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::Device;
 
@@ -37,10 +36,10 @@ impl Calls {
         Call(self.since.iter().find(take))
     }
 
-    /// For how long the oldest one has been out.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
+    /// Since when the oldest one has been out.
+    pub(crate) fn oldest_since(&self) -> Option<u64> {
         let since = self.since.iter().map(|place| place.load(Ordering::Relaxed)).min().unwrap_or(NONE);
-        (since != NONE).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)))
+        (since != NONE).then_some(since)
     }
 }
 
@@ -54,6 +53,8 @@ impl Drop for Call<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::device::sim::SimMachine;
 
@@ -61,15 +62,16 @@ mod tests {
     fn the_oldest_call_that_is_out_is_told_whichever_come_back() {
         let device = SimMachine::new(1).device();
         let calls = Calls::new(&device);
-        assert_eq!(calls.oldest(), None);
+        let oldest = || calls.oldest_since().map(|since| Duration::from_nanos(device.now() - since));
+        assert_eq!(oldest(), None);
         let first = calls.begin();
         device.pause(Duration::from_secs(3));
         let later: Vec<_> = (0..CALLS_MAX + 3).map(|_| calls.begin()).collect();
         device.pause(Duration::from_secs(2));
-        assert_eq!(calls.oldest(), Some(Duration::from_secs(5)));
+        assert_eq!(oldest(), Some(Duration::from_secs(5)));
         drop(first);
-        assert_eq!(calls.oldest(), Some(Duration::from_secs(2)));
+        assert_eq!(oldest(), Some(Duration::from_secs(2)));
         drop(later);
-        assert_eq!(calls.oldest(), None, "also those for which there was no place");
+        assert_eq!(oldest(), None, "also those for which there was no place");
     }
 }

@@ -95,6 +95,10 @@ impl Device for RealDevice {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    fn steady(&self) -> u64 {
+        crate::sys::boot_time()
+    }
+
     fn wall(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

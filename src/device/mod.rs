@@ -62,6 +62,11 @@ pub(crate) trait Device: Send + Sync + Debug {
     /// Nanoseconds on a clock that never goes back.
     fn now(&self) -> u64;
 
+    /// As [`now`](Device::now), from another beginning, and also while the machine sleeps.
+    fn steady(&self) -> u64 {
+        self.now()
+    }
+
     /// Nanoseconds since the Unix epoch, as the machine believes.
     fn wall(&self) -> u64;
 

@@ -53,7 +53,10 @@ pub(crate) enum Unavailable {
     Closed,
     #[error("the log belongs to the process that this one was forked from")]
     Forked,
-    #[error("this thread turns a shard and cannot block for one; await instead, or use another thread")]
+    #[error(
+        "this thread turns or keeps a shard (a waker runs there, too) and cannot block for one; await instead, or use \
+             another thread"
+    )]
     OwnThread,
     #[error("shard {0} does not exist")]
     NoSuchShard(ShardId),
@@ -148,7 +151,8 @@ pub enum AppendError {
     /// The log has been closed. If this comes from an append, nothing was accepted.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Only the wait is refused: a
+    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
+    /// for itself. Only the wait is refused: a
     /// record that was accepted (there was room for it when the append was made, or it has a
     /// [`Commit`](crate::Commit)) is on its way all the same, one that stood in line is withdrawn. From
     /// [`Admitted`](crate::append::Admitted), which waits for room alone, nothing was accepted.
@@ -225,7 +229,8 @@ pub enum ReadError {
     /// The log was closed before the record was written.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was passed over.
+    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
+    /// for itself. Nothing was passed over.
     #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// This process is a fork of the one that opened the log, which is not ours to touch.
@@ -296,7 +301,8 @@ pub enum TruncateError {
     /// The log has been closed.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`) and would wait for itself. Nothing was cut.
+    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
+    /// for itself. Nothing was cut.
     #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// The shard does not exist.

@@ -1,6 +1,7 @@
 //! Holds `docs/format.md` against the code: each table lists a structure's fields as they lie.
 
 use super::EpochRow;
+use super::ages::{AgeMark, AgesRow};
 use super::block::BlockHeader;
 use super::manifest::{LogLayout, SegmentRow, ShardLayout};
 use super::progress::ProgressRow;
@@ -50,6 +51,8 @@ fn layouts() -> Vec<Layout> {
         layout!(EpochRow { epoch, reserved, nonce, start, cut }),
         layout!(SegmentRow { base, bytes, file, reserved }),
         layout!(ProgressRow { position, committed, reserved }),
+        layout!(AgesRow { log_id, own, wall, marks, reserved }),
+        layout!(AgeMark { lsn, own }),
         layout!(AnchorRow { id, oldest, complete, fold, shard, reserved }),
         layout!(TallyHeader { magic, version, kind, id, flush, first, last }),
         layout!(BlockHeader {

@@ -4,6 +4,7 @@
 //! little-endian and every structure is covered by a CRC32C. Decoding takes bytes, trusts no length
 //! in them, and names the [`Defect`] that it found.
 
+mod ages;
 mod block;
 mod checksum;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod record;
 mod slot;
 mod tally;
 
+pub(crate) use ages::{AgeMark, AgesRow, decode_ages, encode_ages};
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};

@@ -20,12 +20,13 @@ pub(crate) enum SlotKind {
     Progress = 3,
     Tally = 4,
     Home = 5,
+    Ages = 6,
 }
 
 impl SlotKind {
     /// Written one copy at a time, so that the other one is older; else both say the same.
     pub(crate) fn copies_differ(self) -> bool {
-        matches!(self, SlotKind::Progress | SlotKind::Tally)
+        matches!(self, SlotKind::Progress | SlotKind::Tally | SlotKind::Ages)
     }
 }
 

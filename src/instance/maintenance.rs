@@ -44,6 +44,7 @@ impl Maintenance {
     /// Until everybody who could ask is gone.
     pub(crate) fn run(&mut self, asked: &Receiver<ShardId>) {
         crate::sys::block_signals();
+        self.engines.iter().for_each(|engine| engine.claim_thread());
         // Nobody may wait for a maintenance thread that is gone.
         if catch_unwind(AssertUnwindSafe(|| self.keep(asked))).is_err() {
             self.engines.iter().for_each(|engine| engine.stop_by("the maintenance thread"));

@@ -3,6 +3,7 @@
 mod close;
 mod lock;
 mod maintenance;
+mod presence;
 mod threads;
 mod watcher;
 

@@ -24,7 +24,7 @@ pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
         workers.push(engine.start(cpu)?);
     }
     let (home, watch) = (inner.directory.device_number(), inner.config.watch.clone());
-    let mut watcher = Watcher::new(&inner.engines, watch, &inner.calls, home, &inner.notices);
+    let mut watcher = Watcher::new(&inner.engines, watch, &inner.device, &inner.calls, home, &inner.notices);
     let (open, opened) = sync_channel(1);
     let watch =
         std::thread::Builder::new().name("sawmill-watch".into()).spawn(move || watcher.run(&opened))?;

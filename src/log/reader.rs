@@ -106,6 +106,16 @@ pub struct Verified {
     pub bytes: u64,
     /// Everything that is not as it was written.
     pub findings: Vec<Finding>,
+    /// For each of the findings, the time of the last record before it in its shard and of the first one behind it, in
+    /// nanoseconds since the Unix epoch; `None` where there is no such record.
+    pub times: Vec<[Option<u64>; 2]>,
+}
+
+impl Verified {
+    fn found(&mut self, finding: Finding, before: Option<u64>) {
+        self.findings.push(finding);
+        self.times.push([before, None]);
+    }
 }
 
 impl LogReader {
@@ -229,17 +239,27 @@ impl LogReader {
     pub fn verify(&self) -> Result<Verified, ReadError> {
         let mut verified = Verified::default();
         for shard in &self.shards {
-            verified.findings.extend(shard.verify_end()?);
+            let (first, mut before) = (verified.findings.len(), None);
+            let end = shard.verify_end()?;
             for record in Range::new(shard.source(), &..)? {
                 match record {
                     Ok(record) => {
+                        before = Some(record.timestamp());
+                        for times in verified.times[first..]
+                            .iter_mut()
+                            .rev()
+                            .take_while(|[_, behind]| behind.is_none())
+                        {
+                            times[1] = before;
+                        }
                         verified.records += 1;
                         verified.bytes += (record.key().len() + record.payload().len()) as u64;
                     }
                     Err(ReadError::Truncated { .. }) => {}
-                    Err(error) => verified.findings.push(Finding::Read(error)),
+                    Err(error) => verified.found(Finding::Read(error), before),
                 }
             }
+            end.into_iter().for_each(|end| verified.found(end, before));
         }
         Ok(verified)
     }

@@ -196,6 +196,7 @@ impl Options {
     ///
     /// - After [`OnStuck::Fail`] the operation is still with the kernel. Closing or dropping the log waits for it, and
     ///   so does a blocking caller that found the shard idle and wrote the block itself.
+    /// - The time in which the process is stopped, or the machine paused, does not count.
     /// - `act` runs on a thread that all shards of the log share. While it runs, no segments are made ready, and
     ///   [`Log::close`](crate::Log::close) is refused there ([`CloseError::OwnThread`](crate::CloseError::OwnThread)).
     /// - If `act` captures a [`Log`](crate::Log), the log stays open while `act` lives.
@@ -281,6 +282,11 @@ impl Options {
 
     /// Lets each shard drop a segment once everything in it is older than this. Otherwise as
     /// [`retain_bytes`](Options::retain_bytes). With both, whichever comes first.
+    ///
+    /// The age is not told by the records' own times: a wall clock that is set, forward or back, makes nothing old or
+    /// young. Each shard remembers, on disk, what it had at which time. For how long the log was closed is told by the
+    /// wall clock once it has run evenly for five minutes, or an eighth of the age; a log that is never open for so
+    /// long goes by the time for which it is open. Up to a thirty-second of the age more is kept.
     #[must_use]
     pub fn retain_age(mut self, age: Duration) -> Options {
         self.retain_age = Some(age);

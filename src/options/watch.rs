@@ -12,7 +12,7 @@ use crate::position::ShardId;
 pub struct Stuck {
     /// Whose.
     pub shard: ShardId,
-    /// For how long the oldest one has been out.
+    /// For how long the oldest one has been out, without the time in which the process did not run.
     pub age: Duration,
 }
 

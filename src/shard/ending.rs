@@ -145,6 +145,7 @@ impl Engine {
         let out = self.calls.begin();
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
+        self.end_retention();
         let closed = lock(&self.store).close(end, &self.marks());
         drop(out);
         self.tell_of_flushes();

@@ -5,6 +5,7 @@
 //! itself ([`lead`]), a task of the application's stands in for the thread (`tokio_task`), and where there are no
 //! threads, whoever waits turns it. All go through the same committer under the same lock, the token ([`token`]).
 
+mod age;
 mod append;
 mod commit_delay;
 mod drain;
@@ -15,10 +16,12 @@ mod filling;
 mod lead;
 mod life;
 mod opener;
+mod own_thread;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
 mod reading;
+mod retention;
 mod retention_pin;
 mod seal;
 mod sizing;

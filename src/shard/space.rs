@@ -1,4 +1,4 @@
-//! The space that a shard takes: segments made ready, truncation at both ends, retention.
+//! The space that a shard takes: segments made ready, truncation at both ends.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +9,13 @@ use super::ending::same;
 use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
+use super::retention::Retention;
 use super::sizing::{Made, Sizing};
 use crate::committer::Committer;
 use crate::device::Whereabouts;
-use crate::error::{SharedIo, TruncateError, Unavailable, error_chain};
-use crate::format::{BlockHeader, GRANULE};
+use crate::error::{SharedIo, TruncateError, Unavailable};
 use crate::position::{Lsn, ShardId};
-use crate::segment::{Segment, ShardStore, StoreView};
+use crate::segment::ShardStore;
 use crate::sync::lock;
 use crate::write::Durability;
 
@@ -51,6 +51,7 @@ pub(super) struct Space {
     given_up: AtomicU64,
     /// The folder, or the log's own, is not where it was opened any more.
     moved: AtomicBool,
+    pub(super) retention: Mutex<Retention>,
 }
 
 impl Space {
@@ -66,6 +67,7 @@ impl Space {
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
             moved: AtomicBool::new(false),
+            retention: Mutex::default(),
         }
     }
 }
@@ -267,52 +269,6 @@ impl Engine {
         if self.space.error_set.swap(false, Ordering::SeqCst) {
             crate::sync::wake(self.offer());
         }
-    }
-
-    // Retention.
-
-    /// Gives up the segments that need not be kept any longer. Called by the maintenance thread.
-    ///
-    /// An error is told in one line of the log; the next call tries again.
-    pub(crate) fn retain(&self) {
-        let Some(horizon) = self.retention_horizon() else { return };
-        if let Err(error) = self.truncate_before(horizon) {
-            self.notices.warn(format!("shard {}: retention: {}", self.id, error_chain(&error)));
-        }
-    }
-
-    /// The end of the last segment that may go; `None` if none may.
-    fn retention_horizon(&self) -> Option<Lsn> {
-        let SpaceConfig { retain_bytes, retain_ns, .. } = self.space.config;
-        if retain_bytes.is_none() && retain_ns.is_none() || self.is_ended() {
-            return None;
-        }
-        let (view, durable) = (self.view(), self.durable());
-        let too_much = |end: Lsn| retain_bytes.is_some_and(|bytes| durable.0.saturating_sub(end.0) >= bytes);
-        let before = retain_ns.and_then(|age| self.device.wall().checked_sub(age));
-        let whole = view.segments.iter().filter(|segment| segment.end() <= durable);
-        let horizon = whole
-            .take_while(|segment| {
-                too_much(segment.end()) || before.is_some_and(|before| self.is_older(&view, segment, before))
-            })
-            .last()?
-            .end();
-        let horizon = self.pinned_from().map_or(horizon, |kept| horizon.min(kept));
-        (horizon > view.horizon).then_some(horizon)
-    }
-
-    /// Whether everything in the segment is older than `before`: the block behind it tells.
-    fn is_older(&self, view: &StoreView, segment: &Segment, before: u64) -> bool {
-        let next = view.segments.iter().find(|next| next.base() >= segment.end());
-        let Some(next) = next.filter(|next| next.base() < self.durable()) else { return false };
-        let Ok(mut reader) = self.lend_reader() else { return false };
-        let _out = self.calls.begin();
-        let header =
-            reader.bytes(next, 0, GRANULE as usize).ok().and_then(|bytes| BlockHeader::decode(bytes).ok());
-        self.give_back(reader);
-        header.is_some_and(|header| {
-            header.is_of(&view.log_id, view.shard) && header.lsn() == next.base() && header.timestamp < before
-        })
     }
 
     // Truncating.

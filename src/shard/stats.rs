@@ -53,9 +53,14 @@ impl Engine {
 
     /// For how long the oldest operation or call that the device has not answered has been out.
     pub(crate) fn oldest_operation(&self) -> Option<Duration> {
+        let since = self.oldest_since()?;
+        Some(Duration::from_nanos(self.device.now().saturating_sub(since)))
+    }
+
+    /// Since when.
+    pub(crate) fn oldest_since(&self) -> Option<u64> {
         let since = self.published.0.oldest.load(Ordering::Relaxed);
-        let operation =
-            (since != u64::MAX).then(|| Duration::from_nanos(self.device.now().saturating_sub(since)));
-        operation.max(self.calls.oldest())
+        let operation = (since != u64::MAX).then_some(since);
+        operation.into_iter().chain(self.calls.oldest_since()).min()
     }
 }

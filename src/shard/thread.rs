@@ -14,6 +14,7 @@ impl Engine {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name(format!("sawmill-{}", self.id)).spawn(move || {
             sys::block_signals();
+            engine.claim_thread();
             if let Some((cpu, error)) = pin_to.and_then(|cpu| Some((cpu, sys::pin_to(cpu).err()?))) {
                 engine.notices.warn(format!("shard {}: not pinned to CPU {cpu}: {error}", engine.id));
             }

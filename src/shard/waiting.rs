@@ -94,10 +94,10 @@ impl Engine {
         self.waiting.callers.forget(registration);
     }
 
-    /// Whether the caller must not block for it. Another shard of a driven log counts, too: its thread may be
-    /// waiting for this one.
+    /// Whether the caller must not block for it: a waker that is called in one of the log's threads, or whoever drives
+    /// one. Another shard of the log counts, too: its thread may be waiting for this one.
     pub(crate) fn would_wait_for_itself(&self) -> bool {
-        self.driven && super::drives()
+        self.driven && super::drives() || self.works_here()
     }
 
     /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.

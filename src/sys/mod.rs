@@ -186,6 +186,14 @@ pub(crate) fn file_system(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(unsafe { stat.assume_init() }.f_type as u64)
 }
 
+/// Nanoseconds since the machine was started, those in which it slept included: `CLOCK_BOOTTIME`.
+pub(crate) fn boot_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec` that outlives the call.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) }).expect("Linux has this clock");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Major and minor number of the device that a file lies on, `fstat(2)`.
 pub(crate) fn block_device(file: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();

@@ -30,6 +30,7 @@ mod overload;
 mod ownership;
 #[cfg(feature = "tracing")]
 mod panics;
+mod paused;
 mod positions;
 mod power_cut;
 mod read_only;

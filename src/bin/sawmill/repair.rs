@@ -24,10 +24,9 @@ pub struct Repair {
 
 impl Repair {
     pub fn run(&self) -> Result<ExitCode, Error> {
-        let findings = Log::open_read_only(&self.dir)?.verify()?.findings;
-        for finding in &findings {
-            println!("{}", error_chain(finding));
-        }
+        let verified = Log::open_read_only(&self.dir)?.verify()?;
+        crate::verify::print(&verified);
+        let findings = verified.findings;
         let refused = match Log::open(&self.dir) {
             Ok(log) => {
                 log.close()?;
