@@ -62,7 +62,10 @@ impl Engine {
     ///
     /// An error is told in one line of the log; the next call tries again.
     pub(crate) fn retain(&self) {
-        let Some(horizon) = self.retention_horizon() else { return };
+        let horizon = self.retention_horizon();
+        // What was written down for it may not have been flushed.
+        self.tell_of_flushes();
+        let Some(horizon) = horizon else { return };
         let view = self.view();
         let kept = self.durable();
         match self.truncate_before(horizon) {
