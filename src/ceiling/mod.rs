@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use crate::device::{Access, BEHIND_EVERY, Device, Directory, File, RealDevice, bare_uring};
 pub use crate::device::{Method, Writes};
 use crate::pool::AlignedBuffer;
+use crate::position::GRANULE;
 use crate::sys;
 
 pub use tune::{Bandwidth, DeviceClass, SyncLatency, Tuned, tune};
@@ -169,7 +170,7 @@ impl BareFile {
     /// # Panics
     /// If a number in `writes` is not as it says there.
     pub fn uring(&self, writes: &Writes, time: Duration) -> io::Result<Measured> {
-        self.uring_from(writes, Access { huge: true, read: false }, time)
+        self.uring_from(writes, Access { huge: true, read: false, random: false }, time)
     }
 
     fn uring_from(&self, writes: &Writes, access: Access, time: Duration) -> io::Result<Measured> {
@@ -212,12 +213,37 @@ impl BareFile {
     /// If `block_bytes` is no multiple of 4096.
     pub fn read(&self, block_bytes: u32, time: Duration) -> io::Result<Measured> {
         let two = Writes { block_bytes, depth: 2, method: Method::Plain };
-        if let Ok(measured) = self.uring_from(&two, Access { huge: true, read: true }, time) {
+        if let Ok(measured) = self.uring_from(&two, Access { huge: true, read: true, random: false }, time) {
             return Ok(measured);
         }
         let mut block = AlignedBuffer::zeroed(block_bytes as usize)?;
         let mut read = |offset| self.file.read_at(&mut block, offset).map(drop);
         self.measure(block_bytes, |latencies| self.one_by_one(block_bytes, time, latencies, &mut read))
+    }
+
+    /// Reads granules (4 KiB) here and there for `time`, so many at a time through io_uring; one at a time, or where
+    /// that is not available, by `pread(2)`.
+    ///
+    /// # Errors
+    /// Where a read fails.
+    ///
+    /// # Panics
+    /// If `depth` is 0.
+    pub fn random_reads(&self, depth: u32, time: Duration) -> io::Result<Measured> {
+        let access = Access { huge: false, read: true, random: true };
+        let reads = Writes { block_bytes: GRANULE as u32, depth, method: Method::Plain };
+        if depth > 1 {
+            if let Ok(measured) = self.uring_from(&reads, access, time) {
+                return Ok(measured);
+            }
+        }
+        let mut granule = AlignedBuffer::zeroed(GRANULE as usize)?;
+        let places = self.bytes / GRANULE;
+        let mut read = |offset| {
+            let place = access.place(offset / GRANULE, places);
+            self.file.read_at(&mut granule, place * GRANULE).map(drop)
+        };
+        self.measure(GRANULE as u32, |latencies| self.one_by_one(GRANULE as u32, time, latencies, &mut read))
     }
 
     /// Calls `act` for one block after the other, from the start again at the end, for `time`.

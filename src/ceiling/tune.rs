@@ -118,7 +118,7 @@ pub fn tune(path: impl AsRef<Path>, time: Duration) -> io::Result<Tuned> {
 
 /// `None` where io_uring is refused.
 fn by_uring(file: &BareFile, writes: &Writes, huge: bool, time: Duration) -> io::Result<Option<Measured>> {
-    match file.uring_from(writes, Access { huge, read: false }, time) {
+    match file.uring_from(writes, Access { huge, read: false, random: false }, time) {
         Ok(measured) => Ok(Some(measured)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::ENOMEM)) => {
             Ok(None)

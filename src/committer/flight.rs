@@ -81,9 +81,10 @@ impl Flight {
 
     /// Notes that a write came back, well or not; false if the operation is no write of ours.
     pub(super) fn write_completed(&mut self, operation: OperationId) -> bool {
-        let found = self.blocks.iter_mut().take(self.started).find(
-            |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
-        );
+        let found =
+            self.blocks.iter_mut().take(self.started).find(
+                |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
+            );
         let Some(Flying { block, state, .. }) = found else { return false };
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };

@@ -12,7 +12,7 @@ use super::flushes::{AllFlushes, Flushes};
 use super::lock;
 use super::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
-    ReadAhead, Wake, Whereabouts,
+    ReadAhead, ScatterReads, Wake, Whereabouts,
 };
 use crate::format::GRANULE;
 use crate::sys;
@@ -379,6 +379,10 @@ impl File for RealFile {
 
     fn read_ahead(&self) -> Option<Box<dyn ReadAhead>> {
         if self.uring { super::uring::read_ahead() } else { None }
+    }
+
+    fn scatter_reads(&self) -> Option<Box<dyn ScatterReads>> {
+        if self.uring { super::uring::scatter_reads() } else { None }
     }
 }
 

@@ -175,6 +175,29 @@ pub(crate) trait ReadAhead: Send + Sync + Debug {
     fn finish(&mut self) -> Option<(AlignedBuffer, io::Result<usize>)>;
 }
 
+/// Reads that are in flight at once where many are asked for: drives reach their rate with fewer.
+pub(crate) const READS_AT_ONCE: usize = 64;
+
+/// One of many reads.
+#[derive(Debug)]
+pub(crate) struct ScatterRead {
+    pub file: Arc<dyn File>,
+    pub offset: u64,
+    /// Which part of the buffer to read into, behind those of the reads before it.
+    pub into: Range<usize>,
+}
+
+/// Reads many places at once.
+pub(crate) trait ScatterReads: Send + Sync + Debug {
+    /// Makes all the reads, and gives the buffer back with what each has read; `None` if the buffer is gone, and with
+    /// it this reader.
+    fn read(
+        &mut self,
+        reads: Vec<ScatterRead>,
+        buffer: AlignedBuffer,
+    ) -> Option<(AlignedBuffer, Vec<io::Result<usize>>)>;
+}
+
 /// An open file. Offsets, lengths and addresses are multiples of a granule where bytes are moved.
 pub(crate) trait File: Send + Sync + Debug {
     /// One read of the kernel's, which may come back short.
@@ -212,6 +235,11 @@ pub(crate) trait File: Send + Sync + Debug {
 
     /// What reads ahead in such files, if anything does.
     fn read_ahead(&self) -> Option<Box<dyn ReadAhead>>;
+
+    /// What reads many places of such files at once, if anything does.
+    fn scatter_reads(&self) -> Option<Box<dyn ScatterReads>> {
+        None
+    }
 
     #[cfg(any(test, feature = "simulation"))]
     /// For the simulator's queue; 0 for a real file.

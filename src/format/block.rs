@@ -36,7 +36,7 @@ pub(crate) struct BlockHeader {
     pub previous_end: u64,
     /// The covered LSN when this block was sealed: it testifies that all below was durable.
     pub covered: u64,
-    /// Time of the first record, nanoseconds since the Unix epoch; each further record is one later.
+    /// Time of the first record, nanoseconds since the Unix epoch; see [`record_time`].
     pub timestamp: u64,
     /// Header and records, without padding.
     pub length: u32,
@@ -47,6 +47,16 @@ pub(crate) struct BlockHeader {
 const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_BYTES as usize);
 const _: () = assert!(BLOCK_HEADER_BYTES % 8 == 0, "records stand at multiples of eight");
 const _: () = assert!(cfg!(target_endian = "little"), "headers are read in place, little-endian");
+
+/// When a record was written that stands `offset` bytes behind the start of its block, whose time is `block_time`: one
+/// nanosecond later for each eight bytes behind the first record.
+///
+/// So the time of a record needs nothing but its own bytes and its block's header, and rises from record to record. It
+/// runs ahead of the clock only where a shard takes more than eight bytes a nanosecond.
+#[inline]
+pub(crate) fn record_time(block_time: u64, offset: u64) -> u64 {
+    block_time.saturating_add(offset.saturating_sub(u64::from(BLOCK_HEADER_BYTES)) / 8)
+}
 
 /// Whose block it must be: the identity shared by all blocks of one epoch of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +157,11 @@ impl BlockHeader {
     /// First byte behind the block, padding included.
     pub(crate) fn end(&self) -> Lsn {
         Lsn(self.lsn.saturating_add(super::round_to_granule(u64::from(self.length))))
+    }
+
+    /// No record of the block has a later time.
+    pub(crate) fn last_time(&self) -> u64 {
+        record_time(self.timestamp, u64::from(self.length))
     }
 
     /// Checks that the header is of `identity` and stands at `lsn`.

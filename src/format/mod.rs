@@ -17,13 +17,14 @@ mod slot;
 mod tally;
 
 pub(crate) use ages::{AgeMark, AgesRow, decode_ages, encode_ages};
-pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity};
+pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, record_time};
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};
 pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{decode_progress, encode_progress};
 pub(crate) use record::{
     RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record, encoded_bytes,
+    told_bytes,
 };
 pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
 pub(crate) use tally::{AnchorRow, TallyHeader};

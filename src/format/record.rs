@@ -79,6 +79,11 @@ impl RecordFlags {
         self.has(RecordFlags::SPLIT) || self.has(RecordFlags::MORE)
     }
 
+    /// It is a part of a record.
+    pub(crate) fn is_fragment(self) -> bool {
+        self.has(RecordFlags::SPLIT) || self.has(RecordFlags::REST)
+    }
+
     /// The group began before this.
     pub(crate) fn continues_group(self) -> bool {
         self.has(RecordFlags::REST) || self.has(RecordFlags::JOINED)
@@ -88,6 +93,13 @@ impl RecordFlags {
 /// Bytes that a record with such a body takes in a block: records stand at multiples of eight.
 pub(crate) fn encoded_bytes(body_bytes: u32) -> u32 {
     (RECORD_HEADER_BYTES + body_bytes).next_multiple_of(8)
+}
+
+/// Bytes that the record at the start of `bytes` takes in its block, as its header has it, which is not checked;
+/// `None` if there is no whole header.
+pub(crate) fn told_bytes(bytes: &[u8]) -> Option<u64> {
+    let header: RecordHeader = bytemuck::pod_read_unaligned(bytes.get(..RECORD_HEADER_BYTES as usize)?);
+    Some((u64::from(RECORD_HEADER_BYTES) + u64::from(header.body_bytes)).next_multiple_of(8))
 }
 
 /// Writes a record into `place`, which is exactly [`encoded_bytes`] long and stands at `lsn`.
@@ -134,26 +146,42 @@ pub(crate) fn encode_record<'b>(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawRecord<'a> {
     pub lsn: Lsn,
-    /// Its number in the block, from 0.
-    pub index: u32,
     pub header: RecordHeader,
     /// Key and payload, or the part of both that this fragment carries.
     pub body: &'a [u8],
 }
 
 impl<'a> RawRecord<'a> {
-    /// The record at `offset` of a block at `block`, without a look at its checksum; its lengths are checked.
+    /// The record at the start of `rest`, which stands at `lsn`, without a look at its checksum; its lengths are checked.
     #[inline]
-    fn parse(bytes: &'a [u8], offset: usize, block: Lsn, index: u32) -> Result<RawRecord<'a>, Defect> {
-        let rest = bytes.get(offset..).ok_or(Defect::Length)?;
+    fn parse(rest: &'a [u8], lsn: Lsn) -> Result<RawRecord<'a>, Defect> {
         let header = rest.get(..RECORD_HEADER_BYTES as usize).ok_or(Defect::Length)?;
         let header: RecordHeader = bytemuck::pod_read_unaligned(header);
         let end = (RECORD_HEADER_BYTES as usize)
             .checked_add(header.body_bytes as usize)
             .filter(|&end| end.next_multiple_of(8) <= rest.len())
             .ok_or(Defect::Length)?;
-        let body = &rest[RECORD_HEADER_BYTES as usize..end];
-        Ok(RawRecord { lsn: Lsn(block.0 + offset as u64), index, header, body })
+        Ok(RawRecord { lsn, header, body: &rest[RECORD_HEADER_BYTES as usize..end] })
+    }
+
+    /// The record at the start of `rest`, which stands at `lsn` in an epoch with this seed.
+    ///
+    /// # Errors
+    /// The defect that it has. What is no record, or one of another place, does not check.
+    #[inline]
+    pub(crate) fn checked(rest: &'a [u8], lsn: Lsn, seed: EpochSeed) -> Result<RawRecord<'a>, Defect> {
+        let record = RawRecord::parse(rest, lsn)?;
+        let covered =
+            &rest[size_of::<u32>()..][..RECORD_HEADER_BYTES as usize - size_of::<u32>() + record.body.len()];
+        if seed.crc_at(lsn.0, covered) != record.header.crc {
+            return Err(Defect::RecordChecksum);
+        }
+        let header = &record.header;
+        let sane = header.flags.0 & !RecordFlags::KNOWN == 0
+            && header.body_bytes <= header.whole_bytes
+            && u32::from(header.key_bytes) <= header.whole_bytes
+            && (header.flags.is_fragment() || header.body_bytes == header.whole_bytes);
+        if sane { Ok(record) } else { Err(Defect::Length) }
     }
 }
 
@@ -180,7 +208,7 @@ impl Walk {
         if self.index == self.count {
             return None;
         }
-        let record = RawRecord::parse(block.get(..self.length)?, self.offset, self.lsn, self.index).ok()?;
+        let record = RawRecord::parse(block.get(self.offset..self.length)?, self.at()).ok()?;
         self.offset += encoded_bytes(record.header.body_bytes) as usize;
         self.index += 1;
         Some(record)
@@ -239,32 +267,28 @@ impl<'a> Records<'a> {
 
     /// The next record without a look at its checksum; its lengths are checked.
     fn parse(&self) -> Result<RawRecord<'a>, Defect> {
-        RawRecord::parse(self.bytes, self.offset, self.lsn, self.index)
+        RawRecord::parse(self.rest()?, self.at())
     }
 
     fn checked(&self) -> Result<RawRecord<'a>, Defect> {
-        let record = self.parse()?;
-        let covered = &self.bytes[self.offset + size_of::<u32>()..]
-            [..RECORD_HEADER_BYTES as usize - size_of::<u32>() + record.body.len()];
-        if self.seed.crc_at(record.lsn.0, covered) != record.header.crc {
-            return Err(Defect::RecordChecksum);
-        }
-        let header = &record.header;
-        let whole = !header.flags.has(RecordFlags::SPLIT) && !header.flags.has(RecordFlags::REST);
-        let sane = header.flags.0 & !RecordFlags::KNOWN == 0
-            && header.body_bytes <= header.whole_bytes
-            && u32::from(header.key_bytes) <= header.whole_bytes
-            && (!whole || header.body_bytes == header.whole_bytes);
-        if sane { Ok(record) } else { Err(Defect::Length) }
+        RawRecord::checked(self.rest()?, self.at(), self.seed)
+    }
+
+    fn rest(&self) -> Result<&'a [u8], Defect> {
+        self.bytes.get(self.offset..).ok_or(Defect::Length)
+    }
+
+    fn at(&self) -> Lsn {
+        Lsn(self.lsn.0 + self.offset as u64)
     }
 
     /// Moves to `lsn` without checking the records before it; false if no record starts there.
     pub(crate) fn skip_to(&mut self, lsn: Lsn) -> bool {
-        while self.index < self.count && self.lsn.0 + (self.offset as u64) < lsn.0 {
+        while self.index < self.count && self.at() < lsn {
             let Ok(record) = self.parse() else { return false };
             self.advance(&record);
         }
-        self.index < self.count && self.lsn.0 + self.offset as u64 == lsn.0
+        self.index < self.count && self.at() == lsn
     }
 
     fn advance(&mut self, record: &RawRecord<'_>) {

@@ -223,6 +223,26 @@ impl Log {
         read::get(&source(engine), position)
     }
 
+    /// Reads the records at these positions, in this order: what [`get`](Log::get) does for each, with many reads in
+    /// flight. Each has an outcome of its own.
+    ///
+    /// A record costs the granules (4 KiB) that it lies in and, once, its block's header.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// let first = log.append(b"first").wait()?;
+    /// let second = log.append(b"second").wait()?;
+    /// let mut records = log.get_many(&[second, first]).into_iter();
+    /// assert_eq!(records.next().unwrap()?.payload(), b"second");
+    /// assert_eq!(records.next().unwrap()?.payload(), b"first");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn get_many(&self, positions: &[Position]) -> Vec<Result<Record, ReadError>> {
+        read::get_many(|shard| self.engine(shard).map(source), positions)
+    }
+
     /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
     /// epoch), in the order of their timestamps.
     ///

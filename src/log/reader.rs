@@ -18,7 +18,8 @@ use crate::position::{Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Facts, Scan, Verdict};
 use crate::segment::{
-    ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreSnapshot, StoreView, shard_path,
+    KnownBlocks, ManifestError, ManifestFiles, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot,
+    StoreView, shard_path,
 };
 use crate::sync::lock;
 use crate::sys::Process;
@@ -154,6 +155,7 @@ impl LogReader {
                 block_bytes: log.block_bytes,
                 segment_bytes: log.segment_bytes,
                 truncations: Arc::default(),
+                known_blocks: KnownBlocks::default(),
                 state: Mutex::new(State {
                     view: Arc::new(snapshot.view()),
                     scan: Scan::from(&snapshot.manifest),
@@ -209,6 +211,24 @@ impl LogReader {
         let shard = shard.ok_or(ReadError::NoSuchShard(position.shard()))?;
         shard.refresh()?;
         read::get(&shard.source(), position)
+    }
+
+    /// As [`Log::get_many`](crate::Log::get_many), of what is known to be durable now.
+    #[must_use]
+    pub fn get_many(&self, positions: &[Position]) -> Vec<Result<Record, ReadError>> {
+        let mut refreshed = vec![None; self.shards.len()];
+        let refresh = |shard: &Arc<ForeignShard>, known: &mut Option<Result<(), ReadError>>| {
+            known.get_or_insert_with(|| shard.refresh()).clone()
+        };
+        let mut errors = Vec::new();
+        for position in positions {
+            let index = usize::from(position.shard().0);
+            let shard = self.shards.get(index);
+            errors.push(shard.and_then(|shard| refresh(shard, &mut refreshed[index]).err()));
+        }
+        let source_of = |shard: ShardId| self.shards.get(usize::from(shard.0)).map(ForeignShard::source);
+        let found = read::get_many(source_of, positions);
+        found.into_iter().zip(errors).map(|(found, error)| error.map_or(found, Err)).collect()
     }
 
     /// As [`Log::merged`](crate::Log::merged), of what is known to be durable now.
@@ -321,6 +341,7 @@ struct ForeignShard {
     state: Mutex<State>,
     /// How often the owner was seen to have truncated.
     truncations: Arc<AtomicU64>,
+    known_blocks: KnownBlocks,
 }
 
 #[derive(Debug)]
@@ -471,4 +492,14 @@ impl Source for ForeignShard {
     }
 
     fn give_back(&self, _: SegmentReader) {}
+
+    fn lend_random_reader(&self) -> io::Result<RandomReader> {
+        RandomReader::new()
+    }
+
+    fn give_back_random(&self, _: RandomReader) {}
+
+    fn known_blocks(&self) -> &KnownBlocks {
+        &self.known_blocks
+    }
 }

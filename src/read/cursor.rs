@@ -7,7 +7,7 @@ use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, Identity, RECORD_HEADER_BYTES, RawRecord, RecordFlags,
-    Records, Walk, encoded_bytes,
+    Records, Walk, encoded_bytes, record_time,
 };
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{SegmentReader, StoreView, continuations, segment_name};
@@ -337,7 +337,7 @@ impl Cursor {
             }
             let Some(record) = block.walk.next(&block.bytes) else { break };
             let position = Position::new(self.shard, block.epoch, record.lsn, block.lsn);
-            let timestamp = block.timestamp + u64::from(record.index);
+            let timestamp = record_time(block.timestamp, record.lsn.0 - block.lsn.0);
             let key_bytes = usize::from(record.header.key_bytes);
             let flags = record.header.flags;
             if flags.has(RecordFlags::SPLIT) || flags.has(RecordFlags::REST) {

@@ -1,29 +1,154 @@
-//! One record by its position.
+//! Records by their positions.
 
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step, damaged, header_at};
+use super::point::{self, Point};
 use super::{Record, Source};
 use crate::error::ReadError;
-use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records};
-use crate::position::{Lsn, Position};
+use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records, record_time};
+use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{SegmentReader, StoreView};
+
+/// Records that are looked for at once: their granules fill a huge page at the most, where they are of usual size.
+const BATCH: usize = 256;
 
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
-    source.check_process()?;
-    let view = source.view();
-    check_epoch(source.as_ref(), &view, position)?;
-    if !source.flush(position.lsn(), false)? {
-        return Err(ReadError::NotAPosition(position));
-    }
-    match read(source, &source.view(), position) {
-        // Looked up after the read: what was truncated meanwhile is no damage.
-        Err(error) => check_epoch(source.as_ref(), &source.view_now(), position).and(Err(error)),
-        found => found,
-    }
+    let mut found = get_some(|_| Some(source.clone()), &[position]);
+    found.pop().expect("one for each position")
 }
 
+/// Reads the records at `positions`, in this order, with many reads in flight.
+pub(crate) fn get_many(
+    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+    positions: &[Position],
+) -> Vec<Result<Record, ReadError>> {
+    positions.chunks(BATCH).flat_map(|some| get_some(&source_of, some)).collect()
+}
+
+fn get_some(
+    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+    positions: &[Position],
+) -> Vec<Result<Record, ReadError>> {
+    let lookups: Vec<Result<Lookup, ReadError>> = positions
+        .iter()
+        .map(|&position| {
+            let source = source_of(position.shard()).ok_or(ReadError::NoSuchShard(position.shard()))?;
+            Lookup::begin(source, position)
+        })
+        .collect();
+    let mut found = find_points(&lookups);
+    let mut end = |(lookup, found): (Result<Lookup, _>, &mut Option<Record>)| lookup?.end(found.take());
+    lookups.into_iter().zip(&mut found).map(&mut end).collect()
+}
+
+/// The records that are where they should be, as far as that shows without a look at their blocks as a whole.
+fn find_points(lookups: &[Result<Lookup, ReadError>]) -> Vec<Option<Record>> {
+    let mut found: Vec<Option<Record>> = lookups.iter().map(|_| None).collect();
+    let (mut of, mut points) = (Vec::new(), Vec::new());
+    for (index, lookup) in lookups.iter().enumerate() {
+        let open = lookup.as_ref().ok().filter(|lookup| lookup.recalled.is_none());
+        if let Some(point) = open.and_then(Lookup::point) {
+            of.push(index);
+            points.push(point);
+        }
+    }
+    let Some(Ok(first)) = of.first().map(|&index| &lookups[index]) else { return found };
+    if let Ok(mut reader) = first.source.lend_random_reader() {
+        // What it does not find is looked up otherwise, where there may be more memory, or an error to tell.
+        let _ = point::find(&mut points, &mut reader);
+        first.source.give_back_random(reader);
+    }
+    for (index, mut point) in of.into_iter().zip(points) {
+        found[index] = point.found();
+    }
+    found
+}
+
+/// A record that is looked up: what was there when that began.
+struct Lookup {
+    source: Arc<dyn Source>,
+    view: Arc<StoreView>,
+    position: Position,
+    identity: Identity,
+    block: Lsn,
+    /// What its block, which is still in memory, has at its place.
+    recalled: Option<Result<Option<(Record, bool)>, Defect>>,
+}
+
+impl Lookup {
+    /// Sees to it that what was accepted there is written, and looks for it in memory.
+    fn begin(source: Arc<dyn Source>, position: Position) -> Result<Lookup, ReadError> {
+        source.check_process()?;
+        check_epoch(source.as_ref(), &source.view(), position)?;
+        if !source.flush(position.lsn(), false)? {
+            return Err(ReadError::NotAPosition(position));
+        }
+        let view = source.view();
+        Lookup::place(&source, &view, position)
+            .map(|(identity, block)| {
+                let mut recalled = None;
+                source.recall(block, &mut |bytes| {
+                    let header = BlockHeader::decode(bytes).ok();
+                    let header = header.filter(|header| header.check(&identity, block).is_ok());
+                    recalled = header.map(|header| extract(&header, bytes, position));
+                });
+                Lookup { source: source.clone(), view, position, identity, block, recalled }
+            })
+            // Looked up after the view: what was truncated meanwhile is said to be that.
+            .or_else(|error| check_epoch(source.as_ref(), &source.view_now(), position).and(Err(error)))
+    }
+
+    /// The identity of the block that it must be in, and where that begins.
+    fn place(
+        source: &Arc<dyn Source>,
+        view: &StoreView,
+        position: Position,
+    ) -> Result<(Identity, Lsn), ReadError> {
+        let not_a_position = ReadError::NotAPosition(position);
+        let block = position.block().ok_or(not_a_position.clone())?;
+        let Some((row, _)) = view.epochs.owner(block) else { return Err(not_a_position) };
+        if row.epoch != position.epoch() || !may_hold(source.as_ref(), view, block, position.lsn()) {
+            return Err(not_a_position);
+        }
+        Ok((view.identity(row), block))
+    }
+
+    /// What to read of it. Where no segment holds it there is nothing to read.
+    fn point(&self) -> Option<Point<'_>> {
+        let segment = self.view.segments[self.view.segment_of(self.block)?].clone();
+        segment.contains(self.position.lsn()).then(|| {
+            Point::new(self.position, segment, self.identity, self.block, self.source.known_blocks())
+        })
+    }
+
+    /// The record, `found` or to be looked up in its block as a whole, or why it is not there.
+    fn end(self, found: Option<Record>) -> Result<Record, ReadError> {
+        let Lookup { source, view, position, identity, block, recalled } = self;
+        if let Some(record) = found {
+            return Ok(record);
+        }
+        let looked_up = match recalled {
+            Some(recalled) => recalled,
+            None => {
+                let io = |error| ReadError::Io { shard: source.id(), source: Arc::new(error) };
+                let mut reader = source.lend_reader().map_err(io)?;
+                let found = find(source.as_ref(), &mut reader, &view, &identity, position, block);
+                source.give_back(reader);
+                found
+            }
+        };
+        let record = match looked_up {
+            Ok(Some((record, false))) => Ok(record),
+            Ok(Some((_, true))) => assemble(&source, position),
+            Ok(None) => Err(ReadError::NotAPosition(position)),
+            Err(cause) => Err(damaged(source.id(), &view, block, None, cause)),
+        };
+        // Looked up after the read: what was truncated meanwhile is no damage.
+        record.or_else(|error| check_epoch(source.as_ref(), &source.view_now(), position).and(Err(error)))
+    }
+}
 /// Whether the position's LSN belongs to its epoch, and is not truncated.
 fn check_epoch(source: &dyn Source, view: &StoreView, position: Position) -> Result<(), ReadError> {
     let truncated = ReadError::Truncated { shard: source.id(), lsn: position.lsn(), horizon: view.horizon };
@@ -34,37 +159,6 @@ fn check_epoch(source: &dyn Source, view: &StoreView, position: Position) -> Res
         Some((row, _)) if row.epoch == position.epoch() => Ok(()),
         _ if view.epochs.last().is_some_and(|row| position.epoch() < row.epoch) => Err(truncated),
         _ => Err(ReadError::NotAPosition(position)),
-    }
-}
-
-fn read(source: &Arc<dyn Source>, view: &StoreView, position: Position) -> Result<Record, ReadError> {
-    let not_a_position = ReadError::NotAPosition(position);
-    let block = position.block().ok_or(not_a_position.clone())?;
-    let Some((row, _)) = view.epochs.owner(block) else { return Err(not_a_position) };
-    if row.epoch != position.epoch() || !may_hold(source.as_ref(), view, block, position.lsn()) {
-        return Err(not_a_position);
-    }
-    let identity = view.identity(row);
-    let io = |error| ReadError::Io { shard: source.id(), source: Arc::new(error) };
-    let mut recalled = None;
-    source.recall(block, &mut |bytes| {
-        let header = BlockHeader::decode(bytes).ok().filter(|header| header.check(&identity, block).is_ok());
-        recalled = header.map(|header| extract(&header, bytes, position));
-    });
-    let found = match recalled {
-        Some(found) => found,
-        None => {
-            let mut reader = source.lend_reader().map_err(io)?;
-            let found = find(source.as_ref(), &mut reader, view, &identity, position, block);
-            source.give_back(reader);
-            found
-        }
-    };
-    match found {
-        Ok(Some((record, false))) => Ok(record),
-        Ok(Some((_, true))) => assemble(source, position),
-        Ok(None) => Err(not_a_position),
-        Err(cause) => Err(damaged(source.id(), view, block, None, cause)),
     }
 }
 
@@ -110,7 +204,7 @@ fn extract(header: &BlockHeader, bytes: &[u8], position: Position) -> Result<Opt
     let body: Arc<[u8]> = bytes[start..start + record.body.len()].into();
     let key = usize::from(record.header.key_bytes);
     let split = record.header.flags.has(RecordFlags::SPLIT);
-    let timestamp = header.timestamp + u64::from(record.index);
+    let timestamp = record_time(header.timestamp, lsn.0 - header.lsn);
     let (key, payload) = (0..key.min(body.len()), key.min(body.len())..body.len());
     Ok(Some((Record { position, timestamp, bytes: body, key, payload }, split)))
 }

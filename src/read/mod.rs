@@ -9,6 +9,7 @@ mod follow;
 mod follower;
 mod get;
 mod merged;
+mod point;
 mod range;
 mod record;
 mod source;
@@ -21,7 +22,7 @@ pub use record::Record;
 
 pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use follower::{Follower, Told};
-pub(crate) use get::get;
+pub(crate) use get::{get, get_many};
 pub(crate) use merged::times;
 pub(crate) use source::Source;
 

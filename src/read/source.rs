@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
-use crate::segment::{SegmentReader, StoreView};
+use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};
 use crate::shard::{Engine, Target};
 use crate::sys::Process;
 use crate::write::Durability;
@@ -60,6 +60,14 @@ pub(crate) trait Source: Send + Sync + Debug {
     fn lend_reader(&self) -> io::Result<SegmentReader>;
 
     fn give_back(&self, reader: SegmentReader);
+
+    /// A reader of single places, kept from an earlier use if there is one.
+    fn lend_random_reader(&self) -> io::Result<RandomReader>;
+
+    fn give_back_random(&self, reader: RandomReader);
+
+    /// The blocks whose headers were read.
+    fn known_blocks(&self) -> &KnownBlocks;
 }
 
 impl Source for Engine {
@@ -126,5 +134,17 @@ impl Source for Engine {
 
     fn give_back(&self, reader: SegmentReader) {
         self.give_back(reader);
+    }
+
+    fn lend_random_reader(&self) -> io::Result<RandomReader> {
+        self.lend_random_reader()
+    }
+
+    fn give_back_random(&self, reader: RandomReader) {
+        self.give_back_random(reader);
+    }
+
+    fn known_blocks(&self) -> &KnownBlocks {
+        self.known_blocks()
     }
 }

@@ -59,7 +59,7 @@ impl Scan {
         while let Some(header) = self.next(reader, segments, identity, block_bytes) {
             self.end = header.end();
             self.note_checked(header.lsn()..self.end);
-            self.timestamp = header.timestamp + u64::from(header.record_count.saturating_sub(1));
+            self.timestamp = header.last_time();
             if self.open_group.is_none() {
                 self.whole = self.end;
             }

@@ -5,14 +5,18 @@
 //! durable before the manifest, and the manifest before anything relies on it.
 
 mod draft;
+mod known_blocks;
 mod names;
+mod random_reader;
 mod reader;
 mod slots;
 mod store;
 mod view;
 
 pub(crate) use draft::{Draft, Size};
+pub(crate) use known_blocks::{KnownBlock, KnownBlocks};
 pub(crate) use names::segment_name;
+pub(crate) use random_reader::{RandomReader, Stretch};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
 pub(crate) use store::{Marks, ShardStore};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::Engine;
 use crate::position::Lsn;
-use crate::segment::{SegmentReader, ShardStore, StoreView};
+use crate::segment::{KnownBlocks, RandomReader, SegmentReader, ShardStore, StoreView};
 use crate::sync::lock;
 
 /// Buffers that are kept; more readers than that at once get new ones.
@@ -20,13 +20,22 @@ pub(super) struct Reading {
     truncations: Arc<AtomicU64>,
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
+    random_readers: Mutex<Vec<RandomReader>>,
+    known_blocks: KnownBlocks,
     read_bytes: usize,
 }
 
 impl Reading {
     pub(super) fn new(store: &ShardStore, read_bytes: usize) -> Reading {
         let view = RwLock::new(Arc::new(store.view()));
-        Reading { view, truncations: Arc::default(), readers: Mutex::default(), read_bytes }
+        Reading {
+            view,
+            truncations: Arc::default(),
+            readers: Mutex::default(),
+            random_readers: Mutex::default(),
+            known_blocks: KnownBlocks::default(),
+            read_bytes,
+        }
     }
 }
 
@@ -74,6 +83,24 @@ impl Engine {
         if readers.len() < READERS_KEPT {
             readers.push(reader);
         }
+    }
+
+    /// A reader of single places; it is kept for the next one.
+    pub(crate) fn lend_random_reader(&self) -> io::Result<RandomReader> {
+        let kept = lock(&self.reading.random_readers).pop();
+        kept.map_or_else(RandomReader::new, Ok)
+    }
+
+    pub(crate) fn give_back_random(&self, mut reader: RandomReader) {
+        reader.shrink();
+        let mut readers = lock(&self.reading.random_readers);
+        if readers.len() < READERS_KEPT {
+            readers.push(reader);
+        }
+    }
+
+    pub(crate) fn known_blocks(&self) -> &KnownBlocks {
+        &self.reading.known_blocks
     }
 
     /// What a scan reads at a time.

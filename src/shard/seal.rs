@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Engine;
 use super::token::{Core, SealedBlock};
 use crate::committer::Sealed;
-use crate::format::{BlockHeader, BlockSeal, round_to_granule};
+use crate::format::{BlockHeader, BlockSeal, record_time, round_to_granule};
 use crate::pool::Complete;
 use crate::position::Lsn;
 use crate::segment::Segment;
@@ -51,7 +51,7 @@ impl Engine {
             return;
         }
         let timestamp = self.device.wall().max(core.timestamp + 1).max(self.clock.load(Ordering::SeqCst) + 1);
-        core.timestamp = timestamp + u64::from(complete.records.saturating_sub(1));
+        core.timestamp = record_time(timestamp, u64::from(complete.length));
         self.published.0.timestamp.store(core.timestamp, Ordering::SeqCst);
         let seal = BlockSeal {
             lsn: complete.lsn,

@@ -115,6 +115,11 @@ fn flipped_bits_are_no_damage() {
         }
     }
     for position in telling(&log) {
+        // Many at once are told as each for itself.
+        let singles: Vec<Position> = (0..128).map(|bit| flipped(position, &[bit])).collect();
+        for (position, found) in singles.iter().zip(log.get_many(&singles)) {
+            answers.check(&given, *position, found);
+        }
         for first in 0..128 {
             let single = flipped(position, &[first]);
             answers.check(&given, single, reader.get(single));
@@ -126,4 +131,61 @@ fn flipped_bits_are_no_damage() {
     }
     let Answers { records, not_a_position, truncated, no_such_shard } = answers;
     assert!(records > 100 && not_a_position > 100 && truncated > 100 && no_such_shard > 100);
+}
+
+/// From the device, in any order, from all shards, records of any size: each as the scan has it, its time included.
+#[test]
+fn many_at_once_are_as_the_scan_has_them() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (log, _) = build(dir.path());
+    let small: Vec<u16> = (0..2_000).collect();
+    for number in &small {
+        log.append(sawmill::Write::new(number.to_le_bytes()).key(number.to_le_bytes())).wait().unwrap();
+    }
+    log.close().unwrap();
+    let log = options().open(dir.path()).unwrap();
+    let mut records: Vec<Record> = log.merged(..).unwrap().map(Result::unwrap).collect();
+    assert!(records.len() > 2_000);
+    // An order that jumps, and some twice.
+    let modulus = records.len();
+    let mut order: Vec<usize> = (0..modulus).map(|index| index * 7_919 % modulus).collect();
+    order.extend([0, 0, modulus - 1]);
+    let positions: Vec<Position> = order.iter().map(|&index| records[index].position()).collect();
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    for found in [log.get_many(&positions), reader.get_many(&positions)] {
+        assert_eq!(found.len(), positions.len());
+        for (found, &index) in found.into_iter().zip(&order) {
+            let (found, there) = (found.unwrap(), &records[index]);
+            assert_eq!(found.position(), there.position());
+            assert_eq!(found.timestamp(), there.timestamp());
+            assert_eq!((found.key(), found.payload()), (there.key(), there.payload()));
+        }
+    }
+    assert!(log.get_many(&[]).is_empty());
+    records.sort_by_key(Record::position);
+    let rises = |two: &[Record]| two[0].shard() != two[1].shard() || two[0].timestamp() < two[1].timestamp();
+    assert!(records.windows(2).all(rises), "times rise along a shard");
+}
+
+/// What is damaged beside a record is not the record's.
+#[test]
+fn a_damaged_record_is_no_damage_to_its_neighbours() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log = Options::new().shards(1).open(dir.path()).unwrap();
+    let positions =
+        log.append_batch(b"", &[b"before".to_vec(), b"damaged".to_vec(), b"behind".to_vec()]).wait().unwrap();
+    let behind = log.append(b"a later block").wait().unwrap();
+    log.close().unwrap();
+    let path = dir.path().join("shard-0000/0000000001.seg");
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"damaged").unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"D", at as u64).unwrap();
+    let log = Options::new().shards(1).open(dir.path()).unwrap();
+    let found = log.get_many(&[positions[0], positions[1], positions[2], behind]);
+    assert_eq!(found[0].as_ref().unwrap().payload(), b"before");
+    assert!(matches!(found[1], Err(ReadError::Damaged { .. })), "{:?}", found[1]);
+    assert_eq!(found[2].as_ref().unwrap().payload(), b"behind");
+    assert_eq!(found[3].as_ref().unwrap().payload(), b"a later block");
+    assert!(matches!(log.get(positions[1]), Err(ReadError::Damaged { .. })));
 }

@@ -49,6 +49,16 @@ pub(crate) struct Access {
     pub huge: bool,
     /// Reads instead of writing.
     pub read: bool,
+    /// Here and there instead of one block after the other.
+    pub random: bool,
+}
+
+impl Access {
+    /// Where the access with this number goes, of so many places.
+    pub(crate) fn place(self, number: u64, places: u64) -> u64 {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        if self.random { (number.wrapping_mul(GOLDEN) >> 16) % places } else { number % places }
+    }
 }
 
 /// Writes to `file`, which has `file_bytes`, or reads from it, for `time`; tells the latency of each in
@@ -64,7 +74,7 @@ pub(crate) fn run(
     let Writes { block_bytes, depth, method } = *writes;
     let memory = AlignedBuffer::filled_from(block_bytes as usize * depth as usize, 0xa5, access.huge)?;
     let places = file_bytes / u64::from(block_bytes);
-    let mut load = Load { memory, writes: *writes, read: access.read, fixed: false, places, place: 0 };
+    let mut load = Load { memory, writes: *writes, access, fixed: false, places, place: 0 };
     let mut ring = IoUring::new((depth * 2 + 1).next_power_of_two())?;
     let memory = &load.memory;
     let vector = libc::iovec { iov_base: memory.as_ptr().cast_mut().cast(), iov_len: memory.len() };
@@ -130,7 +140,7 @@ pub(crate) fn run(
 struct Load {
     memory: AlignedBuffer,
     writes: Writes,
-    read: bool,
+    access: Access,
     /// The memory is registered.
     fixed: bool,
     /// Blocks in the file.
@@ -158,12 +168,12 @@ impl Load {
     /// The next write or read, from or into the memory of a slot.
     fn next(&mut self, slot: u64) -> squeue::Entry {
         let bytes = self.writes.block_bytes;
-        let offset = self.place % self.places * u64::from(bytes);
+        let offset = self.access.place(self.place, self.places) * u64::from(bytes);
         self.place += 1;
         let from = self.memory[slot as usize * bytes as usize..].as_mut_ptr();
         let flags = if self.writes.method == Method::WriteThrough { libc::RWF_DSYNC } else { 0 };
         let target = types::Fixed(0);
-        let entry = match (self.read, self.fixed) {
+        let entry = match (self.access.read, self.fixed) {
             (true, true) => opcode::ReadFixed::new(target, from, bytes, 0).offset(offset).build(),
             (true, false) => opcode::Read::new(target, from, bytes).offset(offset).build(),
             (false, true) => {

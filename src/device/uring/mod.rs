@@ -12,6 +12,7 @@
 mod ahead;
 #[cfg(feature = "ceiling")]
 mod bare;
+mod scatter;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,6 +31,7 @@ pub(super) use ahead::reader as read_ahead;
 pub(crate) use bare::{Access, BEHIND_EVERY, run as bare};
 #[cfg(feature = "ceiling")]
 pub use bare::{Method, Writes};
+pub(super) use scatter::reader as scatter_reads;
 
 /// The user data of the read that waits for a wake-up.
 const WAKE: u64 = u64::MAX;

@@ -2,6 +2,7 @@
 
 mod crash;
 mod loads;
+mod lookups;
 mod page;
 mod report;
 mod scan;
@@ -17,6 +18,7 @@ use sawmill::ceiling::{BareFile, Method, Writes};
 use sawmill::{Backend, Durability, Log, Options};
 
 use loads::{Ceiling, Load, Outcome};
+use lookups::Lookups;
 use report::{Report, Row};
 use scan::Scan;
 use sweep::Sweep;
@@ -170,6 +172,8 @@ impl Bench {
         }
         bar.set_message("reading all of it");
         report.scan = Some(Scan::measure(&log, &bare, self.repeat)?);
+        bar.set_message("looking records up");
+        report.lookups = Lookups::measure(&log, &bare, self.repeat, time)?;
         report.notices = log.stats().notices;
         log.close()?;
         bar.set_message("killing a writer");

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::crash::Crash;
 use super::loads::{Ceiling, Load, Outcome};
+use super::lookups::Lookups;
 use super::scan::Scan;
 
 /// How to read the table. It stands before it.
@@ -37,6 +38,7 @@ pub struct Report {
     /// Records a second in bulk: of a new log, and of one that recycles its segments.
     pub first_fill: Vec<(f64, f64)>,
     pub scan: Option<Scan>,
+    pub lookups: Option<Lookups>,
     pub crash: Option<Crash>,
     pub notices: Vec<String>,
 }
@@ -137,6 +139,7 @@ impl Report {
             rows: Vec::new(),
             first_fill: Vec::new(),
             scan: None,
+            lookups: None,
             crash: None,
             notices: Vec::new(),
         }
@@ -222,6 +225,9 @@ impl Report {
         if let Some(scan) = &self.scan {
             let _ = writeln!(text, "{scan}");
         }
+        if let Some(lookups) = &self.lookups {
+            let _ = writeln!(text, "{lookups}");
+        }
         if let Some(crash) = &self.crash {
             let _ = writeln!(text, "{crash}");
         }
@@ -282,6 +288,7 @@ impl Report {
             "loads": rows,
             "first_fill_of_steady_state": self.first_fill().map(|(_, ratio)| ratio),
             "scan": self.scan.as_ref().map(Scan::json),
+            "lookups": self.lookups.as_ref().map(Lookups::json),
             "crash": self.crash.as_ref().map(Crash::json),
             "notices": self.notices,
         })
