@@ -5,6 +5,7 @@
 //! durable before the manifest, and the manifest before anything relies on it.
 
 mod draft;
+mod files;
 mod names;
 mod reader;
 mod slots;

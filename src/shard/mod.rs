@@ -21,6 +21,7 @@ mod race;
 mod reading;
 mod retention_pin;
 mod seal;
+mod shortage;
 mod sizing;
 mod space;
 mod stats;

@@ -32,6 +32,7 @@ mod ownership;
 mod panics;
 mod positions;
 mod power_cut;
+mod process_limits;
 mod read_only;
 mod reading;
 mod retention;
