@@ -18,6 +18,8 @@ pub(crate) struct Counters {
     pub blocks_by_caller: AtomicU64,
     pub blocks_by_thread: AtomicU64,
     pub refused: AtomicU64,
+    pub refused_no_space: AtomicU64,
+    pub refused_no_segment: AtomicU64,
     pub memory_hits: AtomicU64,
 }
 
@@ -79,8 +81,14 @@ pub struct ShardStats {
     pub blocks_by_caller: u64,
     /// Blocks written by a system call of the shard's thread, where that is quicker than the ring.
     pub blocks_by_thread: u64,
-    /// Records refused since open.
+    /// Appends refused since open because the shard had no memory for them
+    /// ([`AppendError::Overloaded`](crate::AppendError::Overloaded)).
     pub refused: u64,
+    /// Appends refused since open because the disk was full ([`AppendError::NoSpace`](crate::AppendError::NoSpace)).
+    pub refused_no_space: u64,
+    /// Appends refused since open because the next segment could not be made for another reason
+    /// ([`AppendError::NoSegment`](crate::AppendError::NoSegment)).
+    pub refused_no_segment: u64,
     /// Blocks that readers found in memory, without the device.
     pub memory_hits: u64,
     /// Blocks of memory in use, of `memory_blocks`.

@@ -65,7 +65,10 @@ impl Commit {
                 }
                 Err(engine.overloaded(bytes, write.priority))
             }
-            Err(Refused::Error(error)) => Err(error),
+            Err(Refused::Error(error)) => {
+                engine.count_refusal(&error);
+                Err(error)
+            }
         }
     }
 

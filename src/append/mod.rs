@@ -111,7 +111,10 @@ impl<'a> State<'a> {
             }
             match job.put(&engine, job.may_lead(), positions) {
                 Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
-                Err(Refused::Error(error)) => return State::Failed(error),
+                Err(Refused::Error(error)) => {
+                    engine.count_refusal(&error);
+                    return State::Failed(error);
+                }
                 Err(Refused::NoRoom) => {}
             }
         }
@@ -154,6 +157,7 @@ impl<'a> State<'a> {
                 true
             }
             Err(Refused::Error(error)) => {
+                engine.count_refusal(&error);
                 *self = State::Failed(error);
                 true
             }

@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::flushes::{AllFlushes, Flushes};
 use super::lock;
+use super::probe::has_direct;
 use super::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
     ReadAhead, ScatterReads, Wake, Whereabouts,
 };
-use crate::format::GRANULE;
 use crate::sys;
 
 /// The machine's own file systems.
@@ -41,7 +42,7 @@ impl RealDevice {
         let path = path.canonicalize()?;
         let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
         let safe = file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
-        let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&path)?);
+        let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&file, &path)?);
         Ok(Arc::new(RealDirectory {
             path,
             file,
@@ -177,36 +178,6 @@ fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether files in the folder can be opened for direct I/O at our granule. Tried with a file that
-/// has no name (`O_TMPFILE`), or with one that has where the file system knows no such thing.
-fn has_direct(path: &Path) -> io::Result<bool> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true);
-    let unnamed = options.clone().custom_flags(libc::O_DIRECT | libc::O_TMPFILE).open(path);
-    let file = match unnamed {
-        Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
-        Err(_) => {
-            let name = path.join("sawmill.probe");
-            let named = options.custom_flags(libc::O_DIRECT).create(true).truncate(false).open(&name);
-            let _ = fs::remove_file(&name);
-            match named {
-                Ok(file) => file,
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    Ok(match sys::direct_alignment(file.as_fd()) {
-        Some((memory, offset)) => memory > 0 && u64::from(memory.max(offset)) <= GRANULE,
-        // Older kernels do not say; a write of one granule does.
-        None => {
-            let granule = crate::pool::AlignedBuffer::zeroed(GRANULE as usize)?;
-            sys::write_at(file.as_fd(), &granule, 0, false).is_ok()
-        }
-    })
-}
-
 #[derive(Debug)]
 struct RealDirectory {
     path: PathBuf,
@@ -329,6 +300,15 @@ impl Directory for RealDirectory {
     }
 }
 
+/// An error if this process may not make a file so long: the kernel would not say so, but end the process by a signal.
+fn check_length(bytes: u64) -> io::Result<()> {
+    let Some(most) = sys::file_bytes_max().filter(|&most| bytes > most) else { return Ok(()) };
+    let text = format!(
+        "a file of {bytes} bytes is more than this process may write (RLIMIT_FSIZE, `ulimit -f`), which is {most} bytes"
+    );
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
+}
+
 #[derive(Debug)]
 struct RealFile {
     file: fs::File,
@@ -344,6 +324,7 @@ impl File for RealFile {
     }
 
     fn write_some(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize> {
+        check_length(offset + bytes.len() as u64)?;
         sys::write_at(self.file.as_fd(), bytes, offset, sync)
     }
 
@@ -365,11 +346,20 @@ impl File for RealFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        check_length(bytes)?;
         match sys::allocate(self.file.as_fd(), bytes) {
             // ext2, and some network and overlay file systems. Not made longer either: a length without space behind
             // it looks the same as one with.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(false),
             result => result.map(|()| true),
+        }
+    }
+
+    fn secure(&self, range: Range<u64>) -> io::Result<()> {
+        check_length(range.end)?;
+        match sys::allocate_own(self.file.as_fd(), range.start, range.end - range.start) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
+            result => result,
         }
     }
 

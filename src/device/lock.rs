@@ -35,7 +35,10 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
     let metadata = file.metadata().map_err(LockError::Io)?;
     // Who holds it, for the message of whoever comes next. Not needed for the lock. Always as long, and
     // never cut shorter first: that would wait for what a dead owner's slow device still writes back.
-    let _ = file.write_all_at(Owner::of_this_process().text().as_bytes(), 0);
+    let text = Owner::of_this_process().text();
+    if sys::file_bytes_max().is_none_or(|most| text.len() as u64 <= most) {
+        let _ = file.write_all_at(text.as_bytes(), 0);
+    }
     let id = (metadata.dev(), metadata.ino());
     Ok(Arc::new(RealLock {
         folder: own,

@@ -7,6 +7,7 @@
 mod calls;
 mod file;
 mod flushes;
+mod limits;
 mod lock;
 pub(crate) mod probe;
 mod queue;
@@ -30,10 +31,11 @@ use crate::pool::AlignedBuffer;
 pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
 pub(crate) use flushes::{FailedFlush, Flushes};
+pub(crate) use limits::{descriptors_max, memory_limit};
 #[cfg(feature = "ceiling")]
 pub(crate) use probe::is_virtual;
+pub(crate) use probe::measure;
 pub use probe::{Capabilities, FileSystem, WriteProbe};
-pub(crate) use probe::{measure, memory_limit};
 pub(crate) use queue::{Completion, Operation, OperationKind, Queue, QueueKind, QueueSetup, Wait, Wake};
 pub(crate) use syscall::perform;
 #[cfg(feature = "tokio-uring")]
@@ -114,6 +116,11 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// The same of a file that was closed meanwhile.
+    fn open_again(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open(name)
+    }
 
     /// Makes a new file; its name is durable after [`sync`](Directory::sync).
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
@@ -229,6 +236,16 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Takes the space for `bytes` and makes the file that long. False, and nothing is changed, where the file system
     /// can only be made to by writing there.
     fn allocate(&self, bytes: u64) -> io::Result<bool>;
+
+    /// Makes sure that what is written to this stretch of the file, which is no longer than the file, finds its space
+    /// there: a copy of the file may have left out what was zero, or share its extents. Nothing is made sure where the
+    /// file system has no such call.
+    fn secure(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// The open file behind one that is opened as it is needed; `None` for one that is open itself.
+    fn opened(&self) -> io::Result<Option<Arc<dyn File>>> {
+        Ok(None)
+    }
 
     /// For drivers of this kind of device; `None` for a simulated file.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;

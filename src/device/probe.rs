@@ -1,7 +1,10 @@
 //! What a folder's file system and device can do, as a plain value that tests can make up.
 
+use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Device, Directory};
@@ -134,20 +137,82 @@ fn queue_attribute(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     let (major, minor) = sys::block_device(directory).ok()?;
     let device = format!("/sys/dev/block/{major}:{minor}");
     let places = [format!("{device}/queue/{name}"), format!("{device}/../queue/{name}")];
-    places.iter().find_map(|place| std::fs::read_to_string(place).ok()).map(|text| text.trim().to_owned())
+    places.iter().find_map(|place| fs::read_to_string(place).ok()).map(|text| text.trim().to_owned())
 }
 
 /// Whether the block device under the folder is made by software (of a virtual machine, or a loop device), by its
 /// place in sysfs.
 #[cfg(feature = "ceiling")]
-pub(crate) fn is_virtual(path: &std::path::Path) -> bool {
-    use std::os::fd::AsFd;
-    let Ok(folder) = std::fs::File::open(path) else { return false };
+pub(crate) fn is_virtual(path: &Path) -> bool {
+    let Ok(folder) = fs::File::open(path) else { return false };
     let Ok((major, minor)) = sys::block_device(folder.as_fd()) else { return false };
-    std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).is_ok_and(|place| {
+    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).is_ok_and(|place| {
         let place = place.to_string_lossy();
         ["/virtio", "/virtual/block/", "/vbd-", "/xen"].iter().any(|mark| place.contains(mark))
     })
+}
+
+/// Whether files in the folder can be opened for direct I/O at our granule.
+///
+/// Seen at a file of the log's, so that a log opens where none can be made: on a full disk, without an inode left. In a
+/// folder that has none yet it is tried with a file that has no name (`O_TMPFILE`), or with one that has where the file
+/// system knows no such thing.
+pub(super) fn has_direct(folder: &fs::File, path: &Path) -> io::Result<bool> {
+    if let Some(found) = existing_has_direct(folder) {
+        return Ok(found);
+    }
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true);
+    let unnamed = options.clone().custom_flags(libc::O_DIRECT | libc::O_TMPFILE).open(path);
+    let file = match unnamed {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+        Err(_) => {
+            let name = path.join(PROBE);
+            let named = options.custom_flags(libc::O_DIRECT).create(true).truncate(false).open(&name);
+            let _ = fs::remove_file(&name);
+            match named {
+                Ok(file) => file,
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    Ok(match sys::direct_alignment(file.as_fd()) {
+        Some(needed) => fits_granules(needed),
+        // Older kernels do not say; a write of one granule does.
+        None => {
+            let granule = AlignedBuffer::zeroed(GRANULE as usize)?;
+            sys::write_at(file.as_fd(), &granule, 0, false).is_ok()
+        }
+    })
+}
+
+/// The same by a file of the log's; `None` if there is none to tell by.
+fn existing_has_direct(folder: &fs::File) -> Option<bool> {
+    let names = sys::list(folder.as_fd()).ok()?;
+    let mut ours = names.iter().filter(|name| name.contains(".manifest.") || name.ends_with(".seg"));
+    ours.find_map(|name| {
+        match sys::open_at(folder.as_fd(), name, libc::O_RDWR | libc::O_DIRECT | libc::O_NOFOLLOW, 0) {
+            Ok(file) => takes_granules(&file.into()),
+            Err(error) => (error.raw_os_error() == Some(libc::EINVAL)).then_some(false),
+        }
+    })
+}
+
+/// Whether a file that is open for direct I/O takes our granule. Nothing is written; `None` if it is too short to tell.
+fn takes_granules(file: &fs::File) -> Option<bool> {
+    if let Some(needed) = sys::direct_alignment(file.as_fd()) {
+        return Some(fits_granules(needed));
+    }
+    let metadata = file.metadata().ok()?;
+    let mut granule = AlignedBuffer::zeroed(GRANULE as usize).ok()?;
+    (metadata.is_file() && metadata.len() >= GRANULE).then(|| file.read_at(&mut granule, 0).is_ok())
+}
+
+/// By the alignments that memory and offsets need, 0 where there is no direct I/O.
+fn fits_granules((memory, offset): (u32, u32)) -> bool {
+    memory > 0 && u64::from(memory.max(offset)) <= GRANULE
 }
 
 /// Measures a few writes, to see how this device is written to best.
@@ -189,22 +254,4 @@ pub(crate) fn measure(device: &dyn Device, directory: &dyn Directory) -> io::Res
     })();
     let _ = directory.remove(PROBE);
     result
-}
-
-/// Memory that this process may use, in bytes: the machine's, or less if its control group says so.
-pub(crate) fn memory_limit() -> u64 {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let own = read("/proc/self/cgroup").and_then(|text| {
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-        Some(format!("/sys/fs/cgroup{path}/memory.max"))
-    });
-    let candidates = [
-        own.as_deref(),
-        Some("/sys/fs/cgroup/memory.max"),
-        Some("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    ];
-    let limits = candidates.into_iter().flatten().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
-    // A machine that says nothing is taken to have a gigabyte: the smallest that runs servers.
-    let machine = Some(sys::physical_memory()).filter(|&bytes| bytes > 0).unwrap_or(1 << 30);
-    limits.chain([machine]).min().unwrap_or(machine)
 }

@@ -137,7 +137,10 @@ pub enum AppendError {
     },
     /// Another segment could not be made, for another reason than lack of space: too many open files, or a device that
     /// fails. Nothing was accepted; what was is safe. It goes on when a later try succeeds.
-    #[error("shard {shard} cannot make its next segment, nothing was accepted; the next append tries again")]
+    #[error(
+        "shard {shard} cannot make its next segment, nothing was accepted; the next append tries again{}",
+        advice(source)
+    )]
     NoSegment {
         /// The shard.
         shard: ShardId,
@@ -244,6 +247,19 @@ pub enum ReadError {
         /// What the system said.
         source: SharedIo,
     },
+}
+
+/// What to do about an error of the system's that does not say it.
+fn advice(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            let most =
+                crate::device::descriptors_max().map_or_else(String::new, |most| format!(", now {most}"));
+            format!(" (raise the limit of files that this process may open, `ulimit -n`{most})")
+        }
+        Some(libc::ENFILE) => " (raise the machine's limit of open files, `fs.file-max`)".to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// How far damage reaches, and where on disk it lies.

@@ -124,7 +124,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// A file or folder could not be used.
-    #[error("{}: {operation} failed", path.display())]
+    #[error("{}: {operation} failed{}", path.display(), super::advice(source))]
     Io {
         /// What was tried, as `reading the manifest`.
         operation: &'static str,

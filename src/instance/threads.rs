@@ -15,13 +15,13 @@ pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
     if !inner.device.threaded() {
         return Ok(());
     }
-    let cpus = crate::sys::cores();
+    let cpus = crate::sys::cpus();
     let mut workers = crate::sync::lock(&inner.workers);
     // First: whoever turns a shard may ask at once.
     start_maintenance(inner, &mut workers)?;
     for engine in inner.engines.iter().filter(|engine| !engine.is_driven()) {
-        let cpu = inner.config.pin_threads.then(|| usize::from(engine.id.0) % cpus);
-        workers.push(engine.start(cpu)?);
+        let cpu = cpus.iter().cycle().nth(usize::from(engine.id.0)).filter(|_| inner.config.pin_threads);
+        workers.push(engine.start(cpu.copied())?);
     }
     let (home, watch) = (inner.directory.device_number(), inner.config.watch.clone());
     let mut watcher = Watcher::new(&inner.engines, watch, &inner.device, &inner.calls, home, &inner.notices);

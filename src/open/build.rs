@@ -81,9 +81,11 @@ impl Builder<'_> {
                 .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
                 .map_err(OpenError::at("writing the manifest", &path))?
         };
+        let unsecured = if self.read_only { None } else { store.secure(start).err() };
         Ok(Engine::new(EngineSetup {
             id,
             device: self.device.clone(),
+            unsecured,
             store,
             identity,
             // What lies behind a cut that is not made must not be read either.

@@ -34,7 +34,8 @@ pub(super) fn judge_shard(
     let path = directory.path();
     let io = |operation| OpenError::at(operation, path);
     let (mut store, missing, copies_diverge) =
-        ShardStore::open(directory.clone(), config.space.segment_bytes).map_err(OpenError::manifest(path))?;
+        ShardStore::open(directory.clone(), config.space.segment_bytes, config.open_files)
+            .map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
         let is_of_log = manifest.log_id == log.log_id;

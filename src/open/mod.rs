@@ -37,6 +37,10 @@ use crate::router::Router;
 use crate::shard::{Engine, StripedRefs, introduce, same};
 use crate::tally;
 
+/// What failed where a thread cannot be made, and by whose limit that mostly is.
+const NO_THREAD: &str =
+    "making a thread (their number is limited by RLIMIT_NPROC, or `pids.max` of the control group)";
+
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
     // Wrong options are told before anything is touched.
     let wanted = options.layout()?;
@@ -203,7 +207,7 @@ fn open_locked(
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines)
         .map_err(OpenError::at("listing the directory", path))?;
-    start_threads(&inner).map_err(OpenError::at("starting threads", path))?;
+    start_threads(&inner).map_err(OpenError::at(NO_THREAD, path))?;
     report(&inner, made);
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);

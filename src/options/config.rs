@@ -26,6 +26,8 @@ const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// With fewer blocks one would be written while none can be filled.
 const BLOCKS_MIN: u64 = 4;
 const RECORD_BYTES: u64 = 16 << 20;
+/// To open a file costs a fraction of what it costs to read a window of it.
+const OPEN_FILES_MAX: u64 = 64;
 
 /// Constants of the engine: nobody needs to set them, and the simulator draws others. Times in nanoseconds.
 #[derive(Clone, Debug)]
@@ -63,6 +65,12 @@ impl Default for Tuning {
             blocks_before: 0,
         }
     }
+}
+
+/// Files of each shard that stay open to be read: of all that the process may have open, a quarter for all shards.
+fn open_files(shards: u16) -> usize {
+    let share = crate::device::descriptors_max().map_or(u64::MAX, |most| most / 4 / u64::from(shards));
+    share.min(OPEN_FILES_MAX) as usize
 }
 
 impl Options {
@@ -150,6 +158,15 @@ impl Options {
                 format!("{memory_bytes} is less than {least}, or more than 1 TiB"),
             );
         }
+        let machine = crate::device::memory_limit();
+        if !in_simulation && memory_bytes.saturating_mul(layout.shards.into()) > machine {
+            let reason = format!(
+                "{} shards with {memory_bytes} bytes each need more than this process may have, {machine} (the machine's, \
+                 or by the limit of a control group)",
+                layout.shards
+            );
+            return invalid("memory_bytes", reason);
+        }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
         let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
         // One block less than half of them, which is what `Low` may fill, and a quarter of a segment: so many whole
@@ -186,6 +203,7 @@ impl Options {
             },
             blocks,
             read_bytes: tuning.read_bytes,
+            open_files: if in_simulation { 2 } else { open_files(layout.shards) },
             blocks_before: tuning.blocks_before,
             record_bytes,
             record_limit,
@@ -260,6 +278,8 @@ pub(crate) struct Config {
     pub blocks: u32,
     /// What scans read at a time.
     pub read_bytes: usize,
+    /// Files of each shard that stay open to be read.
+    pub open_files: usize,
     /// The last number that no block gets.
     pub blocks_before: u64,
     pub record_bytes: u64,

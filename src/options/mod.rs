@@ -118,7 +118,8 @@ impl Options {
 
     /// Memory per shard for records that are not written yet, in bytes. It bounds the queue and is
     /// allocated at open. At least 1 MiB and four blocks; by default 64 MiB, or less so that all shards
-    /// together take at most a sixteenth of the machine's memory.
+    /// together take at most a sixteenth of the machine's memory, or of the least limit of the control groups that the
+    /// process is in. More than that limit is an error.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);

@@ -14,6 +14,9 @@ const FILL_BYTES: u64 = 1 << 20;
 /// How large a new segment is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
+    /// Where there is no room for a new file of the size that it should have, it gets as much as there is, and at least
+    /// so many.
+    pub floor: u64,
     /// A spare file of so many bytes will do.
     pub least: u64,
     /// A new file gets so many.
@@ -24,7 +27,7 @@ impl Size {
     /// No smaller than `need`, in whole granules.
     pub(super) fn at_least(self, need: u64) -> Size {
         let whole = |bytes: u64| bytes.max(need).next_multiple_of(GRANULE);
-        Size { least: whole(self.least), bytes: whole(self.bytes) }
+        Size { floor: whole(self.floor.max(GRANULE)), least: whole(self.least), bytes: whole(self.bytes) }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod draft;
 mod known_blocks;
+mod files;
 mod names;
 mod random_reader;
 mod reader;

@@ -77,10 +77,11 @@ impl RandomReader {
             self.scatter = stretches[0].segment.file.scatter_reads();
         }
         if let Some(scatter) = &mut self.scatter {
-            let reads = stretches.iter().zip(places).map(|(stretch, into)| ScatterRead {
-                file: stretch.segment.file.clone(),
-                offset: stretch.offset,
-                into: into.clone(),
+            let reads = stretches.iter().zip(places).map(|(Stretch { segment, offset, .. }, into)| {
+                // One that cannot be opened now is an error of its own read.
+                let opened = segment.file.opened().ok().flatten();
+                let file = opened.unwrap_or_else(|| segment.file.clone());
+                ScatterRead { file, offset: *offset, into: into.clone() }
             });
             let buffer = std::mem::replace(&mut self.buffer, AlignedBuffer::zeroed(GRANULE as usize)?);
             if let Some((buffer, read)) = scatter.read(reads.collect(), buffer) {

@@ -216,8 +216,10 @@ impl SegmentReader {
         if bytes == 0 || offset % GRANULE != 0 {
             return;
         }
+        let Ok(opened) = segment.file.opened() else { return };
+        let file = opened.unwrap_or_else(|| segment.file.clone());
         let Some(buffer) = spare.take() else { return };
-        let read = AheadRead { file: segment.file.clone(), buffer, into: from..from + bytes, offset };
+        let read = AheadRead { file, buffer, into: from..from + bytes, offset };
         if driver.begin(read).is_ok() {
             *begun = Some((segment.row.file, offset, bytes));
         } else {

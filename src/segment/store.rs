@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::draft::{Draft, Size, zeros};
+use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::{Segment, StoreView, open_segments, view_of};
 use super::{ManifestError, ManifestFiles};
@@ -35,6 +36,7 @@ pub(crate) struct ShardStore {
     slots: ManifestFiles,
     manifest: ShardManifest,
     segments: Vec<Arc<Segment>>,
+    files: Arc<OpenFiles>,
     /// No longer listed; a reader may still hold them.
     retired: Vec<Arc<Segment>>,
     /// Files that nothing lists.
@@ -59,6 +61,12 @@ struct Spare {
     bytes: u64,
     /// Which file it is: its name alone may be another's by the time that it is removed.
     id: FileId,
+}
+
+/// Whether a smaller file may be made all the same.
+fn is_want_of_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl ShardStore {
@@ -88,17 +96,20 @@ impl ShardStore {
         directory.sync()
     }
 
-    /// Reads the manifest and opens what it lists. Nothing is written.
+    /// Reads the manifest and opens what it lists. Nothing is written. Of the files to which nothing is written any more
+    /// at most `open_files_max` stay open.
     ///
     /// The numbers of segments that are missing or shorter than they were made come beside it.
     pub(crate) fn open(
         directory: Arc<dyn Directory>,
         spare_bytes_max: u64,
+        open_files_max: usize,
     ) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
         let (slots, body, copies_diverge) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory.as_ref(), &manifest)?;
+        let files = OpenFiles::new(directory.clone(), open_files_max);
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, Some(&files))?;
         let (mut spares, mut strays) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
@@ -123,6 +134,7 @@ impl ShardStore {
             slots,
             manifest,
             segments,
+            files,
             retired: Vec::new(),
             spares,
             spare_bytes_max,
@@ -266,13 +278,13 @@ impl ShardStore {
 
     /// The file of a new segment of at least `need` bytes, which is not listed yet.
     ///
-    /// A spare that is large enough is taken first: its extents are written already. Where no file can be made, as on a
-    /// full disk, a smaller one will do.
+    /// A spare that is large enough is taken first: its extents are written already. Where no file of that size can be
+    /// made, as on a full disk, a smaller spare will do, and then as large a file as there is room for.
     pub(crate) fn draft(&mut self, size: Size, need: u64) -> io::Result<Draft> {
         // Before any file is touched: a copy on disk may list what is a spare here.
         self.check_usable()?;
         self.collect_retired();
-        let Size { least, bytes } = size.at_least(need);
+        let Size { floor, least, bytes } = size.at_least(need);
         if let Some(spare) = self.take_spare(least..=bytes.saturating_mul(4)) {
             return spare;
         }
@@ -283,24 +295,50 @@ impl ShardStore {
                 self.remove_spares(|spare| spare.bytes < size.least);
                 Ok(draft)
             }
-            Err(error) => self.take_spare(need.max(GRANULE)..=u64::MAX).unwrap_or(Err(error)),
+            Err(error) => self
+                .take_spare(need.max(GRANULE)..=u64::MAX)
+                .unwrap_or_else(|| self.make_smaller_file(number, bytes, floor, error)),
         }
     }
 
     /// The largest spare of a size in the range, if there is one.
     fn take_spare(&mut self, sizes: RangeInclusive<u64>) -> Option<io::Result<Draft>> {
-        let fitting = self.spares.iter().enumerate().filter(|(_, spare)| sizes.contains(&spare.bytes));
-        let (index, _) = fitting.max_by_key(|(_, spare)| spare.bytes)?;
-        let Spare { number, bytes, id } = self.spares.swap_remove(index);
-        let file = self.directory.open(&segment_name(number)).and_then(|file| match file.id()? == id {
-            true => Ok(file),
-            false => Err(io::Error::other("a spare segment was replaced by another file")),
-        });
-        let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
-        Some(draft.inspect_err(|_| {
-            // Of no use: give its space back.
-            let _ = self.directory.remove_file(&segment_name(number), id);
-        }))
+        loop {
+            let fitting = self.spares.iter().enumerate().filter(|(_, spare)| sizes.contains(&spare.bytes));
+            let (index, _) = fitting.max_by_key(|(_, spare)| spare.bytes)?;
+            let Spare { number, bytes, id } = self.spares.swap_remove(index);
+            let file = self.directory.open(&segment_name(number)).and_then(|file| match file.id()? == id {
+                true => Ok(file),
+                false => Err(io::Error::other("a spare segment was replaced by another file")),
+            });
+            let secured = file.as_ref().map_or(Ok(()), |file| file.secure(0..bytes));
+            let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
+            if draft.is_err() || secured.is_err() {
+                // Of no use: give its space back.
+                let _ = self.directory.remove_file(&segment_name(number), id);
+            }
+            if secured.is_ok() {
+                return Some(draft);
+            }
+        }
+    }
+
+    /// A file of half the size, or half of that, where `error` says that there was no room for one of `bytes`.
+    fn make_smaller_file(&self, number: u32, bytes: u64, floor: u64, error: io::Error) -> io::Result<Draft> {
+        if !is_want_of_room(&error) || floor >= bytes {
+            return Err(error);
+        }
+        // First the smallest: where there is no room at all, it is not looked for in vain again and again.
+        self.discard(&self.make_file(number, floor)?);
+        let mut bytes = bytes;
+        while bytes / 2 > floor {
+            bytes = (bytes / 2).next_multiple_of(GRANULE);
+            match self.make_file(number, bytes) {
+                Err(next) if is_want_of_room(&next) => {}
+                made => return made,
+            }
+        }
+        self.make_file(number, floor)
     }
 
     /// A number for a new file. Taken, whatever becomes of it: the next manifest says so.
@@ -346,6 +384,15 @@ impl ShardStore {
         self.directory.remove_file(&segment_name(number), file.id()?)
     }
 
+    /// Makes sure that what is appended from `from` on finds its space in the segments that are listed.
+    pub(crate) fn secure(&self, from: Lsn) -> io::Result<()> {
+        for segment in self.segments.iter().filter(|segment| segment.end() > from) {
+            let SegmentRow { base, bytes, .. } = segment.row;
+            segment.file.secure(from.0.max(base) - base..bytes)?;
+        }
+        Ok(())
+    }
+
     /// Lists a draft behind the last segment, or at `from` if that is above it, and returns it.
     pub(crate) fn list(&mut self, draft: Draft, from: Lsn, marks: &Marks) -> io::Result<Arc<Segment>> {
         let Draft { number, bytes, file, .. } = draft;
@@ -364,9 +411,21 @@ impl ShardStore {
             self.spares.push(Spare { number, bytes, id });
             return Err(error);
         }
-        let segment = Arc::new(Segment { row, file });
+        let segment = Arc::new(Segment::new(row, file));
+        self.close_settled(marks.checkpoint);
         self.segments.push(segment.clone());
         Ok(segment)
+    }
+
+    /// Closes the files below `durable`: nothing is written there any more, nor waits for a sync.
+    fn close_settled(&mut self, durable: Lsn) {
+        let settled = self.segments.iter_mut().filter(|segment| segment.end() <= durable);
+        for segment in settled.filter(|segment| segment.is_held_open()) {
+            // One that cannot be told from others stays open.
+            if let Ok(closed) = segment.closed(&self.files) {
+                *segment = Arc::new(closed);
+            }
+        }
     }
 
     /// Gives back the space of a draft that could not be filled.
@@ -399,8 +458,7 @@ impl ShardStore {
         if self.broken {
             return; // What the copy on disk lists is not known: every file stays.
         }
-        let (free, held): (Vec<_>, Vec<_>) =
-            self.retired.drain(..).partition(|segment| Arc::strong_count(segment) == 1);
+        let (free, held): (Vec<_>, Vec<_>) = self.retired.drain(..).partition(Segment::is_free);
         self.retired = held;
         // One that cannot be told from others stays where it is: it is a spare after the next open.
         self.spares.extend(free.iter().filter_map(|segment| {

@@ -17,9 +17,14 @@ fn segments(directory: &dyn Directory, sizes: &[u64]) -> Vec<Arc<Segment>> {
     let make = |(&bytes, file): (&u64, u32)| {
         let row = SegmentRow { base, bytes, file, reserved: 0 };
         base += bytes;
-        Arc::new(Segment { row, file: directory.create(&segment_name(file)).unwrap() })
+        Arc::new(Segment::new(row, directory.create(&segment_name(file)).unwrap()))
     };
     sizes.iter().zip(1..).map(make).collect()
+}
+
+/// Of so many granules, and of no fewer however little room there is.
+fn size(least: u64, bytes: u64) -> Size {
+    Size { floor: bytes * GRANULE, least: least * GRANULE, bytes: bytes * GRANULE }
 }
 
 fn folder() -> Arc<dyn Directory> {
@@ -229,10 +234,10 @@ fn store_with_spares(
 ) -> (ShardStore, Arc<dyn Directory>) {
     let folder = Simulated::of(machine).device().directory(Path::new("/segments")).unwrap();
     ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
-    let (mut store, _, _) = ShardStore::open(folder.clone(), spare_bytes_max / 2).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), spare_bytes_max / 2, 2).unwrap();
     let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
     for &bytes in sizes {
-        let draft = store.draft(Size { least: bytes, bytes }, 0).unwrap();
+        let draft = store.draft(Size { floor: bytes, least: bytes, bytes }, 0).unwrap();
         store.list(draft, Lsn(0), &marks).unwrap();
     }
     let end = store.segments().last().unwrap().end();
@@ -260,7 +265,7 @@ fn of_too_many_spares_the_small_ones_go() {
 fn spares_are_used_again_if_large_enough_and_freed_if_they_never_will_be() {
     let sizes = [1, 2, 2, 4].map(|granules| granules * GRANULE);
     let (mut store, folder) = store_with_spares(&SimMachine::new(12), &sizes, 100 * GRANULE);
-    let size = Size { least: 2 * GRANULE, bytes: 4 * GRANULE };
+    let size = size(2, 4);
     let drafted =
         |store: &mut ShardStore, need: u64| store.draft(size, need * GRANULE).unwrap().bytes / GRANULE;
     // One record that needs more does not cost the others, but for those that are too small for any.
@@ -277,7 +282,7 @@ fn on_a_full_disk_a_spare_that_is_too_small_will_do() {
     let sizes = [1, 2].map(|granules| granules * GRANULE);
     let (mut store, folder) = store_with_spares(&machine, &sizes, 100 * GRANULE);
     machine.set_faults(Faults { no_space: 1_000, ..Faults::default() });
-    let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+    let size = size(4, 4);
     assert!(store.draft(size, 3 * GRANULE).is_err(), "none is large enough");
     let drafted = [0; 3].map(|need| store.draft(size, need).ok().map(|draft| draft.bytes / GRANULE));
     assert_eq!(drafted, [Some(2), Some(1), None]);
@@ -310,7 +315,7 @@ fn what_could_not_be_listed_is_no_spare() {
     let ignored = ["+000000005.seg", "777.seg", "00000000777.seg"];
     ignored.iter().for_each(|name| stray(name, 8 * GRANULE));
     // With no room for spares, so that each file is new.
-    let (mut store, _, _) = ShardStore::open(folder.clone(), 0).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 0, 2).unwrap();
     let mut told: Vec<_> = store.strays().collect();
     told.sort_unstable();
     let mut known = strays.map(|(name, _)| name);
@@ -318,7 +323,7 @@ fn what_could_not_be_listed_is_no_spare() {
     assert_eq!(told, known);
     let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
     for _ in 0..800 {
-        let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+        let size = size(4, 4);
         let draft = store.draft(size, 0).unwrap();
         let end = store.list(draft, Lsn(0), &marks).unwrap().end();
         (marks.checkpoint, marks.covered) = (end, end);
@@ -329,7 +334,7 @@ fn what_could_not_be_listed_is_no_spare() {
     assert!(strays.iter().all(|(name, _)| left.contains(&(*name).to_owned())), "{left:?}");
     assert!(ignored.iter().all(|name| left.contains(&(*name).to_owned())), "{left:?}");
     drop(store);
-    assert!(ShardStore::open(folder.clone(), 100 * GRANULE).is_ok(), "both copies are still there");
+    assert!(ShardStore::open(folder.clone(), 100 * GRANULE, 2).is_ok(), "both copies are still there");
 }
 
 /// Whatever is about to be written as a manifest is read first.
@@ -337,14 +342,14 @@ fn what_could_not_be_listed_is_no_spare() {
 fn a_manifest_that_could_not_be_read_again_is_not_written() {
     let machine = SimMachine::new(12);
     let (mut store, folder) = store_with_spares(&machine, &[4 * GRANULE], 100 * GRANULE);
-    let size = Size { least: 4 * GRANULE, bytes: 4 * GRANULE };
+    let size = size(4, 4);
     let end = store.manifest().covered;
     // No granule begins there.
     let marks = Marks { checkpoint: Lsn(end.0 + 100), covered: Lsn(end.0 + 100), timestamp: 0 };
     let draft = store.draft(size, 0).unwrap();
     assert_eq!(store.list(draft, end, &marks).unwrap_err().kind(), io::ErrorKind::InvalidData);
     drop(store);
-    let (mut store, _, copies_diverge) = ShardStore::open(folder, 100 * GRANULE).unwrap();
+    let (mut store, _, copies_diverge) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
     assert!(!copies_diverge && store.manifest().covered == end);
     let draft = store.draft(size, 0).unwrap();
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
@@ -358,17 +363,17 @@ fn where_no_space_is_set_aside_a_segment_is_written_before_it_is_listed() {
     let folder = Simulated::of(&machine).device().directory(Path::new("/segments")).unwrap();
     ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
     assert_eq!(folder.open("shard.manifest.0").unwrap().bytes().unwrap(), 64 << 10, "manifests, too");
-    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE).unwrap();
-    let draft = store.draft(Size { least: 8 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE, 2).unwrap();
+    let draft = store.draft(size(8, 8), 0).unwrap();
     assert!(draft.wants_filling() && !draft.may_be_listed(4 * GRANULE) && draft.may_be_listed(8 * GRANULE));
     assert_eq!(draft.fill(0, 4 * GRANULE).unwrap(), 4 * GRANULE);
     assert_eq!(file_sizes(folder.as_ref()), [4 * GRANULE]);
     drop((draft, store));
     // After a crash here it is a spare of the size that it has.
-    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE).unwrap();
-    let draft = store.draft(Size { least: 4 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE, 2).unwrap();
+    let draft = store.draft(size(4, 8), 0).unwrap();
     assert!(draft.bytes == 4 * GRANULE && draft.may_be_listed(0));
     machine.set_faults(Faults { reserves: false, no_space: 1_000, ..Faults::default() });
-    let draft = store.draft(Size { least: 8 * GRANULE, bytes: 8 * GRANULE }, 0).unwrap();
+    let draft = store.draft(size(8, 8), 0).unwrap();
     assert_eq!(draft.fill(0, GRANULE).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::files::OpenFiles;
 use super::names::segment_name;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
@@ -16,9 +17,32 @@ use crate::position::Lsn;
 pub(crate) struct Segment {
     pub row: SegmentRow,
     pub file: Arc<dyn File>,
+    /// Held by this and by what it was before: whoever holds one of them reads from the file.
+    used: Arc<()>,
+    held_open: bool,
 }
 
 impl Segment {
+    pub(crate) fn new(row: SegmentRow, file: Arc<dyn File>) -> Segment {
+        Segment { row, file, used: Arc::default(), held_open: true }
+    }
+
+    /// The same, with its file closed while nobody reads from it.
+    pub(super) fn closed(&self, files: &Arc<OpenFiles>) -> io::Result<Segment> {
+        let file = files.keep(self.row.file, self.file.clone())?;
+        Ok(Segment { row: self.row, file, used: self.used.clone(), held_open: false })
+    }
+
+    /// Whether its file is held open.
+    pub(super) fn is_held_open(&self) -> bool {
+        self.held_open
+    }
+
+    /// Whether nobody but the caller has it.
+    pub(super) fn is_free(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 && Arc::strong_count(&self.used) == 1
+    }
+
     pub(crate) fn base(&self) -> Lsn {
         Lsn(self.row.base)
     }
@@ -77,14 +101,25 @@ pub(crate) fn continuations(
 }
 
 /// The segments that a manifest lists, and the rows of those that are missing or too short.
+///
+/// Those to which nothing is written are closed again, for as long as nobody reads from them, where `files` opens them
+/// then: where they are somebody else's they may be gone by then.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     manifest: &ShardManifest,
+    files: Option<&Arc<OpenFiles>>,
 ) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
     for &row in &manifest.segments {
         match directory.open(&segment_name(row.file)) {
-            Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
+            Ok(file) if file.bytes()? >= row.bytes => {
+                let segment = Segment::new(row, file);
+                let files = files.filter(|_| row.end() <= manifest.checkpoint);
+                segments.push(Arc::new(match files {
+                    Some(files) => segment.closed(files)?,
+                    None => segment,
+                }));
+            }
             Ok(_) => missing.push(row),
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
             Err(error) => return Err(error),
@@ -115,7 +150,7 @@ impl StoreSnapshot {
     pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
         let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory, &manifest)?;
+        let (segments, missing) = open_segments(directory, &manifest, None)?;
         Ok(StoreSnapshot { manifest, segments, missing })
     }
 

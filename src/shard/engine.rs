@@ -93,6 +93,8 @@ pub(crate) struct EngineSetup {
     pub start: Lsn,
     /// It has stopped before it began: nothing is appended or written.
     pub read_only: bool,
+    /// Why its segments may lack the space that they should have.
+    pub unsecured: Option<io::Error>,
     pub pool: Arc<Pool>,
     pub committer: CommitterConfig,
     /// Of the shard's folder.
@@ -226,7 +228,8 @@ impl Engine {
         let (start, before) = (setup.start, setup.pool.last().sequence);
         let mut committer = Committer::new(setup.committer, start, before);
         let published = Published::new(&committer.watermarks(), setup.timestamp);
-        let opener = Opener::new(&setup.identity, start, before, setup.store.segments());
+        let mut opener = Opener::new(&setup.identity, start, before, setup.store.segments());
+        opener.secured = setup.unsecured.is_none();
         let blocks = setup.pool.blocks();
         let place = Place::of(&setup);
         let admission = Admission::default();
@@ -258,7 +261,7 @@ impl Engine {
             waiting: Waiting::new(blocks),
             reading: Reading::new(&setup.store, setup.read_bytes),
             store: Mutex::new(setup.store),
-            space: Space::new(setup.space),
+            space: Space::new(setup.space, setup.unsecured),
             pins: Mutex::default(),
             maintenance: Mutex::new(None),
             calls: Calls::new(&setup.device),

@@ -24,6 +24,7 @@ mod reading;
 mod retention;
 mod retention_pin;
 mod seal;
+mod shortage;
 mod sizing;
 mod space;
 mod stats;

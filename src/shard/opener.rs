@@ -72,6 +72,8 @@ pub(crate) struct Opener {
     segments: VecDeque<Arc<Segment>>,
     /// The end of the log is being cut: nothing is opened meanwhile.
     pub held: bool,
+    /// The segments have the space that they should have: else nothing is placed in them.
+    pub secured: bool,
 }
 
 impl Opener {
@@ -79,7 +81,7 @@ impl Opener {
     pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
-        Opener { epoch, seed, start, before, segments, held: false }
+        Opener { epoch, seed, start, before, segments, held: false, secured: true }
     }
 
     /// Goes on in a new epoch, behind the last block of the old one, which is closed.
@@ -128,6 +130,9 @@ impl Opener {
     /// What is passed over are the rest of the segment in use and segments that are smaller than a block, as whoever
     /// reads the chain expects.
     fn place(&self, pool: &Pool, end: Lsn, least: u32) -> Option<BlockPlace> {
+        if !self.secured {
+            return None;
+        }
         for segment in self.segments.iter().filter(|segment| segment.end() > end) {
             let lsn = end.max(segment.base());
             let rest = segment.end().0 - lsn.0;

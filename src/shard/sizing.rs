@@ -42,6 +42,8 @@ impl Made {
 /// Sizes of the segments of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizing {
+    /// None is smaller, however little room there is.
+    pub floor: u64,
     pub first: u64,
     pub most: u64,
 }
@@ -50,16 +52,20 @@ impl Sizing {
     /// Of the segment behind one of `last` bytes, 0 if there is none, in a log of `end` bytes; `made` is how that came.
     pub(super) fn next(&self, last: u64, end: u64, made: &Made) -> Size {
         if last == 0 {
-            return Size { least: self.first, bytes: self.first };
+            return self.size(self.first, self.first);
         }
         let twice = last.saturating_mul(2).min(self.most);
         let last = last.min(self.most);
         let may_grow = end / SEGMENTS_OF_A_SIZE >= last;
         if made.was_late() || may_grow && made.did_not_last() {
-            return Size { least: twice, bytes: twice };
+            return self.size(twice, twice);
         }
         // A spare of the same size is better than a larger segment: it need not be filled.
-        Size { least: last, bytes: if may_grow { twice } else { last } }
+        self.size(last, if may_grow { twice } else { last })
+    }
+
+    fn size(&self, least: u64, bytes: u64) -> Size {
+        Size { floor: self.floor.min(bytes), least, bytes }
     }
 }
 
@@ -67,7 +73,7 @@ impl Sizing {
 mod tests {
     use super::*;
 
-    const SIZING: Sizing = Sizing { first: 4 << 20, most: 256 << 20 };
+    const SIZING: Sizing = Sizing { floor: 1 << 20, first: 4 << 20, most: 256 << 20 };
 
     /// One that came in time behind one that lasted for so long.
     fn in_time(bytes: u64, lasted_ns: u64) -> Made {

@@ -10,14 +10,17 @@ use super::engine::Engine;
 use super::filling::{Filled, Filling, Look};
 use super::opener::Opener;
 use super::retention::Retention;
+use super::shortage::Shortage;
 use super::sizing::{Made, Sizing};
 use crate::committer::Committer;
 use crate::device::Whereabouts;
-use crate::error::{SharedIo, TruncateError, Unavailable};
+use crate::error::{TruncateError, Unavailable};
 use crate::position::{Lsn, ShardId};
-use crate::segment::ShardStore;
 use crate::sync::lock;
 use crate::write::Durability;
+
+/// However little room there is, no segment is smaller: a manifest has room for some thousands.
+const SEGMENT_FLOOR: u64 = 64 << 10;
 
 /// How much space a shard takes and keeps.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +43,7 @@ pub(super) struct Space {
     need: AtomicU64,
     /// One was made since the last turn.
     pub came: AtomicBool,
-    /// Why the last one could not be made.
-    error: Mutex<Option<SharedIo>>,
-    error_set: AtomicBool,
+    pub(super) shortage: Shortage,
     /// How the last one came, to see how fast they fill.
     made: Mutex<Made>,
     /// The end is cut by one at a time.
@@ -55,14 +56,13 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(config: SpaceConfig) -> Space {
+    pub(super) fn new(config: SpaceConfig, unsecured: Option<io::Error>) -> Space {
         Space {
             config,
             asked: AtomicBool::new(false),
             need: AtomicU64::new(0),
             came: AtomicBool::new(false),
-            error: Mutex::new(None),
-            error_set: AtomicBool::new(false),
+            shortage: Shortage::new(unsecured),
             made: Mutex::new(Made::default()),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
@@ -79,11 +79,6 @@ impl Engine {
         if ready < last / 2 && self.threaded {
             self.ask_for_segment(0);
         }
-    }
-
-    pub(super) fn segment_error(&self) -> Option<SharedIo> {
-        let is_set = self.space.error_set.load(Ordering::SeqCst);
-        if is_set { lock(&self.space.error).clone() } else { None }
     }
 
     /// From now on it asks this maintenance.
@@ -109,6 +104,7 @@ impl Engine {
 
     /// Makes a segment ready if there is none, as before the first append; none for a shard that is read only.
     pub(crate) fn make_first_segment(&self) {
+        self.tell_shortage();
         if !self.is_ended() && self.opener().bytes_ready(&self.pool).0 == 0 {
             self.make_segment();
         }
@@ -125,6 +121,9 @@ impl Engine {
     /// [`end_segment`](Engine::end_segment); nothing if that failed, which whoever waits is told.
     pub(crate) fn begin_segment(&self) -> Option<Filling> {
         self.look_after_folder();
+        if !self.secure_segments() {
+            return None;
+        }
         let need = self.space.need.swap(0, Ordering::SeqCst);
         let (end, (ready, last)) = {
             let opener = self.opener();
@@ -132,8 +131,10 @@ impl Engine {
         };
         let now = self.device.now();
         let made = *lock(&self.space.made);
-        let SpaceConfig { first_segment_bytes, segment_bytes, .. } = self.space.config;
-        let size = Sizing { first: first_segment_bytes, most: segment_bytes }.next(last, end.0, &made);
+        let SpaceConfig { first_segment_bytes: first, segment_bytes: most, .. } = self.space.config;
+        // Two whole blocks, so that whatever is not too large finds places (`Options::config`).
+        let floor = first.min(SEGMENT_FLOOR.max(2 * u64::from(self.pool.block_bytes())));
+        let size = Sizing { floor, first, most }.next(last, end.0, &made);
         let given_up = self.space.given_up.load(Ordering::SeqCst);
         let draft = {
             let mut store = lock(&self.store);
@@ -144,6 +145,7 @@ impl Engine {
             Ok(draft) => Some(Filling::new(draft, last, made.at_ns, given_up, Look { ready, at_ns: now })),
             Err(()) => {
                 self.heed_calls();
+                self.tell_shortage();
                 self.segment_settled();
                 None
             }
@@ -182,6 +184,7 @@ impl Engine {
         };
         if made.is_err() {
             self.heed_calls();
+            self.tell_shortage();
         }
         if let Ok(segment) = made {
             let bytes = segment.row.bytes;
@@ -196,9 +199,7 @@ impl Engine {
             let lasted_ns = at_ns.saturating_sub(made.at_ns);
             *made = Made { bytes, ready, last, lasted_ns, at_ns };
             drop(made);
-            self.space.error_set.store(false, Ordering::SeqCst);
-            self.space.came.store(true, Ordering::SeqCst);
-            self.prod();
+            self.grows_again();
         }
         self.segment_settled();
     }
@@ -239,7 +240,7 @@ impl Engine {
 
     /// Stops the shard if its folder is not this process' own any more, and each whose device has failed a flush. Under
     /// no lock.
-    fn heed_calls(&self) {
+    pub(super) fn heed_calls(&self) {
         self.tell_of_flushes();
         let lost = lock(&self.store).lost();
         if let Some(error) = lost.filter(|_| !self.life.has_failed()) {
@@ -248,27 +249,10 @@ impl Engine {
         }
     }
 
-    /// Called under the lock of the store: whoever gives up space next takes the error back (`retry_segment`), and it
-    /// must not be told after that.
-    fn tell_segment_error(&self, store: &ShardStore, error: io::Error) {
-        if store.lost().is_some() {
-            return; // It is not for want of space, and the shard stops.
-        }
-        *lock(&self.space.error) = Some(Arc::new(error));
-        self.space.error_set.store(true, Ordering::SeqCst);
-    }
-
     /// There is room now, or an error to tell: those who wait look again, one after the other.
-    fn segment_settled(&self) {
+    pub(super) fn segment_settled(&self) {
         self.space.asked.store(false, Ordering::SeqCst);
         crate::sync::wake(self.offer());
-    }
-
-    /// Space was made: an earlier failure to grow says nothing any more.
-    pub(crate) fn retry_segment(&self) {
-        if self.space.error_set.swap(false, Ordering::SeqCst) {
-            crate::sync::wake(self.offer());
-        }
     }
 
     // Truncating.

@@ -21,6 +21,8 @@ impl Engine {
             blocks_by_caller,
             blocks_by_thread,
             refused,
+            refused_no_space,
+            refused_no_segment,
             memory_hits,
         } = &self.counters;
         let view = self.view();
@@ -41,6 +43,8 @@ impl Engine {
             blocks_by_thread: count(blocks_by_thread),
             memory_hits: count(memory_hits),
             refused: count(refused),
+            refused_no_space: count(refused_no_space),
+            refused_no_segment: count(refused_no_segment),
             memory_blocks_used: self.blocks_in_use(),
             memory_blocks: self.memory_blocks(),
             drain_rate: count(&self.published.0.drain_rate),

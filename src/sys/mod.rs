@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 mod crc;
+mod extents;
 mod folder;
+mod limits;
 
 use std::ffi::c_void;
 use std::io;
@@ -13,7 +15,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub(crate) use crc::{crc32c_append, crc32c_copy};
+pub(crate) use extents::allocate_own;
 pub(crate) use folder::{inode_at, list, open_at, unlink_at};
+pub(crate) use limits::{cpus, descriptors_max, file_bytes_max};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

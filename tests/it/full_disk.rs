@@ -1,8 +1,10 @@
 //! A full disk: appends say so, what was acknowledged stays, space can be made, and it goes on.
 
+use std::time::{Duration, Instant};
+
 use sawmill::{AppendError, Durability, Log, Options, Position, ShardId, Write};
 
-use crate::mounts::Mount;
+use crate::mounts::{Mount, run};
 
 fn fill(log: &Log) -> (Vec<Position>, AppendError) {
     let mut positions = Vec::new();
@@ -56,4 +58,149 @@ fn on_ext2() {
 #[test]
 fn on_tmpfs() {
     a_full_disk("tmpfs", 24);
+}
+
+/// A log opens, is truncated and goes on where no file can be made, and no block is free.
+fn nothing_to_be_had(kind: &str, mib: u64, inodes: Option<u32>) {
+    let Some(mount) = Mount::with_inodes(kind, mib, inodes) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    let positions: Vec<Position> =
+        (0..1_200u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
+    log.close().unwrap();
+    match inodes {
+        None => drop(mount.use_up_room(0)),
+        Some(_) => mount.use_up_inodes(),
+    }
+    let probe = std::fs::write(mount.path().join("another"), [0; 8192]).unwrap_err();
+    assert_eq!(probe.kind(), std::io::ErrorKind::StorageFull, "or this shows nothing");
+    let log = options.open(&dir).unwrap_or_else(|error| panic!("{kind}: {}", sawmill::error_chain(&error)));
+    check(&log, &positions);
+    log.shard(ShardId(0)).truncate_before(positions[1_000].lsn()).unwrap();
+    let more: Vec<Position> =
+        (0..200u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
+    check(&log, &more);
+    log.close().unwrap();
+    let log = options.open(&dir).unwrap();
+    assert_eq!(log.get(positions[1_100]).unwrap().payload(), vec![(1_100u32 % 256) as u8; 8_000]);
+    check(&log, &more);
+}
+
+#[test]
+fn a_log_opens_on_a_full_xfs() {
+    nothing_to_be_had("xfs", 320, None);
+}
+
+#[test]
+fn a_log_opens_on_a_full_ext4() {
+    nothing_to_be_had("ext4", 40, None);
+}
+
+#[test]
+fn a_log_opens_on_ext4_without_an_inode() {
+    nothing_to_be_had("ext4", 40, Some(64));
+}
+
+#[test]
+fn a_log_opens_on_tmpfs_without_an_inode() {
+    nothing_to_be_had("tmpfs", 24, Some(64));
+}
+
+/// Lines of the log that say so.
+fn told(log: &Log, what: &str) -> usize {
+    log.stats().notices.iter().filter(|line| line.contains(what)).count()
+}
+
+/// The engine is not told that somebody made room: it sees that when a refused append has it try again, in the background.
+fn append_once_there_is_room(log: &Log) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match log.append(vec![7; 60_000]).wait() {
+            Ok(position) => return assert_eq!(log.get(position).unwrap().payload(), [7; 60_000]),
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Smaller segments are made before anything is refused, and a full disk is told: once, and once when it is over.
+fn room_for_less_than_a_segment(kind: &str, mib: u64) {
+    let Some(mount) = Mount::make(kind, mib) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).segment_bytes(8 << 20).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    log.append(b"first").wait().unwrap();
+    // The first segment has 4 MiB, and the next would have no fewer.
+    let filler = mount.use_up_room(3 << 20);
+    let (positions, error) = fill(&log);
+    assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
+    assert!(positions.len() * 8_000 > 6_500_000, "{} records", positions.len());
+    check(&log, &positions);
+    for refused in 2..5 {
+        assert!(matches!(log.try_append([0; 8_000]), Err(AppendError::NoSpace { .. })) || refused == 2);
+        assert!(matches!(log.append([0; 8_000]).wait(), Err(AppendError::NoSpace { .. })));
+    }
+    let stats = &log.stats().shards[0];
+    assert!((6..=7).contains(&stats.refused_no_space) && stats.refused_no_segment == 0, "{stats:?}");
+    assert_eq!((told(&log, "cannot grow"), told(&log, "grows again")), (1, 0), "{:?}", log.stats().notices);
+    std::fs::remove_file(filler).unwrap();
+    append_once_there_is_room(&log);
+    assert_eq!((told(&log, "cannot grow"), told(&log, "grows again")), (1, 1), "{:?}", log.stats().notices);
+    log.close().unwrap();
+    check(&options.open(&dir).unwrap(), &positions);
+}
+
+#[test]
+fn less_than_a_segment_is_used_on_ext4() {
+    room_for_less_than_a_segment("ext4", 64);
+}
+
+#[test]
+fn less_than_a_segment_is_used_on_xfs() {
+    room_for_less_than_a_segment("xfs", 320);
+}
+
+#[test]
+fn less_than_a_segment_is_used_on_tmpfs() {
+    room_for_less_than_a_segment("tmpfs", 64);
+}
+
+/// A log was copied or restored so that its segments lack the space that they had: on a full disk that is a refusal, and
+/// not a shard that stops.
+fn copied_without_its_space(kind: &str, mib: u64, how: &str) {
+    let Some(mount) = Mount::make(kind, mib) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    let positions: Vec<Position> =
+        (0..100u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
+    log.close().unwrap();
+    let copy = mount.path().join("copy");
+    run("cp", &["-a", how, dir.to_str().unwrap(), copy.to_str().unwrap()]).unwrap();
+    // The manifests of a copy need some; the rest of its segment would have 3 MiB.
+    let filler = mount.use_up_room(512 << 10);
+    let log = options.open(&copy).unwrap_or_else(|error| panic!("{}", sawmill::error_chain(&error)));
+    check(&log, &positions);
+    for _ in 0..3 {
+        let error = log.append(vec![1; 60_000]).wait().unwrap_err();
+        assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
+    }
+    assert!(!log.stats().shards[0].failed && log.stats().shards[0].refused_no_space == 3);
+    assert_eq!(told(&log, "cannot grow"), 1);
+    std::fs::remove_file(filler).unwrap();
+    append_once_there_is_room(&log);
+    assert_eq!(told(&log, "grows again"), 1);
+    log.close().unwrap();
+    check(&options.open(&copy).unwrap(), &positions);
+}
+
+#[test]
+fn a_sparse_copy_is_refused_room_and_does_not_stop() {
+    copied_without_its_space("ext4", 64, "--sparse=always");
+}
+
+#[test]
+fn a_reflink_is_refused_room_and_does_not_stop() {
+    copied_without_its_space("xfs", 320, "--reflink=always");
 }

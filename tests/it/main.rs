@@ -33,6 +33,7 @@ mod panics;
 mod paused;
 mod positions;
 mod power_cut;
+mod process_limits;
 mod read_only;
 mod reading;
 mod retention;

@@ -1,6 +1,7 @@
 //! The machine as a process sees it: folders, files, locks, time.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,17 @@ impl Directory for SimDirectory {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let found = self.with(|world, number| Ok(world.folder(number).names.get(name).copied()))?;
         found.map(|number| self.handle(name, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn open_again(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        // No step, as reading is none.
+        let mut world = self.machine.world();
+        if world.stopped || world.life != self.life {
+            return Err(stopped());
+        }
+        let found = world.folder(self.number).names.get(name).copied();
+        drop(world);
+        found.map(|number| self.handle(number)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -388,6 +400,10 @@ impl File for SimHandle {
             world.file(number).grow(bytes);
             Ok(true)
         })
+    }
+
+    fn secure(&self, _range: Range<u64>) -> io::Result<()> {
+        Ok(())
     }
 
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
