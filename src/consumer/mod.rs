@@ -2,9 +2,10 @@
 //!
 //! A consumer reads all shards and gets every record at least once: what it has committed is durable
 //! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
-//! there after a reopen or a crash. `progress` is what is remembered.
+//! there after a reopen or a crash. `progress` is what is remembered, `resume` where it goes on from there.
 
 mod progress;
+mod resume;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,13 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 
 pub(crate) use progress::Progress;
+pub use resume::From;
 
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};
-use crate::format::EpochTable;
+use crate::format::Committed;
 use crate::notice::Notices;
-use crate::position::{Lsn, Position, ShardId};
+use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::{Cursor, Follower, Record, Step, Told};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
@@ -52,6 +54,12 @@ pub(crate) struct Place<'a> {
     pub directory: &'a dyn Directory,
     pub calls: &'a Arc<Calls>,
     pub notices: &'a Arc<Notices>,
+}
+
+impl Place<'_> {
+    fn log(&self) -> LogId {
+        self.engines[0].view().public_id()
+    }
 }
 
 /// One shard, as far as it was read.
@@ -110,30 +118,18 @@ impl ConsumerStop {
     }
 }
 
-/// From where a consumer goes on that had committed `position`.
-///
-/// What its epoch does not own any more was cut off or lost: then it is set back to the cut.
-fn resume(epochs: &EpochTable, position: Position) -> Lsn {
-    let lsn = position.lsn();
-    match epochs.owner(lsn) {
-        Some((row, _)) if row.epoch == position.epoch() => Lsn(lsn.0 + 1),
-        _ => {
-            let earlier = epochs.ranges().filter(|(row, _)| row.epoch <= position.epoch());
-            earlier.last().map_or(Lsn::MIN, |(_, range)| range.end.min(lsn))
-        }
-    }
-}
-
 /// Where a consumer goes on in each shard.
 fn lanes(engines: &[Arc<Engine>], progress: &Progress) -> Result<Vec<Lane>, ConsumerError> {
     let lane = |engine: &Arc<Engine>| {
-        let view = engine.view();
-        // A new consumer begins where the log does; one that fell behind the horizon is told so.
-        let from = progress.of(engine.id).map_or(view.horizon, |position| resume(&view.epochs, position));
-        let cursor = Cursor::new(engine.clone(), from)?;
+        let from = resume::resume(progress.name(), engine, progress.of(engine.id))?;
+        let cursor = Cursor::new(engine.clone(), from).map_err(ConsumerError::Read)?;
         Ok(Lane { engine: engine.clone(), cursor, registration: None })
     };
-    engines.iter().map(lane).collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)
+    engines.iter().map(lane).collect()
+}
+
+fn position_of(committed: Committed) -> Position {
+    committed.position
 }
 
 /// Takes the name, if it is free.
@@ -158,7 +154,7 @@ pub(crate) fn names(place: &Place<'_>) -> Result<Vec<String>, ConsumerError> {
 /// Forgets what the consumer of this name has committed, if nobody has it open.
 pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Result<(), ConsumerError> {
     progress::check_name(name)?;
-    let progress = Arc::new(Progress::new(name, 0, place.calls));
+    let progress = Arc::new(Progress::new(name, place.log(), 0, place.calls));
     let begun = progress.begin();
     enter(registry, &progress)?;
     let removed = begun.remove(place.directory);
@@ -172,18 +168,20 @@ fn leave(registry: &Registry, progress: &Arc<Progress>) {
 }
 
 impl Consumer {
+    /// Goes on where it had got, or where it is told.
     pub(crate) fn open(
         name: &str,
+        from: Option<From>,
         registry: &Registry,
         place: &Place<'_>,
     ) -> Result<Consumer, ConsumerError> {
         progress::check_name(name)?;
-        let progress = Arc::new(Progress::new(name, place.engines.len(), place.calls));
+        let progress = Arc::new(Progress::new(name, place.log(), place.engines.len(), place.calls));
         // The name first, and the files under no lock of the others: a device that does not answer holds up this one
         // alone, and a close waits for it.
         let begun = progress.begin();
         enter(registry, &progress)?;
-        let opened = begun.open(place.directory).and_then(|()| {
+        let opened = begun.open(place.directory, from, place.engines).and_then(|()| {
             let engines: Arc<[Arc<Engine>]> = place.engines.into();
             let lanes = lanes(&engines, &progress)?;
             if engines[0].is_threaded() {
@@ -221,12 +219,16 @@ impl Consumer {
     /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log;
     /// [`ConsumerError::Closed`] once the log is closed, which records what was committed before.
     pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
+        if !self.in_opening_process() {
+            return Err(ConsumerError::Forked);
+        }
+        if self.progress.is_ended() {
+            return Err(ConsumerError::Closed);
+        }
         let lane = self.lanes.get(usize::from(position.shard().0));
-        match lane {
-            _ if !self.in_opening_process() => Err(ConsumerError::Forked),
-            _ if self.progress.is_ended() => Err(ConsumerError::Closed),
-            Some(lane) if position.lsn() < lane.engine.durable() => self.progress.commit(position),
-            _ => Err(ConsumerError::NotAPosition(position)),
+        match lane.and_then(|lane| resume::committed_at(&lane.engine, position)) {
+            Some(committed) => self.progress.commit(committed),
+            None => Err(ConsumerError::NotAPosition(position)),
         }
     }
 
@@ -249,7 +251,10 @@ impl Consumer {
     /// What it has committed of a shard: the last position, or `None` if there is none.
     #[must_use]
     pub fn committed(&self, shard: ShardId) -> Option<Position> {
-        self.lanes.get(usize::from(shard.0)).and_then(|lane| self.progress.of(lane.engine.id))
+        self.lanes
+            .get(usize::from(shard.0))
+            .and_then(|lane| self.progress.of(lane.engine.id))
+            .map(position_of)
     }
 
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
@@ -263,9 +268,9 @@ impl Consumer {
 
     fn lag_of(&self, lane: &Lane) -> u64 {
         let view = lane.engine.view();
-        let committed = self.progress.of(lane.engine.id);
-        let from = committed.map_or(view.horizon, |position| resume(&view.epochs, position));
-        let from = from.max(view.horizon);
+        // It was looked at when this was opened, and what is committed since is of this log.
+        let from = resume::resume(self.name(), &lane.engine, self.progress.of(lane.engine.id));
+        let from = from.map_or(view.horizon, |from| from.max(view.horizon));
         let durable = lane.engine.durable();
         if from >= durable {
             return 0;

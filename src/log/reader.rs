@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, ReadError};
-use crate::format::{LogManifest, SlotKind};
-use crate::position::{Lsn, Position, ShardId};
+use crate::format::{LogManifest, SlotKind, public_id};
+use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, Record, Source};
 use crate::recovery::{self, Damage, Facts, Scan, Verdict};
 use crate::segment::{
@@ -170,6 +170,12 @@ impl LogReader {
             Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
+    }
+
+    /// As [`Log::id`](crate::Log::id).
+    #[must_use]
+    pub fn id(&self) -> LogId {
+        public_id(&self.shards[0].log_id)
     }
 
     /// Where the log lives.

@@ -46,6 +46,10 @@ impl FollowStop {
 
 impl Follow {
     pub(crate) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Follow, ReadError> {
+        let (shard, end) = (engine.id, engine.accepted_end());
+        if from > end {
+            return Err(ReadError::AboveEnd { shard, lsn: from, end });
+        }
         let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
         Ok(Follow { cursor: Cursor::new(engine, from)?, stop, registration: None })
     }

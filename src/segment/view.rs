@@ -7,8 +7,8 @@ use super::names::segment_name;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
-use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
-use crate::position::Lsn;
+use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind, public_id};
+use crate::position::{LogId, Lsn};
 
 /// A file, and the stretch of the stream that it holds. Whoever reads from it holds the `Arc`; it
 /// is not used for anything else meanwhile.
@@ -46,6 +46,19 @@ impl StoreView {
     /// The identity of the blocks of one epoch.
     pub(crate) fn identity(&self, row: &EpochRow) -> Identity {
         Identity { log_id: self.log_id, shard: self.shard, epoch: row.epoch, nonce: row.nonce }
+    }
+
+    /// What the log is called in public.
+    pub(crate) fn public_id(&self) -> LogId {
+        public_id(&self.log_id)
+    }
+
+    /// What the records of an epoch are seeded with: it tells the epoch from that of the same number of another log, or
+    /// of this one as it went on from a copy. 0 if the epoch owns nothing here.
+    pub(crate) fn seed_of(&self, epoch: u32) -> u32 {
+        let rows = self.epochs.rows();
+        let row = rows.binary_search_by_key(&epoch, |row| row.epoch).ok().map(|index| &rows[index]);
+        row.map_or(0, |row| self.identity(row).seed().raw())
     }
 
     /// Index of the segment that holds `lsn`.

@@ -8,6 +8,7 @@ use super::Engine;
 use crate::position::Lsn;
 use crate::segment::{SegmentReader, ShardStore, StoreView};
 use crate::sync::lock;
+use crate::write::Durability;
 
 /// Buffers that are kept; more readers than that at once get new ones.
 const READERS_KEPT: usize = 4;
@@ -43,6 +44,12 @@ impl Engine {
         if truncated {
             self.reading.truncations.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// The end of what was accepted, or of what is durable where nothing was since the open.
+    pub(crate) fn accepted_end(&self) -> Lsn {
+        let last = self.last_target(Durability::Written);
+        last.map_or(Lsn::MIN, |last| Lsn(last.lsn.0 + 1)).max(self.durable())
     }
 
     pub(crate) fn truncations(&self) -> Arc<AtomicU64> {

@@ -34,6 +34,7 @@ mod positions;
 mod power_cut;
 mod read_only;
 mod reading;
+mod restored;
 mod retention;
 mod slow_owner;
 mod stuck_device;
