@@ -122,7 +122,7 @@ impl ConsumerStop {
 fn lanes(engines: &[Arc<Engine>], progress: &Progress) -> Result<Vec<Lane>, ConsumerError> {
     let lane = |engine: &Arc<Engine>| {
         let from = resume::resume(progress.name(), engine, progress.of(engine.id))?;
-        let cursor = Cursor::new(engine.clone(), from).map_err(ConsumerError::Read)?;
+        let cursor = Cursor::at_rest(engine.clone(), from).map_err(ConsumerError::Read)?;
         Ok(Lane { engine: engine.clone(), cursor, registration: None })
     };
     engines.iter().map(lane).collect()
@@ -277,7 +277,11 @@ impl Consumer {
         }
         // Padding, idle markers, the room left at the end of a segment, what an open has cut off: all of it may lie
         // behind the last record, and only a look tells that nothing else does.
-        let left = Cursor::new(lane.engine.clone(), from).map(|mut cursor| cursor.next(durable, Lsn::MAX));
+        let left = Cursor::new(lane.engine.clone(), from).map(|mut cursor| {
+            let step = cursor.next(durable, Lsn::MAX);
+            cursor.rest();
+            step
+        });
         if matches!(left, Ok(Step::End)) { 0 } else { durable.0 - from.0 }
     }
 
@@ -340,6 +344,10 @@ impl Follower for Consumer {
         self.stop.stopped.load(Ordering::SeqCst) || self.lanes.iter().all(|lane| lane.engine.is_ended())
     }
 
+    fn rest(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.cursor.rest());
+    }
+
     fn register(&mut self, waker: &Waker) {
         for lane in &mut self.lanes {
             lane.registration = Some(lane.engine.register_follower(waker, lane.registration));
@@ -390,6 +398,8 @@ impl Drop for Consumer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::simulation::Simulated;
     use crate::{Options, ShardId};
 
@@ -417,6 +427,33 @@ mod tests {
                 drop(worker);
                 log.close().unwrap();
             }
+        }
+    }
+
+    /// One that has caught up waits without the memory that it reads into, and one that was never asked has none yet.
+    #[test]
+    fn consumers_that_wait_hold_no_buffers() {
+        let options = Options::new().shards(2).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20);
+        let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+        // More than memory holds: it is read from the files.
+        for index in 0..800 {
+            log.shard(ShardId(index % 2)).append(vec![1; 3_900]).wait().unwrap();
+        }
+        let mut workers: Vec<_> =
+            (0..20).map(|index| log.consumer(&format!("worker-{index}")).unwrap()).collect();
+        let rests = |worker: &super::Consumer| worker.lanes.iter().all(|lane| lane.cursor.is_resting());
+        assert!(workers.iter().all(rests));
+        for worker in &mut workers {
+            assert!(worker.next().is_some_and(|record| record.is_ok()));
+            assert!(!rests(worker), "there is more to read, and it is read from the files");
+            assert_eq!(worker.map(Result::unwrap).count(), 799);
+            assert!(rests(worker));
+            assert!(worker.next_timeout(Duration::ZERO).is_none());
+            assert!(rests(worker));
+        }
+        let new = log.append(b"new").wait().unwrap();
+        for worker in &mut workers {
+            assert_eq!(worker.next().unwrap().unwrap().position(), new);
         }
     }
 }

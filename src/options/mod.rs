@@ -119,6 +119,11 @@ impl Options {
     /// Memory per shard for records that are not written yet, in bytes. It bounds the queue and is
     /// allocated at open. At least 1 MiB and four blocks; by default 64 MiB, or less so that all shards
     /// together take at most a sixteenth of the machine's memory.
+    ///
+    /// Readers take memory beside it: one that reads a range, follows or consumes has, for each shard that it reads, one
+    /// window of 768 KiB, or two and two blocks (2 MiB with blocks of 256 KiB) while it reads on and on. One that has
+    /// caught up and waits has given that back, of which at most one is kept for each shard. [`Log::get`](crate::Log::get)
+    /// reads into two blocks; of those, four are kept for each shard.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);

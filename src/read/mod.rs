@@ -12,6 +12,7 @@ mod merged;
 mod range;
 mod record;
 mod source;
+mod window;
 
 pub use back::RangeBack;
 pub use follow::{Follow, FollowStop};

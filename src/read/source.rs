@@ -60,6 +60,16 @@ pub(crate) trait Source: Send + Sync + Debug {
     fn lend_reader(&self) -> io::Result<SegmentReader>;
 
     fn give_back(&self, reader: SegmentReader);
+
+    /// A reader of whole segments, kept from an earlier use if there is one.
+    fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        SegmentReader::for_scan(self.block_bytes(), self.read_bytes())
+    }
+
+    /// It may be kept, or not.
+    fn take_scanner_back(&self, reader: SegmentReader) {
+        drop(reader);
+    }
 }
 
 impl Source for Engine {
@@ -126,5 +136,13 @@ impl Source for Engine {
 
     fn give_back(&self, reader: SegmentReader) {
         self.give_back(reader);
+    }
+
+    fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        self.lend_scanner()
+    }
+
+    fn take_scanner_back(&self, reader: SegmentReader) {
+        self.take_scanner_back(reader);
     }
 }

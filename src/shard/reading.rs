@@ -13,6 +13,9 @@ use crate::write::Durability;
 /// Buffers that are kept; more readers than that at once get new ones.
 const READERS_KEPT: usize = 4;
 
+/// Of those that read whole segments: of all that wait, one is soon the first to go on.
+const SCANNERS_KEPT: usize = 1;
+
 /// What readers touch.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -21,13 +24,15 @@ pub(super) struct Reading {
     truncations: Arc<AtomicU64>,
     /// Readers' buffers, kept for the next lookup.
     readers: Mutex<Vec<SegmentReader>>,
+    scanners: Mutex<Vec<SegmentReader>>,
     read_bytes: usize,
 }
 
 impl Reading {
     pub(super) fn new(store: &ShardStore, read_bytes: usize) -> Reading {
         let view = RwLock::new(Arc::new(store.view()));
-        Reading { view, truncations: Arc::default(), readers: Mutex::default(), read_bytes }
+        let (truncations, readers, scanners) = Default::default();
+        Reading { view, truncations, readers, scanners, read_bytes }
     }
 }
 
@@ -80,6 +85,20 @@ impl Engine {
         let mut readers = lock(&self.reading.readers);
         if readers.len() < READERS_KEPT {
             readers.push(reader);
+        }
+    }
+
+    /// A reader of whole segments; one that waits has given it back for the next that goes on.
+    pub(crate) fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        let kept = lock(&self.reading.scanners).pop();
+        kept.map_or_else(|| SegmentReader::for_scan(self.block_bytes(), self.read_bytes()), Ok)
+    }
+
+    pub(crate) fn take_scanner_back(&self, mut reader: SegmentReader) {
+        reader.forget();
+        let mut scanners = lock(&self.reading.scanners);
+        if scanners.len() < SCANNERS_KEPT {
+            scanners.push(reader);
         }
     }
 
