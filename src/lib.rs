@@ -450,7 +450,7 @@ pub use consumer::Consumer;
 pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError, error_chain};
 pub use log::{Log, Shard};
 pub use options::{Backend, OnDamage, Options};
-pub use position::{Lsn, Position, ShardId};
+pub use position::{LogId, Lsn, Position, ShardId};
 pub use read::Record;
 pub use tally::{Tally, TallyError, UpdateError};
 pub use write::{Durability, Priority, Write};

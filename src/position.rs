@@ -1,4 +1,4 @@
-//! The words for places in a log: [`Lsn`], [`ShardId`] and [`Position`].
+//! The words for places in a log: [`Lsn`], [`ShardId`] and [`Position`]; and for which log it is: [`LogId`].
 
 use std::fmt;
 
@@ -35,6 +35,43 @@ pub struct ShardId(pub u16);
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Which log it is: the same for as long as the log lives, wherever it is moved, and another one for every other log.
+///
+/// A [`Position`] has no room to say of which log it is, and one of another log can stand where a record of this one
+/// does. Whoever keeps positions elsewhere, as a replicator does, keeps [`Log::id`](crate::Log::id) beside them and
+/// compares the two before it goes on: a source that was made anew has another. A copy of a log's folders has the same.
+///
+/// It is a one-way hash of what blocks carry and checksums are seeded with, which is not told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogId([u8; 16]);
+
+impl LogId {
+    /// A form to store elsewhere.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The inverse of [`to_bytes`](LogId::to_bytes).
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> LogId {
+        LogId(bytes)
+    }
+}
+
+impl fmt::Display for LogId {
+    /// In hexadecimal: 32 digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogId({self})")
     }
 }
 

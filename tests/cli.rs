@@ -83,8 +83,13 @@ fn a_log_is_shown() {
     some_log(dir.path());
     let (code, out, _) = text(&sawmill(&["stat", path]));
     assert_eq!(code, 0);
-    assert_eq!(out.lines().count(), 3, "{out}");
+    assert_eq!(out.lines().count(), 4, "{out}");
     assert!(out.contains("closed"), "{out}");
+    let id = sawmill::Log::open_read_only(path).unwrap().id().to_string();
+    assert_eq!(out.lines().next().unwrap(), format!("log {id}"));
+    let (_, out, _) = text(&sawmill(&["stat", path, "--json"]));
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found["id"], id.as_str());
     let (_, out, _) = text(&sawmill(&["dump", path]));
     assert_eq!(out.lines().count(), 40);
     assert!(out.lines().next().unwrap().ends_with(r"k\n record 0"), "{out}");

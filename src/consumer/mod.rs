@@ -2,9 +2,10 @@
 //!
 //! A consumer reads all shards and gets every record at least once: what it has committed is durable
 //! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
-//! there after a reopen or a crash. `progress` is what is remembered.
+//! there after a reopen or a crash. `progress` is what is remembered, `resume` where it goes on from there.
 
 mod progress;
+mod resume;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,13 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 
 pub(crate) use progress::Progress;
+pub use resume::From;
 
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};
-use crate::format::EpochTable;
+use crate::format::Committed;
 use crate::notice::Notices;
-use crate::position::{Lsn, Position, ShardId};
+use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::{Cursor, Follower, Record, Step, Told};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
@@ -52,6 +54,12 @@ pub(crate) struct Place<'a> {
     pub directory: &'a dyn Directory,
     pub calls: &'a Arc<Calls>,
     pub notices: &'a Arc<Notices>,
+}
+
+impl Place<'_> {
+    fn log(&self) -> LogId {
+        self.engines[0].view().public_id()
+    }
 }
 
 /// One shard, as far as it was read.
@@ -110,30 +118,18 @@ impl ConsumerStop {
     }
 }
 
-/// From where a consumer goes on that had committed `position`.
-///
-/// What its epoch does not own any more was cut off or lost: then it is set back to the cut.
-fn resume(epochs: &EpochTable, position: Position) -> Lsn {
-    let lsn = position.lsn();
-    match epochs.owner(lsn) {
-        Some((row, _)) if row.epoch == position.epoch() => Lsn(lsn.0 + 1),
-        _ => {
-            let earlier = epochs.ranges().filter(|(row, _)| row.epoch <= position.epoch());
-            earlier.last().map_or(Lsn::MIN, |(_, range)| range.end.min(lsn))
-        }
-    }
-}
-
 /// Where a consumer goes on in each shard.
 fn lanes(engines: &[Arc<Engine>], progress: &Progress) -> Result<Vec<Lane>, ConsumerError> {
     let lane = |engine: &Arc<Engine>| {
-        let view = engine.view();
-        // A new consumer begins where the log does; one that fell behind the horizon is told so.
-        let from = progress.of(engine.id).map_or(view.horizon, |position| resume(&view.epochs, position));
-        let cursor = Cursor::new(engine.clone(), from)?;
+        let from = resume::resume(progress.name(), engine, progress.of(engine.id))?;
+        let cursor = Cursor::at_rest(engine.clone(), from).map_err(ConsumerError::Read)?;
         Ok(Lane { engine: engine.clone(), cursor, registration: None })
     };
-    engines.iter().map(lane).collect::<Result<_, ReadError>>().map_err(ConsumerError::Read)
+    engines.iter().map(lane).collect()
+}
+
+fn position_of(committed: Committed) -> Position {
+    committed.position
 }
 
 /// Takes the name, if it is free.
@@ -158,7 +154,7 @@ pub(crate) fn names(place: &Place<'_>) -> Result<Vec<String>, ConsumerError> {
 /// Forgets what the consumer of this name has committed, if nobody has it open.
 pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Result<(), ConsumerError> {
     progress::check_name(name)?;
-    let progress = Arc::new(Progress::new(name, 0, place.calls));
+    let progress = Arc::new(Progress::new(name, place.log(), 0, place.calls));
     let begun = progress.begin();
     enter(registry, &progress)?;
     let removed = begun.remove(place.directory);
@@ -173,18 +169,20 @@ fn leave(registry: &Registry, progress: &Arc<Progress>) {
 }
 
 impl Consumer {
+    /// Goes on where it had got, or where it is told.
     pub(crate) fn open(
         name: &str,
+        from: Option<From>,
         registry: &Registry,
         place: &Place<'_>,
     ) -> Result<Consumer, ConsumerError> {
         progress::check_name(name)?;
-        let progress = Arc::new(Progress::new(name, place.engines.len(), place.calls));
+        let progress = Arc::new(Progress::new(name, place.log(), place.engines.len(), place.calls));
         // The name first, and the files under no lock of the others: a device that does not answer holds up this one
         // alone, and a close waits for it.
         let begun = progress.begin();
         enter(registry, &progress)?;
-        let opened = begun.open(place.directory).and_then(|()| {
+        let opened = begun.open(place.directory, from, place.engines).and_then(|()| {
             let engines: Arc<[Arc<Engine>]> = place.engines.into();
             let lanes = lanes(&engines, &progress)?;
             if engines[0].is_threaded() {
@@ -224,12 +222,16 @@ impl Consumer {
     /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log;
     /// [`ConsumerError::Closed`] once the log is closed, which records what was committed before.
     pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
+        if !self.in_opening_process() {
+            return Err(ConsumerError::Forked);
+        }
+        if self.progress.is_ended() {
+            return Err(ConsumerError::Closed);
+        }
         let lane = self.lanes.get(usize::from(position.shard().0));
-        match lane {
-            _ if !self.in_opening_process() => Err(ConsumerError::Forked),
-            _ if self.progress.is_ended() => Err(ConsumerError::Closed),
-            Some(lane) if position.lsn() < lane.engine.durable() => self.progress.commit(position),
-            _ => Err(ConsumerError::NotAPosition(position)),
+        match lane.and_then(|lane| resume::committed_at(&lane.engine, position)) {
+            Some(committed) => self.progress.commit(committed),
+            None => Err(ConsumerError::NotAPosition(position)),
         }
     }
 
@@ -254,7 +256,10 @@ impl Consumer {
     /// What it has committed of a shard: the last position, or `None` if there is none.
     #[must_use]
     pub fn committed(&self, shard: ShardId) -> Option<Position> {
-        self.lanes.get(usize::from(shard.0)).and_then(|lane| self.progress.of(lane.engine.id))
+        self.lanes
+            .get(usize::from(shard.0))
+            .and_then(|lane| self.progress.of(lane.engine.id))
+            .map(position_of)
     }
 
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
@@ -268,16 +273,20 @@ impl Consumer {
 
     fn lag_of(&self, lane: &Lane) -> u64 {
         let view = lane.engine.view();
-        let committed = self.progress.of(lane.engine.id);
-        let from = committed.map_or(view.horizon, |position| resume(&view.epochs, position));
-        let from = from.max(view.horizon);
+        // It was looked at when this was opened, and what is committed since is of this log.
+        let from = resume::resume(self.name(), &lane.engine, self.progress.of(lane.engine.id));
+        let from = from.map_or(view.horizon, |from| from.max(view.horizon));
         let durable = lane.engine.durable();
         if from >= durable {
             return 0;
         }
         // Padding, idle markers, the room left at the end of a segment, what an open has cut off: all of it may lie
         // behind the last record, and only a look tells that nothing else does.
-        let left = Cursor::new(lane.engine.clone(), from).map(|mut cursor| cursor.next(durable, Lsn::MAX));
+        let left = Cursor::new(lane.engine.clone(), from).map(|mut cursor| {
+            let step = cursor.next(durable, Lsn::MAX);
+            cursor.rest();
+            step
+        });
         if matches!(left, Ok(Step::End)) { 0 } else { durable.0 - from.0 }
     }
 
@@ -340,6 +349,10 @@ impl Follower for Consumer {
         self.stop.stopped.load(Ordering::SeqCst) || self.lanes.iter().all(|lane| lane.engine.is_ended())
     }
 
+    fn rest(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.cursor.rest());
+    }
+
     fn register(&mut self, waker: &Waker) {
         for lane in &mut self.lanes {
             lane.registration = Some(lane.engine.register_follower(waker, lane.registration));
@@ -391,6 +404,8 @@ impl Drop for Consumer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::simulation::Simulated;
     use crate::{Options, ShardId};
 
@@ -418,6 +433,33 @@ mod tests {
                 drop(worker);
                 log.close().unwrap();
             }
+        }
+    }
+
+    /// One that has caught up waits without the memory that it reads into, and one that was never asked has none yet.
+    #[test]
+    fn consumers_that_wait_hold_no_buffers() {
+        let options = Options::new().shards(2).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20);
+        let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+        // More than memory holds: it is read from the files.
+        for index in 0..800 {
+            log.shard(ShardId(index % 2)).append(vec![1; 3_900]).wait().unwrap();
+        }
+        let mut workers: Vec<_> =
+            (0..20).map(|index| log.consumer(&format!("worker-{index}")).unwrap()).collect();
+        let rests = |worker: &super::Consumer| worker.lanes.iter().all(|lane| lane.cursor.is_resting());
+        assert!(workers.iter().all(rests));
+        for worker in &mut workers {
+            assert!(worker.next().is_some_and(|record| record.is_ok()));
+            assert!(!rests(worker), "there is more to read, and it is read from the files");
+            assert_eq!(worker.map(Result::unwrap).count(), 799);
+            assert!(rests(worker));
+            assert!(worker.next_timeout(Duration::ZERO).is_none());
+            assert!(rests(worker));
+        }
+        let new = log.append(b"new").wait().unwrap();
+        for worker in &mut workers {
+            assert_eq!(worker.next().unwrap().unwrap().position(), new);
         }
     }
 }

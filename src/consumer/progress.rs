@@ -9,12 +9,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::resume::{From, check_log, replaced};
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo, error_chain};
-use crate::format::{SlotKind, decode_progress, encode_progress};
+use crate::format::{Committed, SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
-use crate::position::{Position, ShardId};
+use crate::position::{LogId, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
+use crate::shard::Engine;
 use crate::sync::lock;
 
 /// What was committed is written down so long after it, with all that came meanwhile.
@@ -24,7 +26,9 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Progress {
     name: String,
-    committed: Mutex<Committed>,
+    /// Whose positions they are.
+    log: LogId,
+    noted: Mutex<Noted>,
     changed: Condvar,
     /// Held while they are read and written.
     files: Mutex<Files>,
@@ -33,9 +37,9 @@ pub(crate) struct Progress {
 }
 
 #[derive(Debug)]
-struct Committed {
-    /// For each shard the last position.
-    positions: Vec<Option<Position>>,
+struct Noted {
+    /// For each shard what was committed last.
+    shards: Vec<Option<Committed>>,
     /// Some of it is not written down.
     dirty: bool,
     /// The thread waits for something to write.
@@ -81,22 +85,36 @@ pub(super) struct Begun<'a> {
 }
 
 impl Begun<'_> {
-    /// Takes over what the consumer of this name had committed; nothing if it is new.
-    pub(super) fn open(mut self, directory: &dyn Directory) -> Result<(), ConsumerError> {
+    /// Takes over what the consumer of this name had committed; nothing if it is new. If it is told where to go on, that
+    /// is what it has committed from now on, durably.
+    pub(super) fn open(
+        mut self,
+        directory: &dyn Directory,
+        from: Option<From>,
+        engines: &[Arc<Engine>],
+    ) -> Result<(), ConsumerError> {
         let _out = self.progress.calls.begin();
         let name = || self.progress.name.clone();
         let made = ManifestFiles::open_or_create(directory, &prefix(&name()), SlotKind::Progress, || {
-            Ok(encode_progress(&[]))
+            Ok(encode_progress(self.progress.log, &[]))
         });
-        let (files, body) = made.map_err(|error| match error {
+        let (mut files, body) = made.map_err(|error| match error {
             ManifestError::Io { source, .. } => ConsumerError::Io { name: name(), source: source.into() },
             ManifestError::TooNew => ConsumerError::TooNew { name: name() },
             ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name() },
         })?;
-        let found = decode_progress(&body).map_err(|_| ConsumerError::Damaged { name: name() })?;
-        let mut committed = lock(&self.progress.committed);
-        committed.positions.iter_mut().zip(found).for_each(|(own, found)| *own = found);
-        drop(committed);
+        let (log, mut found) = decode_progress(&body).map_err(|_| ConsumerError::Damaged { name: name() })?;
+        found.resize(engines.len(), None);
+        if !matches!(from, Some(From::Start | From::End)) {
+            check_log(&self.progress.name, log, self.progress.log)?;
+        }
+        if let Some(from) = from {
+            found = replaced(from, engines, &found)?;
+            // Both copies: of what was there before nothing is to be believed any more.
+            let written = files.write(&encode_progress(self.progress.log, &found));
+            written.map_err(|error| ConsumerError::Io { name: name(), source: error.into() })?;
+        }
+        lock(&self.progress.noted).shards = found;
         *self.files = Files::Open(files);
         Ok(())
     }
@@ -116,11 +134,12 @@ impl Begun<'_> {
 }
 
 impl Progress {
-    pub(super) fn new(name: &str, shards: usize, calls: &Arc<Calls>) -> Progress {
-        let positions = vec![None; shards];
+    pub(super) fn new(name: &str, log: LogId, shards: usize, calls: &Arc<Calls>) -> Progress {
+        let shards = vec![None; shards];
         Progress {
             name: name.to_owned(),
-            committed: Mutex::new(Committed { positions, dirty: false, waits: false, ended: false }),
+            log,
+            noted: Mutex::new(Noted { shards, dirty: false, waits: false, ended: false }),
             changed: Condvar::new(),
             files: Mutex::new(Files::Closed),
             calls: calls.clone(),
@@ -162,13 +181,13 @@ impl Progress {
 
     /// Until something was committed a while ago; false once nothing will be.
     fn wait_for_commits(&self) -> bool {
-        let mut committed = lock(&self.committed);
-        while !committed.dirty && !committed.ended {
-            committed.waits = true;
-            committed = self.changed.wait(committed).unwrap_or_else(PoisonError::into_inner);
+        let mut noted = lock(&self.noted);
+        while !noted.dirty && !noted.ended {
+            noted.waits = true;
+            noted = self.changed.wait(noted).unwrap_or_else(PoisonError::into_inner);
         }
-        committed.waits = false;
-        let more = self.changed.wait_timeout_while(committed, FLUSH_AFTER, |committed| !committed.ended);
+        noted.waits = false;
+        let more = self.changed.wait_timeout_while(noted, FLUSH_AFTER, |noted| !noted.ended);
         !more.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
@@ -176,21 +195,21 @@ impl Progress {
         &self.name
     }
 
-    pub(super) fn of(&self, shard: ShardId) -> Option<Position> {
-        lock(&self.committed).positions[usize::from(shard.0)]
+    pub(super) fn of(&self, shard: ShardId) -> Option<Committed> {
+        lock(&self.noted).shards[usize::from(shard.0)]
     }
 
     /// Notes a position, unless a later one was noted before.
-    pub(super) fn commit(&self, position: Position) -> Result<(), ConsumerError> {
-        let mut committed = lock(&self.committed);
-        if committed.ended {
+    pub(super) fn commit(&self, committed: Committed) -> Result<(), ConsumerError> {
+        let mut noted = lock(&self.noted);
+        if noted.ended {
             return Err(ConsumerError::Closed);
         }
-        let own = &mut committed.positions[usize::from(position.shard().0)];
-        if own.is_none_or(|own| own < position) {
-            *own = Some(position);
-            committed.dirty = true;
-            if std::mem::take(&mut committed.waits) {
+        let own = &mut noted.shards[usize::from(committed.position.shard().0)];
+        if own.is_none_or(|own| own.position < committed.position) {
+            *own = Some(committed);
+            noted.dirty = true;
+            if std::mem::take(&mut noted.waits) {
                 self.changed.notify_one();
             }
         }
@@ -199,7 +218,7 @@ impl Progress {
 
     /// Makes what was committed durable for the last time: it is dropped, or the log is being closed.
     pub(super) fn end(&self) -> Result<(), ConsumerError> {
-        lock(&self.committed).ended = true;
+        lock(&self.noted).ended = true;
         self.changed.notify_all();
         let thread = lock(&self.thread).take();
         // It may be the thread itself that ends the consumer, by the application's subscriber.
@@ -217,7 +236,7 @@ impl Progress {
 
     /// Whether nothing is committed any more.
     pub(super) fn is_ended(&self) -> bool {
-        lock(&self.committed).ended
+        lock(&self.noted).ended
     }
 
     /// Makes what was committed durable.
@@ -239,11 +258,11 @@ impl Progress {
             Files::Closed => return Err(ConsumerError::Closed),
         };
         let body = {
-            let mut committed = lock(&self.committed);
-            if !std::mem::take(&mut committed.dirty) {
+            let mut noted = lock(&self.noted);
+            if !std::mem::take(&mut noted.dirty) {
                 return Ok(());
             }
-            encode_progress(&committed.positions)
+            encode_progress(self.log, &noted.shards)
         };
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one is a little older, and some records come twice.

@@ -4,6 +4,7 @@
 //! [`source`](std::error::Error::source) gives: who prints for a person prints the [chain](error_chain). What the system
 //! said stands at its end, mostly as an `Arc<io::Error>`.
 
+mod consumer;
 mod open;
 
 use std::error::Error;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use crate::format::Defect;
 use crate::position::{Lsn, Position, ShardId};
 pub use crate::recovery::Damage;
+pub use consumer::ConsumerError;
 pub use open::OpenError;
 
 /// An I/O error that many callers can hold.
@@ -223,6 +225,31 @@ pub enum ReadError {
     /// No record was ever acknowledged at this position.
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
+    /// Read beside the owner: it may have been acknowledged, but the log's files do not tell yet that it is durable. They do
+    /// once more is appended, or within about a second while the owner lives.
+    #[error("LSN {lsn} of shard {shard} is not known to be durable yet; what lies below {durable} is")]
+    NotDurableYet {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+        /// All below it is known to be durable.
+        durable: Lsn,
+    },
+    /// The place to go on from lies above the end of the shard's log: it was taken of another log, or of this one before the
+    /// shard was put back from an older copy. What is appended next would be passed over.
+    #[error(
+        "shard {shard} cannot be followed from LSN {lsn}: its log ends at {end}; it is another log, or was put back \
+             from an older copy"
+    )]
+    AboveEnd {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+        /// Where the shard's log ends.
+        end: Lsn,
+    },
     /// The shard does not exist.
     #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
@@ -338,56 +365,6 @@ pub enum TruncateError {
         /// What the system said.
         source: SharedIo,
     },
-}
-
-/// Why a consumer could not be opened, or its progress could not be recorded.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConsumerError {
-    /// The name cannot be a file's: 1 to 64 letters, digits, `.`, `-` and `_` can.
-    #[error("`{0}` is no name for a consumer: 1 to 64 letters, digits, `.`, `-` and `_` are")]
-    Name(String),
-    /// There is a consumer of this name already.
-    #[error("the consumer `{0}` is in use; drop it there first")]
-    InUse(String),
-    /// There is no consumer of this name.
-    #[error("there is no consumer `{0}`")]
-    Unknown(String),
-    /// The log's folder could not be read for its consumers.
-    #[error("the consumers cannot be listed")]
-    List(#[source] SharedIo),
-    /// The position is not one of a durable record of this log. Nothing was committed.
-    #[error("{0} is not the position of a durable record")]
-    NotAPosition(Position),
-    /// Both copies of its progress are damaged. Remove the files `consumer-NAME.*` to begin anew.
-    #[error("the progress of consumer `{name}` is damaged in both copies; remove its files to begin anew")]
-    Damaged {
-        /// Its name.
-        name: String,
-    },
-    /// Its progress was written by a newer version of sawmill.
-    #[error("the progress of consumer `{name}` was written by a newer version of sawmill")]
-    TooNew {
-        /// Its name.
-        name: String,
-    },
-    /// The log could not be read.
-    #[error("the consumer cannot read the log")]
-    Read(#[source] ReadError),
-    /// Its progress could not be read or written.
-    #[error("the progress of consumer `{name}` could not be read or written")]
-    Io {
-        /// Its name.
-        name: String,
-        /// What the system said.
-        source: SharedIo,
-    },
-    /// This process is a fork of the one that opened the log, which is not ours to touch.
-    #[error("{}", Unavailable::Forked)]
-    Forked,
-    /// The log has been closed.
-    #[error("{}", Unavailable::Closed)]
-    Closed,
 }
 
 /// Why a close was not clean. Whatever it is, what was acknowledged as synced is safe.

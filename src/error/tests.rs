@@ -11,7 +11,7 @@ use super::{Failure, SharedIo, error_chain};
 use crate::error::{Damage, Defect};
 use crate::log::Finding;
 use crate::{
-    AppendError, CloseError, ConsumerError, Lsn, OpenError, Position, ReadError, ShardId, TallyError,
+    AppendError, CloseError, ConsumerError, LogId, Lsn, OpenError, Position, ReadError, ShardId, TallyError,
     TruncateError, UpdateError,
 };
 
@@ -54,6 +54,10 @@ fn shared() -> SharedIo {
 
 fn failure() -> Arc<Failure> {
     Arc::new(Failure { shard: SHARD, operation: "sync", path: path(), durable: LSN, source: io_error() })
+}
+
+fn id() -> LogId {
+    LogId::from_bytes([7; 16])
 }
 
 fn position() -> Position {
@@ -151,6 +155,8 @@ fn readers_and_truncation_tell_what_they_hold() {
         },
         Truncated { .. } => Truncated { shard: SHARD, lsn: LSN, horizon: LSN },
         NotAPosition(_) => NotAPosition(position()),
+        NotDurableYet { .. } => NotDurableYet { shard: SHARD, lsn: LSN, durable: LSN },
+        AboveEnd { .. } => AboveEnd { shard: SHARD, lsn: LSN, end: LSN },
         NoSuchShard(_) => NoSuchShard(SHARD),
         ShardFailed(_) => ShardFailed(failure()),
         Closed => Closed,
@@ -183,6 +189,9 @@ fn consumers_and_tallies_tell_what_they_hold() {
         InUse(_) => InUse(name()),
         NotAPosition(_) => NotAPosition(position()),
         Damaged { .. } => Damaged { name: name() },
+        AboveEnd { .. } => AboveEnd { name: name(), shard: SHARD, position: position(), end: LSN },
+        OtherHistory { .. } => OtherHistory { name: name(), shard: SHARD, position: position(), end: LSN },
+        OtherLog { .. } => OtherLog { name: name(), log: id(), own: id() },
         TooNew { .. } => TooNew { name: name() },
         Read(_) => Read(ReadError::ShardFailed(failure())),
         Io { .. } => Io { name: name(), source: shared() },
@@ -198,6 +207,9 @@ fn consumers_and_tallies_tell_what_they_hold() {
         Options { .. } => Options { option: "keys", reason: "none".into() },
         Damaged { .. } => Damaged { name: name(), what: "a record" },
         Truncated { .. } => Truncated { name: name(), shard: SHARD, needed: LSN, horizon: LSN },
+        AboveEnd { .. } => AboveEnd { name: name(), shard: SHARD, needed: LSN, end: LSN },
+        OtherHistory { .. } => OtherHistory { name: name(), shard: SHARD, needed: LSN },
+        OtherLog { .. } => OtherLog { name: name(), log: id(), own: id() },
         TooNew { .. } => TooNew { name: name() },
         Read(_) => Read(ReadError::Io { shard: SHARD, source: shared() }),
         Failed(_) => Failed(AppendError::NoSpace { shard: SHARD, source: shared() }),

@@ -4,7 +4,7 @@ use super::EpochRow;
 use super::ages::{AgeMark, AgesRow};
 use super::block::BlockHeader;
 use super::manifest::{LogLayout, SegmentRow, ShardLayout};
-use super::progress::ProgressRow;
+use super::progress::{ProgressHead, ProgressRow};
 use super::record::RecordHeader;
 use super::slot::SlotHeader;
 use super::tally::{AnchorRow, TallyHeader};
@@ -50,10 +50,11 @@ fn layouts() -> Vec<Layout> {
         }),
         layout!(EpochRow { epoch, reserved, nonce, start, cut }),
         layout!(SegmentRow { base, bytes, file, reserved }),
-        layout!(ProgressRow { position, committed, reserved }),
+        layout!(ProgressHead { log }),
+        layout!(ProgressRow { position, committed, seed }),
         layout!(AgesRow { log_id, own, wall, marks, reserved }),
         layout!(AgeMark { lsn, own }),
-        layout!(AnchorRow { id, oldest, complete, fold, shard, reserved }),
+        layout!(AnchorRow { id, oldest, complete, fold, shard, reserved, log, epoch, seed }),
         layout!(TallyHeader { magic, version, kind, id, flush, first, last }),
         layout!(BlockHeader {
             magic,

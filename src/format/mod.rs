@@ -12,6 +12,7 @@ mod documented;
 mod epochs;
 mod manifest;
 mod progress;
+mod public_id;
 mod record;
 mod slot;
 mod tally;
@@ -21,7 +22,8 @@ pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, rec
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};
 pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
-pub(crate) use progress::{decode_progress, encode_progress};
+pub(crate) use progress::{Committed, decode_progress, encode_progress};
+pub(crate) use public_id::public_id;
 pub(crate) use record::{
     RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record, encoded_bytes,
     told_bytes,

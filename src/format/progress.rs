@@ -1,9 +1,18 @@
-//! The body of a consumer's slots: for each shard, in order, the last position that was committed.
+//! The body of a consumer's slots: of which log it is, then for each shard, in order, the last position that was
+//! committed.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::Defect;
-use crate::position::Position;
+use crate::position::{LogId, Position};
+
+/// What the body begins with. Of what was written before there was one, rows alone are left.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct ProgressHead {
+    /// [`LogId::to_bytes`] of the log whose positions follow.
+    pub log: [u8; 16],
+}
 
 /// One shard's row.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -13,31 +22,54 @@ pub(crate) struct ProgressRow {
     pub position: [u8; 16],
     /// 1 if something was.
     pub committed: u32,
-    pub reserved: u32,
+    /// The [seed](super::EpochSeed) of the position's epoch; 0 if it was not known.
+    pub seed: u32,
 }
 
-pub(crate) fn encode_progress(positions: &[Option<Position>]) -> Vec<u8> {
-    let row = |position: &Option<Position>| ProgressRow {
-        position: position.map_or([0; 16], |position| position.to_bytes()),
-        committed: u32::from(position.is_some()),
-        reserved: 0,
-    };
-    positions.iter().flat_map(|position| bytemuck::bytes_of(&row(position)).to_vec()).collect()
+/// What was committed of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub position: Position,
+    /// See [`ProgressRow::seed`].
+    pub seed: u32,
 }
 
+pub(crate) fn encode_progress(log: LogId, shards: &[Option<Committed>]) -> Vec<u8> {
+    let mut body = bytemuck::bytes_of(&ProgressHead { log: log.to_bytes() }).to_vec();
+    for committed in shards {
+        let row = ProgressRow {
+            position: committed.map_or([0; 16], |committed| committed.position.to_bytes()),
+            committed: u32::from(committed.is_some()),
+            seed: committed.map_or(0, |committed| committed.seed),
+        };
+        body.extend_from_slice(bytemuck::bytes_of(&row));
+    }
+    body
+}
+
+/// Of which log it is, if it says so, and the shards in order.
+///
 /// # Errors
 /// [`Defect::Length`] if the bytes are no rows.
-pub(crate) fn decode_progress(body: &[u8]) -> Result<Vec<Option<Position>>, Defect> {
-    let rows = body.chunks(size_of::<ProgressRow>());
-    rows.map(|row| {
-        let row: ProgressRow = bytemuck::try_pod_read_unaligned(row).map_err(|_| Defect::Length)?;
+pub(crate) fn decode_progress(body: &[u8]) -> Result<(Option<LogId>, Vec<Option<Committed>>), Defect> {
+    let head = body.len() % size_of::<ProgressRow>();
+    let (head, rows) = body.split_at(head);
+    let log = match head {
+        [] => None,
+        head => {
+            let head: ProgressHead = bytemuck::try_pod_read_unaligned(head).map_err(|_| Defect::Length)?;
+            Some(LogId::from_bytes(head.log))
+        }
+    };
+    let rows = rows.chunks_exact(size_of::<ProgressRow>()).map(|row| {
+        let row: ProgressRow = bytemuck::pod_read_unaligned(row);
         match row.committed {
             0 => Ok(None),
-            1 => Ok(Some(Position::from_bytes(row.position))),
+            1 => Ok(Some(Committed { position: Position::from_bytes(row.position), seed: row.seed })),
             _ => Err(Defect::Length),
         }
-    })
-    .collect()
+    });
+    Ok((log, rows.collect::<Result<_, Defect>>()?))
 }
 
 #[cfg(test)]
@@ -47,13 +79,20 @@ mod tests {
 
     #[test]
     fn rows_come_back() {
-        let positions = [None, Some(Position::new(ShardId(3), 1, Lsn(4096 + 88), Lsn(4096))), None];
-        let body = encode_progress(&positions);
-        assert_eq!(decode_progress(&body), Ok(positions.to_vec()));
-        assert_eq!(decode_progress(&[]), Ok(vec![]));
+        let position = Position::new(ShardId(3), 1, Lsn(4096 + 88), Lsn(4096));
+        let (log, rows) =
+            (LogId::from_bytes([9; 16]), vec![None, Some(Committed { position, seed: 7 }), None]);
+        let body = encode_progress(log, &rows);
+        assert_eq!(decode_progress(&body), Ok((Some(log), rows.clone())));
+        assert_eq!(
+            decode_progress(&body[16..]),
+            Ok((None, rows)),
+            "as it was written before it said which log"
+        );
+        assert_eq!(decode_progress(&[]), Ok((None, vec![])));
         assert_eq!(decode_progress(&body[1..]), Err(Defect::Length));
         let mut neither = body;
-        neither[std::mem::offset_of!(ProgressRow, committed)] = 2;
+        neither[16 + std::mem::offset_of!(ProgressRow, committed)] = 2;
         assert_eq!(decode_progress(&neither), Err(Defect::Length));
     }
 }

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Defect;
+
 /// The body of a tally's slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -16,6 +18,28 @@ pub(crate) struct AnchorRow {
     pub fold: u32,
     pub shard: u16,
     pub reserved: u16,
+    /// [`LogId::to_bytes`](crate::position::LogId::to_bytes) of its log; zeros if it was not known. Rows ended above it
+    /// before there was one, and so does one of those when it is read.
+    pub log: [u8; 16],
+    /// Which epoch owns the last byte below `complete`, and that epoch's [seed](super::EpochSeed); 0 if it was not known.
+    pub epoch: u32,
+    pub seed: u32,
+}
+
+/// Bytes of a row before it said which log it is of.
+const WITHOUT_LOG: usize = std::mem::offset_of!(AnchorRow, log);
+
+impl AnchorRow {
+    /// # Errors
+    /// [`Defect::Length`] if the bytes are no row.
+    pub(crate) fn decode(body: &[u8]) -> Result<AnchorRow, Defect> {
+        let mut row = AnchorRow::zeroed();
+        match body.len() {
+            WITHOUT_LOG => bytemuck::bytes_of_mut(&mut row)[..WITHOUT_LOG].copy_from_slice(body),
+            _ => row = bytemuck::try_pod_read_unaligned(body).map_err(|_| Defect::Length)?,
+        }
+        Ok(row)
+    }
 }
 
 /// The header of each record of a flush; entries follow, to the record's end.

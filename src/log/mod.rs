@@ -1,5 +1,7 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod follow_reader;
+mod foreign;
 mod post;
 mod reader;
 mod shard;
@@ -13,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::instance::Close;
+pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
 pub use window::{Window, WindowIter};
@@ -24,7 +27,7 @@ use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError,
 use crate::instance::Instance;
 use crate::open;
 use crate::options::Options;
-use crate::position::{Position, ShardId};
+use crate::position::{LogId, Position, ShardId};
 use crate::read::{self, Merged, Record, Source};
 use crate::shard::{Engine, EngineRef, StripedRefs};
 use crate::stats::Stats;
@@ -258,9 +261,34 @@ impl Log {
     /// Truncation and retention do not wait for consumers.
     ///
     /// # Errors
-    /// See [`ConsumerError`].
+    /// [`ConsumerError::AboveEnd`] and the like if what it has committed is not in this log as it is now, since one of the
+    /// two was put back from a copy. See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
-        Consumer::open(name, &self.inner.consumers, &self.consumers_place()?)
+        Consumer::open(name, None, &self.inner.consumers, &self.consumers_place()?)
+    }
+
+    /// As [`consumer`](Log::consumer), told where to go on: what it had committed is forgotten, durably when this
+    /// returns.
+    ///
+    /// It is the way on where a shard was put back from an older copy than the consumer's progress, or the progress is of
+    /// another log, which [`consumer`](Log::consumer) refuses. Of a position, what it says of its shard is recorded even
+    /// where what was committed of another shard is refused, so that several are set one after the other.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// use sawmill::consumer::From;
+    /// let known = log.append(b"known to the other side").wait()?;
+    /// let next = log.append(b"not yet").wait()?;
+    /// let mut worker = log.consumer_from("mailer", From::Position(known))?;
+    /// assert_eq!(worker.next().expect("there is one")?.position(), next);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConsumerError::NotAPosition`] if the position is none of a durable record of this log. See [`ConsumerError`].
+    pub fn consumer_from(&self, name: &str, from: consumer::From) -> Result<Consumer, ConsumerError> {
+        Consumer::open(name, Some(from), &self.inner.consumers, &self.consumers_place()?)
     }
 
     /// The names of all consumers that this log remembers, sorted; open ones too.
@@ -371,6 +399,22 @@ impl Log {
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn turn_shard(&self, shard: ShardId, once: bool) {
         self.inner.engines[usize::from(shard.0)].turn_until(|| once);
+    }
+
+    /// Which log it is, wherever it lives: to be kept beside positions that are kept elsewhere.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// let (source, copied_to) = (log.id(), log.append(b"copied").wait()?); // what a replicator keeps
+    /// # log.close()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// assert_eq!(log.id(), source, "the source was replaced: begin anew");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> LogId {
+        self.inner.engines[0].view().public_id()
     }
 
     /// Where the log lives.

@@ -75,7 +75,8 @@ impl Shard {
     }
 
     /// The durable records within a range of LSNs, in order. The range need not start at a record.
-    /// Beyond the end of the log it is empty.
+    /// Beyond the end of the log it is empty, which says nothing of what comes: whoever goes on from a place that was
+    /// remembered elsewhere [follows](Shard::follow) it, or compares it with [`durable_lsn`](Shard::durable_lsn).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -115,7 +116,9 @@ impl Shard {
     /// The records from `lsn` on, then new ones as they become durable: a blocking iterator and a stream.
     ///
     /// # Errors
-    /// As [`read`](Shard::read).
+    /// As [`read`](Shard::read), and [`ReadError::AboveEnd`] if `lsn` lies above all that was ever accepted: whoever
+    /// remembered it had it of another log, or of this one before it was put back from an older copy, and would miss what
+    /// is appended next.
     pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
         Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
     }

@@ -120,6 +120,11 @@ impl Options {
     /// allocated at open. At least 1 MiB and four blocks; by default 64 MiB, or less so that all shards
     /// together take at most a sixteenth of the machine's memory, or of the least limit of the control groups that the
     /// process is in. More than that limit is an error.
+    ///
+    /// Readers take memory beside it: one that reads a range, follows or consumes has, for each shard that it reads, one
+    /// window of 768 KiB, or two and two blocks (2 MiB with blocks of 256 KiB) while it reads on and on. One that has
+    /// caught up and waits has given that back, of which at most one is kept for each shard. [`Log::get`](crate::Log::get)
+    /// reads into 64 KiB, or into two blocks where something is wrong; of either, four are kept for each shard.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);

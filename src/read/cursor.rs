@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::window::Window;
 use super::{Record, Source};
 use crate::error::{ReadError, TruncateError};
 use crate::format::{
@@ -45,7 +46,7 @@ pub(crate) struct Cursor {
     process: Process,
     /// It was told that it was copied into another one.
     forked: bool,
-    reader: SegmentReader,
+    window: Window,
     /// Where the next block stands or would. While that is not looked up, `from`.
     at: Lsn,
     /// Whether it was looked up: not before the limit is above `from`, since what is to be found there may not be
@@ -74,9 +75,15 @@ pub(crate) enum Step {
 impl Cursor {
     /// A cursor at the first record at or above `from`.
     pub(crate) fn new(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
+        let mut cursor = Cursor::at_rest(source, from)?;
+        // Told now if there is no memory for it.
+        cursor.window.open(cursor.source.as_ref())?;
+        Ok(cursor)
+    }
+
+    /// As [`new`](Cursor::new), for a reader that may have to wait first, without the memory to read into.
+    pub(crate) fn at_rest(source: Arc<dyn Source>, from: Lsn) -> Result<Cursor, ReadError> {
         source.check_process()?;
-        let reader = SegmentReader::for_scan(source.block_bytes(), source.read_bytes())
-            .map_err(|error| ReadError::Io { shard: source.id(), source: Arc::new(error) })?;
         let shard = source.id();
         Ok(Cursor {
             process: source.process(),
@@ -85,7 +92,7 @@ impl Cursor {
             seen: 0,
             source,
             shard,
-            reader,
+            window: Window::closed(),
             at: from,
             located: false,
             from,
@@ -93,6 +100,18 @@ impl Cursor {
             spare: None,
             partial: None,
         })
+    }
+
+    /// Gives back what it reads into, until there is something to read again.
+    pub(crate) fn rest(&mut self) {
+        self.spare = None;
+        self.window.close(self.source.as_ref());
+    }
+
+    /// Whether it has what it reads into.
+    #[cfg(test)]
+    pub(crate) fn is_resting(&self) -> bool {
+        !self.window.is_open() && self.spare.is_none() && self.block.is_none()
     }
 
     /// Goes to the first record at or above `from`.
@@ -115,8 +134,9 @@ impl Cursor {
         let view = self.source.view();
         let Some(row_start) = view.epochs.owner(lsn).map(|(row, _)| Lsn(row.start)) else { return lsn };
         let Some(mut index) = view.segment_of(lsn) else { return lsn };
+        let Ok(reader) = self.window.open(self.source.as_ref()) else { return lsn };
         // A file that was read may hold another segment by now.
-        self.reader.forget();
+        reader.forget();
         let block_bytes = u64::from(self.source.block_bytes());
         let mut top = lsn;
         loop {
@@ -124,14 +144,11 @@ impl Cursor {
             let two_blocks = Lsn(top.0.saturating_sub(2 * block_bytes));
             let lowest = segment.base().max(row_start).max(two_blocks);
             // All of the stretch is read at once, if it fits; what cannot be read is seen below.
-            let _ = self.reader.bytes(
-                &segment,
-                (lowest.0 - segment.row.base) / GRANULE * GRANULE,
-                GRANULE as usize,
-            );
+            let _ =
+                reader.bytes(&segment, (lowest.0 - segment.row.base) / GRANULE * GRANULE, GRANULE as usize);
             let mut place = Lsn(top.0 - top.0 % GRANULE);
             while place >= lowest {
-                if let Some(header) = header_at(&mut self.reader, &view, place) {
+                if let Some(header) = header_at(reader, &view, place) {
                     return if header.end() > lsn { place } else { header.end() };
                 }
                 if place.0 < GRANULE {
@@ -221,6 +238,7 @@ impl Cursor {
                 return Ok(None);
             }
             if !self.located {
+                self.window.open(self.source.as_ref())?;
                 self.at = self.locate(self.from);
                 self.located = true;
             }
@@ -247,10 +265,11 @@ impl Cursor {
                 self.at = header.end();
                 return Ok(Some((header, block, owned_end)));
             }
+            let reader = self.window.open(self.source.as_ref())?;
             let mut defect = Defect::Short;
             for (segment, lsn) in continuations(&view.segments, self.at, self.source.block_bytes()) {
                 let chained = (lsn != self.at).then_some(self.at);
-                match self.reader.block(segment, &identity, lsn, chained) {
+                match reader.block(segment, &identity, lsn, chained) {
                     Ok((header, block)) => {
                         self.at = header.end();
                         return Ok(Some((header, shared(self.spare.take(), block), owned_end)));
@@ -272,7 +291,8 @@ impl Cursor {
             return false;
         }
         let Some((row, _)) = view.epochs.owner(lsn) else { return false };
-        self.reader.block(segment, &view.identity(row), lsn, Some(self.at)).is_ok()
+        let Ok(reader) = self.window.open(self.source.as_ref()) else { return false };
+        reader.block(segment, &view.identity(row), lsn, Some(self.at)).is_ok()
     }
 
     /// The next block, if it is still in memory, as its producers wrote it.
@@ -303,7 +323,7 @@ impl Cursor {
                     Some(index) => place = Lsn(view.segments[index].base().0 - GRANULE),
                     None => place = Lsn(end.0 - GRANULE.min(end.0)),
                 },
-                Some(_) if header_at(&mut self.reader, view, place).is_some() => {
+                Some(_) if self.header_at(view, place).is_some() => {
                     self.at = place;
                     break;
                 }
@@ -320,6 +340,10 @@ impl Cursor {
             return ReadError::Truncated { shard, lsn, horizon };
         }
         damaged(shard, view, lsn.max(horizon), Some(self.at), cause)
+    }
+
+    fn header_at(&mut self, view: &StoreView, place: Lsn) -> Option<BlockHeader> {
+        header_at(self.window.open(self.source.as_ref()).ok()?, view, place)
     }
 
     /// The next record of the block that is asked for, owned, and whole below the limit. The block is kept where

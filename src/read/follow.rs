@@ -46,8 +46,12 @@ impl FollowStop {
 
 impl Follow {
     pub(crate) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Follow, ReadError> {
+        let (shard, end) = (engine.id, engine.accepted_end());
+        if from > end {
+            return Err(ReadError::AboveEnd { shard, lsn: from, end });
+        }
         let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
-        Ok(Follow { cursor: Cursor::new(engine, from)?, stop, registration: None })
+        Ok(Follow { cursor: Cursor::at_rest(engine, from)?, stop, registration: None })
     }
 
     /// A handle that ends this reader.
@@ -60,6 +64,12 @@ impl Follow {
     #[cfg(test)]
     pub(super) fn stop_at(&mut self, limit: Lsn) {
         assert!(matches!(self.cursor.next(limit, Lsn::MAX), Step::End));
+    }
+
+    /// Whether it holds nothing to read into.
+    #[cfg(test)]
+    pub(super) fn is_resting(&self) -> bool {
+        self.cursor.is_resting()
     }
 
     /// The next record, for which it waits at most `timeout`.
@@ -91,6 +101,10 @@ impl Follower for Follow {
             Step::Error(error) => Some(Err(error)),
             Step::End => None,
         }
+    }
+
+    fn rest(&mut self) {
+        self.cursor.rest();
     }
 
     fn register(&mut self, waker: &Waker) {

@@ -16,6 +16,9 @@ pub(crate) trait Follower {
     /// The next record or error that is there; `None` if there is none now.
     fn step(&mut self) -> Told;
 
+    /// There is nothing to read now: gives back the memory for it.
+    fn rest(&mut self);
+
     /// Leaves a waker for when something may be there.
     fn register(&mut self, waker: &Waker);
 
@@ -24,6 +27,9 @@ pub(crate) trait Follower {
         // Asked before the step: what became durable before the end is delivered.
         let ended = self.is_ended();
         let step = self.step();
+        if step.is_none() {
+            self.rest();
+        }
         (step.is_some() || ended).then_some(step)
     }
 

@@ -13,6 +13,7 @@ mod point;
 mod range;
 mod record;
 mod source;
+mod window;
 
 pub use back::RangeBack;
 pub use follow::{Follow, FollowStop};

@@ -68,6 +68,16 @@ pub(crate) trait Source: Send + Sync + Debug {
 
     /// The blocks whose headers were read.
     fn known_blocks(&self) -> &KnownBlocks;
+
+    /// A reader of whole segments, kept from an earlier use if there is one.
+    fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        SegmentReader::for_scan(self.block_bytes(), self.read_bytes())
+    }
+
+    /// It may be kept, or not.
+    fn take_scanner_back(&self, reader: SegmentReader) {
+        drop(reader);
+    }
 }
 
 impl Source for Engine {
@@ -146,5 +156,13 @@ impl Source for Engine {
 
     fn known_blocks(&self) -> &KnownBlocks {
         self.known_blocks()
+    }
+
+    fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        self.lend_scanner()
+    }
+
+    fn take_scanner_back(&self, reader: SegmentReader) {
+        self.take_scanner_back(reader);
     }
 }

@@ -162,3 +162,31 @@ fn a_file_that_is_used_again_is_read_again() {
         }
     }
 }
+
+/// A follower that has caught up waits without the memory that it reads into; one that lags keeps it, and what it reads
+/// ahead.
+#[test]
+fn followers_that_wait_hold_no_buffers() {
+    let options = Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20);
+    let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+    let shard = log.shard(ShardId(0));
+    // More than memory holds: it is read from the files.
+    let positions: Vec<Position> = (0..600).map(|_| log.append([1; 3_900]).wait().unwrap()).collect();
+    let mut tails: Vec<_> = (0..20).map(|_| shard.follow(Lsn::MIN).unwrap()).collect();
+    for tail in &mut tails {
+        assert!(tail.is_resting(), "it was not asked yet");
+        for own in &positions[..300] {
+            assert_eq!(position(tail.next()), *own);
+            assert!(!tail.is_resting());
+        }
+        for own in &positions[300..] {
+            assert_eq!(position(tail.next()), *own);
+        }
+        assert!(tail.next().is_none());
+        assert!(tail.is_resting());
+    }
+    let new = log.append(b"new").wait().unwrap();
+    for tail in &mut tails {
+        assert_eq!(position(tail.next()), new);
+    }
+}

@@ -5,8 +5,8 @@
 //! durable before the manifest, and the manifest before anything relies on it.
 
 mod draft;
-mod known_blocks;
 mod files;
+mod known_blocks;
 mod names;
 mod random_reader;
 mod reader;

@@ -109,7 +109,7 @@ impl ShardStore {
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
-        let (segments, missing) = open_segments(directory.as_ref(), &manifest, Some(&files))?;
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], Some(&files))?;
         let (mut spares, mut strays) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {

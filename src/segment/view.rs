@@ -8,8 +8,8 @@ use super::names::segment_name;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
-use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind};
-use crate::position::Lsn;
+use crate::format::{EpochRow, EpochTable, Identity, SegmentRow, ShardManifest, SlotKind, public_id};
+use crate::position::{LogId, Lsn};
 
 /// A file, and the stretch of the stream that it holds. Whoever reads from it holds the `Arc`; it
 /// is not used for anything else meanwhile.
@@ -72,6 +72,19 @@ impl StoreView {
         Identity { log_id: self.log_id, shard: self.shard, epoch: row.epoch, nonce: row.nonce }
     }
 
+    /// What the log is called in public.
+    pub(crate) fn public_id(&self) -> LogId {
+        public_id(&self.log_id)
+    }
+
+    /// What the records of an epoch are seeded with: it tells the epoch from that of the same number of another log, or
+    /// of this one as it went on from a copy. 0 if the epoch owns nothing here.
+    pub(crate) fn seed_of(&self, epoch: u32) -> u32 {
+        let rows = self.epochs.rows();
+        let row = rows.binary_search_by_key(&epoch, |row| row.epoch).ok().map(|index| &rows[index]);
+        row.map_or(0, |row| self.identity(row).seed().raw())
+    }
+
     /// Index of the segment that holds `lsn`.
     pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<usize> {
         let after = self.segments.partition_point(|segment| segment.base() <= lsn);
@@ -100,17 +113,25 @@ pub(crate) fn continuations(
     own.map(|own| (own, end)).into_iter().chain(bases)
 }
 
-/// The segments that a manifest lists, and the rows of those that are missing or too short.
+/// The segments that a manifest lists, and the rows of those that are missing or too short. Of those that are `known` none
+/// is opened again.
 ///
 /// Those to which nothing is written are closed again, for as long as nobody reads from them, where `files` opens them
 /// then: where they are somebody else's they may be gone by then.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     manifest: &ShardManifest,
+    known: &[Arc<Segment>],
     files: Option<&Arc<OpenFiles>>,
 ) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
     for &row in &manifest.segments {
+        // A file that is used again holds another stretch, by another row.
+        let index = known.partition_point(|segment| segment.row.base < row.base);
+        if let Some(segment) = known.get(index).filter(|segment| segment.row == row) {
+            segments.push(segment.clone());
+            continue;
+        }
         match directory.open(&segment_name(row.file)) {
             Ok(file) if file.bytes()? >= row.bytes => {
                 let segment = Segment::new(row, file);
@@ -144,14 +165,33 @@ pub(crate) struct StoreSnapshot {
     pub manifest: ShardManifest,
     pub segments: Vec<Arc<Segment>>,
     pub missing: Vec<SegmentRow>,
+    /// What the manifest was decoded from.
+    body: Vec<u8>,
 }
 
 impl StoreSnapshot {
     pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
         let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory, &manifest, None)?;
-        Ok(StoreSnapshot { manifest, segments, missing })
+        let (segments, missing) = open_segments(directory, &manifest, &[], None)?;
+        Ok(StoreSnapshot { manifest, segments, missing, body })
+    }
+
+    /// As it is by now; `None` if nothing has changed. Files that are open already and hold what they held stay open.
+    pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
+        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
+        if body == self.body && self.missing.is_empty() {
+            return Ok(None);
+        }
+        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
+        let before = &self.manifest;
+        // Where an older copy was put in its place, its segments may be other files by the same names.
+        let goes_on = manifest.next_epoch >= before.next_epoch
+            && manifest.next_file >= before.next_file
+            && manifest.horizon >= before.horizon;
+        let known = if goes_on { &self.segments[..] } else { &[] };
+        let (segments, missing) = open_segments(directory, &manifest, known, None)?;
+        Ok(Some(StoreSnapshot { manifest, segments, missing, body }))
     }
 
     pub(crate) fn view(&self) -> StoreView {

@@ -8,9 +8,13 @@ use super::Engine;
 use crate::position::Lsn;
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, ShardStore, StoreView};
 use crate::sync::lock;
+use crate::write::Durability;
 
 /// Buffers that are kept; more readers than that at once get new ones.
 const READERS_KEPT: usize = 4;
+
+/// Of those that read whole segments: of all that wait, one is soon the first to go on.
+const SCANNERS_KEPT: usize = 1;
 
 /// What readers touch.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub(super) struct Reading {
     readers: Mutex<Vec<SegmentReader>>,
     random_readers: Mutex<Vec<RandomReader>>,
     known_blocks: KnownBlocks,
+    scanners: Mutex<Vec<SegmentReader>>,
     read_bytes: usize,
 }
 
@@ -34,6 +39,7 @@ impl Reading {
             readers: Mutex::default(),
             random_readers: Mutex::default(),
             known_blocks: KnownBlocks::default(),
+            scanners: Mutex::default(),
             read_bytes,
         }
     }
@@ -52,6 +58,12 @@ impl Engine {
         if truncated {
             self.reading.truncations.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// The end of what was accepted, or of what is durable where nothing was since the open.
+    pub(crate) fn accepted_end(&self) -> Lsn {
+        let last = self.last_target(Durability::Written);
+        last.map_or(Lsn::MIN, |last| Lsn(last.lsn.0 + 1)).max(self.durable())
     }
 
     pub(crate) fn truncations(&self) -> Arc<AtomicU64> {
@@ -101,6 +113,20 @@ impl Engine {
 
     pub(crate) fn known_blocks(&self) -> &KnownBlocks {
         &self.reading.known_blocks
+    }
+
+    /// A reader of whole segments; one that waits has given it back for the next that goes on.
+    pub(crate) fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        let kept = lock(&self.reading.scanners).pop();
+        kept.map_or_else(|| SegmentReader::for_scan(self.block_bytes(), self.read_bytes()), Ok)
+    }
+
+    pub(crate) fn take_scanner_back(&self, mut reader: SegmentReader) {
+        reader.forget();
+        let mut scanners = lock(&self.reading.scanners);
+        if scanners.len() < SCANNERS_KEPT {
+            scanners.push(reader);
+        }
     }
 
     /// What a scan reads at a time.

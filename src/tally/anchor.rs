@@ -8,8 +8,9 @@ use super::fold::Fold;
 use super::wire;
 use crate::device::{Device, Directory};
 use crate::format::{AnchorRow, SlotKind};
-use crate::position::{Lsn, ShardId};
-use crate::segment::{ManifestError, ManifestFiles, is_name};
+use crate::position::{LogId, Lsn, ShardId};
+use crate::segment::{ManifestError, ManifestFiles, StoreView, is_name};
+use crate::shard::Engine;
 
 /// A tally's identity and the oldest flush that is still needed, kept in two slots on disk.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) fn check_name(name: &str) -> Result<(), TallyError> {
 }
 
 fn decode(name: &str, body: &[u8]) -> Result<AnchorRow, TallyError> {
-    bytemuck::try_pod_read_unaligned(body).map_err(|_| TallyError::Damaged {
+    AnchorRow::decode(body).map_err(|_| TallyError::Damaged {
         name: name.to_owned(),
         what: "the file that says where it begins",
     })
@@ -73,20 +74,55 @@ pub(super) fn peek(directory: &dyn Directory, name: &str) -> Result<Option<Ancho
     }
 }
 
+/// Which epoch owns the last byte below `end`, and its seed; zeros if none does, or it is truncated.
+fn epoch_below(view: &StoreView, end: Lsn) -> (u32, u32) {
+    let last = end.0.checked_sub(1).map(Lsn).filter(|last| *last >= view.horizon);
+    let row = last.and_then(|last| view.epochs.owner(last)).map(|(row, _)| *row);
+    row.map_or((0, 0), |row| (row.epoch, view.seed_of(row.epoch)))
+}
+
+/// Whether what a tally remembers is of this log.
+pub(super) fn check_log(name: &str, row: &AnchorRow, view: &StoreView) -> Result<(), TallyError> {
+    let (log, own) = (LogId::from_bytes(row.log), view.public_id());
+    match row.log == [0; 16] || log == own {
+        true => Ok(()),
+        false => Err(TallyError::OtherLog { name: name.to_owned(), log, own }),
+    }
+}
+
+/// Whether the shard is the one that the tally was flushed to, and still has all that was durable then: either may have
+/// been put back from a copy.
+pub(super) fn check(name: &str, row: &AnchorRow, view: &StoreView, durable: Lsn) -> Result<(), TallyError> {
+    let (name, shard, needed) = (|| name.to_owned(), ShardId(row.shard), Lsn(row.complete));
+    check_log(&name(), row, view)?;
+    if needed > durable {
+        return Err(TallyError::AboveEnd { name: name(), shard, needed, end: durable });
+    }
+    // Nothing cuts what is durable and needed: an epoch that was there is there, unless all of it is truncated.
+    let (epoch, seed) = epoch_below(view, needed);
+    if row.epoch != 0 && epoch != 0 && (epoch, seed) != (row.epoch, row.seed) {
+        return Err(TallyError::OtherHistory { name: name(), shard, needed });
+    }
+    Ok(())
+}
+
 impl Anchor {
-    /// The tally of this name, or a new one that begins at `end` of the shard.
+    /// The tally of this name, or a new one that begins at what is durable of the shard.
     pub(super) fn open<F: Fold>(
         device: &dyn Device,
         directory: &dyn Directory,
         name: &str,
-        place: impl FnOnce() -> (ShardId, Lsn),
+        engine: &Engine,
     ) -> Result<Anchor, TallyError> {
         let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Tally, || {
-            let (shard, end) = place();
+            let (shard, end, view) = (engine.id, engine.durable(), engine.view());
+            let (epoch, seed) = epoch_below(&view, end);
+            let log = view.public_id().to_bytes();
             let mut id = [0; 8];
             device.random(&mut id)?;
             let (id, fold) = (u64::from_le_bytes(id), fold_mark::<F>());
-            let row = AnchorRow { id, oldest: end.0, complete: end.0, fold, shard: shard.0, reserved: 0 };
+            let (oldest, complete, shard) = (end.0, end.0, shard.0);
+            let row = AnchorRow { id, oldest, complete, fold, shard, reserved: 0, log, epoch, seed };
             Ok(bytemuck::bytes_of(&row).to_vec())
         });
         let (files, body) = made.map_err(|error| told(name, error))?;
@@ -98,8 +134,10 @@ impl Anchor {
     }
 
     /// Durably: no flush before `oldest` is needed any more, since all totals stand from there to `complete`.
-    pub(super) fn advance(&mut self, oldest: Lsn, complete: Lsn) -> io::Result<()> {
-        let row = AnchorRow { oldest: oldest.0, complete: complete.0, ..self.row };
+    pub(super) fn advance(&mut self, oldest: Lsn, complete: Lsn, view: &StoreView) -> io::Result<()> {
+        let (epoch, seed) = epoch_below(view, complete);
+        let log = view.public_id().to_bytes();
+        let row = AnchorRow { oldest: oldest.0, complete: complete.0, log, epoch, seed, ..self.row };
         // One copy at a time: if it tears, the other one asks for a little more, which is still there.
         self.files.write_one(bytemuck::bytes_of(&row))?;
         self.row = row;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{AppendError, ReadError, SharedIo, Unavailable, has_two_causes};
-use crate::position::{Lsn, ShardId};
+use crate::position::{LogId, Lsn, ShardId};
 
 has_two_causes!(UpdateError::Failed, TallyError::Failed);
 
@@ -94,6 +94,48 @@ pub enum TallyError {
         needed: Lsn,
         /// Where the shard begins.
         horizon: Lsn,
+    },
+    /// Its totals were durable above the end of the shard's log: the shard was put back from an older copy, and the tally's
+    /// files were not. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    #[error(
+        "the tally `{name}` needs shard {shard} up to LSN {needed}, whose log ends at {end}: the shard was put back \
+             from an older copy; put back both, or remove the tally"
+    )]
+    AboveEnd {
+        /// Its name.
+        name: String,
+        /// Where its flushes are.
+        shard: ShardId,
+        /// Up to where they are needed.
+        needed: Lsn,
+        /// Where the shard's log ends.
+        end: Lsn,
+    },
+    /// Its totals were durable in this shard as it went on once, and not as it is: the shard was put back from an older copy
+    /// and has gone on since. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    #[error(
+        "the tally `{name}` needs what shard {shard} had at LSN {needed} before it was put back from an older copy; \
+             put back both, or remove the tally"
+    )]
+    OtherHistory {
+        /// Its name.
+        name: String,
+        /// Where its flushes are.
+        shard: ShardId,
+        /// Up to where they are needed.
+        needed: Lsn,
+    },
+    /// Its files are those of a tally of another log. [`Log::remove_tally`](crate::Log::remove_tally) takes them away.
+    #[error(
+        "the files of the tally `{name}` are of the log {log}, and this is {own}; remove the tally to begin anew"
+    )]
+    OtherLog {
+        /// Its name.
+        name: String,
+        /// The log that they are of.
+        log: LogId,
+        /// This log.
+        own: LogId,
     },
     /// It was written by a newer version of sawmill.
     #[error("the tally `{name}` was written by a newer version of sawmill")]

@@ -357,7 +357,7 @@ impl<F: Fold> Core<F> {
             return;
         }
         let _out = self.engine.calls.begin();
-        match anchor.advance(start, work.end) {
+        match anchor.advance(start, work.end, &self.engine.view()) {
             Ok(()) => {
                 work.oldest = before;
                 self.engine.pin(&self.name, before, work.end);

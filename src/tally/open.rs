@@ -92,6 +92,9 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
             engines.iter().for_each(|engine| engine.pin(name, Lsn::MIN, Lsn::MAX));
             continue;
         };
+        // What another log's tally needs is nothing of this one's; it says so when it is opened.
+        let is_own = |row: &AnchorRow| anchor::check_log(name, row, &engines[0].view()).is_ok();
+        let rows: Vec<AnchorRow> = rows.into_iter().filter(is_own).collect();
         let engine = rows.first().and_then(|row| engines.get(usize::from(row.shard)));
         if let Some((engine, (oldest, complete))) =
             engine.and_then(|engine| Some((engine, needs(engine, &rows)?)))
@@ -141,7 +144,6 @@ pub(crate) fn open<F: Fold>(
     let shard = usize::from(wire::range_hash(name.as_bytes()) as u16) % place.engines.len();
     let limits =
         Limits::of(options, place.engines[shard].record_bytes(), place.engines[shard].segment_bytes())?;
-    let new = || (ShardId(shard as u16), place.engines[shard].durable());
     // A new one's beginning must not be truncated before it is known: nothing is, for this moment.
     let rows = anchor::rows(place.directory, name)
         .map_err(|error| TallyError::Io { name: name.to_owned(), source: Arc::new(error) })?;
@@ -149,13 +151,15 @@ pub(crate) fn open<F: Fold>(
     if is_new {
         place.engines[shard].pin(name, Lsn::MIN, Lsn::MAX);
     }
-    let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, new);
+    let anchor = Anchor::open::<F>(place.device.as_ref(), place.directory, name, &place.engines[shard]);
     let anchor = anchor.inspect_err(|_| {
         if is_new {
             place.engines[shard].unpin(name);
         }
     })?;
     let row = anchor.row();
+    let unpin = |_: &TallyError| place.engines.iter().for_each(|engine| engine.unpin(name));
+    anchor::check_log(name, &row, &place.engines[0].view()).inspect_err(unpin)?;
     let engine = engine_of(name, &row, place.engines)?;
     let rows = if is_new { vec![row] } else { rows };
     let (oldest, complete) = needs(&engine, &rows).expect("there is a copy");
@@ -191,6 +195,7 @@ fn needed(
     source: Arc<dyn Source>,
 ) -> Result<impl Iterator<Item = Result<Record, ReadError>>, TallyError> {
     let (oldest, horizon, shard) = (Lsn(row.oldest), source.view().horizon, source.id());
+    anchor::check(name, row, &source.view(), source.durable())?;
     if oldest < horizon {
         return Err(TallyError::Truncated { name: name.to_owned(), shard, needed: oldest, horizon });
     }

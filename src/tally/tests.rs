@@ -360,8 +360,7 @@ fn a_missing_flush_is_told() {
         tally.add(b"key", amount).wait().unwrap();
     }
     let records: Vec<_> = log.shard(ShardId(0)).read(..).unwrap().map(|record| record.unwrap()).collect();
-    let row =
-        crate::format::AnchorRow { id: tally.0.id(), oldest: 0, complete: 0, fold: 0, shard: 0, reserved: 0 };
+    let row = crate::format::AnchorRow { id: tally.0.id(), ..bytemuck::Zeroable::zeroed() };
     let sum_without = |flush: u64| {
         let totals = super::totals::Totals::<Sum>::new(10, &hashbrown::DefaultHashBuilder::default());
         let left = records.iter().filter(|record| {

@@ -36,6 +36,7 @@ mod power_cut;
 mod process_limits;
 mod read_only;
 mod reading;
+mod restored;
 mod retention;
 mod slow_owner;
 mod stuck_device;

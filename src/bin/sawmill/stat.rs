@@ -33,9 +33,13 @@ impl Stat {
                         "segment_bytes": shard.segment_bytes, "path": shard.path.to_string_lossy() })
                 })
                 .collect();
-            println!("{}", json!({ "path": self.dir.to_string_lossy(), "shards": shards }));
+            println!(
+                "{}",
+                json!({ "path": self.dir.to_string_lossy(), "id": log.id().to_string(), "shards": shards })
+            );
             return Ok(ExitCode::SUCCESS);
         }
+        println!("log {}", log.id());
         println!(
             "{:>5} {:>14} {:>14} {:>14} {:>6} {:>8} {:>10}  state",
             "shard", "horizon", "durable", "end", "epoch", "segments", "MiB"

@@ -170,7 +170,7 @@ impl Directory for SimDirectory {
         }
         let found = world.folder(self.number).names.get(name).copied();
         drop(world);
-        found.map(|number| self.handle(number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+        found.map(|number| self.handle(name, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {

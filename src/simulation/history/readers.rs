@@ -13,7 +13,7 @@ use crate::error::ReadError;
 use crate::log::LogReader;
 use crate::read::Follow;
 use crate::simulation::oracle::Accepted;
-use crate::{Log, Lsn, Position, Record, ShardId};
+use crate::{ConsumerError, Log, Lsn, Position, Record, ShardId};
 
 /// One that goes on from step to step.
 pub(super) struct Follower {
@@ -258,7 +258,14 @@ impl History {
     /// A consumer reads on: it gets every record at least once, in order, from no later than behind what it
     /// had committed, and from no earlier than behind what of that was durable.
     pub(super) fn consume(&mut self, log: &Log) {
-        let Ok(mut consumer) = log.consumer("reader") else { return };
+        let mut consumer = match log.consumer("reader") {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                let is_refused =
+                    matches!(error, ConsumerError::AboveEnd { .. } | ConsumerError::OtherHistory { .. });
+                return assert!(self.is_damaged() || !is_refused, "nothing was put back: {error}");
+            }
+        };
         let mut last: Vec<Option<Position>> = vec![None; usize::from(self.plan.shards)];
         let mut own = last.clone();
         for shard in 0..self.plan.shards {
