@@ -217,6 +217,17 @@ pub enum ReadError {
     /// No record was ever acknowledged at this position.
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
+    /// Read beside the owner: it may have been acknowledged, but the log's files do not tell yet that it is durable. They do
+    /// once more is appended, or within about a second while the owner lives.
+    #[error("LSN {lsn} of shard {shard} is not known to be durable yet; what lies below {durable} is")]
+    NotDurableYet {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        lsn: Lsn,
+        /// All below it is known to be durable.
+        durable: Lsn,
+    },
     /// The place to go on from lies above the end of the shard's log: it was taken of another log, or of this one before the
     /// shard was put back from an older copy. What is appended next would be passed over.
     #[error(

@@ -155,6 +155,7 @@ fn readers_and_truncation_tell_what_they_hold() {
         },
         Truncated { .. } => Truncated { shard: SHARD, lsn: LSN, horizon: LSN },
         NotAPosition(_) => NotAPosition(position()),
+        NotDurableYet { .. } => NotDurableYet { shard: SHARD, lsn: LSN, durable: LSN },
         AboveEnd { .. } => AboveEnd { shard: SHARD, lsn: LSN, end: LSN },
         NoSuchShard(_) => NoSuchShard(SHARD),
         ShardFailed(_) => ShardFailed(failure()),

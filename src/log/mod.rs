@@ -1,5 +1,7 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod follow_reader;
+mod foreign;
 mod post;
 mod reader;
 mod shard;
@@ -13,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::instance::Close;
+pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
 pub use window::{Window, WindowIter};

@@ -8,23 +8,27 @@ use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use super::follow_reader::FollowReader;
+use super::foreign::{ForeignShard, is_of};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};
 use crate::position::{LogId, Lsn, Position, ShardId};
-use crate::read::{self, Merged, Range, Record, Source};
-use crate::recovery::{self, Damage, Facts, Scan, Verdict};
-use crate::segment::{
-    ManifestError, ManifestFiles, READ_BYTES, SegmentReader, StoreSnapshot, StoreView, shard_path,
-};
-use crate::sync::lock;
-use crate::sys::Process;
+use crate::read::{self, Merged, Range, RangeBack, Record, Source};
+use crate::recovery::Damage;
+use crate::router::Router;
+use crate::segment::{ManifestError, ManifestFiles, StoreSnapshot, shard_path};
 use crate::tally::{self, Fold, TallyError};
 
 /// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
+///
+/// Each call looks at the log's files again: at the shard's manifest, at the segments that it did not know, and at the
+/// blocks that came. What it gives is never wrong, and may lag: that a block is durable is told by the blocks after it, so
+/// while records come it knows all but those of the last few blocks, and once none come it knows all within about a second,
+/// when the owner writes its idle marker. A record that the owner has acknowledged and this cannot tell yet is
+/// [`ReadError::NotDurableYet`].
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -41,7 +45,8 @@ use crate::tally::{self, Fold, TallyError};
 pub struct LogReader {
     path: PathBuf,
     directory: Arc<dyn Directory>,
-    shards: Vec<Arc<ForeignShard>>,
+    pub(super) shards: Vec<Arc<ForeignShard>>,
+    router: Arc<Router>,
 }
 
 /// A shard of a log that is read and not owned. By [`LogReader::shard`].
@@ -137,23 +142,11 @@ impl LogReader {
                 let is_of_log = snapshot.manifest.log_id == log.log_id;
                 return Err(OpenError::other_shard(&folder, path, is_of_log, snapshot.manifest.shard));
             }
-            let shard = ForeignShard {
-                id,
-                log_id: log.log_id,
-                directory,
-                block_bytes: log.block_bytes,
-                segment_bytes: log.segment_bytes,
-                truncations: Arc::default(),
-                state: Mutex::new(State {
-                    view: Arc::new(snapshot.view()),
-                    scan: Scan::from(&snapshot.manifest),
-                    snapshot,
-                }),
-            };
-            Ok(Arc::new(shard))
+            Ok(Arc::new(ForeignShard::new(&log, id, directory, snapshot)))
         });
         let shards = shards.collect::<Result<_, OpenError>>()?;
-        Ok(LogReader { path: path.to_owned(), directory, shards })
+        let router = Arc::new(Router::new(log.slots.clone(), log.shards));
+        Ok(LogReader { path: path.to_owned(), directory, shards, router })
     }
 
     /// The keys of a tally in order, with their totals as far as they are known to be durable now. By the fold
@@ -165,8 +158,7 @@ impl LogReader {
         let shard_of = |shard: ShardId, complete: Lsn| {
             let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
             shard.refresh()?;
-            // The anchor is written once this is durable, which blocks in the log need not say yet.
-            lock(&shard.state).scan.hear_of_record(complete);
+            shard.hear_of_record(complete);
             Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
@@ -175,7 +167,7 @@ impl LogReader {
     /// As [`Log::id`](crate::Log::id).
     #[must_use]
     pub fn id(&self) -> LogId {
-        public_id(&self.shards[0].log_id)
+        public_id(self.shards[0].log_id())
     }
 
     /// Where the log lives.
@@ -196,10 +188,17 @@ impl LogReader {
         ShardReader { id: shard, shard: self.shards.get(usize::from(shard.0)).cloned() }
     }
 
+    /// The shard where records with this key go, as of when this was opened.
+    #[must_use]
+    pub fn route(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> ShardId {
+        self.router.route(key.as_ref())
+    }
+
     /// Reads the record at a position, if it is known to be durable.
     ///
     /// # Errors
-    /// See [`ReadError`]; [`ReadError::NotAPosition`] also of one that is not known to be durable yet.
+    /// See [`ReadError`]; [`ReadError::NotDurableYet`] of one that may be acknowledged, which the log's files do not tell
+    /// yet.
     pub fn get(&self, position: Position) -> Result<Record, ReadError> {
         let shard = self.shards.get(usize::from(position.shard().0));
         let shard = shard.ok_or(ReadError::NoSuchShard(position.shard()))?;
@@ -289,172 +288,31 @@ impl ShardReader {
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         Range::new(self.shard()?.source(), &range)
     }
-}
 
-/// Whether a folder's manifest is that of this shard of this log.
-fn is_of(snapshot: &StoreSnapshot, log_id: [u8; 16], shard: ShardId) -> bool {
-    snapshot.manifest.log_id == log_id && snapshot.manifest.shard == shard.0
-}
-
-/// A shard of somebody else's.
-#[derive(Debug)]
-struct ForeignShard {
-    id: ShardId,
-    log_id: [u8; 16],
-    directory: Arc<dyn Directory>,
-    block_bytes: u32,
-    segment_bytes: u64,
-    state: Mutex<State>,
-    /// How often the owner was seen to have truncated.
-    truncations: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-struct State {
-    snapshot: StoreSnapshot,
-    view: Arc<StoreView>,
-    /// How far the chain of the last epoch was read.
-    scan: Scan,
-}
-
-impl ForeignShard {
-    fn source(self: &Arc<ForeignShard>) -> Arc<dyn Source> {
-        self.clone()
+    /// The records from `lsn` on, then new ones as they become known to be durable: a blocking iterator and a stream.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let owner = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// # let position = owner.append(b"a").wait()?;
+    /// # owner.close()?;
+    /// let log = sawmill::Log::open_read_only(dir.path())?;
+    /// let mut tail = log.shard(sawmill::ShardId(0)).follow(sawmill::Lsn::MIN)?;
+    /// assert_eq!(tail.next().expect("it was not stopped")?.position(), position);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`read`](ShardReader::read), and [`ReadError::AboveEnd`] as [`Shard::follow`](crate::Shard::follow).
+    pub fn follow(&self, lsn: Lsn) -> Result<FollowReader, ReadError> {
+        FollowReader::new(self.shard()?, lsn)
     }
 
-    fn io(&self, source: io::Error) -> ReadError {
-        ReadError::Io { shard: self.id, source: Arc::new(source) }
+    /// As [`Shard::read_back`](crate::Shard::read_back), of what is known to be durable now.
+    ///
+    /// # Errors
+    /// As [`read`](ShardReader::read).
+    pub fn read_back(&self, range: impl RangeBounds<Lsn>) -> Result<RangeBack, ReadError> {
+        RangeBack::new(self.shard()?.source(), &range)
     }
-
-    fn reader(&self) -> Result<SegmentReader, ReadError> {
-        SegmentReader::for_scan(self.block_bytes, self.read_bytes()).map_err(|error| self.io(error))
-    }
-
-    /// Reads the manifest again; what it cannot read stays as it was.
-    fn reload(&self, state: &mut State) -> Result<(), ReadError> {
-        let snapshot = StoreSnapshot::of(self.directory.as_ref()).map_err(|error| {
-            let path = self.directory.path();
-            self.io(io::Error::other(OpenError::manifest(path)(error)))
-        })?;
-        if !is_of(&snapshot, self.log_id, self.id) {
-            let path = self.directory.path().display();
-            return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
-        }
-        let view = Arc::new(snapshot.view());
-        let before = std::mem::replace(&mut state.view, view);
-        if before.horizon != state.view.horizon || before.epochs != state.view.epochs {
-            self.truncations.fetch_add(1, Ordering::SeqCst);
-        }
-        // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint.
-        let same = snapshot.manifest.epochs.last() == state.snapshot.manifest.epochs.last();
-        if !same || state.scan.end < snapshot.manifest.checkpoint {
-            state.scan = Scan::from(&snapshot.manifest);
-        }
-        state.scan.hear(snapshot.manifest.covered.max(snapshot.manifest.clean_end.unwrap_or_default()));
-        state.snapshot = snapshot;
-        Ok(())
-    }
-
-    /// Looks how far the log has got.
-    fn refresh(&self) -> Result<(), ReadError> {
-        let mut reader = self.reader()?;
-        self.advance(&mut lock(&self.state), &mut reader)
-    }
-
-    /// Reads the manifest again, then on along the chain from where the last look ended.
-    fn advance(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
-        self.reload(state)?;
-        let row = *state.snapshot.manifest.epochs.last().expect("a manifest has an epoch");
-        let identity = state.snapshot.manifest.identity(&row);
-        state.scan.advance(reader, &state.snapshot.segments, &identity, self.block_bytes);
-        Ok(())
-    }
-
-    fn summary(&self) -> Result<ShardSummary, ReadError> {
-        self.refresh()?;
-        let state = lock(&self.state);
-        let manifest = &state.snapshot.manifest;
-        Ok(ShardSummary {
-            shard: self.id,
-            horizon: manifest.horizon,
-            durable_lsn: state.scan.durable,
-            end: state.scan.end,
-            checkpoint: manifest.checkpoint,
-            closed: manifest.clean_end.is_some(),
-            epoch: manifest.epochs.last().map_or(0, |row| row.epoch),
-            segments: manifest.segments.len(),
-            segment_bytes: manifest.segments.iter().map(|row| row.bytes).sum(),
-            path: self.directory.path().to_owned(),
-        })
-    }
-
-    /// Judges the end as an open would. The owner may go on meanwhile: an end that moves is none.
-    fn verify_end(&self) -> Result<Option<Finding>, ReadError> {
-        let mut last = None;
-        loop {
-            let mut reader = self.reader()?;
-            let mut state = lock(&self.state);
-            self.advance(&mut state, &mut reader)?;
-            let (snapshot, scan) = (&state.snapshot, &state.scan);
-            let facts =
-                Facts::gather(&mut reader, &snapshot.segments, &snapshot.manifest, &snapshot.missing, scan);
-            let Verdict::Damaged { lsn, cause } = recovery::judge(&facts) else { return Ok(None) };
-            if last == Some((scan.end, snapshot.manifest.next_file)) {
-                return Ok(Some(Finding::End { shard: self.id, lsn, cause }));
-            }
-            last = Some((scan.end, snapshot.manifest.next_file));
-        }
-    }
-}
-
-impl Source for ForeignShard {
-    fn id(&self) -> ShardId {
-        self.id
-    }
-
-    /// Whoever reads: nothing is kept between two calls but what was read of the manifest.
-    fn process(&self) -> Process {
-        Process::current()
-    }
-
-    fn view(&self) -> Arc<StoreView> {
-        lock(&self.state).view.clone()
-    }
-
-    fn view_now(&self) -> Arc<StoreView> {
-        let mut state = lock(&self.state);
-        // If it cannot be read now, what was known stands, and the damage is told as it was found.
-        let _ = self.reload(&mut state);
-        state.view.clone()
-    }
-
-    fn truncations(&self) -> Arc<AtomicU64> {
-        self.truncations.clone()
-    }
-
-    fn durable(&self) -> Lsn {
-        lock(&self.state).scan.durable
-    }
-
-    fn written(&self) -> Lsn {
-        self.durable()
-    }
-
-    fn flush(&self, lsn: Lsn, _whole: bool) -> Result<bool, ReadError> {
-        Ok(lsn < self.durable())
-    }
-
-    fn block_bytes(&self) -> u32 {
-        self.block_bytes
-    }
-
-    fn read_bytes(&self) -> usize {
-        READ_BYTES.min(usize::try_from(self.segment_bytes).unwrap_or(usize::MAX))
-    }
-
-    fn lend_reader(&self) -> io::Result<SegmentReader> {
-        SegmentReader::new(self.block_bytes as usize * 2)
-    }
-
-    fn give_back(&self, _: SegmentReader) {}
 }

@@ -98,7 +98,7 @@ impl ShardStore {
         let (slots, body, copies_diverge) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory.as_ref(), &manifest)?;
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[])?;
         let (mut spares, mut strays) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {

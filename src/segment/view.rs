@@ -89,13 +89,21 @@ pub(crate) fn continuations(
     own.map(|own| (own, end)).into_iter().chain(bases)
 }
 
-/// The segments that a manifest lists, and the rows of those that are missing or too short.
+/// The segments that a manifest lists, and the rows of those that are missing or too short. Of those that are `known` none
+/// is opened again.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     manifest: &ShardManifest,
+    known: &[Arc<Segment>],
 ) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
     for &row in &manifest.segments {
+        // A file that is used again holds another stretch, by another row.
+        let index = known.partition_point(|segment| segment.row.base < row.base);
+        if let Some(segment) = known.get(index).filter(|segment| segment.row == row) {
+            segments.push(segment.clone());
+            continue;
+        }
         match directory.open(&segment_name(row.file)) {
             Ok(file) if file.bytes()? >= row.bytes => segments.push(Arc::new(Segment { row, file })),
             Ok(_) => missing.push(row),
@@ -122,14 +130,33 @@ pub(crate) struct StoreSnapshot {
     pub manifest: ShardManifest,
     pub segments: Vec<Arc<Segment>>,
     pub missing: Vec<SegmentRow>,
+    /// What the manifest was decoded from.
+    body: Vec<u8>,
 }
 
 impl StoreSnapshot {
     pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
         let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory, &manifest)?;
-        Ok(StoreSnapshot { manifest, segments, missing })
+        let (segments, missing) = open_segments(directory, &manifest, &[])?;
+        Ok(StoreSnapshot { manifest, segments, missing, body })
+    }
+
+    /// As it is by now; `None` if nothing has changed. Files that are open already and hold what they held stay open.
+    pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
+        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
+        if body == self.body && self.missing.is_empty() {
+            return Ok(None);
+        }
+        let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
+        let before = &self.manifest;
+        // Where an older copy was put in its place, its segments may be other files by the same names.
+        let goes_on = manifest.next_epoch >= before.next_epoch
+            && manifest.next_file >= before.next_file
+            && manifest.horizon >= before.horizon;
+        let known = if goes_on { &self.segments[..] } else { &[] };
+        let (segments, missing) = open_segments(directory, &manifest, known)?;
+        Ok(Some(StoreSnapshot { manifest, segments, missing, body }))
     }
 
     pub(crate) fn view(&self) -> StoreView {

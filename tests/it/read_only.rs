@@ -1,7 +1,7 @@
 //! `open_read_only`: beside a living owner and beside none.
 
 use sawmill::log::Finding;
-use sawmill::{Durability, Log, Lsn, OpenError, ReadError, ShardId, Write};
+use sawmill::{Durability, Log, Lsn, OpenError, Position, ReadError, ShardId, Write};
 
 use crate::harness::Ground;
 use crate::on_every_ground;
@@ -13,7 +13,54 @@ on_every_ground!(
     reading_changes_nothing,
     one_copy_of_a_manifest_is_enough,
     a_shard_of_another_log_is_refused,
+    what_is_not_known_to_be_durable_is_told_apart,
+    a_reader_reads_back_and_routes_as_its_owner,
 );
+
+fn what_is_not_known_to_be_durable_is_told_apart(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().open(dir.path()).unwrap();
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    let mut behind = 0;
+    for _ in 0..20 {
+        let own = log.append(b"acknowledged").wait().unwrap();
+        match reader.get(own) {
+            // Its block is testified to by the one after it.
+            Err(ReadError::NotDurableYet { shard: ShardId(0), lsn, durable }) => {
+                assert!(lsn == own.lsn() && durable <= lsn, "{durable}");
+                behind += 1;
+            }
+            found => assert_eq!(found.unwrap().position(), own),
+        }
+    }
+    assert!(behind > 0, "the reader knew all at once: this shows nothing");
+    let last = log.append(b"acknowledged").wait().unwrap();
+    let mut bytes = last.to_bytes();
+    bytes[12] = 1; // Far above it.
+    let nowhere = Position::from_bytes(bytes);
+    log.close().unwrap();
+    assert_eq!(reader.get(last).unwrap().position(), last);
+    let error = reader.get(nowhere).unwrap_err();
+    assert!(matches!(error, ReadError::NotAPosition(_)), "of a log that is closed all is known: {error}");
+}
+
+fn a_reader_reads_back_and_routes_as_its_owner(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.options().shards(3).open(dir.path()).unwrap();
+    let positions: Vec<_> =
+        (0..20u8).map(|key| log.append(Write::new([key]).key([key])).wait().unwrap()).collect();
+    let reader = Log::open_read_only(dir.path()).unwrap();
+    for key in 0..=u8::MAX {
+        assert_eq!(reader.route(&[key]), log.route(&[key]));
+    }
+    log.close().unwrap();
+    for shard in (0..3).map(ShardId) {
+        let back = reader.shard(shard).read_back(..).unwrap().map(|record| record.unwrap().position());
+        let own = positions.iter().rev().copied().filter(|position| position.shard() == shard);
+        assert!(back.eq(own), "shard {shard}");
+    }
+    assert!(matches!(reader.shard(ShardId(7)).read_back(..), Err(ReadError::NoSuchShard(_))));
+}
 
 /// Both copies of a shard's manifest say the same: one that cannot be read, or is gone, takes nothing away.
 fn one_copy_of_a_manifest_is_enough(ground: Ground) {

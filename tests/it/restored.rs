@@ -65,7 +65,7 @@ fn a_consumer_that_is_newer_than_its_shard_says_so() {
         let old = append_between(&dir, 10);
         let copied = tempfile::tempdir().unwrap();
         copy(&shard, copied.path());
-        let committed = *(0..opens).map(|_| append_between(&dir, 20)).last().unwrap().last().unwrap();
+        let committed = (0..opens).fold(old[9], |_, _| append_between(&dir, 20)[19]);
         // By the consumer, in the open after that: in the same epoch it is set back to the cut, as ever.
         commit(&dir, "mailer", committed);
         put_back(&copied, &shard);

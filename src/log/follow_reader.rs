@@ -1,0 +1,332 @@
+//! Following a shard that somebody else owns, who wakes nobody here: its files are looked at again and again.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+
+use super::foreign::ForeignShard;
+use crate::error::ReadError;
+use crate::position::Lsn;
+use crate::read::{Cursor, Follower, Record, Source, Step, Told};
+use crate::sync::{lock, wake};
+use crate::sys::Process;
+
+/// While somebody waits, the shard's files are looked at so often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The records of a shard from an LSN on, and what comes after them, read beside the shard's owner. By
+/// [`ShardReader::follow`](super::ShardReader::follow).
+///
+/// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner does
+/// not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is said at
+/// [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`] alone: a log that was closed may be opened again.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct FollowReader {
+    cursor: Cursor,
+    shard: Arc<ForeignShard>,
+    stop: FollowReaderStop,
+    /// Where it was made: elsewhere nobody waits.
+    process: Process,
+}
+
+/// Ends a [`FollowReader`], from any thread.
+#[derive(Clone, Debug)]
+pub struct FollowReaderStop {
+    stopped: Arc<(Mutex<bool>, Condvar)>,
+    ticker: Arc<Ticker>,
+}
+
+impl FollowReaderStop {
+    /// Ends it, also while it waits.
+    pub fn stop(&self) {
+        *lock(&self.stopped.0) = true;
+        self.stopped.1.notify_all();
+        self.ticker.wake_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        *lock(&self.stopped.0)
+    }
+
+    /// For so long, or until it is stopped.
+    fn sleep(&self, most: Duration) {
+        let (stopped, changed) = &*self.stopped;
+        let slept = changed.wait_timeout_while(lock(stopped), most, |stopped| !*stopped);
+        drop(slept.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl FollowReader {
+    pub(super) fn new(shard: &Arc<ForeignShard>, from: Lsn) -> Result<FollowReader, ReadError> {
+        let (id, end) = (shard.id(), shard.known_end());
+        if from > end {
+            return Err(ReadError::AboveEnd { shard: id, lsn: from, end });
+        }
+        let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
+        let cursor = Cursor::at_rest(shard.source(), from)?;
+        Ok(FollowReader { cursor, shard: shard.clone(), stop, process: Process::current() })
+    }
+
+    /// A handle that ends this reader.
+    #[must_use]
+    pub fn stop(&self) -> FollowReaderStop {
+        self.stop.clone()
+    }
+
+    /// The next record, for which it waits at most `timeout`.
+    ///
+    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Told {
+        loop {
+            if let Some(told) = self.look() {
+                return told;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match left {
+                Some(left) if left.is_zero() => return None,
+                left => self.stop.sleep(left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))),
+            }
+        }
+    }
+
+    /// The next record that is known to be durable already.
+    fn known(&mut self) -> Told {
+        match self.cursor.next(self.shard.durable(), Lsn::MAX) {
+            Step::Record(record) => Some(Ok(record)),
+            Step::Error(error) => Some(Err(error)),
+            Step::End => None,
+        }
+    }
+}
+
+impl Follower for FollowReader {
+    fn is_ended(&self) -> bool {
+        !self.process.is_current() || self.stop.is_stopped()
+    }
+
+    fn step(&mut self) -> Told {
+        let known = self.known();
+        if known.is_some() || !self.process.is_current() {
+            return known;
+        }
+        match self.shard.refresh() {
+            Ok(()) => self.known(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.cursor.rest();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.stop.ticker.leave(waker);
+    }
+}
+
+impl Iterator for FollowReader {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.wait(None)
+    }
+}
+
+impl Stream for FollowReader {
+    type Item = Result<Record, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context)
+    }
+}
+
+/// Has the tasks that follow a shard look again, from a thread that is there while any of them waits.
+#[derive(Debug, Default)]
+pub(super) struct Ticker {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    wakers: Vec<Waker>,
+    /// There is a thread.
+    ticks: bool,
+}
+
+impl Ticker {
+    /// Leaves a waker for the next tick.
+    fn leave(self: &Arc<Ticker>, waker: &Waker) {
+        // Cloned and dropped under no lock: that is the user's code.
+        let mut waker = Some(waker.clone());
+        let starts = {
+            let mut waiting = lock(&self.waiting);
+            if !waiting.wakers.iter().any(|left| waker.as_ref().is_some_and(|waker| waker.will_wake(left))) {
+                waiting.wakers.extend(waker.take());
+            }
+            !std::mem::replace(&mut waiting.ticks, true)
+        };
+        drop(waker);
+        if starts && self.start().is_err() {
+            // Without a thread they look as often as they are polled.
+            lock(&self.waiting).ticks = false;
+            self.wake_all();
+        }
+    }
+
+    fn start(self: &Arc<Ticker>) -> io::Result<()> {
+        let ticker = self.clone();
+        let run = move || {
+            crate::sys::block_signals();
+            loop {
+                std::thread::sleep(LOOK_EVERY);
+                if !ticker.tick() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("sawmill-look".into()).spawn(run).map(drop)
+    }
+
+    /// False if nobody waits any more: then the thread ends.
+    fn tick(&self) -> bool {
+        {
+            let mut waiting = lock(&self.waiting);
+            if waiting.wakers.is_empty() {
+                waiting.ticks = false;
+                return false;
+            }
+        }
+        self.wake_all();
+        true
+    }
+
+    fn wake_all(&self) {
+        let wakers = std::mem::take(&mut lock(&self.waiting).wakers);
+        wake(wakers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::task::{Context, Poll, Wake};
+    use std::time::Duration;
+
+    use futures_core::Stream;
+
+    use crate::log::LogReader;
+    use crate::simulation::Simulated;
+    use crate::{Log, Lsn, Options, ReadError, ShardId};
+
+    fn open() -> (Log, LogReader) {
+        let machine = Simulated::seed(1);
+        let options =
+            Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(1 << 20);
+        let log = options.device(&machine).open("/log").unwrap();
+        let reader = LogReader::open_on(machine.device().as_ref(), Path::new("/log")).unwrap();
+        (log, reader)
+    }
+
+    /// Over new segments and a new epoch, and with no memory to read into while it waits.
+    #[test]
+    fn a_follower_beside_the_owner_gives_each_record_once() {
+        let (log, reader) = open();
+        let shard = log.shard(ShardId(0));
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        let (mut given, mut appended) = (Vec::new(), Vec::new());
+        let mut drain = |given: &mut Vec<_>| {
+            while let Some(record) = tail.next_timeout(Duration::ZERO) {
+                given.push(record.unwrap().position());
+            }
+            assert!(tail.cursor.is_resting());
+        };
+        for round in 0..40 {
+            appended.extend((0..20).map(|_| log.append([1; 3_000]).wait().unwrap()));
+            drain(&mut given);
+            assert!(given.len() + 3 > appended.len() && given == appended[..given.len()]);
+            if round == 20 {
+                shard.truncate_after(given[given.len() - 1].lsn()).unwrap();
+                appended.truncate(given.len());
+            }
+        }
+        log.close().unwrap();
+        drain(&mut given);
+        assert_eq!(given, appended);
+    }
+
+    #[test]
+    fn it_is_refused_from_above_the_end() {
+        let (log, reader) = open();
+        let last = log.append(b"record").wait().unwrap();
+        let shard = reader.shard(ShardId(0));
+        assert!(shard.follow(Lsn(last.lsn().0 + 1)).is_ok());
+        let error = shard.follow(Lsn(1 << 30)).unwrap_err();
+        assert!(matches!(error, ReadError::AboveEnd { shard: ShardId(0), .. }), "{error}");
+        assert!(matches!(reader.shard(ShardId(7)).follow(Lsn::MIN), Err(ReadError::NoSuchShard(_))));
+    }
+
+    struct Told(Sender<()>);
+
+    impl Wake for Told {
+        fn wake(self: Arc<Told>) {
+            let _ = self.0.send(());
+        }
+    }
+
+    /// Nobody polls it but when it was woken.
+    #[test]
+    fn a_task_is_woken_to_look_again_and_to_end() {
+        let (log, reader) = open();
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        let (told, woken) = channel();
+        let waker = Arc::new(Told(told)).into();
+        let mut context = Context::from_waker(&waker);
+        assert!(Pin::new(&mut tail).poll_next(&mut context).is_pending());
+        let position = log.append(b"record").wait().unwrap();
+        log.append(b"whose block testifies").wait().unwrap();
+        let record = loop {
+            woken.recv().unwrap();
+            if let Poll::Ready(record) = Pin::new(&mut tail).poll_next(&mut context) {
+                break record.expect("it has not ended").unwrap();
+            }
+        };
+        assert_eq!(record.position(), position);
+        log.close().unwrap();
+        assert!(tail.next().is_some());
+        let stop = tail.stop();
+        assert!(Pin::new(&mut tail).poll_next(&mut context).is_pending());
+        stop.stop();
+        woken.recv().unwrap();
+        assert!(matches!(Pin::new(&mut tail).poll_next(&mut context), Poll::Ready(None)));
+        assert!(tail.next().is_none());
+    }
+
+    #[test]
+    fn a_thread_that_waits_is_stopped() {
+        let (log, reader) = open();
+        log.append(b"record").wait().unwrap();
+        log.close().unwrap();
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        let (stop, (told, read)) = (tail.stop(), channel());
+        let waits = std::thread::spawn(move || {
+            tail.next().unwrap().unwrap();
+            told.send(()).unwrap();
+            tail.next().is_none()
+        });
+        read.recv().unwrap();
+        stop.stop();
+        assert!(waits.join().unwrap());
+    }
+}

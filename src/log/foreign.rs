@@ -1,0 +1,309 @@
+//! A shard that somebody else owns: what its files say.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::follow_reader::Ticker;
+use super::reader::{Finding, ShardSummary};
+use crate::device::Directory;
+use crate::error::{OpenError, ReadError};
+use crate::format::LogManifest;
+use crate::position::{Lsn, ShardId};
+use crate::read::Source;
+use crate::recovery::{self, Facts, Scan, Verdict};
+use crate::segment::{READ_BYTES, SegmentReader, StoreSnapshot, StoreView};
+use crate::sync::lock;
+use crate::sys::Process;
+
+/// Whether a folder's manifest is that of this shard of this log.
+pub(super) fn is_of(snapshot: &StoreSnapshot, log_id: [u8; 16], shard: ShardId) -> bool {
+    snapshot.manifest.log_id == log_id && snapshot.manifest.shard == shard.0
+}
+
+/// A shard of somebody else's.
+#[derive(Debug)]
+pub(super) struct ForeignShard {
+    id: ShardId,
+    log_id: [u8; 16],
+    directory: Arc<dyn Directory>,
+    block_bytes: u32,
+    segment_bytes: u64,
+    state: Mutex<State>,
+    /// How often the owner was seen to have truncated.
+    truncations: Arc<AtomicU64>,
+    /// What is read into, kept for the next call: of a scan, and of a lookup.
+    scanner: Mutex<Option<SegmentReader>>,
+    reader: Mutex<Option<SegmentReader>>,
+    /// For the tasks that follow it.
+    ticker: Arc<Ticker>,
+}
+
+#[derive(Debug)]
+struct State {
+    snapshot: StoreSnapshot,
+    view: Arc<StoreView>,
+    /// How far the chain of the last epoch was read.
+    scan: Scan,
+}
+
+impl ForeignShard {
+    pub(super) fn new(
+        log: &LogManifest,
+        id: ShardId,
+        directory: Arc<dyn Directory>,
+        snapshot: StoreSnapshot,
+    ) -> ForeignShard {
+        let view = Arc::new(snapshot.view());
+        let scan = Scan::from(&snapshot.manifest);
+        ForeignShard {
+            id,
+            log_id: log.log_id,
+            directory,
+            block_bytes: log.block_bytes,
+            segment_bytes: log.segment_bytes,
+            truncations: Arc::default(),
+            state: Mutex::new(State { snapshot, view, scan }),
+            scanner: Mutex::default(),
+            reader: Mutex::default(),
+            ticker: Arc::default(),
+        }
+    }
+
+    pub(super) fn log_id(&self) -> &[u8; 16] {
+        &self.log_id
+    }
+
+    pub(super) fn ticker(&self) -> Arc<Ticker> {
+        self.ticker.clone()
+    }
+
+    /// The end of all that its files tell of, durable or not.
+    pub(super) fn known_end(&self) -> Lsn {
+        let state = lock(&self.state);
+        let manifest = &state.snapshot.manifest;
+        state.scan.end.max(manifest.covered).max(manifest.clean_end.unwrap_or_default())
+    }
+
+    /// A tally's anchor testifies that the record that ends there is durable, which blocks need not say yet.
+    pub(super) fn hear_of_record(&self, end: Lsn) {
+        lock(&self.state).scan.hear_of_record(end);
+    }
+
+    pub(super) fn source(self: &Arc<ForeignShard>) -> Arc<dyn Source> {
+        self.clone()
+    }
+
+    fn io(&self, source: io::Error) -> ReadError {
+        ReadError::Io { shard: self.id, source: Arc::new(source) }
+    }
+
+    /// Reads the manifest again; what it cannot read stays as it was. Where nothing has changed, which is mostly, that
+    /// is all, and else only what is new is opened.
+    fn reload(&self, state: &mut State) -> Result<(), ReadError> {
+        let renewed = state.snapshot.renewed(self.directory.as_ref()).map_err(|error| {
+            let path = self.directory.path();
+            self.io(io::Error::other(OpenError::manifest(path)(error)))
+        })?;
+        let Some(snapshot) = renewed else { return Ok(()) };
+        if !is_of(&snapshot, self.log_id, self.id) {
+            let path = self.directory.path().display();
+            return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
+        }
+        let view = Arc::new(snapshot.view());
+        let before = std::mem::replace(&mut state.view, view);
+        if before.horizon != state.view.horizon || before.epochs != state.view.epochs {
+            self.truncations.fetch_add(1, Ordering::SeqCst);
+        }
+        // In the same epoch the chain only goes on, unless it was not known as far as the checkpoint, or an older copy
+        // was put in its place.
+        let same = snapshot.manifest.epochs.last() == state.snapshot.manifest.epochs.last();
+        let goes_on = snapshot.manifest.checkpoint >= state.snapshot.manifest.checkpoint;
+        if !same || !goes_on || state.scan.end < snapshot.manifest.checkpoint {
+            state.scan = Scan::from(&snapshot.manifest);
+        }
+        state.scan.hear(snapshot.manifest.covered.max(snapshot.manifest.clean_end.unwrap_or_default()));
+        state.snapshot = snapshot;
+        Ok(())
+    }
+
+    /// Looks how far the log has got.
+    pub(super) fn refresh(&self) -> Result<(), ReadError> {
+        let mut reader = self.lend_scanner().map_err(|error| self.io(error))?;
+        let advanced = self.advance(&mut lock(&self.state), &mut reader);
+        self.take_scanner_back(reader);
+        advanced
+    }
+
+    /// Reads the manifest again, then on along the chain from where the last look ended.
+    fn advance(&self, state: &mut State, reader: &mut SegmentReader) -> Result<(), ReadError> {
+        self.reload(state)?;
+        let row = *state.snapshot.manifest.epochs.last().expect("a manifest has an epoch");
+        let identity = state.snapshot.manifest.identity(&row);
+        state.scan.advance(reader, &state.snapshot.segments, &identity, self.block_bytes);
+        Ok(())
+    }
+
+    pub(super) fn summary(&self) -> Result<ShardSummary, ReadError> {
+        self.refresh()?;
+        let state = lock(&self.state);
+        let manifest = &state.snapshot.manifest;
+        Ok(ShardSummary {
+            shard: self.id,
+            horizon: manifest.horizon,
+            durable_lsn: state.scan.durable,
+            end: state.scan.end,
+            checkpoint: manifest.checkpoint,
+            closed: manifest.clean_end.is_some(),
+            epoch: manifest.epochs.last().map_or(0, |row| row.epoch),
+            segments: manifest.segments.len(),
+            segment_bytes: manifest.segments.iter().map(|row| row.bytes).sum(),
+            path: self.directory.path().to_owned(),
+        })
+    }
+
+    /// Judges the end as an open would. The owner may go on meanwhile: an end that moves is none.
+    pub(super) fn verify_end(&self) -> Result<Option<Finding>, ReadError> {
+        let mut last = None;
+        loop {
+            let mut reader = self.lend_scanner().map_err(|error| self.io(error))?;
+            let mut state = lock(&self.state);
+            self.advance(&mut state, &mut reader)?;
+            let (snapshot, scan) = (&state.snapshot, &state.scan);
+            let facts =
+                Facts::gather(&mut reader, &snapshot.segments, &snapshot.manifest, &snapshot.missing, scan);
+            let Verdict::Damaged { lsn, cause } = recovery::judge(&facts) else { return Ok(None) };
+            if last == Some((scan.end, snapshot.manifest.next_file)) {
+                return Ok(Some(Finding::End { shard: self.id, lsn, cause }));
+            }
+            last = Some((scan.end, snapshot.manifest.next_file));
+        }
+    }
+}
+
+impl Source for ForeignShard {
+    fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Whoever reads: nothing is kept between two calls but what was read of the manifest.
+    fn process(&self) -> Process {
+        Process::current()
+    }
+
+    fn view(&self) -> Arc<StoreView> {
+        lock(&self.state).view.clone()
+    }
+
+    fn view_now(&self) -> Arc<StoreView> {
+        let mut state = lock(&self.state);
+        // If it cannot be read now, what was known stands, and the damage is told as it was found.
+        let _ = self.reload(&mut state);
+        state.view.clone()
+    }
+
+    fn truncations(&self) -> Arc<AtomicU64> {
+        self.truncations.clone()
+    }
+
+    fn durable(&self) -> Lsn {
+        lock(&self.state).scan.durable
+    }
+
+    fn written(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn flush(&self, lsn: Lsn, _whole: bool) -> Result<bool, ReadError> {
+        let state = lock(&self.state);
+        match state.scan.durable {
+            durable if lsn < durable => Ok(true),
+            // Of a log that was closed all is known.
+            _ if state.snapshot.manifest.clean_end.is_some() => Ok(false),
+            durable => Err(ReadError::NotDurableYet { shard: self.id, lsn, durable }),
+        }
+    }
+
+    fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    fn read_bytes(&self) -> usize {
+        READ_BYTES.min(usize::try_from(self.segment_bytes).unwrap_or(usize::MAX))
+    }
+
+    fn lend_reader(&self) -> io::Result<SegmentReader> {
+        let kept = lock(&self.reader).take();
+        kept.map_or_else(|| SegmentReader::new(self.block_bytes as usize * 2), Ok)
+    }
+
+    fn give_back(&self, reader: SegmentReader) {
+        keep(&self.reader, reader);
+    }
+
+    fn lend_scanner(&self) -> io::Result<SegmentReader> {
+        let kept = lock(&self.scanner).take();
+        kept.map_or_else(|| SegmentReader::for_scan(self.block_bytes, self.read_bytes()), Ok)
+    }
+
+    fn take_scanner_back(&self, reader: SegmentReader) {
+        keep(&self.scanner, reader);
+    }
+}
+
+/// Keeps a reader for whoever is next, who reads anew: the owner writes on meanwhile.
+fn keep(place: &Mutex<Option<SegmentReader>>, mut reader: SegmentReader) {
+    reader.forget();
+    let before = lock(place).replace(reader);
+    drop(before);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::format::SegmentRow;
+    use crate::log::LogReader;
+    use crate::simulation::Simulated;
+    use crate::sync::lock;
+    use crate::{Options, ShardId};
+
+    /// Each look at the files opens what it does not know, and nothing else.
+    #[test]
+    fn what_is_known_is_not_opened_again() {
+        let machine = Simulated::seed(1);
+        let options =
+            Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(1 << 20);
+        let log = options.device(&machine).open("/log").unwrap();
+        let append = |count| (0..count).for_each(|_| _ = log.append([1; 3_900]).wait().unwrap());
+        append(200);
+        let reader = LogReader::open_on(machine.device().as_ref(), Path::new("/log")).unwrap();
+        let shard = &reader.shards[0];
+        let now = || {
+            let state = lock(&shard.state);
+            (state.view.clone(), state.snapshot.segments.clone())
+        };
+        shard.refresh().unwrap();
+        let (view, segments) = now();
+        assert!(segments.len() > 10);
+        shard.refresh().unwrap();
+        assert!(Arc::ptr_eq(&now().0, &view), "nothing has changed");
+        // Some are new, some are gone, and some of those are used again.
+        let (mut rows, mut again) = (Vec::new(), 0);
+        for _ in 0..20 {
+            let before = now().1;
+            rows.extend(before.iter().map(|segment| segment.row));
+            log.shard(ShardId(0)).truncate_before(before[before.len() / 2].base()).unwrap();
+            append(100);
+            assert_eq!(reader.merged(..).unwrap().last().unwrap().unwrap().payload(), [1; 3_900]);
+            for segment in &now().1 {
+                let known = before.iter().find(|known| known.row == segment.row);
+                assert!(known.is_none_or(|known| Arc::ptr_eq(known, segment)), "{:?}", segment.row);
+                let is_other = |row: &&SegmentRow| row.file == segment.row.file && **row != segment.row;
+                again += rows.iter().filter(is_other).count();
+            }
+        }
+        assert!(again > 0, "no file was used again: this shows less than it says");
+    }
+}
