@@ -81,7 +81,7 @@ pub struct ShardStats {
     pub blocks_by_caller: u64,
     /// Blocks written by a system call of the shard's thread, where that is quicker than the ring.
     pub blocks_by_thread: u64,
-    /// Appends refused since open because the shard had no memory for them
+    /// Appends refused since open because the shard had no room for them at that moment
     /// ([`AppendError::Overloaded`](crate::AppendError::Overloaded)).
     pub refused: u64,
     /// Appends refused since open because the disk was full ([`AppendError::NoSpace`](crate::AppendError::NoSpace)).

@@ -356,10 +356,12 @@ impl File for RealFile {
     }
 
     fn secure(&self, range: Range<u64>) -> io::Result<()> {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
         check_length(range.end)?;
         match sys::allocate_own(self.file.as_fd(), range.start, range.end - range.start) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
-            result => result,
+            Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Err(error),
+            // There, whatever is lacking shows when it is written.
+            _ => Ok(()),
         }
     }
 

@@ -48,8 +48,14 @@ impl OpenFiles {
         closed.is_some()
     }
 
+    /// Closes this one. Waits for nobody: in a forked child the lock may be held by a thread that is not there. Then it
+    /// is closed by age.
     fn forget(&self, number: u32) {
-        lock(&self.open).retain(|(other, _)| *other != number);
+        let closed = self.open.try_lock().ok().and_then(|mut open| {
+            let index = open.iter().position(|(other, _)| *other == number)?;
+            open.remove(index)
+        });
+        drop(closed);
     }
 
     fn get(&self, number: u32, id: FileId) -> io::Result<Arc<dyn File>> {

@@ -289,6 +289,42 @@ fn on_a_full_disk_a_spare_that_is_too_small_will_do() {
     assert_eq!(file_sizes(folder.as_ref()), sizes);
 }
 
+/// What holds a segment from before its file was closed reads from the same file as what holds it since.
+#[test]
+fn a_file_is_not_used_again_while_anybody_holds_its_segment() {
+    let folder = folder();
+    ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
+    // One stays open, so that each read of another opens it again.
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE, 1).unwrap();
+    let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let draft = store.draft(size(4, 4), 0).unwrap();
+        let segment = store.list(draft, Lsn(0), &marks).unwrap();
+        segment.file.write_at(&aligned(segment.row.file as u8), 0, true).unwrap();
+        (marks.checkpoint, marks.covered) = (segment.end(), segment.end());
+        held.push(segment);
+    }
+    let mut reader = SegmentReader::new(GRANULE as usize).unwrap();
+    let mut reads = |segment: &Segment| {
+        reader.forget();
+        assert_eq!(reader.bytes(segment, 0, GRANULE as usize).unwrap(), &*aligned(segment.row.file as u8));
+    };
+    for _ in 0..2 {
+        store.segments().iter().chain(&held).for_each(|segment| reads(segment));
+    }
+    let replaced = held.iter().zip(store.segments()).filter(|(old, new)| !Arc::ptr_eq(old, new)).count();
+    assert_eq!(replaced, 3, "all but the last are closed");
+    let end = store.segments().last().unwrap().end();
+    store.truncate_before(end, end, &marks).unwrap();
+    let _other = store.draft(size(4, 4), 0).unwrap();
+    assert_eq!(file_sizes(folder.as_ref()).len(), 5, "none of theirs is taken");
+    held.iter().for_each(|segment| reads(segment));
+    drop(held);
+    let _taken = store.draft(size(4, 4), 0).unwrap();
+    assert_eq!(file_sizes(folder.as_ref()).len(), 5, "one of theirs is");
+}
+
 /// Segments by number.
 fn numbers(folder: &dyn Directory) -> Vec<String> {
     folder.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")).collect()
