@@ -134,14 +134,18 @@ fn damage_is_found_and_repaired_only_on_demand() {
     let year = 1970 + std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 31_556_952;
     let times = out.lines().find(|line| line.contains("behind a record of")).expect("the times around it");
     assert!(times.contains(&format!("behind a record of {year}-")), "{out}");
-    let damaged = out.lines().find(|line| line.contains("is damaged at LSN")).expect("what reading found");
-    assert!(damaged.contains(", up to ") && damaged.contains("(0000000001.seg, offset "), "{out}");
     let (code, out, error) = text(&sawmill(&["repair", path]));
     assert_eq!(code, 3, "{out}{error}");
     assert!(out.contains("nothing was changed"), "{out}");
     assert!(Options::new().open(&dir).is_err());
     let (code, out, error) = text(&sawmill(&["repair", path, "--yes"]));
     assert_eq!(code, 0, "{out}{error}");
+    let (code, out, _) = text(&sawmill(&["verify", path]));
+    assert_eq!(code, 3, "the damaged place stays what it is: {out}");
+    let damaged = out.lines().find(|line| line.contains("is damaged at LSN")).expect("what reading found");
+    assert!(damaged.contains(", up to ") && damaged.contains("(0000000001.seg, offset "), "{out}");
+    let times = out.lines().find(|line| line.contains("behind a record of")).expect("the times around it");
+    assert!(times.contains(&format!("before one of {year}-")), "{out}");
     let log = Options::new().open(&dir).unwrap();
     assert_eq!(log.merged(..).unwrap().flatten().count(), 42, "all but the damaged one");
     assert!(
