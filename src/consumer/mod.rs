@@ -163,6 +163,7 @@ pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Resu
     enter(registry, &progress)?;
     let removed = begun.remove(place.directory);
     leave(registry, &progress);
+    place.engines[0].tell_of_flushes();
     removed
 }
 
@@ -187,7 +188,8 @@ impl Consumer {
             let engines: Arc<[Arc<Engine>]> = place.engines.into();
             let lanes = lanes(&engines, &progress)?;
             if engines[0].is_threaded() {
-                progress.start(place.notices)?;
+                let engine = engines[0].clone();
+                progress.start(place.notices, move || engine.tell_of_flushes())?;
             }
             Ok((lanes, ConsumerStop { engines, stopped: Arc::default() }))
         });
@@ -195,6 +197,7 @@ impl Consumer {
             Ok((lanes, stop)) => Ok(Consumer { lanes, turn: 0, progress, registry: registry.clone(), stop }),
             Err(error) => {
                 leave(registry, &progress);
+                place.engines[0].tell_of_flushes();
                 Err(error)
             }
         }
@@ -239,7 +242,9 @@ impl Consumer {
         if !self.in_opening_process() {
             return Err(ConsumerError::Forked);
         }
-        self.progress.flush()
+        let flushed = self.progress.flush();
+        self.lanes[0].engine.tell_of_flushes();
+        flushed
     }
 
     fn in_opening_process(&self) -> bool {
@@ -374,6 +379,7 @@ impl Drop for Consumer {
             return;
         }
         let _ = self.progress.end();
+        self.lanes[0].engine.tell_of_flushes();
         for lane in &mut self.lanes {
             if let Some(registration) = lane.registration.take() {
                 lane.engine.forget_follower(registration);

@@ -133,8 +133,12 @@ impl Progress {
         Begun { progress: self, files: lock(&self.files) }
     }
 
-    /// Starts the thread that makes durable what is committed.
-    pub(super) fn start(self: &Arc<Progress>, notices: &Arc<Notices>) -> Result<(), ConsumerError> {
+    /// Starts the thread that makes durable what is committed. `failed` is called under no lock when it cannot be.
+    pub(super) fn start(
+        self: &Arc<Progress>,
+        notices: &Arc<Notices>,
+        failed: impl Fn() + Send + 'static,
+    ) -> Result<(), ConsumerError> {
         let (progress, notices) = (self.clone(), notices.clone());
         let run = move || {
             crate::sys::block_signals();
@@ -143,6 +147,7 @@ impl Progress {
                 let flushed = catch_unwind(AssertUnwindSafe(|| progress.flush()));
                 let flushed = flushed.unwrap_or_else(|_| progress.fail(io::Error::other("panicked")));
                 if let Err(error) = flushed {
+                    failed();
                     notices.warn(error_chain(&error).to_string());
                     return; // Nothing is recorded after that.
                 }

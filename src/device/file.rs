@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::flushes::{AllFlushes, Flushes};
 use super::lock;
 use super::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
@@ -22,11 +23,12 @@ pub(crate) struct RealDevice {
     start: Instant,
     /// Files are read ahead in through io_uring.
     uring: bool,
+    flushes: AllFlushes,
 }
 
 impl RealDevice {
     pub(crate) fn new() -> RealDevice {
-        RealDevice { start: Instant::now(), uring: true }
+        RealDevice { start: Instant::now(), uring: true, flushes: AllFlushes::default() }
     }
 
     /// One that makes system calls alone.
@@ -44,6 +46,7 @@ impl RealDevice {
             path,
             file,
             device_number,
+            flushes: self.flushes.of(device_number),
             capabilities,
             writes: true,
             uring: self.uring,
@@ -81,6 +84,7 @@ impl Device for RealDevice {
             path: path.canonicalize()?,
             file,
             device_number,
+            flushes: self.flushes.of(device_number),
             capabilities,
             writes: false,
             uring: self.uring,
@@ -205,6 +209,7 @@ struct RealDirectory {
     file: fs::File,
     /// By `st_dev`, of which Btrfs gives each subvolume one of its own.
     device_number: u64,
+    flushes: Arc<Flushes>,
     capabilities: Capabilities,
     /// Else it is only read in, and not ours.
     writes: bool,
@@ -217,6 +222,11 @@ impl RealDirectory {
         let access = if self.writes { libc::O_RDWR } else { libc::O_RDONLY };
         let direct = if self.capabilities.direct { libc::O_DIRECT } else { 0 };
         sys::open_at(self.file.as_fd(), name, access | direct | flags, 0o640).map(fs::File::from)
+    }
+
+    fn opened(&self, name: &str, file: fs::File) -> Arc<dyn File> {
+        let (path, flushes) = (self.path.join(name), self.flushes.clone());
+        Arc::new(RealFile { file, uring: self.uring, path, flushes })
     }
 }
 
@@ -271,12 +281,12 @@ impl Directory for RealDirectory {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        Ok(Arc::new(RealFile { file, uring: self.uring }))
+        Ok(self.opened(name, file))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let file = self.open_at(name, libc::O_CREAT | libc::O_EXCL)?;
-        Ok(Arc::new(RealFile { file, uring: self.uring }))
+        Ok(self.opened(name, file))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -284,7 +294,7 @@ impl Directory for RealDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.flushes.noted(self.file.sync_all(), || self.path.clone())
     }
 
     fn lock(&self, name: &str) -> Result<Arc<dyn Lock>, LockError> {
@@ -293,6 +303,10 @@ impl Directory for RealDirectory {
 
     fn device_number(&self) -> u64 {
         self.device_number
+    }
+
+    fn flushes(&self) -> &Arc<Flushes> {
+        &self.flushes
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -315,6 +329,9 @@ impl Directory for RealDirectory {
 struct RealFile {
     file: fs::File,
     uring: bool,
+    /// Where it was opened, for messages.
+    path: PathBuf,
+    flushes: Arc<Flushes>,
 }
 
 impl File for RealFile {
@@ -327,7 +344,7 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        sys::sync_data(self.file.as_fd())
+        self.flushes.noted(sys::sync_data(self.file.as_fd()), || self.path.clone())
     }
 
     fn forget_cache(&self) -> io::Result<()> {

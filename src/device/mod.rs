@@ -6,6 +6,7 @@
 
 mod calls;
 mod file;
+mod flushes;
 mod lock;
 pub(crate) mod probe;
 mod queue;
@@ -28,6 +29,7 @@ use crate::pool::AlignedBuffer;
 
 pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
+pub(crate) use flushes::{FailedFlush, Flushes};
 #[cfg(feature = "ceiling")]
 pub(crate) use probe::is_virtual;
 pub use probe::{Capabilities, FileSystem, WriteProbe};
@@ -130,6 +132,10 @@ pub(crate) trait Directory: Send + Sync + Debug {
 
     /// Which device its files lie on: folders that give the same number share it, and what it fails to flush.
     fn device_number(&self) -> u64;
+
+    /// What of the flushes on that device has failed in the calls of this room, [`File::sync`] and [`Directory::sync`],
+    /// through whatever file or folder.
+    fn flushes(&self) -> &Arc<Flushes>;
 
     /// What the folder's file system and device can do.
     fn capabilities(&self) -> Capabilities;

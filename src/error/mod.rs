@@ -171,7 +171,8 @@ pub struct Failure {
     /// The shard.
     pub shard: ShardId,
     /// What failed: `write`, `sync`, ...; `another shard's flush` where the device that this one shares with it has
-    /// failed, and may have lost what it had taken from both.
+    /// failed, and may have lost what it had taken from both; `a flush of the same device` where that was a call for
+    /// something else there, as a manifest or a consumer's progress.
     pub operation: &'static str,
     /// Where.
     pub path: PathBuf,

@@ -308,7 +308,9 @@ impl Log {
             device: &self.inner.device,
             notices: &self.inner.notices,
         };
-        tally::open(name, options, &self.inner.tallies, &place)
+        let opened = tally::open(name, options, &self.inner.tallies, &place);
+        self.inner.engines[0].tell_of_flushes();
+        opened
     }
 
     /// Removes a tally for good: its totals are gone, and its records may be truncated. If it is open, it is
@@ -318,7 +320,10 @@ impl Log {
     /// See [`TallyError`].
     pub fn remove_tally(&self, name: &str) -> Result<(), TallyError> {
         self.may_write()?;
-        tally::remove(name, &self.inner.tallies, self.inner.directory.as_ref(), &self.inner.engines)
+        let removed =
+            tally::remove(name, &self.inner.tallies, self.inner.directory.as_ref(), &self.inner.engines);
+        self.inner.engines[0].tell_of_flushes();
+        removed
     }
 
     /// An error where nothing of the log's may be opened to be written.

@@ -34,7 +34,7 @@ use crate::instance::{Instance, Locks, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::router::Router;
-use crate::shard::{StripedRefs, introduce};
+use crate::shard::{Engine, StripedRefs, introduce, same};
 use crate::tally;
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {
@@ -183,6 +183,7 @@ fn open_locked(
         engines[usize::from(shard)].make_first_segment();
         Ok(())
     })?;
+    check_flushes(&engines)?;
     let inner = Instance {
         holds: engines.iter().map(StripedRefs::new).collect(),
         calls: Arc::new(Calls::new(&device)),
@@ -207,6 +208,14 @@ fn open_locked(
     #[cfg(feature = "tokio-uring")]
     hand_out(&inner, driven);
     Ok(inner)
+}
+
+/// An error if a device has failed to flush meanwhile: nothing could be appended to what lies there.
+fn check_flushes(engines: &[Arc<Engine>]) -> Result<(), OpenError> {
+    match engines.iter().find_map(|engine| engine.failed_flush()) {
+        Some(flush) => Err(OpenError::at("flushing", &flush.path)(same(&flush.error))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

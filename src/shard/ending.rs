@@ -12,26 +12,27 @@ use crate::error::{CloseError, Failure, error_chain};
 use crate::sync::lock;
 
 /// An error to be told twice.
-pub(super) fn same(error: &io::Error) -> io::Error {
+pub(crate) fn same(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
-/// Makes shards known to those on the same device, which stop together when it fails to flush.
+/// Makes the shards of a log known to each other: those on one device stop together when it fails to flush.
 pub(crate) fn introduce(engines: &[Arc<Engine>]) {
     for engine in engines {
-        let others = engines
-            .iter()
-            .filter(|other| other.id != engine.id && other.device_number() == engine.device_number());
-        let known = engine.neighbours.set(others.map(Arc::downgrade).collect());
+        let others = engines.iter().filter(|other| other.id != engine.id);
+        let known = engine.others.set(others.map(Arc::downgrade).collect());
         debug_assert!(known.is_ok(), "once, when the log is opened");
     }
 }
 
 /// What failed, for a shard that stops because the device that it shares with another one lost a flush.
 pub(crate) const BY_ANOTHER: &str = "another shard's flush";
+
+/// The same where it was a blocking call that did, for whatever file or folder on the device.
+pub(crate) const BY_A_CALL: &str = "a flush of the same device";
 
 impl Engine {
     /// Stops the shard: nothing is acknowledged any more, and everybody who waits is told at once.
@@ -71,14 +72,39 @@ impl Engine {
     /// no lock.
     #[must_use]
     pub(super) fn stop_device(&self, path: &Path, error: &io::Error) -> Vec<Waker> {
-        let others = self.neighbours.get().into_iter().flatten().filter_map(Weak::upgrade);
+        let beside = |other: &Arc<Engine>| other.device_number() == self.device_number();
         let mut tasks = Vec::new();
-        for other in others.filter(|other| other.failure().is_none()) {
+        for other in self.others().filter(beside).filter(|other| other.failure().is_none()) {
             // Whoever turns it may be anywhere: it heeds the failure in its next look, as after `give_up`.
             tasks.extend(other.stop(BY_ANOTHER, path.to_owned(), same(error)));
             other.prod();
         }
         tasks
+    }
+
+    fn others(&self) -> impl Iterator<Item = Arc<Engine>> {
+        self.others.get().into_iter().flatten().filter_map(Weak::upgrade)
+    }
+
+    /// Stops the shard if its device has failed a flush in a blocking call, whoever made it: asked before anything is
+    /// acknowledged. Wake what it gives under no lock.
+    #[must_use]
+    pub(super) fn heed_flushes(&self) -> Option<Vec<Waker>> {
+        let flush = self.failed_flush().filter(|_| !self.life.has_failed())?;
+        Some(self.stop(BY_A_CALL, flush.path.clone(), same(&flush.error)))
+    }
+
+    /// The same of all shards of the log, after blocking calls that may have failed: whoever waits is told at once, and
+    /// not when somebody turns the shard. Under no lock.
+    pub(crate) fn tell_of_flushes(&self) {
+        let tell = |engine: &Engine| {
+            if let Some(tasks) = engine.heed_flushes() {
+                crate::sync::wake(tasks);
+                engine.prod();
+            }
+        };
+        tell(self);
+        self.others().for_each(|other| tell(&other));
     }
 
     /// Stops the shard because the device has not answered for so long. Wake what it gives under no lock.
@@ -116,12 +142,13 @@ impl Engine {
         if let Some(failure) = self.failure() {
             return Err(CloseError::ShardFailed(failure.clone()));
         }
-        let _out = self.calls.begin();
+        let out = self.calls.begin();
         let end = self.opener().end(&self.pool);
         assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
-        lock(&self.store)
-            .close(end, &self.marks())
-            .map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
+        let closed = lock(&self.store).close(end, &self.marks());
+        drop(out);
+        self.tell_of_flushes();
+        closed.map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
     }
 
     /// Whether all that was accepted is durable, or never will be.
@@ -137,9 +164,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Wake, Waker};
 
-    use super::BY_ANOTHER;
+    use super::{BY_A_CALL, BY_ANOTHER, lock};
     use crate::simulation::{Faults, Simulated};
-    use crate::{AppendError, Durability, Log, Options, ShardId, Write};
+    use crate::{AppendError, ConsumerError, Durability, Log, Options, ShardId, Write};
 
     struct Woken(AtomicBool);
 
@@ -205,6 +232,127 @@ mod tests {
         fail_a_flush(&machine, &log, Durability::Synced);
         assert!(log.shard(ShardId(0)).append(b"later").wait().is_err());
         log.shard(ShardId(1)).append(b"later").wait().unwrap();
+    }
+
+    type Call = fn(&Log, &dyn Fn());
+
+    /// Whatever flushes in a blocking call: it has the device fail once it is ready for that.
+    const CALLS: [(&str, Call); 9] = [
+        ("a new segment", |log, fail| {
+            fail();
+            log.engine_of(ShardId(0)).make_segment();
+        }),
+        ("truncation at the front", |log, fail| {
+            let shard = log.shard(ShardId(0));
+            fail();
+            shard.truncate_before(shard.durable_lsn()).unwrap_err();
+        }),
+        ("truncation at the end", |log, fail| {
+            let shard = log.shard(ShardId(0));
+            let last = shard.append(b"last").wait().unwrap();
+            shard.append(b"cut off").wait().unwrap();
+            fail();
+            shard.truncate_after(last.lsn()).unwrap_err();
+        }),
+        ("a consumer that is opened", |log, fail| {
+            fail();
+            log.consumer("worker").unwrap_err();
+        }),
+        ("a consumer that flushes", |log, fail| {
+            let mut worker = log.consumer("worker").unwrap();
+            let record = worker.next().unwrap().unwrap();
+            worker.commit(record.position()).unwrap();
+            fail();
+            worker.flush().unwrap_err();
+        }),
+        ("a consumer that is dropped", |log, fail| {
+            let mut worker = log.consumer("worker").unwrap();
+            let record = worker.next().unwrap().unwrap();
+            worker.commit(record.position()).unwrap();
+            fail();
+        }),
+        ("a consumer that is removed", |log, fail| {
+            drop(log.consumer("worker").unwrap());
+            fail();
+            log.remove_consumer("worker").unwrap_err();
+        }),
+        ("a tally that is opened", |log, fail| {
+            fail();
+            log.tally("sums").unwrap_err();
+        }),
+        ("a tally that is removed", |log, fail| {
+            log.tally("sums").unwrap();
+            fail();
+            log.remove_tally("sums").unwrap_err();
+        }),
+    ];
+
+    #[test]
+    fn a_flush_that_fails_in_a_blocking_call_stops_the_shards_of_its_device_at_once() {
+        for (what, call) in CALLS {
+            let machine = Simulated::seed(1);
+            let log = open(&machine, &[]);
+            log.shard(ShardId(0)).append(b"before").wait().unwrap();
+            let waits = log.shard(ShardId(1)).append(b"waits").admitted().wait().unwrap();
+            let woken = Arc::new(Woken(AtomicBool::new(false)));
+            let engine = log.engine_of(ShardId(1));
+            let registration = engine.register_follower(&Waker::from(woken.clone()), None);
+            call(&log, &|| machine.set_faults(&Faults { flush_error: 1000, ..Faults::default() }));
+            machine.set_faults(&Faults::default());
+            assert!(
+                woken.0.load(Ordering::SeqCst),
+                "{what}: told at once, and not when somebody turns its shard"
+            );
+            engine.forget_follower(registration);
+            let failure = engine.failure().expect("it has stopped");
+            assert_eq!((failure.shard, failure.operation), (ShardId(1), BY_A_CALL), "{what}");
+            assert!(failure.path.starts_with("/log"), "{what}: {failure}");
+            assert_eq!(failure.source.raw_os_error(), Some(libc::EIO));
+            let told = waits.try_result();
+            assert!(matches!(told, None | Some(Err(AppendError::ShardFailed(_)))), "{what}: {told:?}");
+            assert!(waits.wait().is_err() && log.shard(ShardId(1)).append(b"later").wait().is_err());
+            assert!(log.shard(ShardId(0)).append(b"later").wait().is_err(), "{what}: its own");
+        }
+    }
+
+    #[test]
+    fn a_flush_that_fails_in_a_blocking_call_stops_no_shard_elsewhere() {
+        let machine = Simulated::seed(1);
+        let log = open(&machine, &["/one", "/two"]);
+        let fail = || machine.set_faults(&Faults { flush_error: 1000, ..Faults::default() });
+        fail();
+        let own = log.consumer("worker").unwrap_err();
+        assert!(matches!(own, ConsumerError::Io { .. }), "{own}");
+        log.engine_of(ShardId(0)).make_segment();
+        machine.set_faults(&Faults::default());
+        assert!(log.shard(ShardId(0)).append(b"later").wait().is_err());
+        log.shard(ShardId(1)).append(b"later").wait().unwrap();
+    }
+
+    /// Nobody was told yet: whoever turns the shard looks before it acknowledges.
+    #[test]
+    fn what_a_failed_flush_may_have_lost_is_not_acknowledged() {
+        let machine = Simulated::seed(1);
+        let log = open(&machine, &[]);
+        let waits = log.shard(ShardId(1)).append(b"waits").admitted().wait().unwrap();
+        machine.set_faults(&Faults { flush_error: 1000, ..Faults::default() });
+        let folder = lock(&log.engine_of(ShardId(0)).store).directory().clone();
+        folder.sync().unwrap_err();
+        machine.set_faults(&Faults::default());
+        let told = waits.wait();
+        assert!(matches!(told, Err(AppendError::ShardFailed(_))), "{told:?}");
+    }
+
+    #[test]
+    fn one_that_fails_in_a_close_is_told_to_those_that_close_after_it() {
+        let machine = Simulated::seed(1);
+        let log = open(&machine, &[]);
+        let waits = log.shard(ShardId(1)).append(b"waits").admitted().wait().unwrap();
+        let engine = log.engine_of(ShardId(1)).clone();
+        machine.set_faults(&Faults { flush_error: 1000, ..Faults::default() });
+        log.close().unwrap_err();
+        assert_eq!(engine.failure().expect("it has stopped").operation, BY_A_CALL);
+        assert!(waits.wait().is_err());
     }
 
     /// A write that is not synchronous leaves nothing of another shard's behind.

@@ -15,7 +15,7 @@ use super::waiting::Waiting;
 use super::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
-use crate::device::{Calls, Capabilities, Device, Lock, Queue, Wake};
+use crate::device::{Calls, Capabilities, Device, FailedFlush, Flushes, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
@@ -127,6 +127,9 @@ pub(super) struct Limits {
 struct Place {
     directory: PathBuf,
     device_number: u64,
+    flushes: Arc<Flushes>,
+    /// So many had failed when the shard was opened.
+    failed_before: u64,
     capabilities: Capabilities,
 }
 
@@ -145,6 +148,8 @@ impl Place {
         Place {
             directory: directory.path().to_owned(),
             device_number: directory.device_number(),
+            flushes: directory.flushes().clone(),
+            failed_before: directory.flushes().failed(),
             capabilities: setup.capabilities,
         }
     }
@@ -200,8 +205,8 @@ pub(crate) struct Engine {
     place: Place,
     pub(super) device: Arc<dyn Device>,
     pub(super) notices: Arc<Notices>,
-    /// The other shards whose folders lie on the same device.
-    pub(super) neighbours: OnceLock<Box<[Weak<Engine>]>>,
+    /// The other shards of the log.
+    pub(super) others: OnceLock<Box<[Weak<Engine>]>>,
     /// For the committer of the next epoch, too.
     pub(crate) committer: CommitterConfig,
     pub(super) threaded: bool,
@@ -263,7 +268,7 @@ impl Engine {
             device: setup.device,
             pool: setup.pool,
             notices: setup.notices,
-            neighbours: OnceLock::new(),
+            others: OnceLock::new(),
             committer: setup.committer,
             process: Process::current(),
             _lock: setup.lock,
@@ -346,6 +351,12 @@ impl Engine {
     /// Which device its files lie on.
     pub(crate) fn device_number(&self) -> u64 {
         self.place.device_number
+    }
+
+    /// The flush that its device has failed in a blocking call since the shard was opened, whoever made it.
+    pub(crate) fn failed_flush(&self) -> Option<Arc<FailedFlush>> {
+        let Place { flushes, failed_before, .. } = &self.place;
+        if flushes.failed() == *failed_before { None } else { flushes.last() }
     }
 
     /// What the manifest is told whenever it is written.

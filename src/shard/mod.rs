@@ -40,8 +40,8 @@ mod tests;
 
 pub(crate) use append::{AppendMode, Batch};
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) use ending::BY_ANOTHER;
-pub(crate) use ending::introduce;
+pub(crate) use ending::{BY_A_CALL, BY_ANOTHER};
+pub(crate) use ending::{introduce, same};
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use engine_ref::{EngineRef, StripedRefs};
 pub(crate) use filling::{Filled, Filling};

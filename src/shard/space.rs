@@ -141,7 +141,7 @@ impl Engine {
         match draft {
             Ok(draft) => Some(Filling::new(draft, last, made.at_ns, given_up, Look { ready, at_ns: now })),
             Err(()) => {
-                self.stop_if_lost();
+                self.heed_calls();
                 self.segment_settled();
                 None
             }
@@ -179,7 +179,7 @@ impl Engine {
             })
         };
         if made.is_err() {
-            self.stop_if_lost();
+            self.heed_calls();
         }
         if let Ok(segment) = made {
             let bytes = segment.row.bytes;
@@ -214,7 +214,7 @@ impl Engine {
             let _out = self.calls.begin();
             store.check_owned()
         };
-        let Ok(found) = found else { return self.stop_if_lost() };
+        let Ok(found) = found else { return self.heed_calls() };
         let moved = found == Whereabouts::Moved;
         if self.space.moved.swap(moved, Ordering::SeqCst) != moved {
             let path = self.path();
@@ -235,8 +235,10 @@ impl Engine {
         self.space.moved.load(Ordering::SeqCst)
     }
 
-    /// Stops the shard if its folder is not this process' own any more. Under no lock.
-    fn stop_if_lost(&self) {
+    /// Stops the shard if its folder is not this process' own any more, and each whose device has failed a flush. Under
+    /// no lock.
+    fn heed_calls(&self) {
+        self.tell_of_flushes();
         let lost = lock(&self.store).lost();
         if let Some(error) = lost.filter(|_| !self.life.has_failed()) {
             crate::sync::wake(self.stop("making sure of the ownership", self.path(), error));
@@ -341,7 +343,7 @@ impl Engine {
         self.space.given_up.fetch_add(1, Ordering::SeqCst);
         self.publish_view(&store);
         drop(store);
-        self.stop_if_lost();
+        self.heed_calls();
         self.retry_segment();
         result.map_err(|error| self.not_cut(error))
     }
@@ -390,6 +392,7 @@ impl Engine {
                 let tasks = self.stop("cutting the log", path, told);
                 drop((core, opener));
                 crate::sync::wake(tasks);
+                self.tell_of_flushes();
                 return Err(self.not_cut(error));
             }
         };

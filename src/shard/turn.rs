@@ -97,6 +97,7 @@ impl Engine {
 
     /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
     fn heed_failure(&self, core: &mut Core) {
+        core.wakes.tasks.extend(self.heed_flushes().into_iter().flatten());
         if self.life.has_failed() {
             core.committer.fail();
         }

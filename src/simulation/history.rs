@@ -8,7 +8,7 @@ use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::error::{AppendError, TruncateError};
 use crate::log::LogReader;
-use crate::shard::BY_ANOTHER;
+use crate::shard::{BY_A_CALL, BY_ANOTHER};
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
@@ -36,8 +36,10 @@ pub(super) struct History {
     beside: Option<LogReader>,
     next_payload: u64,
     ends: u64,
-    /// Writes and syncs that had failed when this life began.
+    /// Writes and syncs that had failed when this life began, those of blocking calls too.
     errors: u64,
+    /// Per shard: how often its device had failed to flush when this life began.
+    failed_flushes: Vec<u64>,
     trace: bool,
     tally: Tally,
 }
@@ -96,6 +98,7 @@ impl History {
             next_payload: 0,
             ends: 0,
             errors: 0,
+            failed_flushes: vec![0; usize::from(plan.shards)],
             trace,
             tally: Tally::default(),
         }
@@ -120,6 +123,7 @@ impl History {
             ("no space", counters.no_space),
             ("blocking calls that failed", counters.call_errors),
             ("of them syncs", counters.call_sync_errors),
+            ("files that lost what another's flush took along", counters.lost_beside),
             ("reads that failed", counters.read_errors),
             ("short transfers", counters.short),
             ("stuck operations", counters.stuck),
@@ -162,6 +166,14 @@ impl History {
         drop(self.end_and_reopen(log));
     }
 
+    /// A life begins: what failed before it is over.
+    fn note_flushes(&mut self, log: &Log) {
+        for shard in 0..self.plan.shards {
+            let device = log.engine_of(ShardId(shard)).device_number();
+            self.failed_flushes[usize::from(shard)] = self.machine.failed_flushes(device);
+        }
+    }
+
     /// A flush that failed is the failure of its device, and has stopped every shard there, and none elsewhere.
     fn check_flushes(&mut self, log: &Log) {
         let shards: Vec<_> = (0..self.plan.shards).map(|shard| log.engine_of(ShardId(shard))).collect();
@@ -169,17 +181,24 @@ impl History {
             let there = shards.iter().filter(|shard| shard.device_number() == device);
             there.filter_map(|shard| shard.failure()).any(|failure| name(failure.operation))
         };
-        let mut others = 0;
+        let (mut others, mut by_calls) = (0, 0);
         for shard in &shards {
             let (device, failure) = (shard.device_number(), shard.failure());
             let by_another = failure.is_some_and(|failure| failure.operation == BY_ANOTHER);
             let flush_failed = failed_by_itself(device, |name| name == "sync");
             assert!(!flush_failed || failure.is_some(), "shard {} goes on", shard.id);
+            let by_a_call = failure.is_some_and(|failure| failure.operation == BY_A_CALL);
+            let before = self.failed_flushes[usize::from(shard.id.0)];
+            let device_failed = self.machine.failed_flushes(device) > before;
+            assert!(!device_failed || failure.is_some(), "shard {} goes on after a failed flush", shard.id);
+            assert!(!by_a_call || device_failed, "shard {} was stopped, and no flush had failed", shard.id);
             // A synchronous write fails as a flush does.
             let failed = failed_by_itself(device, |name| name != BY_ANOTHER);
             assert!(!by_another || failed, "shard {} was stopped by another device's flush", shard.id);
             others += u64::from(by_another);
+            by_calls += u64::from(by_a_call);
         }
+        self.tally.add("shards stopped by a blocking call's flush", by_calls);
         self.tally.add("shards stopped by another's flush", others);
     }
 

@@ -194,6 +194,8 @@ impl Plan {
         plan.spread = random.below(3) == 0;
         plan.deaf = plan.spread && random.below(2) == 0;
         plan.faults.reserves = random.below(4) > 0;
+        // From the seed, so that the others are what they were.
+        plan.faults.flush_error = if damage.is_none() && seed % 8 == 0 { 25 } else { 0 };
         plan
     }
 
@@ -214,7 +216,7 @@ impl Plan {
     /// helps (Zeller's delta debugging, without the refinement).
     pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
         let mut best = self.clone();
-        for setting in 0..14 {
+        for setting in 0..15 {
             let mut simpler = best.clone();
             match setting {
                 0 => simpler.crash_in_open = 0,
@@ -230,6 +232,7 @@ impl Plan {
                 10 => simpler.record_bytes = None,
                 11 => (simpler.spread, simpler.deaf) = (false, false),
                 12 => simpler.faults.reserves = true,
+                13 => simpler.faults.flush_error = 0,
                 _ => simpler.tuning = Tuning::default(),
             }
             if fails(&simpler) {

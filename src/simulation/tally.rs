@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 57] = [
+const EVERYTHING: [&str; 59] = [
     "appends",
     "batches",
     "refusals",
@@ -22,9 +22,11 @@ const EVERYTHING: [&str; 57] = [
     "write errors",
     "sync errors",
     "shards stopped by another's flush",
+    "shards stopped by a blocking call's flush",
     "no space",
     "blocking calls that failed",
     "of them syncs",
+    "files that lost what another's flush took along",
     "reads that failed",
     "short transfers",
     "stuck operations",

@@ -255,6 +255,7 @@ impl<F: Fold> Core<F> {
         let mut tasks = Vec::new();
         self.waiters.notify_all(&mut tasks);
         crate::sync::wake(tasks);
+        self.engine.tell_of_flushes();
         flushed
     }
 

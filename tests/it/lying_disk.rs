@@ -235,6 +235,42 @@ fn a_failed_flush_stops_every_shard() {
     }
 }
 
+/// The same where it is a call for something else on the device: a consumer's progress, a manifest.
+#[test]
+fn a_flush_that_fails_in_a_blocking_call_stops_every_shard() {
+    for (backend, only) in
+        BACKENDS.into_iter().flat_map(|backend| [(backend, "consumer-"), (backend, "shard.")])
+    {
+        let disk = Disk::new(6);
+        let Some(mounted) = disk.mount() else { return };
+        let log = options(backend).open(mounted.log()).unwrap();
+        let before = log.shard(ShardId(1)).append(b"before").wait().unwrap();
+        let worker = log.consumer("worker").unwrap();
+        worker.commit(before).unwrap();
+        disk.set_faults(Faults { syncs_left: Some(0), only: Some(only), ..Faults::default() });
+        if only == "consumer-" {
+            worker.flush().unwrap_err();
+        } else {
+            log.shard(ShardId(1)).truncate_before(before.lsn()).unwrap_err();
+        }
+        disk.set_faults(Faults::default());
+        for shard in [0, 1] {
+            let error = log.shard(ShardId(shard)).append(b"later").wait().unwrap_err();
+            let AppendError::ShardFailed(failure) = &error else { panic!("{error}") };
+            assert!(
+                failure.shard == ShardId(shard) && failure.path.to_string_lossy().contains(only),
+                "{error}"
+            );
+            assert_eq!(failure.source.raw_os_error(), Some(libc::EIO));
+        }
+        assert_eq!(log.get(before).unwrap().payload(), b"before");
+        drop(worker);
+        assert!(log.close().is_err());
+        let log = options(backend).open(mounted.log()).unwrap();
+        assert_eq!(log.get(before).unwrap().payload(), b"before");
+    }
+}
+
 #[test]
 fn a_full_disk_goes_on_once_there_is_space() {
     for backend in BACKENDS {

@@ -47,6 +47,8 @@ pub(crate) struct SimFile {
     lies: bool,
     /// A synchronous write is a plain one here.
     deaf: bool,
+    /// Which device it lies on, whose volatile cache all its files share.
+    device: u64,
 }
 
 /// What a sync saves, fixed when it is submitted.
@@ -57,8 +59,12 @@ pub(crate) struct Snapshot {
 }
 
 impl SimFile {
-    pub(crate) fn new(deaf: bool) -> SimFile {
-        SimFile { deaf, ..SimFile::default() }
+    pub(crate) fn new(device: u64, deaf: bool) -> SimFile {
+        SimFile { device, deaf, ..SimFile::default() }
+    }
+
+    pub(crate) fn device(&self) -> u64 {
+        self.device
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -142,6 +148,36 @@ impl SimFile {
         }
     }
 
+    /// A synchronous write whose bytes the device lost, or some of them, before it flushed what was left and said that
+    /// all is well.
+    pub(crate) fn write_cheated(&mut self, bytes: &[u8], offset: u64, random: &mut Random) {
+        self.write(bytes, offset);
+        let first = offset as usize / SECTOR;
+        self.lose(first..first + bytes.len().div_ceil(SECTOR), random);
+    }
+
+    /// Of these sectors those that no sync has saved reach the disk or are lost for good, each by itself, and the cache
+    /// hides it.
+    fn lose(&mut self, sectors: std::ops::Range<usize>, random: &mut Random) -> bool {
+        let dirty: Vec<usize> = self.dirty.range(sectors).map(|(&sector, _)| sector).collect();
+        let survival = Survival::draw(random);
+        for &sector in &dirty {
+            if survival.keeps(random) && sector * SECTOR < self.durable.len() {
+                self.save(sector);
+            } else {
+                self.dirty.remove(&sector);
+                self.lies = true;
+            }
+        }
+        !dirty.is_empty()
+    }
+
+    /// A flush of the device failed, for whichever file: what the device had taken of this one may be lost. True if
+    /// there was anything.
+    pub(crate) fn lose_cache(&mut self, random: &mut Random) -> bool {
+        self.lose(0..usize::MAX, random)
+    }
+
     fn save(&mut self, sector: usize) {
         self.dirty.remove(&sector);
         let start = sector * SECTOR;
@@ -172,12 +208,7 @@ impl SimFile {
     /// A sync failed: the pages count as clean from now on, and the cache shows what the disk lacks
     /// (Rebello et al., ATC 2020). Some had reached the disk before it failed.
     pub(crate) fn fail_sync(&mut self, random: &mut Random) {
-        let survival = Survival::draw(random);
-        for (sector, _) in std::mem::take(&mut self.dirty) {
-            if survival.keeps(random) && sector * SECTOR < self.durable.len() {
-                self.save(sector);
-            }
-        }
+        self.lose(0..usize::MAX, random);
         self.lies = true;
     }
 

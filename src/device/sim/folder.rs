@@ -10,6 +10,7 @@ use super::ahead::SimAhead;
 use super::disk::SimFile;
 use super::queue::SimQueue;
 use super::world::{World, stopped};
+use crate::device::flushes::{AllFlushes, Flushes};
 use crate::device::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
     Wake, Whereabouts,
@@ -19,11 +20,20 @@ use crate::device::{
 pub(super) struct SimDevice {
     pub(super) machine: SimMachine,
     pub(super) life: u64,
+    pub(super) flushes: AllFlushes,
 }
 
 impl SimDevice {
     fn opened(&self, path: &Path, number: u64) -> SimDirectory {
-        SimDirectory { machine: self.machine.clone(), life: self.life, path: path.to_owned(), number }
+        let device_number = self.machine.world().folder(number).device;
+        SimDirectory {
+            machine: self.machine.clone(),
+            life: self.life,
+            path: path.to_owned(),
+            number,
+            device_number,
+            flushes: self.flushes.of(device_number),
+        }
     }
 }
 
@@ -91,6 +101,8 @@ struct SimDirectory {
     /// Where it was when it was opened.
     path: PathBuf,
     number: u64,
+    device_number: u64,
+    flushes: Arc<Flushes>,
 }
 
 /// What has become of the path of an open folder. No step: it changes nothing.
@@ -110,8 +122,14 @@ impl SimDirectory {
         act(&mut world, self.number)
     }
 
-    fn handle(&self, number: u64) -> Arc<dyn File> {
-        Arc::new(SimHandle { machine: self.machine.clone(), life: self.life, number })
+    fn handle(&self, name: &str, number: u64) -> Arc<dyn File> {
+        Arc::new(SimHandle {
+            machine: self.machine.clone(),
+            life: self.life,
+            number,
+            path: self.path.join(name),
+            flushes: self.flushes.clone(),
+        })
     }
 }
 
@@ -140,7 +158,7 @@ impl Directory for SimDirectory {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let found = self.with(|world, number| Ok(world.folder(number).names.get(name).copied()))?;
-        found.map(|number| self.handle(number)).ok_or_else(|| io::ErrorKind::NotFound.into())
+        found.map(|number| self.handle(name, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -156,11 +174,11 @@ impl Directory for SimDirectory {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             folder.names.insert(name.to_owned(), number);
-            let file = SimFile::new(folder.deaf);
+            let file = SimFile::new(folder.device, folder.deaf);
             world.files.insert(number, file);
             Ok(number)
         })?;
-        Ok(self.handle(number))
+        Ok(self.handle(name, number))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -172,11 +190,12 @@ impl Directory for SimDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|world, number| {
-            let folder = world.folder(number);
-            folder.durable.clone_from(&folder.names);
-            Ok(())
-        })
+        let mut world = self.machine.world();
+        let flushed = world.flush(self.life, self.device_number, None);
+        self.flushes.noted(flushed, || self.path.clone())?;
+        let folder = world.folder(self.number);
+        folder.durable.clone_from(&folder.names);
+        Ok(())
     }
 
     fn lock(&self, _name: &str) -> Result<Arc<dyn Lock>, LockError> {
@@ -203,13 +222,11 @@ impl Directory for SimDirectory {
     }
 
     fn device_number(&self) -> u64 {
-        // A disk for each name below the root: a log's shards share one unless its directories say otherwise.
-        let disk = self.path.components().find_map(|part| match part {
-            std::path::Component::Normal(name) => Some(name),
-            _ => None,
-        });
-        let bytes = disk.map_or(&[][..], |name| name.as_encoded_bytes());
-        bytes.iter().fold(0, |number: u64, &byte| number.wrapping_mul(31).wrapping_add(u64::from(byte)))
+        self.device_number
+    }
+
+    fn flushes(&self) -> &Arc<Flushes> {
+        &self.flushes
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -279,6 +296,8 @@ struct SimHandle {
     machine: SimMachine,
     life: u64,
     number: u64,
+    path: PathBuf,
+    flushes: Arc<Flushes>,
 }
 
 impl SimHandle {
@@ -335,14 +354,10 @@ impl File for SimHandle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut guard = self.machine.world();
-        let world = &mut *guard;
-        world.step(self.life)?;
-        if world.random.per_mille(world.faults.call_error) {
-            world.counters.call_errors += 1;
-            world.counters.call_sync_errors += 1;
-            return Err(world.fail_sync(self.number));
-        }
+        let mut world = self.machine.world();
+        let device = world.file(self.number).device();
+        let flushed = world.flush(self.life, device, Some(self.number));
+        self.flushes.noted(flushed, || self.path.clone())?;
         let snapshot = world.file(self.number).snapshot();
         world.file(self.number).sync(&snapshot);
         Ok(())

@@ -8,6 +8,7 @@
 
 mod ahead;
 mod blocks;
+mod cache;
 mod disk;
 mod folder;
 mod queue;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Device;
+use super::flushes::AllFlushes;
 use crate::position::Lsn;
 use crate::sync::lock;
 use blocks::Blocks;
@@ -53,6 +55,8 @@ impl SimMachine {
             waits: 0,
             in_flight: Vec::new(),
             lingering: Vec::new(),
+            failed_flushes: BTreeMap::new(),
+            untold: Vec::new(),
             blocks: Blocks::default(),
             faults: Faults::default(),
             counters: Counters::default(),
@@ -67,7 +71,7 @@ impl SimMachine {
     /// The machine as the process that lives on it now sees it.
     pub(crate) fn device(&self) -> Arc<dyn Device> {
         let life = self.world().life;
-        Arc::new(SimDevice { machine: self.clone(), life })
+        Arc::new(SimDevice { machine: self.clone(), life, flushes: AllFlushes::default() })
     }
 
     pub(crate) fn set_faults(&self, mut faults: Faults) {
@@ -88,6 +92,11 @@ impl SimMachine {
 
     pub(crate) fn has_stopped(&self) -> bool {
         self.world().stopped
+    }
+
+    /// How often the device with this number has failed to flush.
+    pub(crate) fn failed_flushes(&self, device: u64) -> u64 {
+        self.world().failed_flushes.get(&device).copied().unwrap_or(0)
     }
 
     /// Steps the wall clock, forward or back.
@@ -221,6 +230,7 @@ impl SimMachine {
         world.waits = 0;
         world.stopped = false;
         world.faults.stop_at = None;
+        world.untold.clear();
         let mut flights = std::mem::take(&mut world.in_flight);
         let lingers = end == End::Kill && !flights.is_empty() && world.random.per_mille(world.faults.linger);
         if lingers {

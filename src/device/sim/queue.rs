@@ -33,7 +33,8 @@ impl Queue for SimQueue {
             if world.life == self.life {
                 // The machine stopped around the submission: the write may have gone out.
                 let (queue, due) = (self.number, u64::MAX);
-                world.in_flight.push(InFlight { queue, due, operation, hash: 0, done: 0, snapshot: None });
+                let (hash, done, snapshot, failed_before) = (0, 0, None, 0);
+                world.in_flight.push(InFlight { queue, due, operation, hash, done, snapshot, failed_before });
             }
             return;
         }
@@ -51,7 +52,16 @@ impl Queue for SimQueue {
             OperationKind::Write { bytes, .. } => (hash(bytes), None),
             OperationKind::Sync => (0, Some(world.file(operation.file.number()).snapshot())),
         };
-        world.in_flight.push(InFlight { queue: self.number, due, operation, hash, done: 0, snapshot });
+        let failed_before = world.failed_flushes_of(operation.file.number());
+        world.in_flight.push(InFlight {
+            queue: self.number,
+            due,
+            operation,
+            hash,
+            done: 0,
+            snapshot,
+            failed_before,
+        });
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -110,7 +120,14 @@ impl Queue for SimQueue {
     }
 
     fn pop(&mut self) -> Option<Completion> {
-        if self.done.is_empty() { None } else { Some(self.done.remove(0)) }
+        if self.done.is_empty() {
+            return None;
+        }
+        let completion = self.done.remove(0);
+        if completion.result.is_err() {
+            self.machine.world().told(self.number, completion.id);
+        }
+        Some(completion)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Faults {
     pub stop_after: Option<u64>,
     /// As `stop_after`, counted from the machine's beginning.
     pub(crate) stop_at: Option<u64>,
+    /// Of a thousand blocking flushes so many fail, beside those by `call_error`.
+    pub(crate) flush_error: u32,
     /// Of a thousand kills so many after which what was in flight lands seconds later, while the next process starts.
     pub(crate) linger: u32,
     /// In nanoseconds.
@@ -59,6 +61,7 @@ impl Default for Faults {
             stuck: 0,
             stop_after: None,
             stop_at: None,
+            flush_error: 0,
             linger: 0,
             latency_ns_max: 100_000,
             write_through: true,
@@ -88,6 +91,8 @@ pub(crate) struct Counters {
     pub call_errors: u64,
     /// Of them, syncs, which lose what was dirty.
     pub call_sync_errors: u64,
+    /// Files of which a device lost something when another's flush failed.
+    pub lost_beside: u64,
     pub read_errors: u64,
     pub short: u64,
     pub stuck: u64,
@@ -106,6 +111,8 @@ pub(super) struct SimFolder {
     pub(super) names: BTreeMap<String, u64>,
     pub(super) durable: BTreeMap<String, u64>,
     pub(super) locked: bool,
+    /// Which device its files lie on.
+    pub(super) device: u64,
     /// Its file system takes synchronous writes for plain ones, and says that it does not honour them.
     pub(super) deaf: bool,
 }
@@ -120,6 +127,8 @@ pub(super) struct InFlight {
     /// Bytes that were written before it came back short.
     pub(super) done: usize,
     pub(super) snapshot: Option<Snapshot>,
+    /// How often its device had failed to flush when it was submitted.
+    pub(super) failed_before: u64,
 }
 
 #[derive(Debug)]
@@ -142,6 +151,10 @@ pub(super) struct World {
     pub(super) in_flight: Vec<InFlight>,
     /// Of a process that was killed: they land when they are due, and its lock is held until then.
     pub(super) lingering: Vec<InFlight>,
+    /// How often each device has failed to flush.
+    pub(super) failed_flushes: BTreeMap<u64, u64>,
+    /// Flushes that failed and that nobody has been told of yet: the queue, the number of the operation, the device.
+    pub(super) untold: Vec<(u64, u64, u64)>,
     /// Blocks that were written and that nobody gave up.
     pub(super) blocks: Blocks,
     pub(super) faults: Faults,
@@ -154,6 +167,16 @@ pub(super) fn stopped() -> io::Error {
 
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     u64::from(crc32c::crc32c(bytes))
+}
+
+/// A device for each name below the root: a log's shards share one unless its directories say otherwise.
+fn device_of(path: &Path) -> u64 {
+    let device = path.components().find_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    let bytes = device.map_or(&[][..], |name| name.as_encoded_bytes());
+    bytes.iter().fold(0, |number: u64, &byte| number.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
 impl World {
@@ -179,7 +202,7 @@ impl World {
         let next = &mut self.next_number;
         self.folders.entry(path.to_owned()).or_insert_with(|| {
             *next += 1;
-            SimFolder { number: *next, ..SimFolder::default() }
+            SimFolder { number: *next, device: device_of(path), ..SimFolder::default() }
         })
     }
 
@@ -259,7 +282,8 @@ impl World {
                     );
                     let count = self.go(bytes.len() - flight.done);
                     let part = &bytes[flight.done..flight.done + count];
-                    let result = self.complete_write(number, part, offset + flight.done as u64, *sync);
+                    let result =
+                        self.complete_write(number, part, offset + flight.done as u64, *sync, &flight);
                     let result = transfer::advance(&mut flight.done, bytes.len(), result.map(|()| count));
                     if let (Some(Ok(())), None) = (&result, self.faults.misdirect_write) {
                         self.blocks.written(number, *offset, bytes);
@@ -279,13 +303,24 @@ impl World {
         Some(Completion { id, result: Err(error) })
     }
 
-    fn complete_write(&mut self, number: u64, bytes: &[u8], offset: u64, sync: bool) -> io::Result<()> {
+    fn complete_write(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        offset: u64,
+        sync: bool,
+        flight: &InFlight,
+    ) -> io::Result<()> {
         self.counters.writes += 1;
         if self.random.per_mille(self.faults.write_error) {
             self.counters.write_errors += 1;
             let mut random = self.random.clone();
             self.file(number).write_torn(bytes, offset, &mut random);
             self.random = random;
+            if sync {
+                // It was flushed in the same call, which does not say what of it failed.
+                self.flush_failed(flight);
+            }
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         if self.faults.lose_write == Some(self.counters.writes) {
@@ -301,7 +336,10 @@ impl World {
                 offset = elsewhere;
             }
         }
-        if sync {
+        if sync && self.has_failed_since(flight) {
+            let mut random = self.random_of(number);
+            self.file(number).write_cheated(bytes, offset, &mut random)
+        } else if sync {
             self.file(number).write_through(bytes, offset)
         } else {
             self.file(number).write(bytes, offset)
@@ -312,19 +350,13 @@ impl World {
     fn complete_sync(&mut self, number: u64, flight: &InFlight) -> io::Result<()> {
         if self.random.per_mille(self.faults.sync_error) {
             self.counters.sync_errors += 1;
-            return Err(self.fail_sync(number));
+            self.flush_failed(flight);
+            self.fail_sync(number);
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         let snapshot = flight.snapshot.as_ref().expect("a sync has a snapshot");
         self.file(number).sync(snapshot);
         Ok(())
-    }
-
-    /// The file's dirty pages are lost, or some of them, and the cache hides it.
-    pub(super) fn fail_sync(&mut self, number: u64) -> io::Error {
-        let mut random = self.random.clone();
-        self.file(number).fail_sync(&mut random);
-        self.random = random;
-        io::Error::from_raw_os_error(libc::EIO)
     }
 
     /// Flips a bit somewhere in the files of a shard, or makes a sector of them unreadable.

@@ -18,9 +18,7 @@ impl History {
         self.beside = None;
         let stats = log.stats();
         // A shard that failed because the machine stopped has lost nothing of what was written.
-        let counters = self.machine.counters();
-        let errors = counters.write_errors + counters.sync_errors;
-        let failed = errors > std::mem::replace(&mut self.errors, errors);
+        let failed = self.failed_operations() > self.errors;
         self.tally.add("failed shards", u64::from(failed));
         self.tally.add("segments", stats.shards.iter().map(|shard| shard.segments as u64).sum());
         let mut ended = Ended::Killed;
@@ -55,6 +53,12 @@ impl History {
             self.damage_at_rest();
         }
         self.open(Some(ended))
+    }
+
+    /// Writes and syncs that have failed, those of blocking calls too.
+    fn failed_operations(&self) -> u64 {
+        let counters = self.machine.counters();
+        counters.write_errors + counters.sync_errors + counters.call_sync_errors
     }
 
     /// What happens to the disk while the machine is off.
@@ -112,6 +116,8 @@ impl History {
                     return None;
                 }
                 Ok(log) => {
+                    self.errors = self.failed_operations();
+                    self.note_flushes(&log);
                     self.check_reopened(&log, ended.unwrap_or(Ended::Cleanly));
                     return Some(log);
                 }

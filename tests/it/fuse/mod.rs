@@ -30,7 +30,7 @@ pub struct Faults {
     pub short: Option<usize>,
     /// Writes wait until [`Disk::unpin`].
     pub hold: bool,
-    /// What `hold` and `writes_left` say is so of files with this text in their names alone.
+    /// What `hold`, `writes_left` and `syncs_left` say is so of files with this text in their names alone.
     pub only: Option<&'static str>,
     /// So many more writes succeed, and then none.
     pub writes_left: Option<u64>,
@@ -225,7 +225,9 @@ impl State {
             return Err(Errno::EINTR);
         }
         let lies = self.faults.lying_syncs;
+        let is_meant = self.is_meant(inode);
         let fails = match &mut self.faults.syncs_left {
+            _ if !is_meant => false,
             Some(0) => true,
             Some(left) => {
                 *left -= 1;
