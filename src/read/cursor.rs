@@ -228,7 +228,7 @@ impl Cursor {
             let view = self.source.view();
             // Where no block is walked, the next record stands no nearer than behind a header.
             let next = Lsn(self.at.0 + u64::from(BLOCK_HEADER_BYTES)).max(self.from);
-            if self.at < view.horizon && next < view.horizon {
+            if self.at < view.horizon && next < view.horizon && !self.goes_on_behind(&view) {
                 let (lsn, horizon) = (self.from, view.horizon);
                 self.from = horizon;
                 self.at = self.locate(horizon);
@@ -261,6 +261,18 @@ impl Cursor {
             }
             return Err(self.damaged(&view, defect, owned_end.min(limit)));
         }
+    }
+
+    /// Whether the next block begins the next segment and all of it lies behind the horizon: it names the end of the
+    /// one that was walked, so nothing is gone but room at a segment's end that no block was put into.
+    fn goes_on_behind(&mut self, view: &StoreView) -> bool {
+        let mut places = continuations(&view.segments, self.at, self.source.block_bytes());
+        let Some((segment, lsn)) = places.find(|(_, lsn)| *lsn > self.at) else { return false };
+        if self.partial.is_some() || lsn.0 + u64::from(BLOCK_HEADER_BYTES) < view.horizon.0 {
+            return false;
+        }
+        let Some((row, _)) = view.epochs.owner(lsn) else { return false };
+        self.reader.block(segment, &view.identity(row), lsn, Some(self.at)).is_ok()
     }
 
     /// The next block, if it is still in memory, as its producers wrote it.

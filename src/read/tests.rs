@@ -111,6 +111,30 @@ fn who_has_read_all_that_is_truncated_has_missed_nothing() {
     }
 }
 
+/// Room at the end of a segment that no block was put into is nothing that anybody can miss.
+#[test]
+fn who_stands_at_the_end_of_a_segment_that_is_truncated_has_missed_nothing() {
+    let options = Options::new().shards(1).block_bytes(16 << 10).segment_bytes(64 << 10);
+    let log = options.device(&Simulated::seed(1)).open("/log").unwrap();
+    let shard = log.shard(ShardId(0));
+    let (mut follow, mut behind) = (shard.follow(Lsn::MIN).unwrap(), shard.follow(Lsn::MIN).unwrap());
+    let mut seams = 0;
+    let mut last = log.append([1; 9_000]).wait().unwrap();
+    assert_eq!(position(behind.next()), last);
+    for _ in 0..40 {
+        assert_eq!(position(follow.next()), last);
+        let own = log.append([1; 9_000]).wait().unwrap();
+        let is_seam = own.lsn().0 - last.lsn().0 > 12 << 10;
+        seams += u32::from(is_seam);
+        shard.truncate_before(own.lsn()).unwrap();
+        last = own;
+    }
+    assert!(seams > 4, "{seams}");
+    assert_eq!(position(follow.next()), last);
+    assert!(is_truncated(behind.next()), "it has missed all but the first and the last");
+    assert_eq!(position(behind.next()), last);
+}
+
 /// A file that was read is another segment by now: what was read of it says nothing.
 #[test]
 fn a_file_that_is_used_again_is_read_again() {
