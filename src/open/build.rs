@@ -44,8 +44,9 @@ impl Builder<'_> {
         }
         for stray in store.strays() {
             self.notices.warn(format!(
-                "{}: `{stray}` is no segment of this log, by its size or number; it is left alone",
-                path.display()
+                // Each is a line of its own: the name is in front of the colon.
+                "{}: is no segment of this log, by its size or number; it is left alone",
+                path.join(stray).display()
             ));
         }
         if let Some(damage) = damage {
