@@ -18,6 +18,10 @@ const AHEAD_BYTES: u64 = 1024;
 /// A header so near in front of its record is read along with it: one read of so much is quicker than two.
 const NEAR_BYTES: u64 = 16 << 10;
 
+/// Read at once, if it is not one record alone that is longer: what is looked up in one call takes no more beside its
+/// records.
+const BYTES_AT_ONCE: usize = 4 << 20;
+
 /// A record to find.
 #[derive(Debug)]
 pub(super) struct Point<'a> {
@@ -124,18 +128,24 @@ impl<'a> Point<'a> {
 /// Where there is no memory to read into.
 pub(super) fn find(points: &mut [Point<'_>], reader: &mut RandomReader) -> std::io::Result<()> {
     let mut open: Vec<usize> = (0..points.len()).collect();
-    // Once, and once more for those that were longer than expected.
+    // Each once, and those once more that were longer than expected.
     while !open.is_empty() {
         let mut stretches = Vec::with_capacity(open.len() * 2);
-        let mut asked = Vec::with_capacity(open.len());
-        for &point in &open {
+        let (mut asked, mut bytes) = (Vec::with_capacity(open.len()), 0);
+        let mut later = open.iter().copied();
+        for point in later.by_ref() {
+            let before = stretches.len();
             if let Some((header, record)) = points[point].ask(&mut stretches) {
                 asked.push(Parts { point, header, record });
             }
+            bytes += stretches[before..].iter().map(|stretch| stretch.bytes).sum::<usize>();
+            if bytes >= BYTES_AT_ONCE {
+                break;
+            }
         }
+        let mut again: Vec<usize> = later.collect();
         let read = reader.read(&stretches)?;
         let bytes = |part: &Result<Range<usize>, Defect>| part.clone().map(|range| &reader.bytes()[range]);
-        open.clear();
         for Parts { point, header, record } in asked {
             let record_at = Lsn(stretches[record].segment.row.base + stretches[record].offset);
             let taken = header
@@ -143,9 +153,10 @@ pub(super) fn find(points: &mut [Point<'_>], reader: &mut RandomReader) -> std::
                 .transpose()
                 .and_then(|header| points[point].take(header, bytes(&read[record])?, record_at));
             if taken == Ok(true) {
-                open.push(point);
+                again.push(point);
             }
         }
+        open = again;
     }
     Ok(())
 }
