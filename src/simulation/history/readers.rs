@@ -236,9 +236,11 @@ impl History {
         for shard in 0..self.plan.shards {
             self.note_open_batch(log, ShardId(shard), "read beside in the middle of a batch");
             let reader = self.beside.as_ref().expect("opened above").shard(ShardId(shard));
+            // In this order: each call looks at the files again, and may see further than the one before it.
             let read = reader
-                .durable_lsn()
-                .and_then(|durable| Ok((durable, reader.read(..)?.collect::<Result<Vec<_>, _>>()?)));
+                .read(..)
+                .and_then(|range| Ok((range.collect::<Result<Vec<_>, _>>()?, reader.durable_lsn()?)))
+                .map(|(records, durable)| (durable, records));
             match read {
                 Ok((durable, records)) => {
                     self.say(|| format!("  shard {shard}: {} records below {durable}", records.len()));
