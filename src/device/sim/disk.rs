@@ -100,6 +100,11 @@ impl SimFile {
     /// Rot: a bit changes, on the disk and for whoever reads it.
     pub(crate) fn flip(&mut self, sector: usize, bit: usize) {
         let at = sector * SECTOR + bit / 8;
+        if at >= self.durable.len() {
+            // It was made longer and that is not durable yet: with the bit it is, or a power cut would find a byte that
+            // nobody has written.
+            self.durable.resize(self.current.len(), 0);
+        }
         for bytes in [&mut self.current, &mut self.durable] {
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= 1 << (bit % 8);
