@@ -324,4 +324,35 @@ mod tests {
         }
         assert!(again > 0, "no file was used again: this shows less than it says");
     }
+
+    /// Of two copies of the manifest the newer one cannot be read for a while, and the other is not current: what was
+    /// seen of the log stands.
+    #[test]
+    fn a_copy_that_cannot_be_read_takes_nothing_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Options::new().shards(1).open(dir.path()).unwrap();
+        let copies = ["0", "1"].map(|copy| dir.path().join(format!("shard-0000/shard.manifest.{copy}")));
+        let first = log.append(b"first").wait().unwrap();
+        let kept = log.append(b"kept").wait().unwrap();
+        let older = copies.each_ref().map(|copy| std::fs::read(copy).unwrap());
+        log.shard(ShardId(0)).truncate_before(kept.lsn()).unwrap();
+        let newer = copies.each_ref().map(|copy| std::fs::read(copy).unwrap());
+        // As where the second write of the two had failed.
+        std::fs::write(&copies[0], &older[0]).unwrap();
+        let reader = crate::Log::open_read_only(dir.path()).unwrap();
+        let seen = || (reader.summary().unwrap()[0].horizon, reader.shard(ShardId(0)).durable_lsn().unwrap());
+        let before = seen();
+        assert!(before.0 > first.lsn() && before.1 >= kept.lsn());
+        let mut spoiled = newer[1].clone();
+        spoiled[20] ^= 1;
+        std::fs::write(&copies[1], spoiled).unwrap();
+        assert_eq!(seen(), before);
+        std::fs::write(&copies[1], &newer[1]).unwrap();
+        assert_eq!(seen(), before);
+        // Where both say so, an older copy was put in their place.
+        copies.iter().zip(&older).for_each(|(copy, bytes)| std::fs::write(copy, bytes).unwrap());
+        assert!(seen().0 < before.0);
+        copies.iter().zip(&newer).for_each(|(copy, bytes)| std::fs::write(copy, bytes).unwrap());
+        log.close().unwrap();
+    }
 }

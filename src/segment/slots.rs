@@ -66,6 +66,15 @@ pub(crate) struct ManifestFiles {
     capacity: u64,
 }
 
+/// What a look at the copies has found.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub sequence: u64,
+    pub body: Vec<u8>,
+    /// The other copy was valid, too. If not, it may be the newer one.
+    pub of_both: bool,
+}
+
 fn names(prefix: &str) -> [String; 2] {
     [format!("{prefix}.manifest.0"), format!("{prefix}.manifest.1")]
 }
@@ -231,18 +240,27 @@ impl ManifestFiles {
     }
 
     /// The body of the valid copy, read beside whoever owns it.
-    ///
-    /// The owner overwrites one copy after the other, so both can be caught half written in turn, and
-    /// are then looked at again.
     pub(crate) fn peek(
         directory: &dyn Directory,
         prefix: &str,
         kind: SlotKind,
     ) -> Result<Vec<u8>, ManifestError> {
+        ManifestFiles::look(directory, prefix, kind).map(|seen| seen.body)
+    }
+
+    /// The valid copy that counts, read beside whoever owns it.
+    ///
+    /// The owner overwrites one copy after the other, so both can be caught half written in turn, and
+    /// are then looked at again.
+    pub(super) fn look(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+    ) -> Result<Seen, ManifestError> {
         let mut defects = [Defect::Short; 2];
         let mut unread = None;
         for _ in 0..PEEKS_MAX {
-            let mut found = None;
+            let (mut found, mut valid) = (None, 0);
             unread = None;
             let mut missing = 0;
             for (name, defect) in names(prefix).iter().zip(&mut defects) {
@@ -261,16 +279,18 @@ impl ManifestFiles {
                     Err(error) => return Err(ManifestError::of(name)(error)),
                 };
                 match decode_slot(kind, &slot) {
-                    Ok((sequence, body)) if found.as_ref().is_none_or(|(best, _)| sequence > *best) => {
-                        found = Some((sequence, body.to_vec()));
+                    Ok((sequence, body)) => {
+                        valid += 1;
+                        if found.as_ref().is_none_or(|(best, _)| sequence > *best) {
+                            found = Some((sequence, body.to_vec()));
+                        }
                     }
-                    Ok(_) => {}
                     Err(Defect::Version) => return Err(ManifestError::TooNew),
                     Err(found) => *defect = found,
                 }
             }
             match found {
-                Some((_, body)) => return Ok(body),
+                Some((sequence, body)) => return Ok(Seen { sequence, body, of_both: valid == 2 }),
                 None if missing == 2 => return Err(ManifestError::Missing),
                 None => std::thread::yield_now(),
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::files::OpenFiles;
 use super::names::segment_name;
+use super::slots::Seen;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
@@ -165,22 +166,26 @@ pub(crate) struct StoreSnapshot {
     pub manifest: ShardManifest,
     pub segments: Vec<Arc<Segment>>,
     pub missing: Vec<SegmentRow>,
-    /// What the manifest was decoded from.
+    /// What the manifest was decoded from, and the number of the copy that it stood in.
     body: Vec<u8>,
+    sequence: u64,
 }
 
 impl StoreSnapshot {
     pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
-        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
+        let Seen { sequence, body, .. } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let (segments, missing) = open_segments(directory, &manifest, &[], None)?;
-        Ok(StoreSnapshot { manifest, segments, missing, body })
+        Ok(StoreSnapshot { manifest, segments, missing, body, sequence })
     }
 
     /// As it is by now; `None` if nothing has changed. Files that are open already and hold what they held stay open.
     pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
-        let body = ManifestFiles::peek(directory, PREFIX, SlotKind::Shard)?;
-        if body == self.body && self.missing.is_empty() {
+        let Seen { sequence, body, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
+        // The newer copy cannot be read just now: what it said stands. Gone back to the older one, the log would end
+        // below what was served already.
+        let is_behind = sequence < self.sequence && !of_both;
+        if is_behind || body == self.body && self.missing.is_empty() {
             return Ok(None);
         }
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
@@ -191,7 +196,7 @@ impl StoreSnapshot {
             && manifest.horizon >= before.horizon;
         let known = if goes_on { &self.segments[..] } else { &[] };
         let (segments, missing) = open_segments(directory, &manifest, known, None)?;
-        Ok(Some(StoreSnapshot { manifest, segments, missing, body }))
+        Ok(Some(StoreSnapshot { manifest, segments, missing, body, sequence }))
     }
 
     pub(crate) fn view(&self) -> StoreView {

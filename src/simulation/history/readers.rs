@@ -236,13 +236,18 @@ impl History {
         for shard in 0..self.plan.shards {
             self.note_open_batch(log, ShardId(shard), "read beside in the middle of a batch");
             let reader = self.beside.as_ref().expect("opened above").shard(ShardId(shard));
-            // In this order: each call looks at the files again, and may see further than the one before it.
-            let read = reader
-                .read(..)
-                .and_then(|range| Ok((range.collect::<Result<Vec<_>, _>>()?, reader.durable_lsn()?)))
-                .map(|(records, durable)| (durable, records));
+            // Each of the three looks at the files again.
+            let read = reader.durable_lsn().and_then(|before| {
+                let records = reader.read(..)?.collect::<Result<Vec<_>, _>>()?;
+                Ok((before, records, reader.durable_lsn()?))
+            });
             match read {
-                Ok((durable, records)) => {
+                Ok((before, records, durable)) => {
+                    assert!(before <= durable, "what is durable never falls: {before}, then {durable}");
+                    // Nobody turns the shard: only a look that failed has seen less than the next one.
+                    if self.failed_calls() == failed_calls {
+                        assert_eq!(before, durable);
+                    }
                     self.say(|| format!("  shard {shard}: {} records below {durable}", records.len()));
                     assert!(durable <= log.shard(ShardId(shard)).durable_lsn(), "testified, and not so");
                     for record in &records {
