@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::flushes::{AllFlushes, Flushes};
@@ -201,7 +202,7 @@ impl RealDirectory {
 
     fn opened(&self, name: &str, file: fs::File) -> Arc<dyn File> {
         let (path, flushes) = (self.path.join(name), self.flushes.clone());
-        Arc::new(RealFile { file, uring: self.uring, path, flushes })
+        Arc::new(RealFile { file, uring: self.uring, path, flushes, checked: AtomicU64::new(0) })
     }
 }
 
@@ -300,7 +301,7 @@ impl Directory for RealDirectory {
     }
 }
 
-/// An error if this process may not make a file so long: the kernel would not say so, but end the process by a signal.
+/// An error if this process may not make a file so long.
 fn check_length(bytes: u64) -> io::Result<()> {
     let Some(most) = sys::file_bytes_max().filter(|&most| bytes > most) else { return Ok(()) };
     let text = format!(
@@ -316,6 +317,26 @@ struct RealFile {
     /// Where it was opened, for messages.
     path: PathBuf,
     flushes: Arc<Flushes>,
+    /// It may be so long, as was seen when the space was taken: writes of blocks ask nothing of the system.
+    checked: AtomicU64,
+}
+
+impl RealFile {
+    /// An error if this process may not make the file so long: the kernel would not say so, but end the process by a
+    /// signal.
+    fn check_length(&self, bytes: u64) -> io::Result<()> {
+        if bytes > self.checked.load(Ordering::Relaxed) {
+            check_length(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The same where space is taken, which is asked anew each time.
+    fn note_length(&self, bytes: u64) -> io::Result<()> {
+        check_length(bytes)?;
+        self.checked.fetch_max(bytes, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 impl File for RealFile {
@@ -324,7 +345,7 @@ impl File for RealFile {
     }
 
     fn write_some(&self, bytes: &[u8], offset: u64, sync: bool) -> io::Result<usize> {
-        check_length(offset + bytes.len() as u64)?;
+        self.check_length(offset + bytes.len() as u64)?;
         sys::write_at(self.file.as_fd(), bytes, offset, sync)
     }
 
@@ -346,7 +367,7 @@ impl File for RealFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<bool> {
-        check_length(bytes)?;
+        self.note_length(bytes)?;
         match sys::allocate(self.file.as_fd(), bytes) {
             // ext2, and some network and overlay file systems. Not made longer either: a length without space behind
             // it looks the same as one with.
@@ -357,7 +378,7 @@ impl File for RealFile {
 
     fn secure(&self, range: Range<u64>) -> io::Result<()> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        check_length(range.end)?;
+        self.note_length(range.end)?;
         match sys::allocate_own(self.file.as_fd(), range.start, range.end - range.start) {
             Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Err(error),
             // There, whatever is lacking shows when it is written.
