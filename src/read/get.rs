@@ -8,14 +8,14 @@ use super::{Record, Source};
 use crate::error::ReadError;
 use crate::format::{BlockHeader, Defect, Identity, RECORD_HEADER_BYTES, RecordFlags, Records, record_time};
 use crate::position::{Lsn, Position, ShardId};
-use crate::segment::{SegmentReader, StoreView};
+use crate::segment::{RandomReader, SegmentReader, StoreView};
 
 /// Records that are looked for at once: their granules fill a huge page at the most, where they are of usual size.
 const BATCH: usize = 256;
 
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
-    let mut found = get_some(|_| Some(source.clone()), &[position]);
+    let mut found = get_many(|_| Some(source.clone()), &[position]);
     found.pop().expect("one for each position")
 }
 
@@ -24,12 +24,22 @@ pub(crate) fn get_many(
     source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
     positions: &[Position],
 ) -> Vec<Result<Record, ReadError>> {
-    positions.chunks(BATCH).flat_map(|some| get_some(&source_of, some)).collect()
+    // For all of them: its memory is taken once.
+    let mut lent: Option<(Arc<dyn Source>, RandomReader)> = None;
+    let mut records = Vec::with_capacity(positions.len());
+    for some in positions.chunks(BATCH) {
+        records.extend(get_some(&source_of, some, &mut lent));
+    }
+    if let Some((source, reader)) = lent {
+        source.give_back_random(reader);
+    }
+    records
 }
 
 fn get_some(
     source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
     positions: &[Position],
+    lent: &mut Option<(Arc<dyn Source>, RandomReader)>,
 ) -> Vec<Result<Record, ReadError>> {
     let lookups: Vec<Result<Lookup, ReadError>> = positions
         .iter()
@@ -38,13 +48,16 @@ fn get_some(
             Lookup::begin(source, position)
         })
         .collect();
-    let mut found = find_points(&lookups);
-    let mut end = |(lookup, found): (Result<Lookup, _>, &mut Option<Record>)| lookup?.end(found.take());
-    lookups.into_iter().zip(&mut found).map(&mut end).collect()
+    let mut found = find_points(&lookups, lent);
+    let end = |(lookup, found): (Result<Lookup, _>, &mut Option<Record>)| lookup?.end(found.take());
+    lookups.into_iter().zip(&mut found).map(end).collect()
 }
 
 /// The records that are where they should be, as far as that shows without a look at their blocks as a whole.
-fn find_points(lookups: &[Result<Lookup, ReadError>]) -> Vec<Option<Record>> {
+fn find_points(
+    lookups: &[Result<Lookup, ReadError>],
+    lent: &mut Option<(Arc<dyn Source>, RandomReader)>,
+) -> Vec<Option<Record>> {
     let mut found: Vec<Option<Record>> = lookups.iter().map(|_| None).collect();
     let (mut of, mut points) = (Vec::new(), Vec::new());
     for (index, lookup) in lookups.iter().enumerate() {
@@ -55,10 +68,12 @@ fn find_points(lookups: &[Result<Lookup, ReadError>]) -> Vec<Option<Record>> {
         }
     }
     let Some(Ok(first)) = of.first().map(|&index| &lookups[index]) else { return found };
-    if let Ok(mut reader) = first.source.lend_random_reader() {
+    if lent.is_none() {
+        *lent = first.source.lend_random_reader().ok().map(|reader| (first.source.clone(), reader));
+    }
+    if let Some((_, reader)) = lent {
         // What it does not find is looked up otherwise, where there may be more memory, or an error to tell.
-        let _ = point::find(&mut points, &mut reader);
-        first.source.give_back_random(reader);
+        let _ = point::find(&mut points, reader);
     }
     for (index, mut point) in of.into_iter().zip(points) {
         found[index] = point.found();
