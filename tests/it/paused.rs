@@ -4,13 +4,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sawmill::Options;
 use sawmill::options::OnStuck;
 
-use crate::fuse::{Disk, Faults};
+use crate::fuse::{Disk, Faults, Mounted};
 use crate::stuck_device::Answers;
 
 /// Longer than a healthy device and the test beside it take on the busiest machine.
@@ -38,7 +38,8 @@ fn child() {
             }
         }
     });
-    log.close().unwrap();
+    // A log whose shard has failed does not close.
+    std::process::exit(i32::from(log.close().is_err()));
 }
 
 fn signal(child: &Child, signal: &str) {
@@ -54,44 +55,78 @@ fn is_stopped(child: &Child, name: &str) -> bool {
     of(&task, "stat").contains(") T ")
 }
 
+/// A process with a log on a disk of its own.
+struct Owner {
+    child: Child,
+    commands: ChildStdin,
+    said: Box<dyn Iterator<Item = String>>,
+}
+
+impl Owner {
+    fn start(mounted: &Mounted) -> Owner {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "paused::child", "--nocapture"])
+            .env("SAWMILL_PAUSED_CHILD", mounted.log())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let commands = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let said = lines.filter_map(|line| line.split_once("said ").map(|(_, said)| said.to_owned()));
+        let mut owner = Owner { child, commands, said: Box::new(said) };
+        assert_eq!(owner.next(), "ready");
+        owner
+    }
+
+    fn tell(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").unwrap();
+    }
+
+    fn next(&mut self) -> String {
+        self.said.next().expect("the child has something to say")
+    }
+
+    /// Appends, which the disk does not answer.
+    fn append_to(&mut self, disk: &Disk) {
+        disk.set_faults(Faults { hold: true, only: Some(".seg"), ..Faults::default() });
+        self.tell("append");
+        disk.wait_for_held(1);
+    }
+}
+
 /// A write is out when the process is stopped for longer than a device may take; it is answered soon after the process
-/// goes on.
+/// goes on. How long that is another process tells, which is not stopped and gives up its device.
 #[test]
 fn a_process_that_was_stopped_does_not_give_up_a_healthy_device() {
-    let disk = Disk::new(31);
-    let Some(mounted) = disk.mount() else { return };
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "paused::child", "--nocapture"])
-        .env("SAWMILL_PAUSED_CHILD", mounted.log())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let answers = Answers(disk.clone());
-    let mut commands = child.stdin.take().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let mut said = lines.filter_map(|line| line.split_once("said ").map(|(_, said)| said.to_owned()));
-    let mut next = || said.next().expect("the child has something to say");
-    assert_eq!(next(), "ready");
-    disk.set_faults(Faults { hold: true, only: Some(".seg"), ..Faults::default() });
-    commands.write_all(b"append\n").unwrap();
-    disk.wait_for_held(1);
-    signal(&child, "-STOP");
+    let [disk, other_disk] = [31, 32].map(Disk::new);
+    let (Some(mounted), Some(other_mounted)) = (disk.mount(), other_disk.mount()) else { return };
+    let answers = [&disk, &other_disk].map(|disk| Answers(disk.clone()));
+    let mut owner = Owner::start(&mounted);
+    let mut other = Owner::start(&other_mounted);
+    owner.append_to(&disk);
+    signal(&owner.child, "-STOP");
     let deadline = Instant::now() + PATIENCE;
-    while !is_stopped(&child, "sawmill-watch") {
+    while !is_stopped(&owner.child, "sawmill-watch") {
         assert!(Instant::now() < deadline, "it is not stopped");
         std::thread::yield_now();
     }
-    // Nothing is waited for: this is the pause that the test is about.
-    std::thread::sleep(AFTER + Duration::from_secs(1));
-    signal(&child, "-CONT");
+    other.append_to(&other_disk);
+    let told = other.next();
+    assert!(told.contains("shard 0"), "it was not stopped, and blames its device: {told}");
+    signal(&owner.child, "-CONT");
     // It runs again.
     for _ in 0..100 {
-        commands.write_all(b"there\n").unwrap();
-        assert_eq!(next(), "there");
+        owner.tell("there");
+        assert_eq!(owner.next(), "there");
     }
     drop(answers);
-    assert_eq!(next(), "Ok(())");
-    commands.write_all(b"end\n").unwrap();
-    assert!(child.wait().unwrap().success());
+    assert_eq!(owner.next(), "Ok(())");
+    owner.tell("end");
+    assert!(owner.child.wait().unwrap().success());
+    let failed = other.next();
+    assert!(failed.starts_with("Err"), "its device was given up: {failed}");
+    // It cannot close a log that has failed, and says so by its exit.
+    other.tell("end");
+    assert!(!other.child.wait().unwrap().success());
 }
