@@ -48,6 +48,9 @@ impl ShardDriver {
     /// Turns the shard until the log is closed. To be spawned (`tokio_uring::spawn`) or awaited, in a tokio-uring
     /// runtime and nowhere else: elsewhere the shard stops at its first write.
     ///
+    /// tokio-uring hands the kernel what was submitted when its runtime has nothing else to run (0.5). A task of the
+    /// application that wakes itself again and again holds the log's writes back for as long as it does.
+    ///
     /// Cancellation: dropping it stops the shard, see [`ShardDriver`].
     pub fn run(self) -> impl Future<Output = ()> + 'static {
         Run { arm: self.0, queue: TokioUringQueue::default(), timer: None, counted: false }
