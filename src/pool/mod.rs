@@ -1,7 +1,7 @@
 //! Memory of the append path: taken once at open, aligned, shared by producers without a lock.
 //!
-//! [`Region`] is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
-//! [`SealedBytes`] is a block that nobody can change any more; readers may borrow it ([`Recalled`]).
+//! [`Region`](buffer::Region) is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
+//! [`SealedBytes`] is a block that nobody can change any more; readers may borrow it ([`Recalled`](loan::Recalled)).
 
 mod block;
 mod buffer;

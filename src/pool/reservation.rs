@@ -86,7 +86,7 @@ impl Pool {
     }
 
     fn load_tail(&self) -> Tail {
-        // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/wake_state.rs`).
+        // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/wait/wake_state.rs`).
         Tail(self.tail.0.load(Ordering::SeqCst))
     }
 

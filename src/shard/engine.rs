@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use super::append::opener::Opener;
 use super::life::Life;
-use super::opener::Opener;
 use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
 use super::token::Core;
-use super::waiting::Waiting;
-use super::wake_state::WakeState;
+use super::wait::Waiting;
+use super::wait::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, FailedFlush, Flushes, Lock, Queue, Wake};
@@ -196,7 +196,7 @@ pub(crate) struct Engine {
     pub(crate) store: Mutex<ShardStore>,
     pub(super) space: Space,
     /// What truncation must leave.
-    pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
+    pub(super) pins: Mutex<Vec<super::space::RetentionPin>>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
     pub(super) maintenance: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     /// Blocking calls on its files, but those of readers.

@@ -19,7 +19,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 
-use super::opener::Opener;
+use super::append::opener::Opener;
 use crate::error::Failure;
 
 /// In order: a later one is greater.

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::drain::Drain;
-use super::unresolved::Unresolved;
-use super::waiters::Wakes;
+use super::turn::drain::Drain;
+use super::turn::unresolved::Unresolved;
+use super::wait::waiters::Wakes;
 use crate::committer::{Committer, OperationId};
 use crate::format::Identity;
 use crate::pool::SealedBytes;

@@ -5,17 +5,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Engine;
-use super::token::{Core, SealedBlock};
 use crate::committer::Sealed;
 use crate::format::{BlockHeader, BlockSeal, record_time, round_to_granule};
 use crate::pool::Complete;
 use crate::position::Lsn;
 use crate::segment::Segment;
+use crate::shard::Engine;
+use crate::shard::token::{Core, SealedBlock};
 
 impl Engine {
     /// Seals what is to be sealed, as far as the device takes it at once.
-    pub(super) fn seal_due(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn seal_due(&self, core: &mut Core, now: u64) {
         loop {
             while core.committer.has_room() && core.sealed.is_empty() {
                 let Some(complete) = self.pool.complete(core.next_to_seal) else { break };
@@ -41,7 +41,7 @@ impl Engine {
     }
 
     /// Gives a complete block its header and hands it to the committer.
-    pub(super) fn seal(&self, core: &mut Core, complete: &Complete, now: u64) {
+    pub(in crate::shard) fn seal(&self, core: &mut Core, complete: &Complete, now: u64) {
         let sequence = core.next_to_seal;
         core.next_to_seal += 1;
         if complete.records == 0 && !complete.marker {
@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Writes a block without records, which testifies that the last one was covered.
-    pub(super) fn mark(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn mark(&self, core: &mut Core, now: u64) {
         // Somebody opens a block or truncates: then there is no need for a marker, or no time.
         let Ok(mut opener) = self.opener.try_lock() else { return };
         if opener.held {

@@ -4,11 +4,11 @@ use crate::error::TruncateError;
 use crate::position::Lsn;
 use crate::sync::lock;
 
-use super::Engine;
+use crate::shard::Engine;
 
 /// One who needs something.
 #[derive(Clone, Debug)]
-pub(super) struct RetentionPin {
+pub(in crate::shard) struct RetentionPin {
     name: String,
     /// Everything from here on...
     oldest: Lsn,
@@ -35,12 +35,12 @@ impl Engine {
     }
 
     /// The lowest LSN that somebody needs.
-    pub(super) fn pinned_from(&self) -> Option<Lsn> {
+    pub(in crate::shard) fn pinned_from(&self) -> Option<Lsn> {
         lock(&self.pins).iter().map(|pin| pin.oldest).min()
     }
 
     /// Whether everything below `lsn` may go.
-    pub(super) fn may_begin_at(&self, lsn: Lsn) -> Result<(), TruncateError> {
+    pub(in crate::shard) fn may_begin_at(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let pins = lock(&self.pins);
         match pins.iter().find(|pin| pin.oldest < lsn) {
             None => Ok(()),
@@ -49,7 +49,7 @@ impl Engine {
     }
 
     /// Whether everything from `cut` on may go.
-    pub(super) fn may_end_at(&self, cut: Lsn) -> Result<(), TruncateError> {
+    pub(in crate::shard) fn may_end_at(&self, cut: Lsn) -> Result<(), TruncateError> {
         let pins = lock(&self.pins);
         match pins.iter().find(|pin| cut < pin.newest) {
             None => Ok(()),

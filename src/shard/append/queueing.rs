@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::Engine;
 use crate::admission::{Call, Place};
+use crate::shard::Engine;
 use crate::write::Priority;
 
 impl Engine {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::Engine;
+use crate::shard::Engine;
 
 thread_local!(static WORKS_FOR: Cell<usize> = const { Cell::new(0) });
 
@@ -14,7 +14,7 @@ impl Engine {
     }
 
     /// Whether this thread is one of these.
-    pub(super) fn works_here(&self) -> bool {
+    pub(in crate::shard) fn works_here(&self) -> bool {
         WORKS_FOR.try_with(Cell::get).is_ok_and(|log| log == self.mark_of_log())
     }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use super::SpaceConfig;
 use super::age::{Ages, Moment};
-use super::engine::Engine;
-use super::space::SpaceConfig;
 use crate::device::{Device, Directory};
 use crate::error::error_chain;
 use crate::format::{SlotKind, decode_ages, encode_ages};
 use crate::position::{Lsn, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, StoreView};
+use crate::shard::engine::Engine;
 use crate::sync::lock;
 
 /// What the files are called.
@@ -23,7 +23,7 @@ const TELL_EVERY_NS: u64 = 3600 * 1_000_000_000;
 
 /// How retention stands.
 #[derive(Debug, Default)]
-pub(super) struct Retention {
+pub(in crate::shard) struct Retention {
     kept: Option<Kept>,
     /// When it was told that much was given up.
     told_ns: Option<u64>,
@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// The log is being closed.
-    pub(super) fn end_retention(&self) {
+    pub(in crate::shard) fn end_retention(&self) {
         let mut retention = lock(&self.space.retention);
         let now = moment(self.device.as_ref());
         if let Some(kept) = &mut retention.kept {

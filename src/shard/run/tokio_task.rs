@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::Engine;
-use super::turn::Next;
-use super::worker::Ended;
 use crate::device::{Queue, TaskWake, TokioUringQueue, Wait};
 use crate::position::ShardId;
+use crate::shard::Engine;
+use crate::shard::run::worker::Ended;
+use crate::shard::turn::Next;
 use crate::sync::lock;
 
 /// Turns in a poll, before other tasks of the runtime have theirs.

@@ -11,7 +11,7 @@ use crate::position::Lsn;
 
 /// Two clocks at one moment, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(in crate::shard) struct Moment {
     /// The machine's, which nobody sets and which also runs while it sleeps.
     pub steady: u64,
     /// Since the Unix epoch, as the machine believes.
@@ -32,7 +32,7 @@ const MARKS_MAX: usize = 256;
 
 /// The age of what a shard has.
 #[derive(Debug)]
-pub(super) struct Ages {
+pub(in crate::shard) struct Ages {
     age: u64,
     /// The shard's own time at the last look.
     own: u64,
@@ -51,7 +51,7 @@ pub(super) struct Ages {
 
 impl Ages {
     /// Of a shard that was never looked at.
-    pub(super) fn new(age: u64, now: Moment) -> Ages {
+    pub(in crate::shard) fn new(age: u64, now: Moment) -> Ages {
         Ages {
             age,
             own: 0,
@@ -65,7 +65,13 @@ impl Ages {
 
     /// Goes on from what was written down. Marks above `end`, where the log ended when it was opened, are of another
     /// life of it.
-    pub(super) fn resume(age: u64, now: Moment, row: &AgesRow, marks: Vec<AgeMark>, end: Lsn) -> Ages {
+    pub(in crate::shard) fn resume(
+        age: u64,
+        now: Moment,
+        row: &AgesRow,
+        marks: Vec<AgeMark>,
+        end: Lsn,
+    ) -> Ages {
         let skip = marks.len().saturating_sub(MARKS_MAX);
         let marks = marks.into_iter().skip(skip).filter(|mark| mark.lsn <= end.0).collect();
         let wall = (row.wall != 0).then_some(row.wall);
@@ -73,14 +79,14 @@ impl Ages {
     }
 
     /// What is to be written down, if anything new is: the shard's own time, the wall clock's or 0, and the marks.
-    pub(super) fn row(&self) -> Option<(u64, u64, Vec<AgeMark>)> {
+    pub(in crate::shard) fn row(&self) -> Option<(u64, u64, Vec<AgeMark>)> {
         let row = || (self.own, self.wall.unwrap_or(0), self.marks.iter().copied().collect());
         (!self.was_closed).then(row)
     }
 
     /// The log is being closed. If it was not open for long enough to know how long it had been closed before, that
     /// time does not count.
-    pub(super) fn close(&mut self, now: Moment, durable: Lsn) {
+    pub(in crate::shard) fn close(&mut self, now: Moment, durable: Lsn) {
         self.look(now, durable);
         if std::mem::take(&mut self.was_closed) {
             self.wall = None;
@@ -90,7 +96,7 @@ impl Ages {
 
     /// Looks at the clocks, when all below `durable` is. By how much the wall clock was set since the last look is
     /// given, if it was.
-    pub(super) fn look(&mut self, now: Moment, durable: Lsn) -> Option<i128> {
+    pub(in crate::shard) fn look(&mut self, now: Moment, durable: Lsn) -> Option<i128> {
         let elapsed = now.steady.saturating_sub(self.last.steady);
         let step = i128::from(now.wall) - i128::from(self.last.wall) - i128::from(elapsed);
         self.last = now;
@@ -135,7 +141,7 @@ impl Ages {
     }
 
     /// Everything below it is older than the age.
-    pub(super) fn outdated(&mut self) -> Lsn {
+    pub(in crate::shard) fn outdated(&mut self) -> Lsn {
         while self.marks.get(1).is_some_and(|next| self.since(next) >= self.age) {
             self.marks.pop_front();
         }

@@ -12,30 +12,30 @@ const MEASURED_NS_MAX: u64 = 10 * MEASURED_NS_MIN;
 
 /// Measures how fast the shard drains while it is busy.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub(in crate::shard) struct Drain {
     since: u64,
     bytes: u64,
     last: u64,
 }
 
 impl Drain {
-    pub(super) fn from(durable: Lsn) -> Drain {
+    pub(in crate::shard) fn from(durable: Lsn) -> Drain {
         Drain { last: durable.0, ..Drain::default() }
     }
 
     /// The end of the log was cut, and goes on elsewhere.
-    pub(super) fn begin_epoch(&mut self, durable: Lsn) {
+    pub(in crate::shard) fn begin_epoch(&mut self, durable: Lsn) {
         self.last = durable.0;
     }
 
     /// Everything below `end` has come to rest.
-    pub(super) fn add(&mut self, end: Lsn) {
+    pub(in crate::shard) fn add(&mut self, end: Lsn) {
         self.bytes += end.0.saturating_sub(self.last);
         self.last = end.0;
     }
 
     /// Bytes per second of the time that has passed, if that is long enough and it was busy.
-    pub(super) fn measure(&mut self, now: u64) -> Option<u64> {
+    pub(in crate::shard) fn measure(&mut self, now: u64) -> Option<u64> {
         let passed = now.saturating_sub(self.since);
         if passed < MEASURED_NS_MIN {
             return None;
@@ -48,7 +48,7 @@ impl Drain {
 }
 
 /// What is told after a new measurement, 0 being none before.
-pub(super) fn mean(old: u64, rate: u64) -> u64 {
+pub(in crate::shard) fn mean(old: u64, rate: u64) -> u64 {
     let mean = if old == 0 { rate } else { old / 2 + rate / 2 };
     mean.max(1)
 }

@@ -1,14 +1,13 @@
-//! How a shard ends: by a failure (promise 5), or closed with everything durable.
+//! How a failure stops a shard (promise 5), and with a flush that failed those beside it on the same device.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::engine::Engine;
-use crate::error::{CloseError, Failure, error_chain};
+use crate::error::{Failure, error_chain};
 use crate::sync::lock;
 
 /// An error to be told twice.
@@ -114,47 +113,6 @@ impl Engine {
             io::Error::new(io::ErrorKind::TimedOut, format!("the device has not answered for {age:?}"));
         // The core may be held by whoever is stuck: it heeds the failure once it is back.
         self.stop("waiting for the device", self.path(), error)
-    }
-
-    /// Accepts nothing more, and writes and syncs what was accepted. The caller then waits for the
-    /// thread, or turns until [`is_settled`](Engine::is_settled).
-    pub(crate) fn begin_close(&self) {
-        self.life.shut(&self.opener());
-        crate::sync::wake(self.admission.shut());
-        let last = self.pool.close_any();
-        self.sync_asked.fetch_max(last, Ordering::SeqCst);
-        self.life.begin_closing();
-        self.prod();
-        lock(&self.maintenance).take();
-    }
-
-    /// Drops the queue, which waits for what is still in flight.
-    pub(crate) fn give_up_queue(&self) {
-        let queue = lock(&self.queue).take();
-        drop(queue);
-    }
-
-    /// Records the clean end, once nothing is in flight any more.
-    pub(crate) fn finish_close(&self) -> Result<(), CloseError> {
-        if self.life.read_only_failure().is_some() {
-            return Ok(());
-        }
-        if let Some(failure) = self.failure() {
-            return Err(CloseError::ShardFailed(failure.clone()));
-        }
-        let out = self.calls.begin();
-        let end = self.opener().end(&self.pool);
-        assert_eq!(end, self.durable(), "a shard that closes cleanly is durable to its end");
-        self.end_retention();
-        let closed = lock(&self.store).close(end, &self.marks());
-        drop(out);
-        self.tell_of_flushes();
-        closed.map_err(|error| CloseError::Io { shard: self.id, source: Arc::new(error) })
-    }
-
-    /// Whether all that was accepted is durable, or never will be.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.life.has_failed() || lock(&self.core).is_done(&self.pool)
     }
 }
 

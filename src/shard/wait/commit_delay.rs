@@ -20,7 +20,7 @@ const DOUBTS_MAX: u32 = 6;
 
 /// How long a leader delays a commit. Written by the leader, one at a time; read by anybody.
 #[derive(Debug, Default)]
-pub(super) struct CommitDelay {
+pub(in crate::shard) struct CommitDelay {
     /// Records that the open block is going to hold once all are back.
     expected: AtomicU32,
     /// No longer than until then.
@@ -35,7 +35,7 @@ pub(super) struct CommitDelay {
 
 impl CommitDelay {
     /// A write that took so long is over: those who waited for its records are about to be woken.
-    pub(super) fn expect(&self, records: u32, now: u64, took: u64) {
+    pub(in crate::shard) fn expect(&self, records: u32, now: u64, took: u64) {
         let passes = self.passes.load(Ordering::Relaxed);
         self.passes.store(passes.saturating_sub(1), Ordering::Relaxed);
         self.expected.store(if passes == 0 { records } else { 0 }, Ordering::Relaxed);
@@ -44,7 +44,7 @@ impl CommitDelay {
 
     /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody
     /// else does so, and acts for all: whoever is told so has appended before it asked.
-    pub(super) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> u64) -> bool {
+    pub(in crate::shard) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> u64) -> bool {
         let expected = self.expected.load(Ordering::Relaxed);
         let Some(first) = records().filter(|&first| first < expected) else { return true };
         if self.waits.swap(1, Ordering::SeqCst) == 1 {

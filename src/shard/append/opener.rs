@@ -35,7 +35,7 @@ pub(crate) struct Piece {
 
 /// The flags of a part of a record, the one with this index of `count` that are accepted together: `part` of its body.
 #[inline]
-pub(super) fn part_flags(index: usize, count: usize, part: Range<u32>, body: u32) -> RecordFlags {
+pub(in crate::shard) fn part_flags(index: usize, count: usize, part: Range<u32>, body: u32) -> RecordFlags {
     let mut flags = RecordFlags::WHOLE;
     let marks = [
         (part.end < body, RecordFlags::SPLIT),

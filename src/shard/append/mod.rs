@@ -1,15 +1,20 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
+pub(super) mod opener;
+mod queueing;
+#[cfg(any(test, feature = "simulation"))]
+mod race;
+
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::engine::{Engine, Placed, Refused, Target};
-use super::opener::{NoRoom, Planned, part_flags};
-use super::wake_state::Waking;
 use crate::error::{AppendError, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Urgency};
 use crate::position::{Lsn, Position};
+use crate::shard::append::opener::{NoRoom, Planned, part_flags};
+use crate::shard::engine::{Engine, Placed, Refused, Target};
+use crate::shard::wait::wake_state::Waking;
 use crate::sync::lock;
 use crate::write::{Durability, Priority};
 use crate::write::{List, Payload};
@@ -72,7 +77,7 @@ impl Engine {
     // Appending.
 
     /// Blocks that records of a priority may take, of all.
-    pub(super) fn blocks_max(&self, priority: Priority) -> u32 {
+    pub(in crate::shard) fn blocks_max(&self, priority: Priority) -> u32 {
         let blocks = self.pool.blocks();
         match priority {
             Priority::Low => blocks / 2,
@@ -85,7 +90,7 @@ impl Engine {
     ///
     /// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed
     /// is let go only when there is room for many of them to go on without another one.
-    pub(super) fn admits(&self, priority: Priority) -> bool {
+    pub(in crate::shard) fn admits(&self, priority: Priority) -> bool {
         self.pool.in_use() + self.pool.blocks() / 8 < self.blocks_max(priority)
     }
 
@@ -197,7 +202,7 @@ impl Engine {
 
     /// A record that fits into a block: its body, key first, in parts.
     #[inline(always)]
-    pub(super) fn put_body<'b>(
+    pub(in crate::shard) fn put_body<'b>(
         &self,
         key: &[u8],
         body: usize,
@@ -266,7 +271,7 @@ impl Engine {
 
     /// Opens the next block, unless somebody else just did.
     #[cold]
-    pub(super) fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
+    pub(in crate::shard) fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
         let opened = {
             let mut opener = lock(&self.opener);
             let opened = match () {

@@ -31,7 +31,7 @@ impl WorkerHandle {
                 thread.thread().id() == std::thread::current().id()
             }
             #[cfg(feature = "tokio-uring")]
-            WorkerHandle::Task(_) => super::drives(),
+            WorkerHandle::Task(_) => crate::shard::drives(),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::{Engine, WorkerHandle};
 use crate::device::{Queue, Wait};
+use crate::shard::{Engine, WorkerHandle};
 use crate::sync::lock;
 use crate::sys;
 

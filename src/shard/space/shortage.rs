@@ -4,14 +4,14 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::engine::Engine;
 use crate::error::{AppendError, SharedIo, error_chain};
 use crate::segment::ShardStore;
+use crate::shard::engine::Engine;
 use crate::sync::lock;
 
 /// Why the next segment could not be made.
 #[derive(Debug)]
-pub(super) struct Shortage {
+pub(in crate::shard) struct Shortage {
     error: Mutex<Option<SharedIo>>,
     is_set: AtomicBool,
     /// It was told in a line of the log, and is not over since.
@@ -22,7 +22,7 @@ pub(super) struct Shortage {
 
 impl Shortage {
     /// Of a shard that was just opened, whose segments may lack what they should have.
-    pub(super) fn new(unsecured: Option<io::Error>) -> Shortage {
+    pub(in crate::shard) fn new(unsecured: Option<io::Error>) -> Shortage {
         Shortage {
             is_set: AtomicBool::new(unsecured.is_some()),
             error: Mutex::new(unsecured.map(Arc::new)),
@@ -33,14 +33,14 @@ impl Shortage {
 }
 
 impl Engine {
-    pub(super) fn segment_error(&self) -> Option<SharedIo> {
+    pub(in crate::shard) fn segment_error(&self) -> Option<SharedIo> {
         let is_set = self.space.shortage.is_set.load(Ordering::SeqCst);
         if is_set { lock(&self.space.shortage.error).clone() } else { None }
     }
 
     /// Called under the lock of the store: whoever gives up space next takes the error back (`retry_segment`), and it
     /// must not be told after that.
-    pub(super) fn tell_segment_error(&self, store: &ShardStore, error: io::Error) {
+    pub(in crate::shard) fn tell_segment_error(&self, store: &ShardStore, error: io::Error) {
         if store.lost().is_some() {
             return; // It is not for want of space, and the shard stops.
         }
@@ -57,7 +57,7 @@ impl Engine {
 
     /// Tells the operator that the shard cannot grow, if that is so: once until it is over, however often it is tried
     /// again. Under no lock.
-    pub(super) fn tell_shortage(&self) {
+    pub(in crate::shard) fn tell_shortage(&self) {
         let Some(error) = self.segment_error() else { return };
         if self.space.shortage.told.swap(true, Ordering::SeqCst) {
             return;
@@ -73,7 +73,7 @@ impl Engine {
     }
 
     /// There is room behind the last block again.
-    pub(super) fn grows_again(&self) {
+    pub(in crate::shard) fn grows_again(&self) {
         self.space.shortage.is_set.store(false, Ordering::SeqCst);
         self.space.came.store(true, Ordering::SeqCst);
         self.prod();
@@ -109,7 +109,7 @@ impl Engine {
 
     /// Tries again to get the space that the segments of a log which was copied or restored may lack; false while they
     /// do, and nothing is appended to them. What else is needed is then asked for by whoever needs it.
-    pub(super) fn secure_segments(&self) -> bool {
+    pub(in crate::shard) fn secure_segments(&self) -> bool {
         let from = {
             let opener = self.opener();
             if opener.secured {

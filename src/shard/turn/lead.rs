@@ -6,7 +6,7 @@
 //!
 //! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `wake_state.rs`), a
 //! second one may [`join`](Engine::join) beside it, and whoever is done passes the next block to one of those
-//! who sleep for it ([`Waiters::pass`](super::Waiters::pass)). While leads are in flight, or one was passed on,
+//! who sleep for it ([`Waiters::pass`](crate::shard::Waiters::pass)). While leads are in flight, or one was passed on,
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
 //! own takes over.
 //!
@@ -19,11 +19,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 
-use super::token::Core;
-use super::{Engine, Target};
 use crate::committer::{Action, SyncMethod};
 use crate::device::{self, Operation};
 use crate::pool::Pending;
+use crate::shard::token::Core;
+use crate::shard::{Engine, Target};
 use crate::sync::lock;
 
 /// Leads at once, on a device that need not be told to flush. Two keep it busy while the callers of one are woken;
@@ -41,7 +41,7 @@ const ITSELF: RangeInclusive<u32> = SHARED_BY_MAX + 1..=128;
 impl Engine {
     /// Whether the shard's thread is quicker by a system call than through the ring, which on a device that must
     /// be told to flush leaves the end of a synchronous write to a worker thread of the kernel's. It is in flight.
-    pub(super) fn is_quicker_itself(&self, core: &Core, action: &Action) -> bool {
+    pub(in crate::shard) fn is_quicker_itself(&self, core: &Core, action: &Action) -> bool {
         let alone = core.committer.operations_in_flight() == 1;
         let may = self.is_threaded() && !self.is_driven();
         let is_sync = matches!(action, Action::Write { sync: true, .. });
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     /// Whether the device may have taken what it would lose with its power, as far as one can tell.
-    pub(super) fn has_write_cache(&self) -> bool {
+    pub(in crate::shard) fn has_write_cache(&self) -> bool {
         self.capabilities().write_cache != Some(false)
     }
 
@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// Performs what the last turn left to the thread, under no token.
-    pub(super) fn perform_itself(&self, operation: Operation) {
+    pub(in crate::shard) fn perform_itself(&self, operation: Operation) {
         let began = self.device.now();
         let result = device::perform(&operation);
         let id = operation.id;
@@ -135,7 +135,7 @@ impl Engine {
     }
 
     /// Called by a caller that is about to sleep: leads its block beside another lead, if there is room.
-    pub(super) fn join(&self, target: &Target) {
+    pub(in crate::shard) fn join(&self, target: &Target) {
         if self.waiting.leads_seen.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// Called by a caller to which a lead was passed.
-    pub(super) fn take_over(&self) {
+    pub(in crate::shard) fn take_over(&self) {
         self.contained(|| {
             self.wait_for_callers();
             let mut core = lock(&self.core);
@@ -167,7 +167,7 @@ impl Engine {
 
     /// Whether the open block is left to callers: one leads, or was asked to, or is asked now since it sleeps for
     /// it. The shard's thread asks, which can sleep then.
-    pub(super) fn leave_to_callers(&self, core: &mut Core, pending: &Pending) -> bool {
+    pub(in crate::shard) fn leave_to_callers(&self, core: &mut Core, pending: &Pending) -> bool {
         if !self.threaded || pending.bytes == 0 || core.committer.failed() {
             return false;
         }
@@ -260,7 +260,7 @@ mod tests {
 
     use crate::{AppendError, CloseError, Log, Options};
 
-    thread_local!(pub(super) static PANICS: Cell<bool> = const { Cell::new(false) });
+    thread_local!(pub(in crate::shard) static PANICS: Cell<bool> = const { Cell::new(false) });
 
     /// Appends until the shard stops.
     fn until_it_stops(log: &Log) -> AppendError {

@@ -22,7 +22,7 @@ const REST_NS_MAX: u64 = 5_000_000;
 
 /// How room is used up.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(in crate::shard) struct Look {
     /// Bytes that are ready behind the last block.
     pub ready: u64,
     pub at_ns: u64,
@@ -33,7 +33,7 @@ pub(super) struct Look {
 pub(crate) struct Filling {
     draft: Draft,
     /// How often space had been given up when it began.
-    pub(super) given_up: u64,
+    pub(in crate::shard) given_up: u64,
     filled: u64,
     /// Bytes of the segment in use; 0 before the first one.
     last: u64,
@@ -54,7 +54,13 @@ pub(crate) enum Filled {
 
 impl Filling {
     /// Of the segment behind one of `last` bytes, made at `made_at`.
-    pub(super) fn new(draft: Draft, last: u64, made_at: u64, given_up: u64, start: Look) -> Filling {
+    pub(in crate::shard) fn new(
+        draft: Draft,
+        last: u64,
+        made_at: u64,
+        given_up: u64,
+        start: Look,
+    ) -> Filling {
         let made = Look { ready: last, at_ns: made_at };
         Filling {
             draft,
@@ -68,14 +74,14 @@ impl Filling {
     }
 
     /// Bytes that were ready when something was last seen of them.
-    pub(super) fn ready(&self) -> u64 {
+    pub(in crate::shard) fn ready(&self) -> u64 {
         self.looks[2].ready
     }
 
     /// Fills a piece, unless somebody waits for the segment or will soon: then space that is merely allocated must do,
     /// if it is.
     /// `look` gives what is ready and the time, before and after it.
-    pub(super) fn go_on(&mut self, look: impl Fn() -> Look) -> Filled {
+    pub(in crate::shard) fn go_on(&mut self, look: impl Fn() -> Look) -> Filled {
         let before = look();
         let hurry = self.last > 0 && before.ready < (self.last / 16).max(1);
         let left = self.draft.bytes - self.filled;
@@ -102,7 +108,7 @@ impl Filling {
     }
 
     /// Lists the segment, or gives its space back if it could not be filled.
-    pub(super) fn finish(
+    pub(in crate::shard) fn finish(
         self,
         store: &mut ShardStore,
         from: Lsn,

@@ -19,7 +19,7 @@ struct Entry {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Unresolved {
+pub(in crate::shard) struct Unresolved {
     entries: VecDeque<Entry>,
     /// Blocks that can be in memory at once, which is to say not written.
     blocks: usize,
@@ -29,14 +29,14 @@ pub(super) struct Unresolved {
 }
 
 impl Unresolved {
-    pub(super) fn new(blocks: u32, announced: u64) -> Unresolved {
+    pub(in crate::shard) fn new(blocks: u32, announced: u64) -> Unresolved {
         let blocks = blocks as usize;
         let entries = VecDeque::with_capacity(blocks * 2 + 2);
         Unresolved { entries, blocks, announced, durable: Lsn(0) }
     }
 
     /// A block was sealed or passed over; they come in order.
-    pub(super) fn push(&mut self, sequence: u64, end: Lsn, timestamp: u64) {
+    pub(in crate::shard) fn push(&mut self, sequence: u64, end: Lsn, timestamp: u64) {
         let most = self.blocks * 2 + 2;
         if self.entries.len() == most {
             self.merge();
@@ -62,20 +62,20 @@ impl Unresolved {
     }
 
     /// The highest time of a record in those up to `completed`.
-    pub(super) fn timestamp(&self, completed: u64) -> Option<u64> {
+    pub(in crate::shard) fn timestamp(&self, completed: u64) -> Option<u64> {
         let written = self.entries.iter().rev().find(|entry| entry.last <= completed);
         written.map(|entry| entry.timestamp)
     }
 
     /// Blocks up to `completed` are written: gives those that were not before.
-    pub(super) fn announce(&mut self, completed: u64) -> RangeInclusive<u64> {
+    pub(in crate::shard) fn announce(&mut self, completed: u64) -> RangeInclusive<u64> {
         let before = std::mem::replace(&mut self.announced, completed);
         before + 1..=completed
     }
 
     /// All below `durable` is durable: calls `notify` with each block that is now, or may be, and gives the end of the
     /// last one that is.
-    pub(super) fn resolve(&mut self, durable: Lsn, mut notify: impl FnMut(u64)) -> Option<Lsn> {
+    pub(in crate::shard) fn resolve(&mut self, durable: Lsn, mut notify: impl FnMut(u64)) -> Option<Lsn> {
         let moved = durable > std::mem::replace(&mut self.durable, durable);
         // Waiters of blocks that are so many apart share a slot, and are woken together.
         let mut all = |entry: &Entry| (entry.first..=entry.last).take(self.blocks).for_each(&mut notify);
@@ -93,7 +93,7 @@ impl Unresolved {
     }
 
     /// A new epoch begins; everything of the old one is settled, up to block `before`.
-    pub(super) fn begin_epoch(&mut self, before: u64) {
+    pub(in crate::shard) fn begin_epoch(&mut self, before: u64) {
         assert!(self.entries.is_empty());
         self.announced = before;
         self.durable = Lsn(0);

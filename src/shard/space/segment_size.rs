@@ -18,7 +18,7 @@ const LASTS_NS: u64 = 1_000_000_000;
 
 /// How a segment came that was made.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Made {
+pub(in crate::shard) struct Made {
     pub bytes: u64,
     /// What was left of the one before it, of `last` bytes, when it came.
     pub ready: u64,
@@ -41,7 +41,7 @@ impl Made {
 
 /// Sizes of the segments of a shard.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizing {
+pub(in crate::shard) struct Sizing {
     /// None is smaller, however little room there is.
     pub floor: u64,
     pub first: u64,
@@ -50,7 +50,7 @@ pub(super) struct Sizing {
 
 impl Sizing {
     /// Of the segment behind one of `last` bytes, 0 if there is none, in a log of `end` bytes; `made` is how that came.
-    pub(super) fn next(&self, last: u64, end: u64, made: &Made) -> Size {
+    pub(in crate::shard) fn next(&self, last: u64, end: u64, made: &Made) -> Size {
         if last == 0 {
             return self.size(self.first, self.first);
         }

@@ -1,23 +1,28 @@
 //! One turn of a shard: reap, decide, seal, submit, publish, wake.
 
+pub(super) mod drain;
+pub(super) mod lead;
+mod seal;
+pub(super) mod unresolved;
+
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Engine;
-use super::drain::mean;
-use super::ending::same;
-use super::token::{Core, Submitted};
-use super::waiters::Wakes;
-use super::wake_state::Sleep;
 use crate::committer::{Action, OperationId};
 use crate::device::{Operation, OperationKind, Queue, Wait};
 use crate::segment::Segment;
+use crate::shard::Engine;
+use crate::shard::failure::same;
+use crate::shard::token::{Core, Submitted};
+use crate::shard::turn::drain::mean;
+use crate::shard::wait::waiters::Wakes;
+use crate::shard::wait::wake_state::Sleep;
 use crate::sync::lock;
 
 /// What to do after a turn.
 #[derive(Debug)]
-pub(super) struct Next {
+pub(in crate::shard) struct Next {
     pub wait: Wait,
     pub finished: bool,
     /// For the shard's thread to perform itself, once it has given up the token: no completion tells of it.
@@ -25,14 +30,14 @@ pub(super) struct Next {
 }
 
 impl Next {
-    pub(super) fn new(wait: Wait, finished: bool) -> Next {
+    pub(in crate::shard) fn new(wait: Wait, finished: bool) -> Next {
         Next { wait, finished, own: None }
     }
 }
 
 impl Engine {
     /// Turns the shard once. The caller holds the token and owns the queue.
-    pub(super) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
+    pub(in crate::shard) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
         let now = self.device.now();
         self.reap(core, queue, now);
         self.heed_failure(core);
@@ -75,7 +80,7 @@ impl Engine {
     }
 
     /// Promise 5: a failed write or sync is final. The core heeds it in the next look at it.
-    pub(super) fn fail(
+    pub(in crate::shard) fn fail(
         &self,
         core: &mut Core,
         operation: &'static str,
@@ -119,7 +124,7 @@ impl Engine {
     }
 
     /// What the device must do for an action.
-    pub(super) fn operation(&self, core: &mut Core, action: &Action) -> Operation {
+    pub(in crate::shard) fn operation(&self, core: &mut Core, action: &Action) -> Operation {
         let (operation, name, segment, kind) = match *action {
             Action::Write { operation, sequence, sync } => {
                 let block = core.sealed.pop_front().expect("writes are of sealed blocks");
@@ -152,7 +157,7 @@ impl Engine {
     }
 
     /// An operation that the holder of the token carried out itself.
-    pub(super) fn performed(&self, core: &mut Core, id: u64, result: io::Result<()>, now: u64) {
+    pub(in crate::shard) fn performed(&self, core: &mut Core, id: u64, result: io::Result<()>, now: u64) {
         let operation = OperationId(id);
         let index = core.submitted.iter().position(|own| own.operation == operation);
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
@@ -165,19 +170,19 @@ impl Engine {
     }
 
     /// Tells since when the oldest operation has been out, for who watches for a stuck device.
-    pub(super) fn publish_oldest(&self, core: &Core) {
+    pub(in crate::shard) fn publish_oldest(&self, core: &Core) {
         let oldest = core.submitted.iter().map(|submitted| submitted.since).min();
         self.published.0.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Wakes whom a turn or a lead found. Under no lock.
-    pub(super) fn wake(&self, [wakes, followers]: [Wakes; 2]) {
+    pub(in crate::shard) fn wake(&self, [wakes, followers]: [Wakes; 2]) {
         self.waiting.callers.wake(wakes);
         self.waiting.followers.wake(followers);
     }
 
     /// Tells everybody how far things have got.
-    pub(super) fn publish(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn publish(&self, core: &mut Core, now: u64) {
         self.heed_failure(core);
         if core.committer.failed() {
             return; // Promise 5: nothing later is acknowledged.
@@ -251,7 +256,7 @@ impl Engine {
     }
 
     /// What a producer would wake the thread for.
-    pub(super) fn has_work(&self, core: &mut Core, now: u64) -> bool {
+    pub(in crate::shard) fn has_work(&self, core: &mut Core, now: u64) -> bool {
         let ready = core.committer.has_room() && self.pool.complete(core.next_to_seal).is_some();
         let pending = self.pool.pending();
         let own = pending.sequence == core.next_to_seal;

@@ -1,8 +1,8 @@
 //! What producers of several threads do to each other, where there are no threads: for histories by seed.
 
-use super::append::AppendMode;
-use super::engine::{Engine, Placed, Refused};
 use crate::format::encoded_bytes;
+use crate::shard::append::AppendMode;
+use crate::shard::engine::{Engine, Placed, Refused};
 use crate::write::{Durability, Priority};
 
 impl Engine {

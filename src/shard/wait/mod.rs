@@ -1,30 +1,37 @@
 //! Waiting for a shard: for what was appended, and for whatever comes.
 
+pub(super) mod commit_delay;
+mod own_thread;
+pub(super) mod waiters;
+pub(super) mod wake_state;
+
+pub(crate) use waiters::{Registration, Waiters};
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::commit_delay::CommitDelay;
-use super::{Engine, NO_LEAD, Registration, Target, Waiters};
 use crate::error::Unavailable;
 use crate::position::Lsn;
+use crate::shard::wait::commit_delay::CommitDelay;
+use crate::shard::{Engine, NO_LEAD, Target};
 use crate::write::Durability;
 
 /// Who waits, and what those who lead have to know of each other.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(in crate::shard) struct Waiting {
     /// By the block that they wait for.
     pub callers: Waiters,
     /// Who waits for the durable LSN to move, whichever block moves it.
     pub followers: Waiters,
     pub commit_delay: CommitDelay,
-    /// As [`Core::leads`](super::token::Core::leads), for a look without the token.
+    /// As [`Core::leads`](crate::shard::token::Core::leads), for a look without the token.
     pub leads_seen: AtomicU32,
 }
 
 impl Waiting {
     /// With a place for each block in memory.
-    pub(super) fn new(blocks: u32) -> Waiting {
+    pub(in crate::shard) fn new(blocks: u32) -> Waiting {
         Waiting {
             callers: Waiters::new(blocks),
             followers: Waiters::new(1),
@@ -97,7 +104,7 @@ impl Engine {
     /// Whether the caller must not block for it: a waker that is called in one of the log's threads, or whoever drives
     /// one. Another shard of the log counts, too: its thread may be waiting for this one.
     pub(crate) fn would_wait_for_itself(&self) -> bool {
-        self.driven && super::drives() || self.works_here()
+        self.driven && crate::shard::drives() || self.works_here()
     }
 
     /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.
