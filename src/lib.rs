@@ -438,6 +438,7 @@ pub mod stats;
 mod sync;
 mod sys;
 pub mod tally;
+mod time;
 pub mod write;
 
 /// The programs of the README, compiled with the tests of the documentation.

@@ -28,6 +28,7 @@ use std::task::Waker;
 use std::thread::Thread;
 
 use crate::sync::{CacheLine, lock};
+use crate::time::Nanos;
 use crate::write::Priority;
 
 pub(crate) use delay::retry_after;
@@ -77,11 +78,11 @@ struct Ticket {
 #[derive(Debug)]
 enum State {
     /// Made, and not looked at yet. Until this time it keeps those behind it from going ahead.
-    New(u64),
+    New(Nanos),
     /// In line, with how it is called; it keeps those behind it from going ahead.
     Waiting(Call),
     /// Offered room until this time.
-    Offered(u64),
+    Offered(Nanos),
 }
 
 impl State {
@@ -90,7 +91,7 @@ impl State {
         !matches!(self, State::Offered(_))
     }
 
-    fn until(&self) -> Option<u64> {
+    fn until(&self) -> Option<Nanos> {
         match self {
             State::New(until) | State::Offered(until) => Some(*until),
             State::Waiting(_) => None,
@@ -105,22 +106,29 @@ const PLACES: usize = 256;
 /// The highest first, as the lines are.
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
+/// The ticket of that id and line is out of line at that time, if it has not changed until then.
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    until: Nanos,
+    id: u64,
+    line: usize,
+}
+
 #[derive(Debug)]
 struct Queue {
     next_id: u64,
     /// By priority, the highest first; in each by id.
     lines: [VecDeque<Ticket>; 3],
-    /// What is over at which time, if it has not changed until then: time, id, line. All are given as long, so that
-    /// they stand in order.
-    timed: VecDeque<(u64, u64, usize)>,
+    /// What is over at which time. All are given as long, so that they stand in order.
+    timed: VecDeque<Timed>,
     /// When room was last looked for, or somebody came into an empty line.
-    looked: u64,
+    looked: Nanos,
 }
 
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), looked: 0 }
+        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), looked: Nanos::default() }
     }
 }
 
@@ -131,7 +139,7 @@ impl Queue {
     }
 
     /// Where in its line the one stands whose time is over then; `None` if it has been looked at since.
-    fn timed(&self, (until, id, line): (u64, u64, usize)) -> Option<usize> {
+    fn timed(&self, &Timed { until, id, line }: &Timed) -> Option<usize> {
         let line = &self.lines[line];
         let index = line.binary_search_by_key(&id, |ticket| ticket.id).ok()?;
         (line[index].state.until() == Some(until)).then_some(index)
@@ -158,7 +166,7 @@ pub(crate) struct Place {
     priority: Priority,
 }
 
-/// See the module. Times are in nanoseconds.
+/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// How many stand in line, and [`SHUT`]. The number changes under the lock alone.
@@ -185,14 +193,14 @@ impl Admission {
         let mut queue = lock(&self.queue);
         for ticket in queue.lines.iter_mut().flatten() {
             if let State::Waiting(_) = ticket.state {
-                tasks.extend(self.call(ticket, u64::MAX));
+                tasks.extend(self.call(ticket, Nanos::NEVER));
             }
         }
         tasks
     }
 
     /// Calls one that waits, and has it stand in nobody's way until it comes. Under the lock.
-    fn call(&self, ticket: &mut Ticket, until: u64) -> Option<Waker> {
+    fn call(&self, ticket: &mut Ticket, until: Nanos) -> Option<Waker> {
         let State::Waiting(call) = std::mem::replace(&mut ticket.state, State::Offered(until)) else {
             unreachable!("who waits is called");
         };
@@ -202,30 +210,30 @@ impl Admission {
     }
 
     /// One more stands in line. Under the lock.
-    fn joins(&self, queue: &mut Queue, now: u64) {
+    fn joins(&self, queue: &mut Queue, now: Nanos) {
         if self.word.0.fetch_add(1, Ordering::SeqCst) & !SHUT == 0 {
             queue.looked = now;
         }
     }
 
     /// Takes a place at the end of the queue.
-    pub(crate) fn enter(&self, priority: Priority, now: u64) -> Place {
+    pub(crate) fn enter(&self, priority: Priority, now: Nanos) -> Place {
         let mut queue = lock(&self.queue);
         self.pass(&mut queue, now);
         let (id, line, until) = (queue.next_id, line_of(priority), now + OFFER_NS);
         queue.next_id += 1;
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
-        queue.timed.push_back((until, id, line));
+        queue.timed.push_back(Timed { until, id, line });
         self.joins(&mut queue, now);
         Place { id, priority }
     }
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
-    fn pass(&self, queue: &mut Queue, now: u64) {
-        while let Some(&timed) = queue.timed.front().filter(|(until, ..)| *until <= now) {
+    fn pass(&self, queue: &mut Queue, now: Nanos) {
+        while let Some(&timed) = queue.timed.front().filter(|timed| timed.until <= now) {
             queue.timed.pop_front();
-            let Some(index) = queue.timed(timed) else { continue };
-            let passed = queue.lines[timed.2].remove(index).expect("found");
+            let Some(index) = queue.timed(&timed) else { continue };
+            let passed = queue.lines[timed.line].remove(index).expect("found");
             if passed.state.is_in_line() {
                 self.word.0.fetch_sub(1, Ordering::SeqCst);
             }
@@ -233,7 +241,7 @@ impl Admission {
     }
 
     /// Whether it is this waiter's turn: it was offered room, or nobody stands in line before it.
-    pub(crate) fn is_turn(&self, place: &Place, now: u64) -> bool {
+    pub(crate) fn is_turn(&self, place: &Place, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
         self.pass(&mut queue, now);
         let (found, own) = (queue.find(place), line_of(place.priority));
@@ -246,14 +254,14 @@ impl Admission {
     }
 
     /// Whether a caller of this priority that does not wait may go ahead of all who stand in line.
-    pub(crate) fn lets_by(&self, priority: Priority, now: u64) -> bool {
+    pub(crate) fn lets_by(&self, priority: Priority, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
         self.pass(&mut queue, now);
         queue.is_free(line_of(priority) + 1)
     }
 
     /// Leaves a call for the next offer. The caller looks for room once more after this.
-    pub(crate) fn wait(&self, place: &Place, call: Call, now: u64) {
+    pub(crate) fn wait(&self, place: &Place, call: Call, now: Nanos) {
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
         let (found, line) = (queue.find(place), line_of(place.priority));
@@ -288,7 +296,7 @@ impl Admission {
     /// There is room, for `admits(priority)`: offers it to those who wait longest, and gives back the
     /// wakers of those that are tasks.
     #[must_use]
-    pub(crate) fn offer(&self, now: u64, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
+    pub(crate) fn offer(&self, now: Nanos, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
         let mut tasks = Vec::new();
         if self.is_clear() {
             return tasks;
@@ -311,7 +319,7 @@ impl Admission {
                     State::Offered(_) => {}
                     State::Waiting(_) => {
                         tasks.extend(self.call(ticket, until));
-                        queue.timed.push_back((until, ticket.id, line));
+                        queue.timed.push_back(Timed { until, id: ticket.id, line });
                     }
                 }
                 out += 1;
@@ -321,18 +329,18 @@ impl Admission {
     }
 
     /// When to [`offer`](Admission::offer) next, if nothing happens before; `None` if nobody stands in line.
-    pub(crate) fn due(&self) -> Option<u64> {
+    pub(crate) fn due(&self) -> Option<Nanos> {
         let word = self.word.0.load(Ordering::SeqCst);
         if word == 0 || word & SHUT != 0 {
             return None;
         }
         let mut queue = lock(&self.queue);
         // Whoever took its offer and came back for want of room is not called again for that.
-        while queue.timed.front().is_some_and(|&timed| queue.timed(timed).is_none()) {
+        while queue.timed.front().is_some_and(|timed| queue.timed(timed).is_none()) {
             queue.timed.pop_front();
         }
         let (soon, late) = (queue.looked + OFFER_NS, queue.looked + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
-        Some(queue.timed.front().map_or(late, |(until, ..)| soon.max(*until).min(late)))
+        Some(queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late)))
     }
 }

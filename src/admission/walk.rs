@@ -40,13 +40,13 @@ struct Handle {
 struct Walk {
     admission: Admission,
     random: Random,
-    now: u64,
+    now: Nanos,
     handles: Vec<Handle>,
     used: usize,
     /// What all of them need is there: a segment.
     open: bool,
     /// Since when there has been room for somebody who runs, and nobody got in.
-    starved: Option<u64>,
+    starved: Option<Nanos>,
     /// Handles that are forgotten still may be offered room, so many at a time.
     forgotten: u64,
 }
@@ -57,7 +57,7 @@ impl Walk {
         Walk {
             admission: Admission::default(),
             random,
-            now: 0,
+            now: Nanos(0),
             handles: Vec::new(),
             used: 0,
             open: true,
@@ -172,7 +172,7 @@ impl Walk {
                 self.run_woken();
             }
             Some(due) => self.now = due.min(self.now + short).max(self.now),
-            None => self.now += short,
+            None => self.now = self.now + short,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{OperationId, Sealed};
+use crate::pool::Sequence;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -23,14 +24,14 @@ pub(super) struct Entry {
     pub block: Sealed,
     pub covered: bool,
     /// The last of the void blocks behind it, or itself.
-    pub through: u64,
+    pub through: Sequence,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Flying {
     block: Sealed,
     state: State,
-    through: u64,
+    through: Sequence,
 }
 
 /// Sealed blocks, oldest first, until each and all before it are written.
@@ -58,7 +59,7 @@ impl Flight {
     }
 
     /// A void block was passed over: it is done with once the one before it is. False if none is here.
-    pub(super) fn pass_over(&mut self, sequence: u64) -> bool {
+    pub(super) fn pass_over(&mut self, sequence: Sequence) -> bool {
         let last = self.blocks.back_mut();
         last.map(|last| last.through = sequence).is_some()
     }
@@ -68,7 +69,7 @@ impl Flight {
         &mut self,
         operation: OperationId,
         sync: impl FnOnce(&Sealed) -> bool,
-    ) -> Option<(u64, bool)> {
+    ) -> Option<(Sequence, bool)> {
         let Flying { block, state, .. } = self.blocks.get_mut(self.started)?;
         debug_assert_eq!(*state, State::Waiting);
         let sync = sync(block);

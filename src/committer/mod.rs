@@ -23,8 +23,9 @@ use flight::{Entry, Flight};
 use watermark::Prefix;
 pub(crate) use watermark::Watermarks;
 
-use crate::pool::{Group, Pending, Urgency};
+use crate::pool::{Group, Pending, Sequence, Urgency};
 use crate::position::Lsn;
+use crate::time::Nanos;
 
 /// How a block is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub(crate) struct CommitterConfig {
 /// A block that was sealed: what the committer needs to know of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sealed {
-    pub sequence: u64,
+    pub sequence: Sequence,
     /// End of the block, padding included.
     pub end: Lsn,
     pub bytes: u32,
@@ -81,7 +82,7 @@ pub(crate) struct OperationId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Write block `sequence`; `sync` makes the write itself synchronous.
-    Write { operation: OperationId, sequence: u64, sync: bool },
+    Write { operation: OperationId, sequence: Sequence, sync: bool },
     /// Sync the data of a file.
     Sync { operation: OperationId, file: u32 },
 }
@@ -95,13 +96,13 @@ pub(crate) struct Committer {
     next_operation: u64,
     syncs_in_flight: u32,
     /// All blocks up to this sequence are wanted durable.
-    sync_target: u64,
+    sync_target: Sequence,
     /// Last block that is done with, as all before it are: its write completed, or it is void.
-    completed: u64,
+    completed: Sequence,
     /// The open block, while nobody waits for it.
     waiting: Option<Waiting>,
     /// Since when something is written and not wanted durable by anybody.
-    uncovered_since: Option<u64>,
+    uncovered_since: Option<Nanos>,
     marker: Marker,
     failed: bool,
 }
@@ -109,8 +110,8 @@ pub(crate) struct Committer {
 /// Background records in the open block.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    sequence: u64,
-    since: u64,
+    sequence: Sequence,
+    since: Nanos,
 }
 
 /// What happens by time alone.
@@ -135,14 +136,14 @@ struct Marker {
     owed: bool,
     /// It is owed, and there is a place for it.
     armed: bool,
-    idle_since: u64,
-    last: Option<u64>,
+    idle_since: Nanos,
+    last: Option<Nanos>,
 }
 
 impl Committer {
     /// A committer for a stream that is durable up to `start`, which no group leaves open, and whose
     /// blocks up to sequence `completed` are done with.
-    pub(crate) fn new(config: CommitterConfig, start: Lsn, completed: u64) -> Committer {
+    pub(crate) fn new(config: CommitterConfig, start: Lsn, completed: Sequence) -> Committer {
         assert!(config.depth > 0);
         Committer {
             config,
@@ -150,11 +151,11 @@ impl Committer {
             prefix: Prefix::new(start),
             next_operation: 1,
             syncs_in_flight: 0,
-            sync_target: 0,
+            sync_target: Sequence::default(),
             completed,
             waiting: None,
             uncovered_since: None,
-            marker: Marker { owed: false, armed: false, idle_since: 0, last: None },
+            marker: Marker { owed: false, armed: false, idle_since: Nanos::default(), last: None },
             failed: false,
         }
     }
@@ -162,7 +163,7 @@ impl Committer {
     // What happened.
 
     /// A block was sealed; blocks come in the order of their sequence.
-    pub(crate) fn handle_sealed(&mut self, block: Sealed, now: u64) {
+    pub(crate) fn handle_sealed(&mut self, block: Sealed, now: Nanos) {
         if block.urgency == Urgency::Synced {
             self.sync_target = self.sync_target.max(block.sequence);
         }
@@ -176,7 +177,7 @@ impl Committer {
 
     /// A void block, in whose place the next one stands, was passed over. It comes in order with those that are
     /// sealed.
-    pub(crate) fn handle_void(&mut self, sequence: u64) {
+    pub(crate) fn handle_void(&mut self, sequence: Sequence) {
         if !self.flight.pass_over(sequence) {
             assert!(sequence > self.completed, "blocks are passed over in order");
             self.completed = sequence;
@@ -184,12 +185,12 @@ impl Committer {
     }
 
     /// All blocks up to `sequence`, sealed or not, are wanted durable.
-    pub(crate) fn handle_sync_request(&mut self, sequence: u64) {
+    pub(crate) fn handle_sync_request(&mut self, sequence: Sequence) {
         self.sync_target = self.sync_target.max(sequence);
     }
 
     /// An operation completed. Any error stops the shard for good.
-    pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: u64) {
+    pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: Nanos) {
         if self.flight.write_completed(operation) {
             if ok {
                 self.written(now);
@@ -209,7 +210,7 @@ impl Committer {
         self.prefix.check();
     }
 
-    fn written(&mut self, now: u64) {
+    fn written(&mut self, now: Nanos) {
         if self.failed {
             // A write that lands after the failure proves nothing: what lies below may be lost.
             return;
@@ -224,7 +225,7 @@ impl Committer {
     }
 
     /// Time passed.
-    pub(crate) fn handle_time(&mut self, now: u64) {
+    pub(crate) fn handle_time(&mut self, now: Nanos) {
         if self.deadline_of(Timer::Sync).is_some_and(|due| now >= due) {
             self.uncovered_since = None;
             self.sync_target = self.sync_target.max(self.completed);
@@ -234,7 +235,7 @@ impl Committer {
     // What to do next.
 
     /// So much waits in the open block. Background records start the time after which it is sealed.
-    pub(crate) fn note_pending(&mut self, pending: &Pending, now: u64) {
+    pub(crate) fn note_pending(&mut self, pending: &Pending, now: Nanos) {
         if self.failed || pending.bytes == 0 || !self.may_linger(pending) {
             // No deadline for what somebody waits for: a completion is the moment to look again.
             self.waiting = None;
@@ -248,7 +249,7 @@ impl Committer {
     /// With nothing in flight at once; otherwise when at least half ([`SealThreshold`]) a mean block in flight waits.
     /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
     /// free comes within 0.1 % of the best timer).
-    pub(crate) fn should_seal(&self, pending: &Pending, now: u64) -> bool {
+    pub(crate) fn should_seal(&self, pending: &Pending, now: Nanos) -> bool {
         if self.failed || pending.bytes == 0 {
             return false;
         }
@@ -270,7 +271,7 @@ impl Committer {
     }
 
     /// Whether to write a block without records, which testifies that the last one was covered.
-    pub(crate) fn should_write_marker(&self, now: u64) -> bool {
+    pub(crate) fn should_write_marker(&self, now: Nanos) -> bool {
         self.deadline_of(Timer::Marker).is_some_and(|due| now >= due)
     }
 
@@ -301,23 +302,23 @@ impl Committer {
     }
 
     /// When to look again if nothing happens before.
-    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+    pub(crate) fn poll_timeout(&self) -> Option<Nanos> {
         Timer::ALL.into_iter().filter_map(|timer| self.deadline_of(timer)).min()
     }
 
     /// When a timer runs out; `None` while it does not run.
-    fn deadline_of(&self, timer: Timer) -> Option<u64> {
+    fn deadline_of(&self, timer: Timer) -> Option<Nanos> {
         if self.failed {
             return None;
         }
         let config = &self.config;
         match timer {
-            Timer::Seal => self.waiting.map(|waiting| waiting.since.saturating_add(config.background_ns)),
-            Timer::Sync => self.uncovered_since.map(|since| since.saturating_add(config.background_ns)),
+            Timer::Seal => self.waiting.map(|waiting| waiting.since + config.background_ns),
+            Timer::Sync => self.uncovered_since.map(|since| since + config.background_ns),
             Timer::Marker => (self.marker.armed && self.is_covered()).then(|| {
-                let after_idle = self.marker.idle_since.saturating_add(config.marker_delay_ns);
+                let after_idle = self.marker.idle_since + config.marker_delay_ns;
                 let interval = config.marker_interval_ns;
-                after_idle.max(self.marker.last.map_or(0, |last| last.saturating_add(interval)))
+                after_idle.max(self.marker.last.map_or(Nanos::default(), |last| last + interval))
             }),
         }
     }
@@ -331,12 +332,12 @@ impl Committer {
 
     /// The last block that is done with, as all before it are: its write completed, or it is void. Their memory
     /// can be used again.
-    pub(crate) fn completed(&self) -> u64 {
+    pub(crate) fn completed(&self) -> Sequence {
         self.completed
     }
 
     /// No marker could be written now (no room for one): not before another interval is over.
-    pub(crate) fn postpone_marker(&mut self, now: u64) {
+    pub(crate) fn postpone_marker(&mut self, now: Nanos) {
         self.marker.last = Some(now);
     }
 

@@ -18,6 +18,7 @@ use super::{
     ReadAhead, ScatterReads, Wake, Whereabouts,
 };
 use crate::sys;
+use crate::time::Nanos;
 
 /// The machine's own file systems.
 #[derive(Debug)]
@@ -93,8 +94,8 @@ impl Device for RealDevice {
         }))
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn steady(&self) -> u64 {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::AlignedBuffer;
+use crate::time::Nanos;
 
 pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
@@ -61,12 +62,12 @@ pub(crate) trait Device: Send + Sync + Debug {
     /// Opens a folder that is there, to read in it and nothing else.
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
 
-    /// Nanoseconds on a clock that never goes back.
-    fn now(&self) -> u64;
+    /// The moment on a clock that never goes back.
+    fn now(&self) -> Nanos;
 
-    /// As [`now`](Device::now), from another beginning, and also while the machine sleeps.
+    /// Nanoseconds on such a clock, from another beginning, and also while the machine sleeps.
     fn steady(&self) -> u64 {
-        self.now()
+        self.now().0
     }
 
     /// Nanoseconds since the Unix epoch, as the machine believes.

@@ -1,6 +1,7 @@
 //! Whether whoever watches was there to see it: a process that is stopped, or a machine that is paused, sees nothing
 //! of what its device does meanwhile.
 
+use crate::time::Nanos;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
@@ -11,19 +12,19 @@ const AWAY_MAX: usize = 32;
 /// When the watch looked, and when it was away. Times are the device's.
 #[derive(Debug)]
 pub(super) struct Presence {
-    last: u64,
-    away: VecDeque<Range<u64>>,
+    last: Nanos,
+    away: VecDeque<Range<Nanos>>,
 }
 
 impl Presence {
-    pub(super) fn new(now: u64) -> Presence {
+    pub(super) fn new(now: Nanos) -> Presence {
         Presence { last: now, away: VecDeque::with_capacity(AWAY_MAX + 1) }
     }
 
     /// The watch looks, as it means to every `every`. If it comes later than twice that, it was away since it last
     /// looked.
-    pub(super) fn look(&mut self, now: u64, every: Duration) {
-        if u128::from(now.saturating_sub(self.last)) > 2 * every.as_nanos() {
+    pub(super) fn look(&mut self, now: Nanos, every: Duration) {
+        if u128::from(now - self.last) > 2 * every.as_nanos() {
             self.away.push_back(self.last..now);
             if self.away.len() > AWAY_MAX {
                 let first = self.away.pop_front().expect("it has more than one");
@@ -34,18 +35,16 @@ impl Presence {
     }
 
     /// The watch has done what its look was for. However long that took, it was there.
-    pub(super) fn stay(&mut self, now: u64) {
+    pub(super) fn stay(&mut self, now: Nanos) {
         self.last = now;
     }
 
     /// For how long something has been out that went out at `since`, as far as the watch was there. What is found by
     /// the first look after an absence is no older than it was before: that is seen by the next one.
-    pub(super) fn seen(&self, since: u64) -> Duration {
+    pub(super) fn seen(&self, since: Nanos) -> Duration {
         let out = since..self.last;
-        let missed = self.away.iter().map(|away| {
-            away.end.min(out.end).saturating_sub(away.start.max(out.start)) //
-        });
-        Duration::from_nanos(out.end.saturating_sub(out.start).saturating_sub(missed.sum()))
+        let missed = self.away.iter().map(|away| away.end.min(out.end) - away.start.max(out.start));
+        Duration::from_nanos((out.end - out.start).saturating_sub(missed.sum()))
     }
 }
 
@@ -56,16 +55,16 @@ mod tests {
     const EVERY: Duration = Duration::from_nanos(10);
 
     fn looks(presence: &mut Presence, times: impl IntoIterator<Item = u64>) {
-        times.into_iter().for_each(|now| presence.look(now, EVERY));
+        times.into_iter().for_each(|now| presence.look(Nanos(now), EVERY));
     }
 
     fn seen(presence: &Presence, since: u64) -> u128 {
-        presence.seen(since).as_nanos()
+        presence.seen(Nanos(since)).as_nanos()
     }
 
     #[test]
     fn what_is_out_ages_while_the_watch_is_there() {
-        let mut presence = Presence::new(0);
+        let mut presence = Presence::new(Nanos(0));
         looks(&mut presence, [10, 20, 35, 55]);
         assert_eq!(seen(&presence, 5), 50, "a look that is a little late is there");
         assert_eq!(seen(&presence, 55), 0);
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_absence_ages_nothing_and_the_next_look_goes_on() {
-        let mut presence = Presence::new(0);
+        let mut presence = Presence::new(Nanos(0));
         looks(&mut presence, [10, 20]);
         let before = seen(&presence, 12);
         looks(&mut presence, [5_000]);
@@ -88,16 +87,16 @@ mod tests {
 
     #[test]
     fn whoever_is_asked_may_take_long() {
-        let mut presence = Presence::new(0);
+        let mut presence = Presence::new(Nanos(0));
         looks(&mut presence, [10]);
-        presence.stay(1_000);
+        presence.stay(Nanos(1_000));
         looks(&mut presence, [1_010]);
         assert_eq!(seen(&presence, 0), 1_010);
     }
 
     #[test]
     fn stops_again_and_again_add_nothing_and_what_hangs_is_seen_all_the_same() {
-        let mut presence = Presence::new(0);
+        let mut presence = Presence::new(Nanos(0));
         let mut now = 0;
         for round in 1..1_000 {
             looks(&mut presence, [now + 10, now + 10_000]);

@@ -13,7 +13,7 @@ mod slot;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use block::{BlockPlace, Complete, Group, Pending, Urgency};
+pub(crate) use block::{BlockPlace, Complete, Group, Pending, Sequence, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
 pub(crate) use reservation::{Claim, Pool, Reserved};
 

@@ -20,7 +20,7 @@ pub(crate) use names::segment_name;
 pub(crate) use random_reader::{RandomReader, Stretch};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
-pub(crate) use store::{Marks, ShardStore};
+pub(crate) use store::{Marks, NewEpoch, ShardStore};
 pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};

@@ -29,6 +29,19 @@ pub(crate) struct Marks {
     pub timestamp: u64,
 }
 
+/// An epoch that is to begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewEpoch {
+    /// What lies at or above it is cut off.
+    pub cut: Lsn,
+    /// Where the first block of the epoch goes.
+    pub start: Lsn,
+    /// Random: in every block of the epoch.
+    pub nonce: u64,
+    /// No record below `cut` has a time above it.
+    pub timestamp: u64,
+}
+
 /// A shard's folder, and the only place that changes it.
 #[derive(Debug)]
 pub(crate) struct ShardStore {
@@ -244,16 +257,9 @@ impl ShardStore {
         next
     }
 
-    /// Begins a new epoch at `start`, cutting off what lies at or above `cut`.
-    ///
-    /// The caller has synced everything below `cut` that is to be kept.
-    pub(crate) fn begin_epoch(
-        &mut self,
-        cut: Lsn,
-        start: Lsn,
-        nonce: u64,
-        timestamp: u64,
-    ) -> io::Result<Identity> {
+    /// Begins a new epoch. The caller has synced everything below its cut that is to be kept.
+    pub(crate) fn begin_epoch(&mut self, new: &NewEpoch) -> io::Result<Identity> {
+        let &NewEpoch { cut, start, nonce, timestamp } = new;
         let mut next = self.manifest.clone();
         let row = EpochRow { epoch: next.next_epoch, reserved: 0, nonce, start: start.0, cut: cut.0 };
         next.next_epoch += 1;

@@ -14,7 +14,7 @@ impl Engine {
         self.life.shut(&self.opener());
         crate::sync::wake(self.admission.shut());
         let last = self.pool.close_any();
-        self.sync_asked.fetch_max(last, Ordering::SeqCst);
+        self.sync_asked.fetch_max(last.0, Ordering::SeqCst);
         self.life.begin_closing();
         self.prod();
         lock(&self.maintenance).take();

@@ -19,7 +19,7 @@ use crate::device::{Calls, Capabilities, Device, FailedFlush, Flushes, Lock, Que
 use crate::error::{AppendError, Failure, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
-use crate::pool::Pool;
+use crate::pool::{Pool, Sequence};
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{Marks, Segment, ShardStore};
 use crate::stats::Counters;
@@ -33,7 +33,7 @@ pub(crate) struct Target {
     /// The batch is whole once a watermark lies above it.
     pub lsn: Lsn,
     /// The block that holds its end.
-    pub sequence: u64,
+    pub sequence: Sequence,
     pub durability: Durability,
 }
 
@@ -383,7 +383,7 @@ impl Engine {
         // An empty open block: then it is the one before it that counts, and its end is known.
         if last.is_void() {
             let lsn = last.previous_end.0.checked_sub(1)?;
-            return Some(Target { lsn: Lsn(lsn), sequence: last.sequence - 1, durability });
+            return Some(Target { lsn: Lsn(lsn), sequence: Sequence(last.sequence.0 - 1), durability });
         }
         let lsn = Lsn(last.lsn.0 + u64::from(last.length) - 1);
         Some(Target { lsn, sequence: last.sequence, durability })
@@ -391,7 +391,7 @@ impl Engine {
 
     /// Asks that everything up to the target be durable.
     pub(crate) fn ask_sync(&self, target: &Target) {
-        self.sync_asked.fetch_max(target.sequence, Ordering::SeqCst);
+        self.sync_asked.fetch_max(target.sequence.0, Ordering::SeqCst);
         self.prod();
     }
 

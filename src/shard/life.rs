@@ -125,6 +125,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::pool::Sequence;
     use crate::position::{Lsn, ShardId};
 
     fn failure(operation: &'static str) -> Failure {
@@ -134,7 +135,7 @@ mod tests {
 
     fn opener() -> Mutex<Opener> {
         let identity = crate::format::Identity { log_id: [0; 16], shard: 0, epoch: 1, nonce: 0 };
-        Mutex::new(Opener::new(&identity, Lsn(0), 0, &[]))
+        Mutex::new(Opener::new(&identity, Lsn(0), Sequence(0), &[]))
     }
 
     /// Every stage is reached by its own step, and tells what those before it tell.

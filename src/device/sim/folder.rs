@@ -16,6 +16,7 @@ use crate::device::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
     Wake, Whereabouts,
 };
+use crate::time::Nanos;
 
 #[derive(Debug)]
 pub(super) struct SimDevice {
@@ -66,8 +67,8 @@ impl Device for SimDevice {
         Ok(Arc::new(self.opened(path, number)))
     }
 
-    fn now(&self) -> u64 {
-        self.machine.world().now
+    fn now(&self) -> Nanos {
+        Nanos(self.machine.world().now)
     }
 
     fn wall(&self) -> u64 {

@@ -10,7 +10,7 @@ use std::io::IoSlice;
 
 use crate::error::{AppendError, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
-use crate::pool::{Claim, Reserved, Urgency};
+use crate::pool::{Claim, Reserved, Sequence, Urgency};
 use crate::position::{Lsn, Position};
 use crate::shard::append::opener::{NoRoom, Planned, part_flags};
 use crate::shard::engine::{Engine, Placed, Refused, Target};
@@ -60,7 +60,7 @@ impl AppendMode {
 
     /// What is waited for, once it ends at `lsn` in this block.
     #[inline]
-    fn target(self, lsn: Lsn, sequence: u64) -> Target {
+    fn target(self, lsn: Lsn, sequence: Sequence) -> Target {
         Target { lsn, sequence, durability: self.durability }
     }
 }

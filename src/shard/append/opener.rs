@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::format::{
     BLOCK_HEADER_BYTES, EpochSeed, Identity, RECORD_HEADER_BYTES, RecordFlags, encoded_bytes,
 };
-use crate::pool::{BlockPlace, Group, Pool};
+use crate::pool::{BlockPlace, Group, Pool, Sequence};
 use crate::position::Lsn;
 use crate::segment::Segment;
 
@@ -67,7 +67,7 @@ pub(crate) struct Opener {
     /// Where the epoch starts.
     start: Lsn,
     /// The last block of earlier epochs.
-    before: u64,
+    before: Sequence,
     /// The segment in use, then those that are ready, in order.
     segments: VecDeque<Arc<Segment>>,
     /// The end of the log is being cut: nothing is opened meanwhile.
@@ -78,7 +78,12 @@ pub(crate) struct Opener {
 
 impl Opener {
     /// Of an epoch that starts at `start`, with the block behind number `before`.
-    pub(crate) fn new(identity: &Identity, start: Lsn, before: u64, segments: &[Arc<Segment>]) -> Opener {
+    pub(crate) fn new(
+        identity: &Identity,
+        start: Lsn,
+        before: Sequence,
+        segments: &[Arc<Segment>],
+    ) -> Opener {
         let segments = segments.iter().filter(|segment| segment.end() > start).cloned().collect();
         let (epoch, seed) = (identity.epoch, identity.seed());
         Opener { epoch, seed, start, before, segments, held: false, secured: true }
@@ -93,7 +98,7 @@ impl Opener {
     }
 
     /// The last block of earlier epochs.
-    pub(crate) fn sequence(&self) -> u64 {
+    pub(crate) fn sequence(&self) -> Sequence {
         self.before
     }
 

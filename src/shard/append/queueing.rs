@@ -45,7 +45,7 @@ impl Engine {
     /// after it has said so: one sees the other.
     fn arm_queue(&self) {
         let armed_until = self.armed_until.load(Ordering::SeqCst);
-        if self.admission.due().is_some_and(|due| due < armed_until) {
+        if self.admission.due().is_some_and(|due| due.0 < armed_until) {
             self.prod();
         }
     }

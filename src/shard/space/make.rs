@@ -84,7 +84,7 @@ impl Engine {
             store.draft(size, need).map_err(|error| self.tell_segment_error(&store, error))
         };
         match draft {
-            Ok(draft) => Some(Filling::new(draft, last, made.at_ns, given_up, Look { ready, at_ns: now })),
+            Ok(draft) => Some(Filling::new(draft, last, made.at, given_up, Look { ready, at: now })),
             Err(()) => {
                 self.heed_calls();
                 self.tell_shortage();
@@ -103,7 +103,7 @@ impl Engine {
         // Not known while somebody else opens a block: then the next look tells.
         let ready = || self.opener.try_lock().map_or(seen, |opener| opener.bytes_ready(&self.pool).0);
         let _out = self.calls.begin();
-        filling.go_on(|| Look { ready: ready(), at_ns: self.device.now() })
+        filling.go_on(|| Look { ready: ready(), at: self.device.now() })
     }
 
     /// Lists the segment, and lets producers in.
@@ -136,10 +136,10 @@ impl Engine {
                 opener.add_segment(segment);
                 before
             };
-            let at_ns = self.device.now();
+            let at = self.device.now();
             let mut made = lock(&self.space.made);
-            let lasted_ns = at_ns.saturating_sub(made.at_ns);
-            *made = Made { bytes, ready, last, lasted_ns, at_ns };
+            let lasted_ns = at - made.at;
+            *made = Made { bytes, ready, last, lasted_ns, at };
             drop(made);
             self.grows_again();
         }

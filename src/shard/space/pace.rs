@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::position::Lsn;
 use crate::segment::{Draft, Marks, Segment, ShardStore};
+use crate::time::Nanos;
 
 /// What is filled at a time where there is time.
 const PIECE_BYTES: u64 = 128 << 10;
@@ -25,7 +26,7 @@ const REST_NS_MAX: u64 = 5_000_000;
 pub(in crate::shard) struct Look {
     /// Bytes that are ready behind the last block.
     pub ready: u64,
-    pub at_ns: u64,
+    pub at: Nanos,
 }
 
 /// A segment that is being made.
@@ -57,11 +58,11 @@ impl Filling {
     pub(in crate::shard) fn new(
         draft: Draft,
         last: u64,
-        made_at: u64,
+        made_at: Nanos,
         given_up: u64,
         start: Look,
     ) -> Filling {
-        let made = Look { ready: last, at_ns: made_at };
+        let made = Look { ready: last, at: made_at };
         Filling {
             draft,
             given_up,
@@ -101,7 +102,7 @@ impl Filling {
         self.looks[2] = now;
         // Nobody appends before the first segment is there.
         let may_rest = self.last > 0;
-        let took = now.at_ns.saturating_sub(before.at_ns);
+        let took = now.at - before.at;
         let rest = if may_rest { rest(until, took, length, left - length) } else { 0 };
         self.piece = if rest > 0 { PIECE_BYTES } else { HASTY_PIECE_BYTES };
         Filled::After(rest)
@@ -134,7 +135,7 @@ fn runs_low_soonest(looks: &[Look], now: &Look, reserve: u64) -> u64 {
 /// The same, at the pace between two looks.
 fn runs_low_in(before: &Look, now: &Look, reserve: u64) -> u64 {
     let used = before.ready.saturating_sub(now.ready);
-    let time = now.at_ns.saturating_sub(before.at_ns);
+    let time = now.at - before.at;
     if used == 0 {
         return u64::MAX;
     }
@@ -142,10 +143,11 @@ fn runs_low_in(before: &Look, now: &Look, reserve: u64) -> u64 {
     u64::try_from(u128::from(room) * u128::from(time) / u128::from(used)).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds to rest after a piece that took `took`, with so many bytes left to fill in a time of `until`.
-fn rest(until: u64, took: u64, piece: u64, left: u64) -> u64 {
-    let share = u128::from(until) * u128::from(piece) / u128::from(left.max(piece).max(1));
-    u64::try_from(share).unwrap_or(u64::MAX).saturating_sub(took).min(REST_NS_MAX)
+/// Nanoseconds to rest after a piece that took so long, with so many bytes left to fill in a time of `until_ns`.
+fn rest(until_ns: u64, took_ns: u64, piece_bytes: u64, left_bytes: u64) -> u64 {
+    let share =
+        u128::from(until_ns) * u128::from(piece_bytes) / u128::from(left_bytes.max(piece_bytes).max(1));
+    u64::try_from(share).unwrap_or(u64::MAX).saturating_sub(took_ns).min(REST_NS_MAX)
 }
 
 #[cfg(test)]
@@ -163,13 +165,13 @@ mod tests {
             let piece_ns = 50_000 + random.below(5_000_000);
             let used_ns = 1 + random.below(40_000_000);
             let start = bytes / 2;
-            let look = |at_ns: u64| {
-                let used = u128::from(at_ns) * u128::from(PIECE_BYTES) / u128::from(used_ns);
-                Look { ready: start.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)), at_ns }
+            let look = |at: Nanos| {
+                let used = u128::from(at.0) * u128::from(PIECE_BYTES) / u128::from(used_ns);
+                Look { ready: start.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)), at }
             };
-            let (mut left, mut looks) = (bytes, [look(0); 2]);
+            let (mut left, mut looks) = (bytes, [look(Nanos(0)); 2]);
             while left > 0 {
-                let now = look(looks[1].at_ns + piece_ns);
+                let now = look(looks[1].at + piece_ns);
                 left -= PIECE_BYTES.min(left);
                 if now.ready < bytes / 16 {
                     break;
@@ -177,7 +179,7 @@ mod tests {
                 let rest = rest(runs_low_soonest(&looks, &now, bytes / 4), piece_ns, PIECE_BYTES, left);
                 assert!(rest <= REST_NS_MAX);
                 rested += u64::from(rest > 0);
-                looks[1] = look(now.at_ns + rest);
+                looks[1] = look(now.at + rest);
             }
             if left == 0 {
                 filled += 1;
@@ -195,8 +197,8 @@ mod tests {
     fn where_nobody_appends_it_takes_its_time_and_no_more() {
         assert_eq!(rest(u64::MAX, 100, 1, 1_000), REST_NS_MAX);
         assert_eq!(rest(0, 100, 1, 1_000), 0);
-        let look = Look { ready: 10, at_ns: 5 };
+        let look = Look { ready: 10, at: Nanos(5) };
         assert_eq!(runs_low_in(&look, &look, 0), u64::MAX);
-        assert_eq!(runs_low_in(&Look { ready: 30, at_ns: 5 }, &Look { ready: 12, at_ns: 23 }, 2), 10);
+        assert_eq!(runs_low_in(&Look { ready: 30, at: Nanos(5) }, &Look { ready: 12, at: Nanos(23) }, 2), 10);
     }
 }

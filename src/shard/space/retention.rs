@@ -11,6 +11,7 @@ use crate::position::{Lsn, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, StoreView};
 use crate::shard::engine::Engine;
 use crate::sync::lock;
+use crate::time::Nanos;
 
 /// What the files are called.
 const PREFIX: &str = "shard.ages";
@@ -26,7 +27,7 @@ const TELL_EVERY_NS: u64 = 3600 * 1_000_000_000;
 pub(in crate::shard) struct Retention {
     kept: Option<Kept>,
     /// When it was told that much was given up.
-    told_ns: Option<u64>,
+    told: Option<Nanos>,
 }
 
 /// The ages, and where they are written down.
@@ -175,10 +176,10 @@ impl Engine {
         }
         let now = self.device.now();
         let mut retention = lock(&self.space.retention);
-        if retention.told_ns.is_some_and(|told| now.saturating_sub(told) < TELL_EVERY_NS) {
+        if retention.told.is_some_and(|told| now - told < TELL_EVERY_NS) {
             return;
         }
-        retention.told_ns = Some(now);
+        retention.told = Some(now);
         self.notices.info(format!(
             "shard {}: retention gave up {segments} segments at once, {gave} of {had} bytes",
             self.id

@@ -6,6 +6,7 @@
 //! the next was there it was too small, and where one lasts for less than a second no spare of its size is used again.
 
 use crate::segment::Size;
+use crate::time::Nanos;
 
 /// A segment is not made larger before the log is so many of them long.
 const SEGMENTS_OF_A_SIZE: u64 = 8;
@@ -25,7 +26,7 @@ pub(in crate::shard) struct Made {
     pub last: u64,
     /// Since that one had come.
     pub lasted_ns: u64,
-    pub at_ns: u64,
+    pub at: Nanos,
 }
 
 impl Made {
@@ -77,7 +78,7 @@ mod tests {
 
     /// One that came in time behind one that lasted for so long.
     fn in_time(bytes: u64, lasted_ns: u64) -> Made {
-        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns, at_ns: 0 }
+        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns, at: Nanos(0) }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::committer::Committer;
 use crate::error::{TruncateError, Unavailable};
 use crate::position::Lsn;
+use crate::segment::NewEpoch;
 use crate::shard::engine::Engine;
 use crate::shard::failure::same;
 use crate::sync::lock;
@@ -76,7 +77,7 @@ impl Engine {
         let mut store = lock(&self.store);
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
         let out = self.calls.begin();
-        let identity = match store.begin_epoch(cut, start, nonce, timestamp) {
+        let identity = match store.begin_epoch(&NewEpoch { cut, start, nonce, timestamp }) {
             Ok(identity) => identity,
             Err(error) => {
                 // Whether the cut holds shows at the next open. What was appended behind it now might

@@ -1,6 +1,7 @@
 //! How fast a shard drains while it is busy: what a refused caller's time to wait is reckoned from.
 
 use crate::position::Lsn;
+use crate::time::Nanos;
 
 /// The shortest time that is measured over: some hundred writes of a fast disk, and several of a slow one, so that no
 /// single one decides. A caller is told to wait for a millisecond or more, which needs no newer rate.
@@ -13,7 +14,7 @@ const MEASURED_NS_MAX: u64 = 10 * MEASURED_NS_MIN;
 /// Measures how fast the shard drains while it is busy.
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Drain {
-    since: u64,
+    since: Nanos,
     bytes: u64,
     last: u64,
 }
@@ -35,8 +36,8 @@ impl Drain {
     }
 
     /// Bytes per second of the time that has passed, if that is long enough and it was busy.
-    pub(in crate::shard) fn measure(&mut self, now: u64) -> Option<u64> {
-        let passed = now.saturating_sub(self.since);
+    pub(in crate::shard) fn measure(&mut self, now: Nanos) -> Option<u64> {
+        let passed = now - self.since;
         if passed < MEASURED_NS_MIN {
             return None;
         }
@@ -61,13 +62,13 @@ mod tests {
     fn a_rate_is_of_a_time_that_was_busy_and_long_enough() {
         let mut drain = Drain::from(Lsn(1000));
         drain.add(Lsn(3000));
-        assert_eq!(drain.measure(MEASURED_NS_MIN - 1), None, "too short");
-        assert_eq!(drain.measure(MEASURED_NS_MIN), Some(100_000));
-        assert_eq!(drain.measure(2 * MEASURED_NS_MIN), None, "nothing has come to rest");
+        assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN - 1)), None, "too short");
+        assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN)), Some(100_000));
+        assert_eq!(drain.measure(Nanos(2 * MEASURED_NS_MIN)), None, "nothing has come to rest");
         drain.add(Lsn(7000));
-        assert_eq!(drain.measure(3 * MEASURED_NS_MIN), Some(200_000));
+        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN)), Some(200_000));
         drain.add(Lsn(9000));
-        assert_eq!(drain.measure(3 * MEASURED_NS_MIN + MEASURED_NS_MAX), None, "mostly idle");
+        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN + MEASURED_NS_MAX)), None, "mostly idle");
     }
 
     #[test]

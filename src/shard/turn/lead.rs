@@ -21,10 +21,11 @@ use std::sync::{MutexGuard, TryLockError};
 
 use crate::committer::{Action, SyncMethod};
 use crate::device::{self, Operation};
-use crate::pool::Pending;
+use crate::pool::{Pending, Sequence};
 use crate::shard::token::Core;
 use crate::shard::{Engine, Target};
 use crate::sync::lock;
+use crate::time::Nanos;
 
 /// Leads at once, on a device that need not be told to flush. Two keep it busy while the callers of one are woken;
 /// with more, blocks carry fewer records (`docs/experiments.md`).
@@ -86,9 +87,9 @@ impl Engine {
     }
 
     /// Those who wait for the last block are about to be woken; its write took from `began` to `now`.
-    fn expect_back(&self, core: &Core, began: u64, now: u64) {
+    fn expect_back(&self, core: &Core, began: Nanos, now: Nanos) {
         let there = self.pool.open_records().unwrap_or(0);
-        self.waiting.commit_delay.expect(core.last_records + there, now, now.saturating_sub(began));
+        self.waiting.commit_delay.expect(core.last_records + there, now, now - began);
     }
 
     /// Called with the duty of an accepted batch: writes its block, or wakes the thread.
@@ -172,7 +173,7 @@ impl Engine {
             return false;
         }
         let alone = core.leads == 0 && core.committer.is_idle() && core.last_records <= SHARED_BY_MAX;
-        if alone && self.waiting.callers.pass(pending.sequence, &mut core.wakes) {
+        if alone && self.waiting.callers.pass(pending.sequence.0, &mut core.wakes) {
             core.leads += 1;
             self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         }
@@ -181,7 +182,7 @@ impl Engine {
 
     /// The block that could be led now: the open one, if it is the next to be sealed and nothing is in flight
     /// but other leads.
-    fn next_lead(&self, core: &Core) -> Option<u64> {
+    fn next_lead(&self, core: &Core) -> Option<Sequence> {
         // A sync is performed by whoever sees that it is due: two who write would sync for each other.
         let most = match core.committer.method() {
             SyncMethod::WriteThrough if !self.flushes() => LEADS_MAX,
@@ -195,7 +196,7 @@ impl Engine {
     }
 
     /// Seals a block, writes it and what else the committer wants, and passes the lead on. The lead is counted.
-    fn lead_block<'e>(&'e self, mut core: MutexGuard<'e, Core>, sequence: u64) {
+    fn lead_block<'e>(&'e self, mut core: MutexGuard<'e, Core>, sequence: Sequence) {
         self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         let now = self.device.now();
         self.pool.close(sequence);
@@ -228,15 +229,15 @@ impl Engine {
         self.publish_oldest(&core);
         // Before those who are done are woken: the device waits for this one.
         let next = self.next_lead(&core);
-        let passed = next.is_some_and(|sequence| self.waiting.callers.pass(sequence, &mut core.wakes));
+        let passed = next.is_some_and(|sequence| self.waiting.callers.pass(sequence.0, &mut core.wakes));
         core.leads += u32::from(passed);
         self.publish(&mut core, now);
         self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         if core.leads == 0 {
             self.wake_state.end_lead();
         }
-        let deadline = core.committer.poll_timeout().unwrap_or(u64::MAX);
-        let unarmed = deadline < self.armed_until.load(Ordering::SeqCst);
+        let deadline = core.committer.poll_timeout().unwrap_or(Nanos::NEVER);
+        let unarmed = deadline.0 < self.armed_until.load(Ordering::SeqCst);
         // While a lead is in flight its end is the moment to look.
         let work = core.leads == 0 && self.has_work(&mut core, now);
         let closing = self.life.is_closing();

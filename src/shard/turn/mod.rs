@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::committer::{Action, OperationId};
 use crate::device::{Operation, OperationKind, Queue, Wait};
+use crate::pool::Sequence;
 use crate::segment::Segment;
 use crate::shard::Engine;
 use crate::shard::failure::same;
@@ -19,6 +20,7 @@ use crate::shard::turn::drain::mean;
 use crate::shard::wait::waiters::Wakes;
 use crate::shard::wait::wake_state::Sleep;
 use crate::sync::lock;
+use crate::time::Nanos;
 
 /// What to do after a turn.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Engine {
         self.heed_failure(core);
         self.publish_oldest(core);
         core.committer.handle_time(now);
-        core.committer.handle_sync_request(self.sync_asked.load(Ordering::SeqCst));
+        core.committer.handle_sync_request(Sequence(self.sync_asked.load(Ordering::SeqCst)));
         self.seal_due(core, now);
         if self.space.came.swap(false, Ordering::SeqCst) {
             core.committer.arm_marker();
@@ -67,7 +69,7 @@ impl Engine {
         self.next(core, now)
     }
 
-    fn reap(&self, core: &mut Core, queue: &mut dyn Queue, now: u64) {
+    fn reap(&self, core: &mut Core, queue: &mut dyn Queue, now: Nanos) {
         while let Some(completion) = queue.pop() {
             let operation = OperationId(completion.id);
             let index = core.submitted.iter().position(|own| own.operation == operation);
@@ -157,7 +159,7 @@ impl Engine {
     }
 
     /// An operation that the holder of the token carried out itself.
-    pub(in crate::shard) fn performed(&self, core: &mut Core, id: u64, result: io::Result<()>, now: u64) {
+    pub(in crate::shard) fn performed(&self, core: &mut Core, id: u64, result: io::Result<()>, now: Nanos) {
         let operation = OperationId(id);
         let index = core.submitted.iter().position(|own| own.operation == operation);
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
@@ -172,7 +174,7 @@ impl Engine {
     /// Tells since when the oldest operation has been out, for who watches for a stuck device.
     pub(in crate::shard) fn publish_oldest(&self, core: &Core) {
         let oldest = core.submitted.iter().map(|submitted| submitted.since).min();
-        self.published.0.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.published.0.oldest.store(oldest.unwrap_or(Nanos::NEVER).0, Ordering::Relaxed);
     }
 
     /// Wakes whom a turn or a lead found. Under no lock.
@@ -182,7 +184,7 @@ impl Engine {
     }
 
     /// Tells everybody how far things have got.
-    pub(in crate::shard) fn publish(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn publish(&self, core: &mut Core, now: Nanos) {
         self.heed_failure(core);
         if core.committer.failed() {
             return; // Promise 5: nothing later is acknowledged.
@@ -197,11 +199,11 @@ impl Engine {
         self.published.0.written.store(marks.written.0, Ordering::SeqCst);
         let durable_before = self.published.0.durable.swap(marks.durable.0, Ordering::SeqCst);
         for sequence in core.unresolved.announce(completed) {
-            self.waiting.callers.notify(sequence, &mut core.wakes);
+            self.waiting.callers.notify(sequence.0, &mut core.wakes);
         }
         let resolved = core
             .unresolved
-            .resolve(marks.durable, |sequence| self.waiting.callers.notify(sequence, &mut core.wakes));
+            .resolve(marks.durable, |sequence| self.waiting.callers.notify(sequence.0, &mut core.wakes));
         if let Some(end) = resolved {
             core.drain.add(end);
         }
@@ -219,7 +221,7 @@ impl Engine {
     }
 
     /// How to sleep; looks once more for work after it has said that it does.
-    fn next(&self, core: &mut Core, now: u64) -> Next {
+    fn next(&self, core: &mut Core, now: Nanos) -> Next {
         let idle = core.committer.is_idle() && core.leads == 0;
         if core.committer.failed() {
             // A caller that leads has no completion here: it wakes the thread when it is done, if it sleeps.
@@ -235,7 +237,7 @@ impl Engine {
             }
         }
         let deadline = [core.committer.poll_timeout(), self.admission.due()].into_iter().flatten().min();
-        self.armed_until.store(deadline.unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.armed_until.store(deadline.unwrap_or(Nanos::NEVER).0, Ordering::SeqCst);
         let sleeps = self.wake_state.prepare_sleep(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,
             (true, true) => Sleep::Linger,
@@ -256,7 +258,7 @@ impl Engine {
     }
 
     /// What a producer would wake the thread for.
-    pub(in crate::shard) fn has_work(&self, core: &mut Core, now: u64) -> bool {
+    pub(in crate::shard) fn has_work(&self, core: &mut Core, now: Nanos) -> bool {
         let ready = core.committer.has_room() && self.pool.complete(core.next_to_seal).is_some();
         let pending = self.pool.pending();
         let own = pending.sequence == core.next_to_seal;

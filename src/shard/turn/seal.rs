@@ -12,10 +12,11 @@ use crate::position::Lsn;
 use crate::segment::Segment;
 use crate::shard::Engine;
 use crate::shard::token::{Core, SealedBlock};
+use crate::time::Nanos;
 
 impl Engine {
     /// Seals what is to be sealed, as far as the device takes it at once.
-    pub(in crate::shard) fn seal_due(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn seal_due(&self, core: &mut Core, now: Nanos) {
         loop {
             while core.committer.has_room() && core.sealed.is_empty() {
                 let Some(complete) = self.pool.complete(core.next_to_seal) else { break };
@@ -41,9 +42,9 @@ impl Engine {
     }
 
     /// Gives a complete block its header and hands it to the committer.
-    pub(in crate::shard) fn seal(&self, core: &mut Core, complete: &Complete, now: u64) {
+    pub(in crate::shard) fn seal(&self, core: &mut Core, complete: &Complete, now: Nanos) {
         let sequence = core.next_to_seal;
-        core.next_to_seal += 1;
+        core.next_to_seal = sequence.next();
         if complete.records == 0 && !complete.marker {
             // Void: the next block takes its place. Somebody may wait for all up to it.
             core.unresolved.push(sequence, complete.previous_end, core.timestamp);
@@ -95,7 +96,7 @@ impl Engine {
     }
 
     /// Writes a block without records, which testifies that the last one was covered.
-    pub(in crate::shard) fn mark(&self, core: &mut Core, now: u64) {
+    pub(in crate::shard) fn mark(&self, core: &mut Core, now: Nanos) {
         // Somebody opens a block or truncates: then there is no need for a marker, or no time.
         let Ok(mut opener) = self.opener.try_lock() else { return };
         if opener.held {

@@ -2,15 +2,15 @@
 //! a sync takes. Blocks that are written give their memory back, and as many again are filled, while it hangs.
 
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 
+use crate::pool::Sequence;
 use crate::position::Lsn;
 
 /// One block, or neighbours that are all written.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    first: u64,
-    last: u64,
+    first: Sequence,
+    last: Sequence,
     /// The end of the last one.
     end: Lsn,
     /// Time of its last record.
@@ -24,19 +24,19 @@ pub(in crate::shard) struct Unresolved {
     /// Blocks that can be in memory at once, which is to say not written.
     blocks: usize,
     /// Blocks up to this sequence have been announced as written.
-    announced: u64,
+    announced: Sequence,
     durable: Lsn,
 }
 
 impl Unresolved {
-    pub(in crate::shard) fn new(blocks: u32, announced: u64) -> Unresolved {
+    pub(in crate::shard) fn new(blocks: u32, announced: Sequence) -> Unresolved {
         let blocks = blocks as usize;
         let entries = VecDeque::with_capacity(blocks * 2 + 2);
         Unresolved { entries, blocks, announced, durable: Lsn(0) }
     }
 
     /// A block was sealed or passed over; they come in order.
-    pub(in crate::shard) fn push(&mut self, sequence: u64, end: Lsn, timestamp: u64) {
+    pub(in crate::shard) fn push(&mut self, sequence: Sequence, end: Lsn, timestamp: u64) {
         let most = self.blocks * 2 + 2;
         if self.entries.len() == most {
             self.merge();
@@ -62,23 +62,32 @@ impl Unresolved {
     }
 
     /// The highest time of a record in those up to `completed`.
-    pub(in crate::shard) fn timestamp(&self, completed: u64) -> Option<u64> {
+    pub(in crate::shard) fn timestamp(&self, completed: Sequence) -> Option<u64> {
         let written = self.entries.iter().rev().find(|entry| entry.last <= completed);
         written.map(|entry| entry.timestamp)
     }
 
     /// Blocks up to `completed` are written: gives those that were not before.
-    pub(in crate::shard) fn announce(&mut self, completed: u64) -> RangeInclusive<u64> {
+    pub(in crate::shard) fn announce(
+        &mut self,
+        completed: Sequence,
+    ) -> impl Iterator<Item = Sequence> + use<> {
         let before = std::mem::replace(&mut self.announced, completed);
-        before + 1..=completed
+        before.up_to(completed)
     }
 
     /// All below `durable` is durable: calls `notify` with each block that is now, or may be, and gives the end of the
     /// last one that is.
-    pub(in crate::shard) fn resolve(&mut self, durable: Lsn, mut notify: impl FnMut(u64)) -> Option<Lsn> {
+    pub(in crate::shard) fn resolve(
+        &mut self,
+        durable: Lsn,
+        mut notify: impl FnMut(Sequence),
+    ) -> Option<Lsn> {
         let moved = durable > std::mem::replace(&mut self.durable, durable);
         // Waiters of blocks that are so many apart share a slot, and are woken together.
-        let mut all = |entry: &Entry| (entry.first..=entry.last).take(self.blocks).for_each(&mut notify);
+        let mut all = |entry: &Entry| {
+            (entry.first.0..=entry.last.0).take(self.blocks).map(Sequence).for_each(&mut notify)
+        };
         let mut resolved = None;
         while let Some(entry) = self.entries.front().filter(|entry| entry.end <= durable) {
             all(entry);
@@ -93,7 +102,7 @@ impl Unresolved {
     }
 
     /// A new epoch begins; everything of the old one is settled, up to block `before`.
-    pub(in crate::shard) fn begin_epoch(&mut self, before: u64) {
+    pub(in crate::shard) fn begin_epoch(&mut self, before: Sequence) {
         assert!(self.entries.is_empty());
         self.announced = before;
         self.durable = Lsn(0);
@@ -112,7 +121,7 @@ mod tests {
         for seed in 0..200 {
             let mut random = Random::new(seed);
             let blocks = 2 + random.below(6);
-            let mut unresolved = Unresolved::new(blocks as u32, 0);
+            let mut unresolved = Unresolved::new(blocks as u32, Sequence(0));
             let capacity = unresolved.entries.capacity();
             let (mut sealed, mut written, mut durable) = (0, 0, 0);
             let mut told = vec![true];
@@ -123,7 +132,7 @@ mod tests {
                         durable += random.below(written - durable + 1);
                         unresolved.resolve(Lsn(durable * 10), |sequence| {
                             // Who shares its slot is woken as well.
-                            let shares = |other: &u64| other % blocks == sequence % blocks;
+                            let shares = |other: &u64| other % blocks == sequence.0 % blocks;
                             (1..=sealed).filter(shares).for_each(|own| told[own as usize] = true);
                         });
                         assert!((1..=durable).all(|own| told[own as usize]), "seed {seed}: one was not told");
@@ -133,14 +142,18 @@ mod tests {
                     1..100 if sealed - written < blocks => {
                         sealed += 1;
                         told.push(false);
-                        unresolved.push(sealed, Lsn(sealed * 10), sealed);
+                        unresolved.push(Sequence(sealed), Lsn(sealed * 10), sealed);
                     }
                     _ => {
                         let completed = written + random.below(sealed - written + 1);
                         if completed > durable {
-                            assert_eq!(unresolved.timestamp(completed).unwrap_or(completed), completed);
+                            assert_eq!(
+                                unresolved.timestamp(Sequence(completed)).unwrap_or(completed),
+                                completed
+                            );
                         }
-                        assert_eq!(unresolved.announce(completed), written + 1..=completed);
+                        let announced = unresolved.announce(Sequence(completed));
+                        assert!(announced.eq((written + 1..=completed).map(Sequence)));
                         written = completed;
                     }
                 }

@@ -7,6 +7,7 @@
 //! not come back are waited for less and less often.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::time::Nanos;
 
 /// Of the time that the last write took, no more than this part is waited: 1 / 2. Who is left behind waits for all of
 /// such a time.
@@ -35,16 +36,16 @@ pub(in crate::shard) struct CommitDelay {
 
 impl CommitDelay {
     /// A write that took so long is over: those who waited for its records are about to be woken.
-    pub(in crate::shard) fn expect(&self, records: u32, now: u64, took: u64) {
+    pub(in crate::shard) fn expect(&self, records: u32, now: Nanos, took: u64) {
         let passes = self.passes.load(Ordering::Relaxed);
         self.passes.store(passes.saturating_sub(1), Ordering::Relaxed);
         self.expected.store(if passes == 0 { records } else { 0 }, Ordering::Relaxed);
-        self.until.store(now.saturating_add((took / PATIENCE).min(PATIENCE_NS_MAX)), Ordering::Relaxed);
+        self.until.store((now + (took / PATIENCE).min(PATIENCE_NS_MAX)).0, Ordering::Relaxed);
     }
 
     /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody
     /// else does so, and acts for all: whoever is told so has appended before it asked.
-    pub(in crate::shard) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> u64) -> bool {
+    pub(in crate::shard) fn wait(&self, records: impl Fn() -> Option<u32>, now: impl Fn() -> Nanos) -> bool {
         let expected = self.expected.load(Ordering::Relaxed);
         let Some(first) = records().filter(|&first| first < expected) else { return true };
         if self.waits.swap(1, Ordering::SeqCst) == 1 {
@@ -52,7 +53,7 @@ impl CommitDelay {
         }
         let until = self.until.load(Ordering::Relaxed);
         let mut found = Some(first);
-        while found.is_some_and(|found| found < expected) && now() < until {
+        while found.is_some_and(|found| found < expected) && now() < Nanos(until) {
             // Those who are to come may want this core. Under loom a yield would run them to their end.
             #[cfg(not(sawmill_loom))]
             crate::sync::pause();
@@ -91,7 +92,7 @@ mod tests {
             records.set((now + 1).min(there + come));
             Some(now)
         };
-        let tick = || clock.replace(clock.get() + 1_000);
+        let tick = || Nanos(clock.replace(clock.get() + 1_000));
         assert!(delay.wait(more, tick));
         clock.get()
     }
@@ -100,9 +101,9 @@ mod tests {
     fn the_wait_ends_with_the_last_who_comes() {
         let delay = CommitDelay::default();
         assert_eq!(wait(&delay, 1, 0), 0, "nobody is expected");
-        delay.expect(8, 0, 100_000);
+        delay.expect(8, Nanos(0), 100_000);
         assert_eq!(wait(&delay, 8, 0), 0, "all are there");
-        delay.expect(8, 0, 100_000);
+        delay.expect(8, Nanos(0), 100_000);
         assert_eq!(wait(&delay, 1, 7), 7_000);
         assert_eq!(wait(&delay, 1, 0), 0, "once for a write");
     }
@@ -110,20 +111,20 @@ mod tests {
     #[test]
     fn the_wait_is_bounded() {
         let delay = CommitDelay::default();
-        delay.expect(8, 0, 100_000);
+        delay.expect(8, Nanos(0), 100_000);
         assert_eq!(wait(&delay, 1, 5), 51_000, "half of what the write took");
-        delay.expect(8, 0, u64::MAX);
+        delay.expect(8, Nanos(0), u64::MAX);
         assert_eq!(wait(&delay, 1, 5), PATIENCE_NS_MAX + 1_000);
     }
 
     #[test]
     fn a_block_that_fills_up_is_not_waited_for() {
         let delay = CommitDelay::default();
-        delay.expect(u32::MAX, 0, 100_000);
+        delay.expect(u32::MAX, Nanos(0), 100_000);
         let open = Cell::new(true);
-        assert!(delay.wait(|| open.replace(false).then_some(0), || 0));
-        assert!(delay.wait(|| None, || 0));
-        delay.expect(8, 0, 100_000);
+        assert!(delay.wait(|| open.replace(false).then_some(0), || Nanos(0)));
+        assert!(delay.wait(|| None, || Nanos(0)));
+        delay.expect(8, Nanos(0), 100_000);
         assert_eq!(wait(&delay, 1, 7), 7_000, "it was no wait in vain");
     }
 
@@ -132,7 +133,7 @@ mod tests {
         let delay = CommitDelay::default();
         let waited = |writes: u32, come: u32| {
             let wait = |_: &u32| {
-                delay.expect(8, 0, 100_000);
+                delay.expect(8, Nanos(0), 100_000);
                 wait(&delay, 1, come) > 0
             };
             (0..writes).filter(wait).count()

@@ -76,11 +76,11 @@ impl Engine {
         }
         if timeout.is_some() {
             // Whoever has no time for a write that takes long leads nothing.
-            return self.waiting.callers.wait(target.sequence, timeout, || self.outcome(target), NO_LEAD);
+            return self.waiting.callers.wait(target.sequence.0, timeout, || self.outcome(target), NO_LEAD);
         }
         self.join(target);
         self.waiting.callers.wait(
-            target.sequence,
+            target.sequence.0,
             timeout,
             || self.outcome(target),
             Some(|| self.take_over()),
@@ -94,7 +94,7 @@ impl Engine {
         waker: &Waker,
         previous: Option<Registration>,
     ) -> Registration {
-        self.waiting.callers.register(target.sequence, waker, previous)
+        self.waiting.callers.register(target.sequence.0, waker, previous)
     }
 
     pub(crate) fn forget(&self, registration: Registration) {
