@@ -15,7 +15,7 @@
 //! is awake, callers would take turns at one record a wake-up for as long as they keep coming (a lock
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
-mod delay;
+mod retry_after;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 #[cfg(all(test, not(sawmill_loom)))]
@@ -31,7 +31,7 @@ use crate::sync::{CacheLine, lock};
 use crate::time::Nanos;
 use crate::write::Priority;
 
-pub(crate) use delay::retry_after;
+pub(crate) use retry_after::retry_after;
 
 /// An offer that is not taken within a millisecond passes on: far above a wake-up (some 60 us), far
 /// below what a caller would call a stall. A new place has as long for the first look at it.
@@ -122,13 +122,13 @@ struct Queue {
     /// What is over at which time. All are given as long, so that they stand in order.
     timed: VecDeque<Timed>,
     /// When room was last looked for, or somebody came into an empty line.
-    looked: Nanos,
+    offered_at: Nanos,
 }
 
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), looked: Nanos::default() }
+        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), offered_at: Nanos::default() }
     }
 }
 
@@ -149,6 +149,23 @@ impl Queue {
     fn is_free(&self, lines: usize) -> bool {
         !self.lines[..lines].iter().flatten().any(|ticket| ticket.state.is_in_line())
     }
+}
+
+/// Blocks that records of a priority may take, of so many.
+pub(crate) fn blocks_max(priority: Priority, blocks: u32) -> u32 {
+    match priority {
+        Priority::Low => blocks / 2,
+        Priority::Normal => blocks - blocks / 8,
+        Priority::High => blocks,
+    }
+}
+
+/// Whether there is enough room to offer it to waiters of a priority, with so many blocks in use of all.
+///
+/// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed is let go only when
+/// there is room for many of them to go on without another one.
+pub(crate) fn admits(priority: Priority, in_use: u32, blocks: u32) -> bool {
+    in_use + blocks / 8 < blocks_max(priority, blocks)
 }
 
 fn line_of(priority: Priority) -> usize {
@@ -210,26 +227,26 @@ impl Admission {
     }
 
     /// One more stands in line. Under the lock.
-    fn joins(&self, queue: &mut Queue, now: Nanos) {
+    fn count_waiter(&self, queue: &mut Queue, now: Nanos) {
         if self.word.0.fetch_add(1, Ordering::SeqCst) & !SHUT == 0 {
-            queue.looked = now;
+            queue.offered_at = now;
         }
     }
 
     /// Takes a place at the end of the queue.
     pub(crate) fn enter(&self, priority: Priority, now: Nanos) -> Place {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         let (id, line, until) = (queue.next_id, line_of(priority), now + OFFER_NS);
         queue.next_id += 1;
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
         queue.timed.push_back(Timed { until, id, line });
-        self.joins(&mut queue, now);
+        self.count_waiter(&mut queue, now);
         Place { id, priority }
     }
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
-    fn pass(&self, queue: &mut Queue, now: Nanos) {
+    fn expire(&self, queue: &mut Queue, now: Nanos) {
         while let Some(&timed) = queue.timed.front().filter(|timed| timed.until <= now) {
             queue.timed.pop_front();
             let Some(index) = queue.timed(&timed) else { continue };
@@ -243,7 +260,7 @@ impl Admission {
     /// Whether it is this waiter's turn: it was offered room, or nobody stands in line before it.
     pub(crate) fn is_turn(&self, place: &Place, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         let (found, own) = (queue.find(place), line_of(place.priority));
         let line = &queue.lines[own];
         if found.is_ok_and(|index| matches!(line[index].state, State::Offered(_))) {
@@ -254,9 +271,9 @@ impl Admission {
     }
 
     /// Whether a caller of this priority that does not wait may go ahead of all who stand in line.
-    pub(crate) fn lets_by(&self, priority: Priority, now: Nanos) -> bool {
+    pub(crate) fn may_bypass(&self, priority: Priority, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         queue.is_free(line_of(priority) + 1)
     }
 
@@ -274,7 +291,7 @@ impl Admission {
             }
         };
         if !before.as_ref().is_some_and(State::is_in_line) {
-            self.joins(queue, now);
+            self.count_waiter(queue, now);
         }
         drop(guard);
         // A waker may do anything when it is dropped: under no lock.
@@ -303,8 +320,8 @@ impl Admission {
         }
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
-        self.pass(queue, now);
-        queue.looked = now;
+        self.expire(queue, now);
+        queue.offered_at = now;
         let (mut out, until) = (0, now + OFFER_NS);
         for (line, priority) in PRIORITIES.into_iter().enumerate() {
             if !admits(priority) {
@@ -339,7 +356,7 @@ impl Admission {
         while queue.timed.front().is_some_and(|timed| queue.timed(timed).is_none()) {
             queue.timed.pop_front();
         }
-        let (soon, late) = (queue.looked + OFFER_NS, queue.looked + LOOK_NS);
+        let (soon, late) = (queue.offered_at + OFFER_NS, queue.offered_at + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
         Some(queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late)))
     }

@@ -103,9 +103,9 @@ fn a_place_that_is_never_looked_at_passes() {
     let admission = Admission::default();
     let dead = admission.enter(Priority::Normal, Nanos(0));
     let (alive, _) = waiter(&admission, Priority::Normal);
-    assert!(!admission.is_turn(&alive, Nanos(10)) && !admission.lets_by(Priority::Normal, Nanos(10)));
+    assert!(!admission.is_turn(&alive, Nanos(10)) && !admission.may_bypass(Priority::Normal, Nanos(10)));
     assert!(
-        admission.lets_by(Priority::High, Nanos(10)),
+        admission.may_bypass(Priority::High, Nanos(10)),
         "those who wait keep nobody more urgent from going ahead"
     );
     assert_eq!(admission.due(), Some(Nanos(OFFER_NS)));

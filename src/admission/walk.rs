@@ -153,7 +153,7 @@ impl Walk {
             (11, _) => self.open = !self.open,
             (12, _) => {
                 let priority = *self.random.pick(&PRIORITIES);
-                let _ = self.admission.lets_by(priority, self.now) && self.takes_room(priority);
+                let _ = self.admission.may_bypass(priority, self.now) && self.takes_room(priority);
             }
             (13, _) => self.offer(), // Whoever sees that there is room.
             _ => self.pass_time(),

@@ -28,7 +28,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Flying {
+struct InFlightBlock {
     block: Sealed,
     state: State,
     through: Sequence,
@@ -37,7 +37,7 @@ struct Flying {
 /// Sealed blocks, oldest first, until each and all before it are written.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    blocks: VecDeque<Flying>,
+    blocks: VecDeque<InFlightBlock>,
     /// Of `blocks`, how many from the front have been handed to the device.
     started: usize,
     writes_in_flight: u32,
@@ -55,7 +55,7 @@ impl Flight {
             assert!(block.sequence > last.through, "blocks are sealed in order");
             assert!(block.end > last.block.end);
         }
-        self.blocks.push_back(Flying { block, state: State::Waiting, through: block.sequence });
+        self.blocks.push_back(InFlightBlock { block, state: State::Waiting, through: block.sequence });
     }
 
     /// A void block was passed over: it is done with once the one before it is. False if none is here.
@@ -70,7 +70,7 @@ impl Flight {
         operation: OperationId,
         sync: impl FnOnce(&Sealed) -> bool,
     ) -> Option<(Sequence, bool)> {
-        let Flying { block, state, .. } = self.blocks.get_mut(self.started)?;
+        let InFlightBlock { block, state, .. } = self.blocks.get_mut(self.started)?;
         debug_assert_eq!(*state, State::Waiting);
         let sync = sync(block);
         *state = State::Writing { operation, sync };
@@ -86,7 +86,7 @@ impl Flight {
             self.blocks.iter_mut().take(self.started).find(
                 |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
             );
-        let Some(Flying { block, state, .. }) = found else { return false };
+        let Some(InFlightBlock { block, state, .. }) = found else { return false };
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };
         self.writes_in_flight -= 1;
@@ -96,7 +96,7 @@ impl Flight {
 
     /// Takes the first block out if its write completed.
     pub(super) fn pop_completed(&mut self) -> Option<Entry> {
-        let Flying { block, state, through } = *self.blocks.front()?;
+        let InFlightBlock { block, state, through } = *self.blocks.front()?;
         let State::Completed { covered } = state else { return None };
         self.blocks.pop_front();
         self.started -= 1;

@@ -46,12 +46,12 @@ impl Maintenance {
         crate::sys::block_signals();
         self.engines.iter().for_each(|engine| engine.claim_thread());
         // Nobody may wait for a maintenance thread that is gone.
-        if catch_unwind(AssertUnwindSafe(|| self.keep(asked))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| self.run_loop(asked))).is_err() {
             self.engines.iter().for_each(|engine| engine.stop_by("the maintenance thread"));
         }
     }
 
-    fn keep(&mut self, asked: &Receiver<ShardId>) {
+    fn run_loop(&mut self, asked: &Receiver<ShardId>) {
         let mut due = Instant::now() + LOOK_EVERY;
         loop {
             let next = self.making.iter().map(|making| making.due).fold(due, Instant::min);
@@ -67,7 +67,7 @@ impl Maintenance {
             }
             self.go_on_making();
             if Instant::now() >= due {
-                self.look_around();
+                self.periodic_checks();
                 due = Instant::now() + LOOK_EVERY;
             }
         }
@@ -111,7 +111,7 @@ impl Maintenance {
         }
     }
 
-    fn look_around(&self) {
+    fn periodic_checks(&self) {
         for engine in &self.engines {
             contained(engine, || {
                 engine.look_after_folder();

@@ -29,7 +29,7 @@ use crate::tally;
 pub(crate) struct Instance {
     pub path: PathBuf,
     pub engines: Vec<Arc<Engine>>,
-    pub holds: Vec<StripedRefs>,
+    pub engine_refs: Vec<StripedRefs>,
     pub router: Router,
     pub config: Config,
     pub backend: &'static str,

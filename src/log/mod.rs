@@ -94,7 +94,7 @@ impl Log {
 
     #[inline]
     fn refs_for(&self, key: &[u8]) -> &StripedRefs {
-        &self.inner.holds[self.shard_for(key)]
+        &self.inner.engine_refs[self.shard_for(key)]
     }
 
     #[inline]
@@ -110,7 +110,7 @@ impl Log {
 
     /// A hold on a shard that there is.
     pub(crate) fn hold(&self, shard: ShardId) -> EngineRef {
-        self.inner.holds[usize::from(shard.0)].take()
+        self.inner.engine_refs[usize::from(shard.0)].take()
     }
 
     #[inline]
@@ -194,7 +194,7 @@ impl Log {
     /// Waits until everything that was accepted before this call is durable, whatever durability it
     /// was appended with.
     pub fn sync(&self) -> SyncHandle {
-        SyncHandle::begin(self.inner.holds.iter().map(StripedRefs::take))
+        SyncHandle::begin(self.inner.engine_refs.iter().map(StripedRefs::take))
     }
 
     /// A handle to one shard. If there is no such shard, the operations on the handle fail.

@@ -168,7 +168,7 @@ impl LogReader {
         let shard_of = |shard: ShardId, complete: Lsn| {
             let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
             shard.refresh()?;
-            shard.hear_of_record(complete);
+            shard.note_durable_record(complete);
             Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)

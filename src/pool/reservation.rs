@@ -43,7 +43,7 @@ pub(crate) struct Pool {
     block_bytes: u32,
     /// A sequence that is near to all that are about, which tells what the low bits in the tail word mean. It is
     /// moved so seldom that everybody has it at hand.
-    near: AtomicU64,
+    sequence_hint: AtomicU64,
     tail: CacheLine<AtomicU64>,
     /// All blocks up to this sequence are given back.
     released: CacheLine<AtomicU64>,
@@ -62,7 +62,7 @@ impl Pool {
         Ok(Pool {
             region: Arc::new(region),
             block_bytes,
-            near: AtomicU64::new(before),
+            sequence_hint: AtomicU64::new(before),
             tail: CacheLine(AtomicU64::new(Tail::new(before, 0, true).0)),
             released: CacheLine(AtomicU64::new(before)),
             slots: (0..blocks as usize).map(|slot| Slot::new(slot * block_bytes as usize)).collect(),
@@ -98,7 +98,7 @@ impl Pool {
     #[inline]
     fn sequence(&self, tail: Tail) -> Sequence {
         // Relaxed: an older or a newer value is as near, see `publish`.
-        Sequence(tail.sequence_near(self.near.load(Ordering::Relaxed)))
+        Sequence(tail.sequence_near(self.sequence_hint.load(Ordering::Relaxed)))
     }
 
     /// Blocks in use: opened and not given back.
@@ -196,8 +196,8 @@ impl Pool {
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
         // Far from half of the range: whoever has the word and this from different moments finds the same sequence.
-        if sequence.0 - self.near.load(Ordering::Relaxed) > Tail::SEQUENCE_MASK / 8 {
-            self.near.store(sequence.0, Ordering::Relaxed);
+        if sequence.0 - self.sequence_hint.load(Ordering::Relaxed) > Tail::SEQUENCE_MASK / 8 {
+            self.sequence_hint.store(sequence.0, Ordering::Relaxed);
         }
         // SeqCst, hence release: publishes the fields above.
         self.tail.0.store(Tail::new(sequence.0, length, closed).0, Ordering::SeqCst);

@@ -49,14 +49,14 @@ impl Facts {
             epoch_unknown: None,
             unreadable: scan.unreadable,
         };
-        facts.hear_headers(reader, segments, manifest, scan);
+        facts.scan_headers(reader, segments, manifest, scan);
         facts
     }
 
     /// Looks at every place from the checkpoint's segment on that no block of the chain fills. The records of a
     /// header that testifies need not check, and its place need not be its own. A place that cannot be read
     /// might hold one, and is never taken for a tail.
-    fn hear_headers(
+    fn scan_headers(
         &mut self,
         reader: &mut SegmentReader,
         segments: &[Arc<Segment>],

@@ -16,7 +16,7 @@ impl Engine {
         let last = self.pool.close_any();
         self.sync_asked.fetch_max(last.0, Ordering::SeqCst);
         self.life.begin_closing();
-        self.prod();
+        self.wake_shard();
         lock(&self.maintenance).take();
     }
 

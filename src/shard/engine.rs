@@ -44,7 +44,7 @@ pub(crate) struct Placed {
     pub position: Position,
     pub target: Target,
     /// The caller leads the commit or announces it.
-    pub duty: bool,
+    pub must_lead: bool,
 }
 
 /// Why a batch was not accepted.
@@ -392,7 +392,7 @@ impl Engine {
     /// Asks that everything up to the target be durable.
     pub(crate) fn ask_sync(&self, target: &Target) {
         self.sync_asked.fetch_max(target.sequence.0, Ordering::SeqCst);
-        self.prod();
+        self.wake_shard();
     }
 
     /// The largest segment.

@@ -19,7 +19,7 @@ pub(crate) fn same(error: &io::Error) -> io::Error {
 }
 
 /// Makes the shards of a log known to each other: those on one device stop together when it fails to flush.
-pub(crate) fn introduce(engines: &[Arc<Engine>]) {
+pub(crate) fn link_shards(engines: &[Arc<Engine>]) {
     for engine in engines {
         let others = engines.iter().filter(|other| other.id != engine.id);
         let known = engine.others.set(others.map(Arc::downgrade).collect());
@@ -63,7 +63,7 @@ impl Engine {
     /// Stops the shard after a panic of somebody who works for it and does not turn it. Under no lock.
     pub(crate) fn stop_by(&self, who: &'static str) {
         crate::sync::wake(self.stop(who, self.path(), io::Error::other("panicked")));
-        self.prod();
+        self.wake_shard();
     }
 
     /// Stops the shards whose folders lie on the same device, after a flush of this one has failed: what the device had
@@ -76,7 +76,7 @@ impl Engine {
         for other in self.others().filter(beside).filter(|other| other.failure().is_none()) {
             // Whoever turns it may be anywhere: it heeds the failure in its next look, as after `give_up`.
             tasks.extend(other.stop(BY_ANOTHER, path.to_owned(), same(error)));
-            other.prod();
+            other.wake_shard();
         }
         tasks
     }
@@ -88,7 +88,7 @@ impl Engine {
     /// Stops the shard if its device has failed a flush in a blocking call, whoever made it: asked before anything is
     /// acknowledged. Wake what it gives under no lock.
     #[must_use]
-    pub(super) fn heed_flushes(&self) -> Option<Vec<Waker>> {
+    pub(super) fn stop_if_flush_failed(&self) -> Option<Vec<Waker>> {
         let flush = self.failed_flush().filter(|_| !self.life.has_failed())?;
         Some(self.stop(BY_A_CALL, flush.path.clone(), same(&flush.error)))
     }
@@ -97,9 +97,9 @@ impl Engine {
     /// not when somebody turns the shard. Under no lock.
     pub(crate) fn tell_of_flushes(&self) {
         let tell = |engine: &Engine| {
-            if let Some(tasks) = engine.heed_flushes() {
+            if let Some(tasks) = engine.stop_if_flush_failed() {
                 crate::sync::wake(tasks);
-                engine.prod();
+                engine.wake_shard();
             }
         };
         tell(self);

@@ -61,7 +61,7 @@ impl Life {
         Life { stopped: OnceLock::from(stopped), ..Life::default() }
     }
 
-    fn go_on(&self, to: Stage) {
+    fn advance(&self, to: Stage) {
         let before = self.stage.swap(to as u8, Ordering::SeqCst);
         assert!(before < to as u8, "a shard's life goes forward: to {to:?}, from {before}");
     }
@@ -72,17 +72,17 @@ impl Life {
 
     /// From here on no block is opened.
     pub(super) fn shut(&self, _openings: &MutexGuard<'_, Opener>) {
-        self.go_on(Stage::Shut);
+        self.advance(Stage::Shut);
     }
 
     /// What was accepted is asked to be durable; after that it is over.
     pub(super) fn begin_closing(&self) {
-        self.go_on(Stage::Closing);
+        self.advance(Stage::Closing);
     }
 
     /// Nobody turns it any more.
     pub(super) fn end(&self) {
-        self.go_on(Stage::Ended);
+        self.advance(Stage::Ended);
     }
 
     /// Stops it for good; true if nothing had before.

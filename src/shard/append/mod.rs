@@ -8,6 +8,7 @@ mod race;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use crate::admission;
 use crate::error::{AppendError, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
 use crate::pool::{Claim, Reserved, Sequence, Urgency};
@@ -78,20 +79,12 @@ impl Engine {
 
     /// Blocks that records of a priority may take, of all.
     pub(in crate::shard) fn blocks_max(&self, priority: Priority) -> u32 {
-        let blocks = self.pool.blocks();
-        match priority {
-            Priority::Low => blocks / 2,
-            Priority::Normal => blocks - blocks / 8,
-            Priority::High => blocks,
-        }
+        admission::blocks_max(priority, self.pool.blocks())
     }
 
     /// Whether there is enough room to offer it to waiters of this priority.
-    ///
-    /// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed
-    /// is let go only when there is room for many of them to go on without another one.
     pub(in crate::shard) fn admits(&self, priority: Priority) -> bool {
-        self.pool.in_use() + self.pool.blocks() / 8 < self.blocks_max(priority)
+        admission::admits(priority, self.pool.in_use(), self.pool.blocks())
     }
 
     /// Accepts a batch if there is room now. The batch is not empty.
@@ -127,8 +120,8 @@ impl Engine {
         }
         let target = mode.target(lsn, reserved.sequence());
         let ready = reserved.finish(count as u32, mode.urgency());
-        let duty = self.appended(mode.urgency(), ready, mode.may_lead);
-        Ok(Placed { position, target, duty })
+        let must_lead = self.appended(mode.urgency(), ready, mode.may_lead);
+        Ok(Placed { position, target, must_lead })
     }
 
     /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
@@ -217,8 +210,8 @@ impl Engine {
         let header = RecordHeader::whole(key.len() as u16, body as u32);
         encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
         let ready = reserved.finish(1, urgency);
-        let duty = self.appended(urgency, ready, mode.may_lead);
-        Ok(Placed { position, target: mode.target(lsn, sequence), duty })
+        let must_lead = self.appended(urgency, ready, mode.may_lead);
+        Ok(Placed { position, target: mode.target(lsn, sequence), must_lead })
     }
 
     /// Takes a range of the open block, or of the next one.
@@ -379,7 +372,7 @@ impl Engine {
                 }
                 let first = placed.map_or(position, |placed: Placed| placed.position);
                 let target = mode.target(at, range.sequence());
-                placed = Some(Placed { position: first, target, duty: false });
+                placed = Some(Placed { position: first, target, must_lead: false });
             }
             range.finish(block.pieces.len() as u32, mode.urgency());
         }
@@ -392,7 +385,7 @@ impl Engine {
     fn appended(&self, urgency: Urgency, ready: bool, may_lead: bool) -> bool {
         match self.wake_state.appended(urgency, ready, may_lead && self.threaded) {
             Waking::Nothing => false,
-            Waking::Duty => true,
+            Waking::MustLead => true,
             Waking::Wake => {
                 self.wake.wake();
                 false
@@ -408,7 +401,7 @@ impl Engine {
     }
 
     /// Makes the thread look at everything, whatever it does.
-    pub(crate) fn prod(&self) {
+    pub(crate) fn wake_shard(&self) {
         if self.wake_state.ask() == Waking::Wake {
             self.wake.wake();
         }

@@ -27,8 +27,8 @@ impl Engine {
     }
 
     /// Whether a caller that does not wait may look for room.
-    pub(crate) fn lets_by(&self, priority: Priority) -> bool {
-        self.admission.lets_by(priority, self.device.now())
+    pub(crate) fn may_bypass(&self, priority: Priority) -> bool {
+        self.admission.may_bypass(priority, self.device.now())
     }
 
     /// Offers the room that there is to whoever waits for it. Wake what it gives under no lock.
@@ -46,7 +46,7 @@ impl Engine {
     fn arm_queue(&self) {
         let armed_until = self.armed_until.load(Ordering::SeqCst);
         if self.admission.due().is_some_and(|due| due.0 < armed_until) {
-            self.prod();
+            self.wake_shard();
         }
     }
 }

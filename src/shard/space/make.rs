@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
 use super::SpaceConfig;
-use super::pace::{Filled, Filling, Look};
-use super::segment_size::{Made, Sizing};
+use super::pace::{FillSample, Filled, Filling};
+use super::segment_size::{SegmentHistory, Sizing};
 use crate::position::ShardId;
 use crate::shard::append::opener::Opener;
 use crate::shard::engine::Engine;
@@ -84,9 +84,9 @@ impl Engine {
             store.draft(size, need).map_err(|error| self.tell_segment_error(&store, error))
         };
         match draft {
-            Ok(draft) => Some(Filling::new(draft, last, made.at, given_up, Look { ready, at: now })),
+            Ok(draft) => Some(Filling::new(draft, last, made.at, given_up, FillSample { ready, at: now })),
             Err(()) => {
-                self.heed_calls();
+                self.stop_if_calls_failed();
                 self.tell_shortage();
                 self.segment_settled();
                 None
@@ -103,7 +103,7 @@ impl Engine {
         // Not known while somebody else opens a block: then the next look tells.
         let ready = || self.opener.try_lock().map_or(seen, |opener| opener.bytes_ready(&self.pool).0);
         let _out = self.calls.begin();
-        filling.go_on(|| Look { ready: ready(), at: self.device.now() })
+        filling.fill_next(|| FillSample { ready: ready(), at: self.device.now() })
     }
 
     /// Lists the segment, and lets producers in.
@@ -125,7 +125,7 @@ impl Engine {
             })
         };
         if made.is_err() {
-            self.heed_calls();
+            self.stop_if_calls_failed();
             self.tell_shortage();
         }
         if let Ok(segment) = made {
@@ -139,7 +139,7 @@ impl Engine {
             let at = self.device.now();
             let mut made = lock(&self.space.made);
             let lasted_ns = at - made.at;
-            *made = Made { bytes, ready, last, lasted_ns, at };
+            *made = SegmentHistory { bytes, ready, last, lasted_ns, at };
             drop(made);
             self.grows_again();
         }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 pub(crate) use pace::{Filled, Filling};
 use retention::Retention;
 pub(super) use retention_pin::RetentionPin;
-use segment_size::Made;
+use segment_size::SegmentHistory;
 use shortage::Shortage;
 
 /// How much space a shard takes and keeps.
@@ -41,10 +41,10 @@ pub(in crate::shard) struct Space {
     /// It must have this many bytes.
     need: AtomicU64,
     /// One was made since the last turn.
-    pub came: AtomicBool,
+    pub segment_added: AtomicBool,
     pub(in crate::shard) shortage: Shortage,
     /// How the last one came, to see how fast they fill.
-    made: Mutex<Made>,
+    made: Mutex<SegmentHistory>,
     /// The end is cut by one at a time.
     cutting: Mutex<()>,
     /// How often space was given up, under the lock of the store.
@@ -60,9 +60,9 @@ impl Space {
             config,
             asked: AtomicBool::new(false),
             need: AtomicU64::new(0),
-            came: AtomicBool::new(false),
+            segment_added: AtomicBool::new(false),
             shortage: Shortage::new(unsecured),
-            made: Mutex::new(Made::default()),
+            made: Mutex::new(SegmentHistory::default()),
             cutting: Mutex::new(()),
             given_up: AtomicU64::new(0),
             moved: AtomicBool::new(false),

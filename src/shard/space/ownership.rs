@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::device::Whereabouts;
+use crate::device::PathState;
 use crate::shard::engine::Engine;
 use crate::sync::lock;
 
@@ -20,8 +20,8 @@ impl Engine {
             let _out = self.calls.begin();
             store.check_owned()
         };
-        let Ok(found) = found else { return self.heed_calls() };
-        let moved = found == Whereabouts::Moved;
+        let Ok(found) = found else { return self.stop_if_calls_failed() };
+        let moved = found == PathState::Moved;
         if self.space.moved.swap(moved, Ordering::SeqCst) != moved {
             let path = self.path();
             self.notices.warn(if moved {
@@ -43,12 +43,12 @@ impl Engine {
 
     /// Stops the shard if its folder is not this process' own any more, and each whose device has failed a flush. Under
     /// no lock.
-    pub(in crate::shard) fn heed_calls(&self) {
+    pub(in crate::shard) fn stop_if_calls_failed(&self) {
         self.tell_of_flushes();
         let lost = lock(&self.store).lost();
         if let Some(error) = lost.filter(|_| !self.life.has_failed()) {
             crate::sync::wake(self.stop("making sure of the ownership", self.path(), error));
-            self.prod();
+            self.wake_shard();
         }
     }
 }

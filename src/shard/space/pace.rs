@@ -23,7 +23,7 @@ const REST_NS_MAX: u64 = 5_000_000;
 
 /// How room is used up.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::shard) struct Look {
+pub(in crate::shard) struct FillSample {
     /// Bytes that are ready behind the last block.
     pub ready: u64,
     pub at: Nanos,
@@ -39,7 +39,7 @@ pub(crate) struct Filling {
     /// Bytes of the segment in use; 0 before the first one.
     last: u64,
     /// When that was made, at the start of the fill, and the last time.
-    looks: [Look; 3],
+    looks: [FillSample; 3],
     piece: u64,
     error: Option<io::Error>,
 }
@@ -60,9 +60,9 @@ impl Filling {
         last: u64,
         made_at: Nanos,
         given_up: u64,
-        start: Look,
+        start: FillSample,
     ) -> Filling {
-        let made = Look { ready: last, at: made_at };
+        let made = FillSample { ready: last, at: made_at };
         Filling {
             draft,
             given_up,
@@ -82,7 +82,7 @@ impl Filling {
     /// Fills a piece, unless somebody waits for the segment or will soon: then space that is merely allocated must do,
     /// if it is.
     /// `look` gives what is ready and the time, before and after it.
-    pub(in crate::shard) fn go_on(&mut self, look: impl Fn() -> Look) -> Filled {
+    pub(in crate::shard) fn fill_next(&mut self, look: impl Fn() -> FillSample) -> Filled {
         let before = look();
         let hurry = self.last > 0 && before.ready < (self.last / 16).max(1);
         let left = self.draft.bytes - self.filled;
@@ -128,12 +128,12 @@ impl Filling {
 }
 
 /// Nanoseconds until no more than `reserve` is ready, at the highest of the paces since several looks.
-fn runs_low_soonest(looks: &[Look], now: &Look, reserve: u64) -> u64 {
+fn runs_low_soonest(looks: &[FillSample], now: &FillSample, reserve: u64) -> u64 {
     looks.iter().map(|look| runs_low_in(look, now, reserve)).min().unwrap_or(u64::MAX)
 }
 
 /// The same, at the pace between two looks.
-fn runs_low_in(before: &Look, now: &Look, reserve: u64) -> u64 {
+fn runs_low_in(before: &FillSample, now: &FillSample, reserve: u64) -> u64 {
     let used = before.ready.saturating_sub(now.ready);
     let time = now.at - before.at;
     if used == 0 {
@@ -167,7 +167,7 @@ mod tests {
             let start = bytes / 2;
             let look = |at: Nanos| {
                 let used = u128::from(at.0) * u128::from(PIECE_BYTES) / u128::from(used_ns);
-                Look { ready: start.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)), at }
+                FillSample { ready: start.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)), at }
             };
             let (mut left, mut looks) = (bytes, [look(Nanos(0)); 2]);
             while left > 0 {
@@ -197,8 +197,11 @@ mod tests {
     fn where_nobody_appends_it_takes_its_time_and_no_more() {
         assert_eq!(rest(u64::MAX, 100, 1, 1_000), REST_NS_MAX);
         assert_eq!(rest(0, 100, 1, 1_000), 0);
-        let look = Look { ready: 10, at: Nanos(5) };
+        let look = FillSample { ready: 10, at: Nanos(5) };
         assert_eq!(runs_low_in(&look, &look, 0), u64::MAX);
-        assert_eq!(runs_low_in(&Look { ready: 30, at: Nanos(5) }, &Look { ready: 12, at: Nanos(23) }, 2), 10);
+        assert_eq!(
+            runs_low_in(&FillSample { ready: 30, at: Nanos(5) }, &FillSample { ready: 12, at: Nanos(23) }, 2),
+            10
+        );
     }
 }

@@ -19,7 +19,7 @@ const LASTS_NS: u64 = 1_000_000_000;
 
 /// How a segment came that was made.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::shard) struct Made {
+pub(in crate::shard) struct SegmentHistory {
     pub bytes: u64,
     /// What was left of the one before it, of `last` bytes, when it came.
     pub ready: u64,
@@ -29,7 +29,7 @@ pub(in crate::shard) struct Made {
     pub at: Nanos,
 }
 
-impl Made {
+impl SegmentHistory {
     fn was_late(&self) -> bool {
         // A larger one takes longer to fill than the one before was made for.
         self.bytes <= self.last && self.ready < self.last / LATE_PART && self.did_not_last()
@@ -51,7 +51,7 @@ pub(in crate::shard) struct Sizing {
 
 impl Sizing {
     /// Of the segment behind one of `last` bytes, 0 if there is none, in a log of `end` bytes; `made` is how that came.
-    pub(in crate::shard) fn next(&self, last: u64, end: u64, made: &Made) -> Size {
+    pub(in crate::shard) fn next(&self, last: u64, end: u64, made: &SegmentHistory) -> Size {
         if last == 0 {
             return self.size(self.first, self.first);
         }
@@ -77,8 +77,8 @@ mod tests {
     const SIZING: Sizing = Sizing { floor: 1 << 20, first: 4 << 20, most: 256 << 20 };
 
     /// One that came in time behind one that lasted for so long.
-    fn in_time(bytes: u64, lasted_ns: u64) -> Made {
-        Made { bytes, ready: bytes / 4, last: bytes, lasted_ns, at: Nanos(0) }
+    fn in_time(bytes: u64, lasted_ns: u64) -> SegmentHistory {
+        SegmentHistory { bytes, ready: bytes / 4, last: bytes, lasted_ns, at: Nanos(0) }
     }
 
     #[test]
@@ -99,18 +99,18 @@ mod tests {
 
     #[test]
     fn whoever_uses_segments_up_too_fast_gets_larger_ones_and_no_spare_that_is_not() {
-        let late = |bytes: u64| Made { ready: bytes / 17, ..in_time(bytes, LASTS_NS - 1) };
+        let late = |bytes: u64| SegmentHistory { ready: bytes / 17, ..in_time(bytes, LASTS_NS - 1) };
         let mut last = SIZING.first;
         while last < SIZING.most {
             let size = SIZING.next(last, 0, &late(last));
             assert_eq!((size.least, size.bytes), (last * 2, last * 2));
-            let next = SIZING.next(size.bytes, 0, &Made { bytes: size.bytes, ..late(last) });
+            let next = SIZING.next(size.bytes, 0, &SegmentHistory { bytes: size.bytes, ..late(last) });
             assert_eq!(next.bytes, size.bytes, "a larger one took longer");
             last = size.bytes;
         }
         assert_eq!(SIZING.next(last, 0, &late(last)).bytes, SIZING.most);
         assert_eq!(SIZING.next(last * 4, 0, &late(last)).bytes, SIZING.most, "options may have changed");
-        let slow = Made { lasted_ns: LASTS_NS, ..late(4 << 20) };
+        let slow = SegmentHistory { lasted_ns: LASTS_NS, ..late(4 << 20) };
         assert_eq!(SIZING.next(4 << 20, 0, &slow).bytes, 4 << 20, "late for another reason");
     }
 
@@ -122,7 +122,7 @@ mod tests {
         let size = SIZING.next(4 << 20, end, &in_time(4 << 20, LASTS_NS - 1));
         assert_eq!((size.least, size.bytes), (8 << 20, 8 << 20));
         // Of a log that was just opened nothing is known.
-        let size = SIZING.next(4 << 20, end, &Made::default());
+        let size = SIZING.next(4 << 20, end, &SegmentHistory::default());
         assert_eq!((size.least, size.bytes), (4 << 20, 8 << 20));
     }
 }

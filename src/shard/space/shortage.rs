@@ -75,8 +75,8 @@ impl Engine {
     /// There is room behind the last block again.
     pub(in crate::shard) fn grows_again(&self) {
         self.space.shortage.is_set.store(false, Ordering::SeqCst);
-        self.space.came.store(true, Ordering::SeqCst);
-        self.prod();
+        self.space.segment_added.store(true, Ordering::SeqCst);
+        self.wake_shard();
         if self.space.shortage.told.swap(false, Ordering::SeqCst) {
             let before = self.space.shortage.refused_before.load(Ordering::SeqCst);
             let refused = self.refused_for_room() - before;
@@ -126,7 +126,7 @@ impl Engine {
             self.opener().secured = true;
             self.grows_again();
         } else {
-            self.heed_calls();
+            self.stop_if_calls_failed();
         }
         self.tell_shortage();
         self.segment_settled();

@@ -40,7 +40,7 @@ impl Engine {
         self.space.given_up.fetch_add(1, Ordering::SeqCst);
         self.publish_view(&store);
         drop(store);
-        self.heed_calls();
+        self.stop_if_calls_failed();
         self.retry_segment();
         result.map_err(|error| self.not_cut(error))
     }

@@ -111,7 +111,7 @@ impl Engine {
             // What was begun is nobody's now, and would be waited for.
             lock(&self.core).abandoned = true;
             self.stop_after("a caller that leads", io::Error::other("panicked"));
-            self.prod();
+            self.wake_shard();
         }
     }
 
@@ -246,7 +246,7 @@ impl Engine {
         let room_made = core.take_room_made();
         drop(core);
         if hand_over {
-            self.prod();
+            self.wake_shard();
         }
         self.wake(wakes);
         if room_made {

@@ -42,12 +42,12 @@ impl Engine {
     pub(in crate::shard) fn turn(&self, core: &mut Core, queue: &mut dyn Queue) -> Next {
         let now = self.device.now();
         self.reap(core, queue, now);
-        self.heed_failure(core);
+        self.apply_failure(core);
         self.publish_oldest(core);
         core.committer.handle_time(now);
         core.committer.handle_sync_request(Sequence(self.sync_asked.load(Ordering::SeqCst)));
         self.seal_due(core, now);
-        if self.space.came.swap(false, Ordering::SeqCst) {
+        if self.space.segment_added.swap(false, Ordering::SeqCst) {
             core.committer.arm_marker();
         }
         if core.committer.should_write_marker(now) {
@@ -103,8 +103,8 @@ impl Engine {
     }
 
     /// A shard that was stopped, by whomever, writes and acknowledges nothing more.
-    fn heed_failure(&self, core: &mut Core) {
-        core.wakes.tasks.extend(self.heed_flushes().into_iter().flatten());
+    fn apply_failure(&self, core: &mut Core) {
+        core.wakes.tasks.extend(self.stop_if_flush_failed().into_iter().flatten());
         if self.life.has_failed() {
             core.committer.fail();
         }
@@ -168,7 +168,7 @@ impl Engine {
             self.fail_operation(core, &submitted, error);
         }
         // Whoever leads may have more to write.
-        self.heed_failure(core);
+        self.apply_failure(core);
     }
 
     /// Tells since when the oldest operation has been out, for who watches for a stuck device.
@@ -185,7 +185,7 @@ impl Engine {
 
     /// Tells everybody how far things have got.
     pub(in crate::shard) fn publish(&self, core: &mut Core, now: Nanos) {
-        self.heed_failure(core);
+        self.apply_failure(core);
         if core.committer.failed() {
             return; // Promise 5: nothing later is acknowledged.
         }

@@ -11,13 +11,13 @@ use crate::time::Nanos;
 
 /// Of the time that the last write took, no more than this part is waited: 1 / 2. Who is left behind waits for all of
 /// such a time.
-const PATIENCE: u64 = 2;
+const DELAY_DIVISOR: u64 = 2;
 
 /// Nor longer than this, whatever the write took: a hundred callers are back by then, on two cores.
-const PATIENCE_NS_MAX: u64 = 1_000_000;
+const DELAY_NS_MAX: u64 = 1_000_000;
 
 /// After so many waits in vain, one in so many leads tries again: 2^6.
-const DOUBTS_MAX: u32 = 6;
+const FAILED_WAITS_MAX: u32 = 6;
 
 /// How long a leader delays a commit. Written by the leader, one at a time; read by anybody.
 #[derive(Debug, Default)]
@@ -29,18 +29,18 @@ pub(in crate::shard) struct CommitDelay {
     /// 1 while somebody waits for the others.
     waits: AtomicU32,
     /// Waits in vain, of late.
-    doubts: AtomicU32,
+    failed_waits: AtomicU32,
     /// Leads that do not wait, until one tries again.
-    passes: AtomicU32,
+    skips: AtomicU32,
 }
 
 impl CommitDelay {
     /// A write that took so long is over: those who waited for its records are about to be woken.
     pub(in crate::shard) fn expect(&self, records: u32, now: Nanos, took: u64) {
-        let passes = self.passes.load(Ordering::Relaxed);
-        self.passes.store(passes.saturating_sub(1), Ordering::Relaxed);
-        self.expected.store(if passes == 0 { records } else { 0 }, Ordering::Relaxed);
-        self.until.store((now + (took / PATIENCE).min(PATIENCE_NS_MAX)).0, Ordering::Relaxed);
+        let skips = self.skips.load(Ordering::Relaxed);
+        self.skips.store(skips.saturating_sub(1), Ordering::Relaxed);
+        self.expected.store(if skips == 0 { records } else { 0 }, Ordering::Relaxed);
+        self.until.store((now + (took / DELAY_DIVISOR).min(DELAY_NS_MAX)).0, Ordering::Relaxed);
     }
 
     /// Waits until as many `records` stand in the open block as are expected, or none is open. False if somebody
@@ -71,10 +71,10 @@ impl CommitDelay {
     fn judge(&self, first: u32, found: u32, expected: u32) {
         let came = u64::from(found.saturating_sub(first));
         let vain = came * 2 < u64::from(expected - first);
-        let doubts = self.doubts.load(Ordering::Relaxed);
-        let doubts = if vain { (doubts + 1).min(DOUBTS_MAX) } else { 0 };
-        self.doubts.store(doubts, Ordering::Relaxed);
-        self.passes.store((1 << doubts) - 1, Ordering::Relaxed);
+        let failed_waits = self.failed_waits.load(Ordering::Relaxed);
+        let failed_waits = if vain { (failed_waits + 1).min(FAILED_WAITS_MAX) } else { 0 };
+        self.failed_waits.store(failed_waits, Ordering::Relaxed);
+        self.skips.store((1 << failed_waits) - 1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
         delay.expect(8, Nanos(0), 100_000);
         assert_eq!(wait(&delay, 1, 5), 51_000, "half of what the write took");
         delay.expect(8, Nanos(0), u64::MAX);
-        assert_eq!(wait(&delay, 1, 5), PATIENCE_NS_MAX + 1_000);
+        assert_eq!(wait(&delay, 1, 5), DELAY_NS_MAX + 1_000);
     }
 
     #[test]

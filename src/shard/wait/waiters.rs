@@ -76,7 +76,7 @@ struct Slot {
     /// Threads that sleep, or are about to.
     sleepers: AtomicU32,
     /// 1 if one of them is to do something, and none has taken it on.
-    baton: AtomicU32,
+    handoff: AtomicU32,
     tasks: Mutex<Tasks>,
 }
 
@@ -103,7 +103,7 @@ impl Slot {
     fn wakes(&self) -> bool {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         handshake();
-        self.baton.load(Ordering::SeqCst) == 1 && self.baton.swap(0, Ordering::SeqCst) == 1
+        self.handoff.load(Ordering::SeqCst) == 1 && self.handoff.swap(0, Ordering::SeqCst) == 1
     }
 }
 
@@ -138,7 +138,7 @@ impl Waiters {
             event: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
-            baton: AtomicU32::new(0),
+            handoff: AtomicU32::new(0),
             tasks: Mutex::default(),
         };
         Waiters { slots: (0..slots).map(|_| slot()).collect() }
@@ -182,7 +182,7 @@ impl Waiters {
             };
             let Some(take_over) = &mut take_over else {
                 crate::sys::futex_wait(&slot.event, event, left);
-                if slot.baton.load(Ordering::SeqCst) == 1 {
+                if slot.handoff.load(Ordering::SeqCst) == 1 {
                     // The wake-up that was meant for one who can take it over.
                     crate::sys::futex_wake(&slot.event, 1);
                 }
@@ -254,7 +254,7 @@ impl Waiters {
                 *slot = index;
                 wakes.count += 1;
             }
-            None => self.rouse(index, u32::MAX),
+            None => self.wake_threads(index, u32::MAX),
         }
     }
 
@@ -270,7 +270,7 @@ impl Waiters {
         Some(index)
     }
 
-    fn rouse(&self, slot: u32, count: u32) {
+    fn wake_threads(&self, slot: u32, count: u32) {
         let slot = &self.slots[slot as usize];
         #[cfg(not(sawmill_loom))]
         crate::sys::futex_wake(&slot.event, count);
@@ -281,9 +281,9 @@ impl Waiters {
     /// Wakes whom [`notify`](Waiters::notify) and [`pass`](Waiters::pass) have found.
     pub(crate) fn wake(&self, wakes: Wakes) {
         if let Some(slot) = wakes.passed {
-            self.rouse(slot, 1);
+            self.wake_threads(slot, 1);
         }
-        wakes.slots[..wakes.count].iter().for_each(|&slot| self.rouse(slot, u32::MAX));
+        wakes.slots[..wakes.count].iter().for_each(|&slot| self.wake_threads(slot, u32::MAX));
         crate::sync::wake(wakes.tasks);
     }
 
@@ -293,17 +293,17 @@ impl Waiters {
     pub(crate) fn pass(&self, sequence: u64, wakes: &mut Wakes) -> bool {
         let index = self.index(sequence);
         let slot = &self.slots[index as usize];
-        if slot.sleepers.load(Ordering::SeqCst) == 0 || slot.baton.swap(1, Ordering::SeqCst) == 1 {
+        if slot.sleepers.load(Ordering::SeqCst) == 0 || slot.handoff.swap(1, Ordering::SeqCst) == 1 {
             return false;
         }
         handshake();
         if slot.sleepers.load(Ordering::SeqCst) == 0 {
             // They have all looked, or the last one looks now: whoever gets it back has it.
-            return slot.baton.swap(0, Ordering::SeqCst) == 0;
+            return slot.handoff.swap(0, Ordering::SeqCst) == 0;
         }
         slot.event.fetch_add(1, Ordering::SeqCst);
         if let Some(before) = wakes.passed.replace(index) {
-            self.rouse(before, 1);
+            self.wake_threads(before, 1);
         }
         true
     }
@@ -313,7 +313,7 @@ impl Waiters {
         for slot in 0..self.slots.len() as u32 {
             self.happened(u64::from(slot), tasks);
             // Also where nobody has registered since the last event: whoever was to wake them may have panicked.
-            self.rouse(slot, u32::MAX);
+            self.wake_threads(slot, u32::MAX);
         }
     }
 }
@@ -438,7 +438,7 @@ mod loom_tests {
             let passed = u32::from(waiters.pass(0, &mut Wakes::default()));
             let taken: u32 = sleepers.into_iter().map(|sleeper| sleeper.join().unwrap()).sum();
             assert_eq!(passed, taken);
-            assert_eq!(waiters.slot(0).baton.load(Ordering::SeqCst), 0, "left behind");
+            assert_eq!(waiters.slot(0).handoff.load(Ordering::SeqCst), 0, "left behind");
         });
     }
 }

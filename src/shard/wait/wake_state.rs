@@ -39,7 +39,7 @@ pub(crate) enum Waking {
     /// Wake the thread now.
     Wake,
     /// The producer holds the duty: it leads the commit or calls [`WakeState::delegate`].
-    Duty,
+    MustLead,
 }
 
 /// How the shard's thread sleeps, in one word, and thereby whether an append must wake it.
@@ -96,12 +96,12 @@ impl WakeState {
         }
         if may_lead && !block_ready && state == ANNOUNCED {
             // Whoever has it may be slow to look at its handle; whoever acts first acts for all.
-            return Waking::Duty;
+            return Waking::MustLead;
         }
         if may_lead && !block_ready && matches!(state, LINGERING | IDLE) {
             let claimed = self.state.0.compare_exchange(state, ANNOUNCED, Ordering::SeqCst, Ordering::SeqCst);
             if claimed.is_ok() {
-                return Waking::Duty;
+                return Waking::MustLead;
             }
         }
         self.ask()
@@ -197,8 +197,8 @@ mod loom_tests {
     /// Whether this one leads, and whether it woke the thread.
     fn act(wake_state: &WakeState) -> (bool, bool) {
         match wake_state.appended(Urgency::Synced, false, true) {
-            Waking::Duty if wake_state.try_lead() => (true, false),
-            Waking::Duty => (false, wake_state.delegate() == Waking::Wake),
+            Waking::MustLead if wake_state.try_lead() => (true, false),
+            Waking::MustLead => (false, wake_state.delegate() == Waking::Wake),
             nudged => (false, nudged == Waking::Wake),
         }
     }
