@@ -15,11 +15,11 @@
 //! is awake, callers would take turns at one record a wake-up for as long as they keep coming (a lock
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
+#[cfg(all(test, not(sawmill_loom)))]
+mod random_walk;
 mod retry_after;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
-#[cfg(all(test, not(sawmill_loom)))]
-mod walk;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

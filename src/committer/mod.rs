@@ -17,9 +17,11 @@
 //! reaped; the covered LSN is the end of the longest covered prefix; a failed write or sync is final.
 
 mod flight;
+mod seal_rule;
 mod watermark;
 
 use flight::{Entry, Flight};
+pub(crate) use seal_rule::SealThreshold;
 use watermark::Prefix;
 pub(crate) use watermark::Watermarks;
 
@@ -34,13 +36,6 @@ pub(crate) enum SyncMethod {
     WriteThrough,
     /// A plain write, then a sync of the file.
     Flush,
-}
-
-/// A part of something, as a fraction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SealThreshold {
-    pub numerator: u64,
-    pub denominator: u64,
 }
 
 /// What the committer is set to; times in nanoseconds.
@@ -242,32 +237,6 @@ impl Committer {
         } else if self.waiting.is_none_or(|waiting| waiting.sequence != pending.sequence) {
             self.waiting = Some(Waiting { sequence: pending.sequence, since: now });
         }
-    }
-
-    /// Whether to seal the open block now, of which [`note_pending`](Committer::note_pending) was told.
-    ///
-    /// With nothing in flight at once; otherwise when at least half ([`SealThreshold`]) a mean block in flight waits.
-    /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
-    /// free comes within 0.1 % of the best timer).
-    pub(crate) fn should_seal(&self, pending: &Pending, now: Nanos) -> bool {
-        if self.failed || pending.bytes == 0 {
-            return false;
-        }
-        if self.may_linger(pending) {
-            return self.deadline_of(Timer::Seal).is_some_and(|due| now >= due);
-        }
-        if self.is_idle() {
-            return true;
-        }
-        let writes = self.flight.writes_in_flight();
-        writes < self.config.depth
-            && u64::from(pending.bytes) * u64::from(writes) * self.config.seal_threshold.denominator
-                >= self.flight.bytes_in_flight() * self.config.seal_threshold.numerator
-    }
-
-    /// Nobody waits for the open block.
-    fn may_linger(&self, pending: &Pending) -> bool {
-        pending.urgency == Urgency::Background && pending.sequence > self.sync_target
     }
 
     /// Whether to write a block without records, which testifies that the last one was covered.

@@ -3,8 +3,8 @@
 mod close;
 mod lock;
 mod maintenance;
-mod presence;
 mod threads;
+mod watch_gaps;
 mod watcher;
 
 use std::path::PathBuf;

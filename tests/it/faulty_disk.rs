@@ -1,4 +1,4 @@
-//! The real drivers on a disk of the tests' own (`fuse.rs`): power cuts that lose and tear what was not synced,
+//! The real drivers on a disk of the tests' own (`fuse/`): power cuts that lose and tear what was not synced,
 //! errors, short writes, a full disk, a device that does not answer.
 
 use std::sync::mpsc::{Sender, channel};

@@ -1,4 +1,6 @@
-//! Handles that wait for room: what admission is told and asked by the shard, which has the clock.
+//! The shard's side of admission: it supplies the clock and the room, and wakes the thread when a look is due.
+//!
+//! The line itself, and how long an offer lasts (`OFFER_NS`), are in [`admission`](crate::admission).
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;

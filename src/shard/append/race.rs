@@ -1,4 +1,4 @@
-//! What producers of several threads do to each other, where there are no threads: for histories by seed.
+//! Support for tests: producers interrupted in the middle of an append, for simulated histories without threads.
 
 use crate::format::encoded_bytes;
 use crate::shard::append::AppendMode;

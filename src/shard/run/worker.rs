@@ -1,4 +1,4 @@
-//! What turns a shard or keeps the log while it is open, and is waited for at its end.
+//! Handles to what runs for an open log (threads, or the application's task), joined when it is closed.
 
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;

@@ -1,4 +1,4 @@
-//! How old what a shard has is, whatever the wall clock is set to.
+//! The age of a shard's records, independent of the wall clock.
 //!
 //! Records' own times cannot tell: they never go back, so one moment in which the clock stood in the future is in all
 //! later ones. And a clock that is wrong now would make all of them old at once. So the shard keeps a time of its own,

@@ -1,4 +1,7 @@
-//! Segments made ready before they are needed, and what whoever waits for one is told.
+//! Making segments ready before they are needed: asking, beginning, filling, listing.
+//!
+//! The maintenance thread makes them (`instance/maintenance.rs`); while a log is opened, whoever opens it; where there are no
+//! threads, whoever waits.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;

@@ -2,8 +2,8 @@
 //! its own.
 
 mod age;
+mod folder_check;
 mod make;
-mod ownership;
 mod pace;
 mod retention;
 mod retention_pin;

@@ -1,4 +1,8 @@
-//! A shard that cannot grow: what its callers are told, and what the operator is.
+//! What happens when a shard cannot get its next segment, as on a full disk: the error kept for callers, the operator's
+//! notice, the counters.
+//!
+//! On a full disk a spare or a smaller file is tried first (`segment/store.rs`, `draft`); only then are appends refused
+//! (`shard/append/mod.rs`, `refused`).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

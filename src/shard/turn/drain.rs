@@ -1,4 +1,4 @@
-//! How fast a shard drains while it is busy: what a refused caller's time to wait is reckoned from.
+//! The rate at which a busy shard drains, from which `retry_after` is computed.
 
 use crate::position::Lsn;
 use crate::time::Nanos;

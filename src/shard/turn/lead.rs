@@ -4,14 +4,14 @@
 //! while it decides, gives it up while it writes, and hands its completion to the same committer. A caller leads
 //! at most one block before it looks at its own record again.
 //!
-//! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `wake_state.rs`), a
+//! Leads pass from caller to caller: the first one finds the shard idle (it holds the duty, `wait/wake_state.rs`), a
 //! second one may [`join`](Engine::join) beside it, and whoever is done passes the next block to one of those
 //! who sleep for it ([`Waiters::pass`](crate::shard::Waiters::pass)). While leads are in flight, or one was passed on,
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
 //! own takes over.
 //!
 //! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the
-//! others who were just woken (`commit_delay.rs`); so does the shard's thread before a block that it writes itself.
+//! others who were just woken (`wait/commit_delay.rs`); so does the shard's thread before a block that it writes itself.
 
 use std::io;
 use std::ops::RangeInclusive;

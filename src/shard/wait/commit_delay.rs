@@ -155,14 +155,14 @@ mod loom_tests {
         loom::model(|| {
             let shared = ModelArc::new((CommitDelay::default(), AtomicU32::new(0)));
             // A third one never comes.
-            shared.0.expect(3, 0, 4);
+            shared.0.expect(3, Nanos(0), 4);
             let caller = |shared: &(CommitDelay, AtomicU32)| {
                 let (delay, records) = shared;
                 records.fetch_add(1, Ordering::SeqCst);
                 let time = AtomicU32::new(0);
                 let leads = delay.wait(
                     || Some(records.load(Ordering::SeqCst)),
-                    || u64::from(time.fetch_add(1, Ordering::Relaxed)),
+                    || Nanos(u64::from(time.fetch_add(1, Ordering::Relaxed))),
                 );
                 leads.then(|| records.load(Ordering::SeqCst))
             };

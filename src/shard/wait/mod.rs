@@ -1,4 +1,4 @@
-//! Waiting for a shard: for what was appended, and for whatever comes.
+//! Waiting for a shard: until an append is durable, or until there are new records (followers).
 
 pub(super) mod commit_delay;
 mod own_thread;

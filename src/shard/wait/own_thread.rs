@@ -1,4 +1,4 @@
-//! Threads that work for a log: what a user's waker asks of the log there nobody else would do.
+//! Whether the calling thread is one that the log depends on, and so must not block for the log.
 
 use std::cell::Cell;
 use std::sync::Arc;

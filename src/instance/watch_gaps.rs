@@ -1,10 +1,11 @@
 //! Whether whoever watches was there to see it: a process that is stopped, or a machine that is paused, sees nothing
 //! of what its device does meanwhile.
 
-use crate::time::Nanos;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
+
+use crate::time::Nanos;
 
 /// Absences that are remembered apart; beyond that the oldest two count as one, from beginning to end.
 const AWAY_MAX: usize = 32;
