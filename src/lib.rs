@@ -220,6 +220,11 @@
 //!         println!("{} at {} ns", record.position(), record.timestamp());
 //!     }
 //!
+//!     // From a time on, which is found in a handful of reads.
+//!     let time = log.get(b)?.timestamp();
+//!     assert_eq!(log.merged(time..)?.count(), 1);
+//!     assert_eq!(log.seek(time)?, [b.lsn()]); // one for each shard
+//!
 //!     // While somebody else owns it, from another process too: takes no lock, writes nothing.
 //!     let reader = Log::open_read_only(dir.path())?;
 //!     assert_eq!(reader.shards(), 1);

@@ -1,5 +1,6 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod by_time;
 mod follow_reader;
 mod foreign;
 mod post;

@@ -12,6 +12,7 @@ mod merged;
 mod point;
 mod range;
 mod record;
+mod seek;
 mod source;
 mod window;
 
@@ -25,6 +26,7 @@ pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use follower::{Follower, Told};
 pub(crate) use get::{get, get_many};
 pub(crate) use merged::times;
+pub(crate) use seek::seek;
 pub(crate) use source::Source;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write
 mod ends;
 mod interrupted;
 mod readers;
+mod times;
 
 use readers::Follower;
 
@@ -223,6 +224,7 @@ impl History {
             Kind::Read => self.read(log),
             Kind::Follow => self.follow(log),
             Kind::ReadBeside => self.read_beside(log),
+            Kind::Seek => self.seek(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {

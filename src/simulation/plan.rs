@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Follow,
     /// Somebody reads the files of the open log.
     ReadBeside,
+    /// Somebody asks where a time begins, and reads from there.
+    Seek,
     Turn,
     Idle,
     StepWall,
@@ -46,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -66,6 +68,7 @@ impl Kind {
         Kind::BatchPending,
         Kind::Follow,
         Kind::ReadBeside,
+        Kind::Seek,
     ];
 }
 
@@ -122,7 +125,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 59] = [
+const EVERYTHING: [&str; 61] = [
     "appends",
     "batches",
     "refusals",
@@ -48,6 +48,8 @@ const EVERYTHING: [&str; 59] = [
     "read back",
     "merged",
     "read beside",
+    "sought by time",
+    "sought beside the owner",
     "reads in the middle of a batch",
     "followed in the middle of a batch",
     "consumed in the middle of a batch",

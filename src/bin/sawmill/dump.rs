@@ -10,6 +10,7 @@ use sawmill::log::LogReader;
 use sawmill::{Log, Lsn, ReadError, Record, ShardId, error_chain};
 
 use crate::show::Format;
+use crate::start::Start;
 use crate::{DAMAGED, Error};
 
 /// Print the records of a log in the order of their times, or of one shard in its order.
@@ -20,9 +21,10 @@ pub struct Dump {
     /// Of this shard alone.
     #[arg(long)]
     shard: Option<u16>,
-    /// From this LSN on, of a shard.
-    #[arg(long, default_value_t = 0, requires = "shard")]
-    from: u64,
+    /// From this time on, such as 2026-11-27T20:00 (UTC), 2026-11-27T22:00+02:00, or 1795809600000000000ns as records
+    /// are shown with it; or, of a shard, from this LSN on.
+    #[arg(long, value_name = "TIME|LSN")]
+    from: Option<Start>,
     /// At most so many.
     #[arg(long)]
     limit: Option<usize>,
@@ -82,14 +84,20 @@ impl Dump {
         let log = Log::open_read_only(&self.dir)?;
         let mut out = BufWriter::new(io::stdout().lock());
         let limit = self.limit.unwrap_or(usize::MAX);
-        let damaged = match self.shard {
-            Some(shard) => {
-                // An explicit start below the horizon is told; the default one is where the log begins.
-                let shard = log.shard(ShardId(shard));
-                let records = if self.from == 0 { shard.read(..)? } else { shard.read(Lsn(self.from)..)? };
-                print(records.take(limit), self.format, &mut out)?
+        let damaged = match (self.shard.map(|shard| log.shard(ShardId(shard))), self.from) {
+            // An explicit start below the horizon is told; the default one is where the log begins.
+            (Some(shard), Some(Start::Lsn(lsn))) if lsn > 0 => {
+                print(shard.read(Lsn(lsn)..)?.take(limit), self.format, &mut out)?
             }
-            None => print(log.merged(..)?.take(limit), self.format, &mut out)?,
+            (Some(shard), Some(Start::Time(time))) => {
+                print(shard.read_from(time)?.take(limit), self.format, &mut out)?
+            }
+            (Some(shard), _) => print(shard.read(..)?.take(limit), self.format, &mut out)?,
+            (None, Some(Start::Lsn(_))) => {
+                return Err("an LSN is a place of one --shard, which is not told".into());
+            }
+            (None, Some(Start::Time(time))) => print(log.merged(time..)?.take(limit), self.format, &mut out)?,
+            (None, None) => print(log.merged(..)?.take(limit), self.format, &mut out)?,
         };
         out.flush()?;
         Ok(code(damaged))
