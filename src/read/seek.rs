@@ -156,7 +156,7 @@ mod tests {
     use crate::format::GRANULE;
     use crate::log::LogReader;
     use crate::simulation::Simulated;
-    use crate::{Durability, Lsn, Options, ReadError, ShardId, Write};
+    use crate::{Durability, Lsn, OnDamage, Options, ReadError, ShardId, Write};
 
     fn options(machine: &SimMachine, segment_bytes: u64) -> Options {
         let options = Options::new().shards(1).block_bytes(8192).segment_bytes(segment_bytes);
@@ -326,5 +326,30 @@ mod tests {
             }
         }
         assert!(exact > 2_000 && told > 50 && lost > 50, "{exact} {told} {lost}");
+    }
+
+    /// What lies behind damage that a log is opened past was written later than what comes next, by a clock that was set
+    /// back since.
+    #[test]
+    fn times_rise_behind_damage_that_a_log_was_opened_past() {
+        let machine = SimMachine::new(1);
+        let open = |on_damage| options(&machine, 64 << 10).on_damage(on_damage).open("/log").unwrap();
+        let log = open(OnDamage::Refuse);
+        machine.step_wall(3_600_000_000_000);
+        let positions: Vec<_> = (0..8).map(|_| log.append([1; 3_000]).wait().unwrap()).collect();
+        machine.stop();
+        drop(log);
+        machine.restart(End::PowerCut);
+        let folder = machine.device().directory_to_read(Path::new("/log/shard-0000")).unwrap();
+        let file = folder.open("0000000001.seg").unwrap();
+        file.write_at(&[0x5a; 4096], positions[3].lsn().0 / GRANULE * GRANULE, true).unwrap();
+        machine.step_wall(-2 * 3_600_000_000_000);
+        let log = open(OnDamage::Continue);
+        let own = log.append(b"behind").wait().unwrap();
+        let mut times: Vec<u64> =
+            log.shard(ShardId(0)).read(..).unwrap().flatten().map(|record| record.timestamp()).collect();
+        assert_eq!(times.len(), 8);
+        assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+        assert_eq!(log.seek(times.pop().unwrap()).unwrap(), [own.lsn()]);
     }
 }
