@@ -101,6 +101,10 @@ fn a_log_is_shown() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(value["key"], "6b0a");
     }
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "k\n"]));
+    assert_eq!(out.lines().count(), 20);
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "another"]));
+    assert_eq!(out, "");
     let (code, out, _) = text(&sawmill(&["verify", path]));
     assert_eq!((code, out.trim()), (0, "40 records, 0.0 MiB, 0 damaged places"));
     let (code, _, error) = text(&sawmill(&["dump", path, "--shard", "9"]));

@@ -6,6 +6,7 @@ mod foreign;
 mod post;
 mod reader;
 mod shard;
+mod streams;
 mod window;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use crate::instance::Close;
 pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
+pub use streams::FollowKeyReader;
 pub use window::{Window, WindowIter};
 
 use crate::append::{Append, AppendBatch};

@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn it_finds_what_a_scan_finds() {
         let (mut exact, mut told, mut lost) = (0, 0, 0);
-        for seed in 0..150 {
+        for seed in 0..60 {
             let machine = SimMachine::new(seed);
             let mut random = Random::new(seed);
             some_log(&machine, &mut random);
@@ -325,7 +325,7 @@ mod tests {
                 }
             }
         }
-        assert!(exact > 2_000 && told > 50 && lost > 50, "{exact} {told} {lost}");
+        assert!(exact > 1_000 && told > 20 && lost > 20, "{exact} {told} {lost}");
     }
 
     /// What lies behind damage that a log is opened past was written later than what comes next, by a clock that was set

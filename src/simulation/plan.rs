@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     ReadBeside,
     /// Somebody asks where a time begins, and reads from there.
     Seek,
+    /// Somebody reads or follows a key, or asks for its last record.
+    ReadKey,
     Turn,
     Idle,
     StepWall,
@@ -48,7 +50,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 20] = [
+    const ALL: [Kind; 21] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -69,6 +71,7 @@ impl Kind {
         Kind::Follow,
         Kind::ReadBeside,
         Kind::Seek,
+        Kind::ReadKey,
     ];
 }
 
@@ -125,7 +128,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

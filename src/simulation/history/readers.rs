@@ -122,7 +122,7 @@ impl History {
     }
 
     /// Judges one record that was served as durable.
-    fn check_served(&mut self, log: &Log, record: &Record) {
+    pub(super) fn check_served(&mut self, log: &Log, record: &Record) {
         let shard = record.shard();
         assert_below(record, log.shard(shard).durable_lsn());
         let horizon = log.engine_of(shard).view().horizon;

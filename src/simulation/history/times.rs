@@ -89,7 +89,7 @@ impl History {
     }
 
     /// Whether nothing has gone wrong that may make a reader say less.
-    fn is_exact(&self, failed_calls: u64) -> bool {
+    pub(super) fn is_exact(&self, failed_calls: u64) -> bool {
         !self.is_damaged() && !self.machine.has_stopped() && self.failed_calls() == failed_calls
     }
 
