@@ -12,8 +12,8 @@ impl Log {
     /// Where a time (nanoseconds since the Unix epoch) begins in each shard: the place of its first durable record at or
     /// after it, or the durable LSN if there is none yet. To be read or [followed](Shard::follow) from.
     ///
-    /// It takes a handful of reads, however long the log is. A shard whose records are damaged directly in front of that
-    /// place, so that some of them may belong to the time as well, is told from the damage on.
+    /// It takes a handful of reads, however long the log is. Where records directly in front of that place are damaged, and
+    /// may belong to the time as well, it is the place of the damage, of which readers from there on are told.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

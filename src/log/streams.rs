@@ -85,6 +85,9 @@ impl Log {
     /// The records of a key from behind a position on, or from its first one, then those that come, each once it is
     /// durable: a blocking iterator and a stream.
     ///
+    /// It looks at all records of the key's shard: a task that follows from far behind is busy until it comes to one of
+    /// the key.
+    ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let log = sawmill::Log::open(dir.path())?;
