@@ -101,10 +101,39 @@ fn a_log_is_shown() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(value["key"], "6b0a");
     }
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "k\n"]));
+    assert_eq!(out.lines().count(), 20);
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "another"]));
+    assert_eq!(out, "");
     let (code, out, _) = text(&sawmill(&["verify", path]));
     assert_eq!((code, out.trim()), (0, "40 records, 0.0 MiB, 0 damaged places"));
     let (code, _, error) = text(&sawmill(&["dump", path, "--shard", "9"]));
     assert_eq!((code, error.contains("shard 9 does not exist")), (1, true), "{error}");
+}
+
+#[test]
+fn a_log_is_shown_from_a_time_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    let count = |arguments: &[&str]| {
+        let (code, out, error) = text(&sawmill(&[&["dump", path, "--from"], arguments].concat()));
+        assert_eq!(code, 0, "{error}");
+        out.lines().count()
+    };
+    let (_, out, _) = text(&sawmill(&["dump", path]));
+    let time = |line: usize| format!("{}ns", out.lines().nth(line).unwrap().split(' ').nth(1).unwrap());
+    assert_eq!(count(&[&time(0)]), 40);
+    assert_eq!(count(&[&time(30)]), 10);
+    assert_eq!(count(&[&time(30), "--shard", "1"]), 5);
+    assert_eq!(count(&[&time(30), "--shard", "1", "--limit", "3"]), 3);
+    assert_eq!(count(&["2020-02-29T23:59"]), 40);
+    assert_eq!(count(&["2520-02-29T23:59Z"]), 0);
+    assert_eq!(count(&["0", "--shard", "1"]), 20);
+    let (code, _, error) = text(&sawmill(&["dump", path, "--from", "4096"]));
+    assert_eq!((code, error.contains("--shard")), (1, true), "{error}");
+    let (code, _, error) = text(&sawmill(&["dump", path, "--from", "noon"]));
+    assert_eq!((code, error.contains("2026-11-27T20:00")), (2, true), "{error}");
 }
 
 #[test]

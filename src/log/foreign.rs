@@ -230,6 +230,14 @@ impl Source for ForeignShard {
         }
     }
 
+    fn accepted_end(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn make_durable(&self, _end: Lsn) -> Result<(), ReadError> {
+        Ok(())
+    }
+
     fn block_bytes(&self) -> u32 {
         self.block_bytes
     }

@@ -1,10 +1,12 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod by_time;
 mod follow_reader;
 mod foreign;
 mod post;
 mod reader;
 mod shard;
+mod streams;
 mod window;
 
 use std::fmt;
@@ -18,6 +20,7 @@ pub use crate::instance::Close;
 pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
+pub use streams::FollowKeyReader;
 pub use window::{Window, WindowIter};
 
 use crate::append::{Append, AppendBatch};

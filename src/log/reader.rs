@@ -295,7 +295,7 @@ impl fmt::Debug for LogReader {
 }
 
 impl ShardReader {
-    fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
+    pub(super) fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
         let shard = self.shard.as_ref().ok_or(ReadError::NoSuchShard(self.id))?;
         shard.refresh()?;
         Ok(shard)

@@ -13,7 +13,9 @@ use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write
 
 mod ends;
 mod interrupted;
+mod keys;
 mod readers;
+mod times;
 
 use readers::Follower;
 
@@ -34,6 +36,8 @@ pub(super) struct History {
     followers: Vec<Option<Follower>>,
     /// Reads beside the log that is open.
     beside: Option<LogReader>,
+    /// Places of records that were cut off.
+    cut: Vec<Position>,
     next_payload: u64,
     ends: u64,
     /// Writes and syncs that had failed when this life began, those of blocking calls too.
@@ -95,6 +99,7 @@ impl History {
             pending: Vec::new(),
             followers: (0..plan.shards).map(|_| None).collect(),
             beside: None,
+            cut: Vec::new(),
             next_payload: 0,
             ends: 0,
             errors: 0,
@@ -223,6 +228,8 @@ impl History {
             Kind::Read => self.read(log),
             Kind::Follow => self.follow(log),
             Kind::ReadBeside => self.read_beside(log),
+            Kind::Seek => self.seek(log),
+            Kind::ReadKey => self.read_key(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {
@@ -280,9 +287,10 @@ impl History {
             Durability::Synced,
             Durability::Synced,
         ]);
-        let payload = self.payload();
+        let mut payload = self.payload();
+        let key = self.own(std::slice::from_mut(&mut payload));
         let priority = *self.random.pick(&[Priority::Low, Priority::Normal, Priority::High]);
-        let write = Write::new(&payload).durability(durability).priority(priority);
+        let write = Write::new(&payload).key(key).durability(durability).priority(priority);
         let commit = if self.random.below(4) == 0 {
             log.shard(shard).try_append(write)
         } else {
@@ -307,12 +315,13 @@ impl History {
     fn append_batch(&mut self, log: &Log) {
         let shard = self.shard();
         let count = 2 + self.random.below(6);
-        let payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
+        let mut payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
+        let key = self.own(&mut payloads);
         let batch = self.next_payload;
         let oracle = &mut self.oracles[usize::from(shard.0)];
         // A batch's positions come with its outcome, so it is waited for; one that failed may be
         // there or not, as the last thing of its shard: it ends the life.
-        match log.shard(shard).append_batch(b"", &payloads).wait() {
+        match log.shard(shard).append_batch(key, &payloads).wait() {
             Ok(positions) => {
                 self.tally.count("batches");
                 let last = *positions.last().expect("a batch has records");
@@ -341,8 +350,9 @@ impl History {
         for payload in &mut payloads {
             payload.resize(payload.len().max(self.random.below(wide) as usize), 7);
         }
+        let key = self.own(&mut payloads);
         let batch = self.next_payload;
-        match log.shard(shard).append_batch(b"", &payloads).admitted().wait() {
+        match log.shard(shard).append_batch(key, &payloads).admitted().wait() {
             Ok((commit, positions)) => {
                 self.tally.count("batches left pending");
                 let last = *positions.last().expect("a batch has records");
@@ -444,6 +454,7 @@ impl History {
         let Some(position) = self.some_record() else { return };
         let oracle = &mut self.oracles[usize::from(position.shard().0)];
         oracle.truncate_after_asked(position);
+        let behind = oracle.accepted().iter().map(|record| record.position).find(|own| *own > position);
         let result = log.shard(position.shard()).truncate_after(position.lsn());
         self.say(|| format!("  after {position}: {result:?}"));
         let oracle = &mut self.oracles[usize::from(position.shard().0)];
@@ -451,6 +462,7 @@ impl History {
             Ok(()) => {
                 self.tally.count("truncations after");
                 oracle.truncated_after();
+                self.cut.extend(behind);
                 let kept: Vec<Position> = oracle.accepted().iter().map(|record| record.position).collect();
                 self.pending
                     .retain(|Pending { last, .. }| last.shard() != position.shard() || kept.contains(last));

@@ -329,6 +329,7 @@ impl File for SimHandle {
         if world.stopped || world.life != self.life {
             return Err(stopped());
         }
+        world.counters.reads += 1;
         if world.random.per_mille(world.faults.read_error) {
             world.counters.read_errors += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));
