@@ -252,6 +252,8 @@ impl Log {
     /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
     /// epoch), in the order of their timestamps.
     ///
+    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there not told.
+    ///
     /// # Errors
     /// If no memory is available for the readers. The iterator yields errors in reading.
     pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {

@@ -232,3 +232,46 @@ impl Stream for FollowKeyReader {
         Pin::new(&mut self.0).poll_next(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use crate::log::{FollowKeyReader, LogReader};
+    use crate::simulation::Simulated;
+    use crate::{Options, Position, ReadError, ShardId, Write};
+
+    #[test]
+    fn a_key_is_read_and_followed_beside_the_owner() {
+        let machine = Simulated::seed(1);
+        let options = Options::new().shards(2).block_bytes(4096).segment_bytes(64 << 10);
+        let log = options.clone().device(&machine).open("/log").unwrap();
+        let append = |key: &[u8]| log.append(Write::new([1; 900]).key(key)).wait().unwrap();
+        let reader = LogReader::open_on(machine.device().as_ref(), Path::new("/log")).unwrap();
+        let mut tail = reader.follow_key(b"a", None).unwrap();
+        let next = |tail: &mut FollowKeyReader| {
+            tail.next_timeout(Duration::ZERO).map(|item| item.unwrap().position())
+        };
+        assert_eq!(next(&mut tail), None);
+        let all: Vec<Position> = (0..9).map(|index| append([&b"a"[..], b"b", b"c"][index % 3])).collect();
+        let shard = all[0].shard();
+        log.shard(shard).append(b"whose block testifies").wait().unwrap();
+        let own = [all[0], all[3], all[6]];
+        assert_eq!([0; 4].map(|_| next(&mut tail)), [Some(own[0]), Some(own[1]), Some(own[2]), None]);
+        let read = reader.read_key(b"a", own[1]..).unwrap();
+        assert_eq!(read.map(|item| item.unwrap().position()).collect::<Vec<_>>(), own[1..]);
+        let newest = reader.read_key_back(b"a", ..).unwrap().next().unwrap().unwrap();
+        assert_eq!((newest.position(), reader.last(b"a").unwrap()), (own[2], Some(own[2])));
+        let mut behind = reader.follow_key(b"a", Some(own[1])).unwrap();
+        assert_eq!(next(&mut behind), Some(own[2]));
+        log.shard(shard).truncate_after(own[1].lsn()).unwrap();
+        let cut = reader.follow_key(b"a", Some(own[2]));
+        assert!(matches!(cut, Err(ReadError::NotAPosition(position)) if position == own[2]));
+        assert_eq!(reader.last(b"a").unwrap(), Some(own[1]));
+        tail.stop().stop();
+        assert!(tail.next().is_none());
+        let elsewhere = Position::new(ShardId(1 - shard.0), 1, own[0].lsn(), own[0].lsn());
+        assert!(matches!(reader.read_key(b"a", elsewhere..), Err(ReadError::NotAPosition(_))));
+    }
+}

@@ -1,9 +1,8 @@
 //! Where a time begins in a shard: looked up in a handful of reads, however long the shard is.
 //!
-//! Times rise along a shard. So whatever lies below a block that is older than the time asked for is older too,
-//! wherever that block was come upon. It is the one thing that is relied on: from the last such block on records are
-//! walked one by one. Looking for it by bisection may miss what is damaged, or not be written where it looks; then the
-//! walk is longer, and ends in the same place.
+//! Times rise along a shard: all that lies below a block that is older than the time asked for is older too. Nothing else
+//! is relied on. From such a block on, records are walked one by one. The nearest one is looked for by bisection, which
+//! passes over blocks that are damaged; then the walk is longer, and ends in the same place.
 
 use std::sync::Arc;
 
@@ -58,8 +57,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The start of a block that begins before the time, as the next few that were found do not; where the log begins,
-    /// if there is none.
+    /// The start of a block that is older than the time, not far in front of where that begins; where the log begins, if
+    /// none was found.
     fn last_before(&mut self, limit: Lsn) -> Lsn {
         let mut last = self.view.horizon;
         let (mut from, mut to) = (last, limit);

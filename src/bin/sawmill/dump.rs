@@ -105,9 +105,7 @@ impl Dump {
             (Some(shard), Some(Start::Lsn(lsn))) if lsn > 0 => Box::new(shard.read(Lsn(lsn)..)?),
             (Some(shard), Some(Start::Time(time))) => Box::new(shard.read_from(time)?),
             (Some(shard), _) => Box::new(shard.read(..)?),
-            (None, Some(Start::Lsn(_))) => {
-                return Err("an LSN is a place of one --shard, which is not told".into());
-            }
+            (None, Some(Start::Lsn(_))) => return Err("--from with an LSN needs --shard".into()),
             (None, Some(Start::Time(time))) => Box::new(log.merged(time..)?),
             (None, None) => Box::new(log.merged(..)?),
         })
