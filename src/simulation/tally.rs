@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 59] = [
+const EVERYTHING: [&str; 62] = [
     "appends",
     "batches",
     "refusals",
@@ -69,6 +69,9 @@ const EVERYTHING: [&str; 59] = [
     "damage found by a reader",
     "losses in the window",
     "damage without effect",
+    "manifests rebuilt",
+    "gaps in rebuilt manifests",
+    "given up records that came back",
 ];
 
 impl Tally {

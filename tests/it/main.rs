@@ -36,6 +36,7 @@ mod power_cut;
 mod process_limits;
 mod read_only;
 mod reading;
+mod rebuilt;
 mod restored;
 mod retention;
 mod slow_owner;
