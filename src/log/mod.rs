@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::instance::Close;
+pub use crate::open::{Salvage, SalvagedShard};
 pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
@@ -74,6 +75,19 @@ impl Log {
     /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<LogReader, OpenError> {
         LogReader::open(path.as_ref())
+    }
+
+    /// Looks what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment files
+    /// alone. Nothing is changed before [`Salvage::write`], after which the log is opened as any.
+    ///
+    /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
+    /// only the manifest knew of that.
+    ///
+    /// # Errors
+    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
+    /// changed after the log was made, so any backup has it.
+    pub fn salvage(path: impl AsRef<Path>) -> Result<Salvage, OpenError> {
+        open::salvage(path.as_ref(), &Options::new())
     }
 
     fn engine(&self, shard: ShardId) -> Option<&Arc<Engine>> {

@@ -123,6 +123,11 @@ impl Verified {
     }
 }
 
+/// Whether there are shards of a log: then its manifest is missing.
+fn has_shards(directory: &dyn Directory) -> bool {
+    directory.list().is_ok_and(|names| names.iter().any(|name| name.starts_with("shard-")))
+}
+
 impl LogReader {
     pub(crate) fn open(path: &Path) -> Result<LogReader, OpenError> {
         LogReader::open_on(&RealDevice::new(), path)
@@ -133,10 +138,12 @@ impl LogReader {
             device.directory_to_read(path).map_err(OpenError::at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
-                ManifestError::Missing => OpenError::at("reading the manifest", path)(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "there is no log",
-                )),
+                ManifestError::Missing if !has_shards(directory.as_ref()) => {
+                    OpenError::at("reading the manifest", path)(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        "there is no log",
+                    ))
+                }
                 error => OpenError::manifest(path)(error),
             })?;
         let log = LogManifest::decode(&body)

@@ -10,6 +10,7 @@ mod home;
 mod judge;
 mod parallel;
 mod report;
+mod salvage;
 
 use std::io;
 use std::path::Path;
@@ -23,6 +24,8 @@ use home::{check_homes, claim_homes};
 use judge::judge_shard;
 use parallel::in_parallel;
 use report::report;
+pub(crate) use salvage::salvage;
+pub use salvage::{Salvage, SalvagedShard};
 
 use crate::consumer::Registry;
 use crate::device::{Calls, Device, Directory, Lock};

@@ -5,10 +5,12 @@
 //! one row each, stand in `docs/crash-safety.md`.
 
 mod facts;
+mod salvage;
 mod scan;
 mod verdict;
 
 pub(crate) use facts::{Facts, beyond};
+pub(crate) use salvage::{Salvaged, Unsalvageable, salvage};
 pub(crate) use scan::{Scan, scan};
 pub use verdict::Damage;
 pub(crate) use verdict::{Verdict, judge};

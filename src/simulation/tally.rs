@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 67] = [
+const EVERYTHING: [&str; 70] = [
     "appends",
     "batches",
     "refusals",
@@ -77,6 +77,9 @@ const EVERYTHING: [&str; 67] = [
     "damage found by a reader",
     "losses in the window",
     "damage without effect",
+    "manifests rebuilt",
+    "gaps in rebuilt manifests",
+    "given up records that came back",
 ];
 
 impl Tally {

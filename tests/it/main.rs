@@ -35,6 +35,7 @@ mod process_hygiene;
 mod process_limits;
 mod read_only;
 mod reading;
+mod rebuilt;
 mod restored;
 mod retention;
 mod slow_owner;
