@@ -420,6 +420,8 @@ pub mod consumer;
 mod device;
 pub mod error;
 mod format;
+#[cfg(any(test, feature = "simulation"))]
+mod index;
 mod instance;
 pub mod log;
 mod notice;
