@@ -420,7 +420,7 @@ pub mod consumer;
 mod device;
 pub mod error;
 mod format;
-#[cfg(any(test, feature = "simulation"))]
+#[cfg_attr(not(any(test, feature = "simulation")), allow(dead_code, reason = "readers by key are to come"))]
 mod index;
 mod instance;
 pub mod log;

@@ -5,16 +5,13 @@
 //! in them, and names the [`Defect`] that it found.
 
 mod ages;
-#[cfg(any(test, feature = "simulation"))]
 mod bits;
 mod block;
 mod checksum;
 #[cfg(test)]
 mod documented;
 mod epochs;
-#[cfg(any(test, feature = "simulation"))]
 mod index;
-#[cfg(any(test, feature = "simulation"))]
 mod index_pages;
 mod manifest;
 mod progress;
@@ -28,14 +25,12 @@ pub(crate) use ages::{AgeMark, AgesRow, decode_ages, encode_ages};
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, record_time};
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};
-#[cfg(any(test, feature = "simulation"))]
 pub(crate) use index::{
     INDEX_BYTES_MAX, INDEX_EPOCHS_MAX, INDEX_PAGE_BYTES, IndexEpoch, IndexHeader, IndexPlan, KeyHash,
     PLACE_UNIT,
 };
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use index_pages::reseal_index_page;
-#[cfg(any(test, feature = "simulation"))]
 pub(crate) use index_pages::{
     BLOCKS_BYTES, IndexKey, KeysPage, KeysWalk, PlacesPage, begins_block, block_on, blocks_page, gap_bits_of,
     keys_head,

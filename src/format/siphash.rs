@@ -70,7 +70,6 @@ pub(super) fn siphash_128(key: &[u8; 16], bytes: &[u8]) -> [u8; 16] {
 }
 
 /// With 64 bits of output.
-#[cfg(any(test, feature = "simulation"))]
 pub(super) fn siphash_64(key: &[u8; 16], bytes: &[u8]) -> u64 {
     let mut sip = Sip::new(key, 0);
     sip.absorb(bytes);

@@ -121,7 +121,12 @@ impl Builder {
     /// Writes what was gathered as a run up to `end`, in front of which no more blocks come.
     ///
     /// `nonce` was drawn for it.
-    pub(crate) fn write(&mut self, sink: &mut impl Sink, end: Lsn, nonce: u64) -> io::Result<Written> {
+    pub(crate) fn write(
+        &mut self,
+        sink: &mut (impl Sink + ?Sized),
+        end: Lsn,
+        nonce: u64,
+    ) -> io::Result<Written> {
         assert!(self.end <= end);
         self.entries.sort_unstable();
         let hash_of = |entry: u64| KeyHash::from_raw(entry >> UNIT_BITS);

@@ -47,9 +47,8 @@ pub(crate) fn look_at(bytes: &[u8]) -> usize {
         file.extend(page);
         at += 1;
     }
-    let Ok(run) = Run::decode(&file[..INDEX_PAGE_BYTES], file.len() as u64, &LOG, 0) else {
-        return 0;
-    };
+    let Ok(run) = Run::decode(&file[..INDEX_PAGE_BYTES], file.len() as u64, &LOG, 0) else { return 0 };
+    let run = std::sync::Arc::new(run);
     let pages = PagesInMemory { header: &run.header, bytes: &file };
     let places = ask(&run, &pages, u64::from_le_bytes(*head.last_chunk().expect("16 bytes")));
     let _ = merge(&[(&run, &pages)], &mut Nowhere, 2);
@@ -76,7 +75,7 @@ fn make_plausible(page: &mut [u8], header: &IndexHeader) {
 }
 
 /// How many places were given.
-fn ask(run: &Run, pages: &impl Pages, raw: u64) -> usize {
+fn ask(run: &std::sync::Arc<Run>, pages: &impl Pages, raw: u64) -> usize {
     let mut given = 0;
     let first = pages
         .page(run.header.first_keys())

@@ -25,7 +25,9 @@ struct Input<'a, P> {
 }
 
 fn damaged(defect: Defect) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, defect)
+    // What could not be read may be as it should.
+    let kind = if defect == Defect::Unreadable { io::ErrorKind::Other } else { io::ErrorKind::InvalidData };
+    io::Error::new(kind, defect)
 }
 
 impl<'a, P: Pages> Input<'a, P> {
@@ -98,7 +100,11 @@ pub(crate) fn can_merge<'r>(runs: impl Iterator<Item = &'r Run> + Clone) -> bool
 /// # Errors
 /// Where it cannot be written, or where one of them turns out not to be what it should
 /// ([`InvalidData`](io::ErrorKind::InvalidData)).
-pub(crate) fn merge<P: Pages>(runs: &[(&Run, &P)], sink: &mut impl Sink, nonce: u64) -> io::Result<Written> {
+pub(crate) fn merge<P: Pages>(
+    runs: &[(&Run, &P)],
+    sink: &mut (impl Sink + ?Sized),
+    nonce: u64,
+) -> io::Result<Written> {
     assert!(can_merge(runs.iter().map(|(run, _)| *run)), "the runs follow each other");
     let (first, last) = (runs[0].0, runs[runs.len() - 1].0);
     let sum = |count: fn(&Run) -> u32| runs.iter().map(|(run, _)| count(run)).sum::<u32>();

@@ -5,10 +5,12 @@
 //! that follow each other, and [`Run`] answers lookups. All of it is derived from the log: whoever asks reads the
 //! record that is named, and believes that. A run that does not check is no error, it is as if it were not there.
 //!
-//! Nothing here performs I/O: pages are read through [`Pages`] and written through [`Sink`].
+//! Nothing of that performs I/O: pages are read through [`Pages`] and written through [`Sink`]; [`files`] has both for a
+//! shard's folder.
 
-#[cfg(test)]
 mod builder;
+mod cache;
+mod files;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod forged;
 mod merge;
@@ -18,10 +20,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
 pub(crate) use builder::{Builder, Built};
-pub(crate) use merge::merge;
-pub(crate) use run::{Place, Run};
+pub(crate) use cache::PageCache;
+pub(crate) use files::{FilePages, RunFile, list_runs, write_run};
+pub(crate) use merge::{can_merge, merge};
+pub(crate) use run::{Place, Places, Run};
 pub(crate) use writer::Written;
 
 use writer::RunWriter;
@@ -29,7 +32,9 @@ use writer::RunWriter;
 use std::io;
 use std::sync::Arc;
 
-use crate::format::{Defect, IndexHeader};
+use crate::format::Defect;
+#[cfg(any(test, feature = "simulation"))]
+use crate::format::IndexHeader;
 
 /// Where the pages of a run are read.
 pub(crate) trait Pages {
@@ -40,18 +45,26 @@ pub(crate) trait Pages {
     fn page(&self, number: u32) -> Result<Arc<[u8]>, Defect>;
 }
 
+impl<P: Pages + ?Sized> Pages for &P {
+    fn page(&self, number: u32) -> Result<Arc<[u8]>, Defect> {
+        (**self).page(number)
+    }
+}
+
 /// Where the pages of a run are written: each once, those of keys and those of places in order.
 pub(crate) trait Sink {
     fn put(&mut self, number: u32, page: &[u8]) -> io::Result<()>;
 }
 
 /// The bytes of a run that are in memory.
+#[cfg(any(test, feature = "simulation"))]
 #[derive(Debug)]
 pub(crate) struct PagesInMemory<'a> {
     pub header: &'a IndexHeader,
     pub bytes: &'a [u8],
 }
 
+#[cfg(any(test, feature = "simulation"))]
 impl Pages for PagesInMemory<'_> {
     fn page(&self, number: u32) -> Result<Arc<[u8]>, Defect> {
         let page = self.bytes.chunks_exact(crate::format::INDEX_PAGE_BYTES).nth(number as usize);

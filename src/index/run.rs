@@ -64,13 +64,14 @@ impl Run {
     ///
     /// # Errors
     /// Where the run turns out not to be what it should. So may each place that is taken; it is the last one then.
-    pub(crate) fn places<'a, P: Pages>(
-        &'a self,
-        pages: &'a P,
+    pub(crate) fn places<P: Pages>(
+        self: &Arc<Run>,
+        pages: P,
         hash: KeyHash,
         range: Range<Lsn>,
-    ) -> Result<Places<'a, P>, Defect> {
-        let mut places = Places { run: self, pages, left: self.find(pages, hash)?, page: None };
+    ) -> Result<Places<P>, Defect> {
+        let left = self.find(&pages, hash)?;
+        let mut places = Places { run: self.clone(), pages, left, page: None };
         if range.start > self.header.start() && !places.left.is_empty() {
             places.left.start = places.first_at_or_above(range.start)?;
         }
@@ -144,17 +145,18 @@ impl Run {
 
 /// The places of a hash in a run.
 #[derive(Debug)]
-pub(crate) struct Places<'a, P> {
-    run: &'a Run,
-    pages: &'a P,
+pub(crate) struct Places<P> {
+    run: Arc<Run>,
+    pages: P,
     /// Their numbers.
     left: Range<u32>,
     /// The page that was read last.
     page: Option<(u32, Arc<[u8]>)>,
 }
 
-impl<P: Pages> Places<'_, P> {
+impl<P: Pages> Places<P> {
     /// How many there are.
+    #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.left.len()
     }
@@ -182,7 +184,7 @@ impl<P: Pages> Places<'_, P> {
 
     fn place(&mut self, number: u32) -> Result<Place, Defect> {
         let lsn = self.lsn(number)?;
-        let block = self.run.block_of(self.pages, lsn)?;
+        let block = self.run.block_of(&self.pages, lsn)?;
         let &IndexEpoch { epoch, nonce, .. } = self.run.epoch_of(block)?;
         Ok(Place { lsn, block, epoch, nonce })
     }
@@ -197,7 +199,7 @@ impl<P: Pages> Places<'_, P> {
     }
 }
 
-impl<P: Pages> Iterator for Places<'_, P> {
+impl<P: Pages> Iterator for Places<P> {
     type Item = Result<Place, Defect>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -206,7 +208,7 @@ impl<P: Pages> Iterator for Places<'_, P> {
     }
 }
 
-impl<P: Pages> DoubleEndedIterator for Places<'_, P> {
+impl<P: Pages> DoubleEndedIterator for Places<P> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let number = self.left.next_back()?;
         Some(self.take(number))

@@ -4,7 +4,6 @@ use std::io;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use super::merge::can_merge;
 use super::*;
 use crate::device::sim::Random;
 use crate::format::{GRANULE, INDEX_PAGE_BYTES, Identity, KeyHash};
@@ -99,8 +98,8 @@ const SHAPES: [Shape; 6] = [
     Shape { keys: 7, skew: 990, granules: 2, records: 2 },
 ];
 
-fn decode(bytes: &[u8]) -> Run {
-    Run::decode(&bytes[..INDEX_PAGE_BYTES], bytes.len() as u64, &LOG, SHARD).unwrap()
+fn decode(bytes: &[u8]) -> Arc<Run> {
+    Arc::new(Run::decode(&bytes[..INDEX_PAGE_BYTES], bytes.len() as u64, &LOG, SHARD).unwrap())
 }
 
 fn expected(model: &Model, hash: KeyHash, range: &Range<Lsn>) -> Vec<Place> {
@@ -146,7 +145,7 @@ fn build(builder: &mut Builder, end: Lsn) -> Vec<u8> {
     let mut memory = Memory::default();
     let written = builder.write(&mut memory, end, 99).unwrap();
     let bytes = memory.finish(&written);
-    assert_eq!(decode(&bytes), written.run);
+    assert_eq!(*decode(&bytes), written.run);
     assert_eq!(bytes.len(), written.run.header.pages() as usize * INDEX_PAGE_BYTES);
     bytes
 }
@@ -188,11 +187,11 @@ fn merged_runs_answer_as_one_does() {
             at = end;
             all.extend(model);
         }
-        let runs: Vec<Run> = files.iter().map(|bytes| decode(bytes)).collect();
+        let runs: Vec<Arc<Run>> = files.iter().map(|bytes| decode(bytes)).collect();
         let pages: Vec<_> = (runs.iter().zip(&files))
             .map(|(run, bytes)| PagesInMemory { header: &run.header, bytes })
             .collect();
-        let inputs: Vec<_> = runs.iter().zip(&pages).collect();
+        let inputs: Vec<_> = runs.iter().map(Arc::as_ref).zip(&pages).collect();
         let mut memory = Memory::default();
         let written = merge(&inputs, &mut memory, 100).unwrap();
         assert_eq!(written.run.range(), Lsn(5 * GRANULE)..at);
@@ -209,7 +208,7 @@ fn runs_with_a_gap_between_them_or_too_far_apart_are_not_merged() {
     };
     let whole = 1 << 18;
     let runs = [run(0, 5), run(5, 6), run(7, 9), run(6, whole), run(whole, whole + 1)];
-    let can = |numbers: &[usize]| can_merge(numbers.iter().map(|number| &runs[*number]));
+    let can = |numbers: &[usize]| can_merge(numbers.iter().map(|number| runs[*number].as_ref()));
     assert!(can(&[0, 1]) && can(&[0, 1, 3]));
     assert!(!can(&[1, 2]) && !can(&[1, 0]) && !can(&[0, 1, 3, 4]) && !can(&[]));
 }
@@ -231,6 +230,7 @@ fn no_changed_byte_changes_an_answer() {
             &LOG,
             SHARD,
         )?;
+        let run = Arc::new(run);
         let pages = PagesInMemory { header: &run.header, bytes };
         hashes.iter().map(|hash| run.places(&pages, *hash, Lsn::MIN..Lsn::MAX)?.collect()).collect()
     };

@@ -17,7 +17,7 @@ pub(crate) struct Written {
 
 /// Writes a run from keys in the order of their hashes, with a page of each kind in memory.
 #[derive(Debug)]
-pub(crate) struct RunWriter<'s, S> {
+pub(crate) struct RunWriter<'s, S: ?Sized> {
     sink: &'s mut S,
     header: IndexHeader,
     keys: KeysPage,
@@ -28,7 +28,7 @@ pub(crate) struct RunWriter<'s, S> {
     due: u32,
 }
 
-impl<'s, S: Sink> RunWriter<'s, S> {
+impl<'s, S: Sink + ?Sized> RunWriter<'s, S> {
     /// A run as planned, with so many keys or fewer.
     pub(crate) fn new(sink: &'s mut S, plan: &IndexPlan, keys: u32) -> RunWriter<'s, S> {
         let header = IndexHeader::planned(plan);

@@ -13,6 +13,10 @@ mod ending;
 mod engine;
 mod engine_ref;
 mod filling;
+mod index_walk;
+mod indexing;
+#[cfg_attr(not(any(test, feature = "simulation")), allow(dead_code, reason = "readers by key are to come"))]
+mod key_places;
 mod lead;
 mod life;
 mod opener;
@@ -49,6 +53,9 @@ pub(crate) use ending::{introduce, same};
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use engine_ref::{EngineRef, StripedRefs};
 pub(crate) use filling::{Filled, Filling};
+pub(crate) use indexing::IndexConfig;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use key_places::{Hint, Order};
 pub(crate) use space::SpaceConfig;
 #[cfg(feature = "tokio-uring")]
 pub(crate) use tokio_task::Drive;

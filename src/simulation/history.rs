@@ -12,9 +12,11 @@ use crate::shard::{BY_A_CALL, BY_ANOTHER};
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
+mod index;
 mod interrupted;
 mod readers;
 
+use index::key_of;
 use readers::Follower;
 
 const PATH: &str = "/log";
@@ -73,6 +75,7 @@ impl History {
             .block_bytes(plan.block_bytes)
             .segment_bytes(plan.segment_bytes)
             .memory_bytes(plan.memory_bytes)
+            .index_keys(true)
             .tuned(plan.tuning.clone());
         let options = match plan.record_bytes {
             Some(bytes) => options.record_bytes(bytes),
@@ -154,6 +157,7 @@ impl History {
             self.say(|| format!("{step:?}"));
             self.random = Random::new(step.draw);
             self.take_step(&log, step);
+            self.step_index(&log, step);
             self.check_flushes(&log);
             let failed = log.stats().shards.iter().any(|shard| shard.failed);
             if self.machine.has_stopped() || failed || step.kind == Kind::End {
@@ -282,7 +286,8 @@ impl History {
         ]);
         let payload = self.payload();
         let priority = *self.random.pick(&[Priority::Low, Priority::Normal, Priority::High]);
-        let write = Write::new(&payload).durability(durability).priority(priority);
+        let write = Write::new(&payload).key(key_of(self.next_payload));
+        let write = write.durability(durability).priority(priority);
         let commit = if self.random.below(4) == 0 {
             log.shard(shard).try_append(write)
         } else {
@@ -312,7 +317,7 @@ impl History {
         let oracle = &mut self.oracles[usize::from(shard.0)];
         // A batch's positions come with its outcome, so it is waited for; one that failed may be
         // there or not, as the last thing of its shard: it ends the life.
-        match log.shard(shard).append_batch(b"", &payloads).wait() {
+        match log.shard(shard).append_batch(&key_of(self.next_payload), &payloads).wait() {
             Ok(positions) => {
                 self.tally.count("batches");
                 let last = *positions.last().expect("a batch has records");
@@ -342,7 +347,7 @@ impl History {
             payload.resize(payload.len().max(self.random.below(wide) as usize), 7);
         }
         let batch = self.next_payload;
-        match log.shard(shard).append_batch(b"", &payloads).admitted().wait() {
+        match log.shard(shard).append_batch(&key_of(self.next_payload), &payloads).admitted().wait() {
             Ok((commit, positions)) => {
                 self.tally.count("batches left pending");
                 let last = *positions.last().expect("a batch has records");
