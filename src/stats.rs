@@ -102,6 +102,8 @@ pub struct ShardStats {
     pub oldest_operation: Option<Duration>,
     /// Segments that it has.
     pub segments: usize,
+    /// Up to where its key index reaches ([`Options::index_keys`](crate::Options::index_keys)); 0 without one.
+    pub indexed: Lsn,
     /// Its folder, or the log's own, is not where it was opened any more: it was renamed, or something was mounted
     /// over it. The log goes on in the folder that it opened. Seen about once a second, and with each new segment.
     pub folder_moved: bool,

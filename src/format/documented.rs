@@ -3,6 +3,8 @@
 use super::EpochRow;
 use super::ages::{AgeMark, AgesRow};
 use super::block::BlockHeader;
+use super::index::{IndexEpoch, IndexHeader};
+use super::index_pages::{IndexKeys, IndexPage};
 use super::manifest::{LogLayout, SegmentRow, ShardLayout};
 use super::progress::{ProgressHead, ProgressRow};
 use super::record::RecordHeader;
@@ -73,6 +75,25 @@ fn layouts() -> Vec<Layout> {
             length,
             crc,
         }),
+        layout!(IndexHeader {
+            magic,
+            version,
+            shard,
+            crc,
+            log_id,
+            nonce,
+            start,
+            end,
+            places,
+            place_bits,
+            keys,
+            key_pages,
+            epochs,
+            reserved,
+        }),
+        layout!(IndexEpoch { epoch, reserved, nonce, start, end }),
+        layout!(IndexPage { crc, reserved }),
+        layout!(IndexKeys { crc, keys, gap_bits, place, reserved, first, next }),
         layout!(RecordHeader { crc, body_bytes, whole_bytes, key_bytes, flags }),
     ]
 }

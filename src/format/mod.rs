@@ -5,15 +5,19 @@
 //! in them, and names the [`Defect`] that it found.
 
 mod ages;
+mod bits;
 mod block;
 mod checksum;
 #[cfg(test)]
 mod documented;
 mod epochs;
+mod index;
+mod index_pages;
 mod manifest;
 mod progress;
 mod public_id;
 mod record;
+mod siphash;
 mod slot;
 mod tally;
 
@@ -21,6 +25,16 @@ pub(crate) use ages::{AgeMark, AgesRow, decode_ages, encode_ages};
 pub(crate) use block::{BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, record_time};
 pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};
+pub(crate) use index::{
+    INDEX_BYTES_MAX, INDEX_EPOCHS_MAX, INDEX_PAGE_BYTES, IndexEpoch, IndexHeader, IndexPlan, KeyHash,
+    PLACE_UNIT,
+};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use index_pages::reseal_index_page;
+pub(crate) use index_pages::{
+    BLOCKS_BYTES, IndexKey, KeysPage, KeysWalk, PlacesPage, begins_block, block_on, blocks_page, gap_bits_of,
+    keys_head,
+};
 pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{Committed, decode_progress, encode_progress};
 pub(crate) use public_id::public_id;

@@ -2,6 +2,7 @@
 //!
 //! Each device has one, so that a device that does not answer holds up no other's.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -25,6 +26,8 @@ struct Making {
 pub(crate) struct Maintenance {
     making: Vec<Making>,
     engines: Vec<Arc<Engine>>,
+    /// Shards whose keys are to be indexed further.
+    indexing: VecDeque<Arc<Engine>>,
     tallies: tally::Registry,
 }
 
@@ -38,7 +41,8 @@ fn contained(engine: &Engine, act: impl FnOnce()) {
 
 impl Maintenance {
     pub(crate) fn new(engines: Vec<Arc<Engine>>, tallies: &tally::Registry) -> Maintenance {
-        Maintenance { making: Vec::with_capacity(engines.len()), engines, tallies: tallies.clone() }
+        let (making, indexing) = (Vec::with_capacity(engines.len()), VecDeque::with_capacity(engines.len()));
+        Maintenance { making, engines, indexing, tallies: tallies.clone() }
     }
 
     /// Until everybody who could ask is gone.
@@ -54,7 +58,8 @@ impl Maintenance {
     fn run_loop(&mut self, asked: &Receiver<ShardId>) {
         let mut due = Instant::now() + LOOK_EVERY;
         loop {
-            let next = self.making.iter().map(|making| making.due).fold(due, Instant::min);
+            let due_now = (!self.indexing.is_empty()).then(Instant::now);
+            let next = self.making.iter().map(|making| making.due).chain(due_now).fold(due, Instant::min);
             match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(shard) => self.begin_making(shard),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -66,8 +71,11 @@ impl Maintenance {
                 }
             }
             self.go_on_making();
+            self.go_on_indexing();
             if Instant::now() >= due {
                 self.periodic_checks();
+                self.indexing.clear();
+                self.indexing.extend(self.engines.iter().filter(|engine| engine.indexes()).cloned());
                 due = Instant::now() + LOOK_EVERY;
             }
         }
@@ -108,6 +116,16 @@ impl Maintenance {
                 self.making.insert(index, left);
                 index += 1;
             }
+        }
+    }
+
+    /// A piece of one shard's index, so that whoever waits for a segment does not wait for more.
+    fn go_on_indexing(&mut self) {
+        let Some(engine) = self.indexing.pop_front() else { return };
+        let mut has_more = false;
+        contained(&engine, || has_more = engine.go_on_indexing());
+        if has_more {
+            self.indexing.push_back(engine);
         }
     }
 

@@ -96,6 +96,7 @@ impl Builder<'_> {
             committer,
             capabilities,
             space: config.space,
+            index: config.index,
             read_bytes: config.read_bytes,
             record_bytes: config.record_bytes,
             record_limit: config.record_limit,

@@ -10,7 +10,7 @@ use crate::error::OpenError;
 use crate::format::GRANULE;
 #[cfg(feature = "tokio-uring")]
 use crate::shard::Drive;
-use crate::shard::SpaceConfig;
+use crate::shard::{IndexConfig, SpaceConfig};
 use crate::write::Durability;
 
 /// The most shards that a log can have.
@@ -26,6 +26,9 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// With fewer blocks one would be written while none can be filled.
 const BLOCKS_MIN: u64 = 4;
+const INDEX_BYTES: u64 = 8 << 20;
+const INDEX_BYTES_MIN: u64 = 256 << 10;
+const INDEX_BYTES_MAX: u64 = 1 << 40;
 /// To open a file costs a fraction of what it costs to read a window of it.
 const OPEN_FILES_MAX: u64 = 64;
 
@@ -48,6 +51,8 @@ pub(crate) struct Tuning {
     pub read_bytes: usize,
     /// Blocks are numbered from the one behind it, in each open anew.
     pub blocks_before: u64,
+    /// So much of the log is indexed at once.
+    pub index_run_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -63,6 +68,7 @@ impl Default for Tuning {
             first_segment_bytes_min: 64 << 10,
             read_bytes: crate::segment::READ_BYTES,
             blocks_before: 0,
+            index_run_bytes: 16 << 20,
         }
     }
 }
@@ -183,6 +189,7 @@ impl Options {
                 retain_bytes: self.retain_bytes,
                 retain_ns: self.retain_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
             },
+            index: self.index_config(&tuning)?,
             blocks,
             read_bytes: tuning.read_bytes,
             open_files: if in_simulation { 2 } else { open_files(layout.shards) },
@@ -197,6 +204,16 @@ impl Options {
             #[cfg(feature = "tokio-uring")]
             drive: self.drive.clone(),
         })
+    }
+
+    fn index_config(&self, tuning: &Tuning) -> Result<IndexConfig, OpenError> {
+        let bytes = self.index_bytes.unwrap_or(INDEX_BYTES);
+        if !(INDEX_BYTES_MIN..=INDEX_BYTES_MAX).contains(&bytes) {
+            let reason = format!("{bytes} is less than {INDEX_BYTES_MIN}, or more than {INDEX_BYTES_MAX}");
+            return Err(OpenError::InvalidOption { option: "index_bytes", reason });
+        }
+        let memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(IndexConfig { on: self.index_keys, run_bytes: tuning.index_run_bytes, memory_bytes })
     }
 
     pub(crate) fn wants_durable(&self) -> bool {
@@ -256,6 +273,7 @@ pub(crate) struct Config {
     pub shards: u16,
     pub block_bytes: u32,
     pub space: SpaceConfig,
+    pub index: IndexConfig,
     /// Blocks of each shard's pool.
     pub blocks: u32,
     /// What scans read at a time.

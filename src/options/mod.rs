@@ -77,6 +77,8 @@ pub struct Options {
     on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
+    index_keys: bool,
+    index_bytes: Option<u64>,
     watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]
     drive: Option<Drive>,
@@ -272,6 +274,28 @@ impl Options {
     #[must_use]
     pub fn drive(mut self, drive: impl Fn(ShardDriver) + Send + Sync + 'static) -> Options {
         self.drive = Some(Drive(Arc::new(drive)));
+        self
+    }
+
+    /// Indexes the keys of records, so that the records of one are found without a scan. Off by default: what was
+    /// written is read once more for it.
+    ///
+    /// The index is built in the background, from 16 MiB of the log at a time, and takes 2 % of the log or less, in files
+    /// beside the segments (`*.idx`). These can be deleted at any time: they are derived from the log and built anew.
+    /// [`ShardStats::indexed`](crate::stats::ShardStats::indexed) says how far it is. With this off, files that are
+    /// there stay as they are.
+    #[must_use]
+    pub fn index_keys(mut self, yes: bool) -> Options {
+        self.index_keys = yes;
+        self
+    }
+
+    /// Memory per shard for the key index, in bytes; 8 MiB by default, 256 KiB at least. Half of it gathers what is
+    /// indexed next, and the other half keeps what lookups have read. With blocks above some megabytes it is somewhat
+    /// more.
+    #[must_use]
+    pub fn index_bytes(mut self, bytes: u64) -> Options {
+        self.index_bytes = Some(bytes);
         self
     }
 

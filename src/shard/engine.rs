@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use super::append::opener::Opener;
+use super::index::{IndexConfig, Indexing};
 use super::life::Life;
 use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
@@ -100,6 +101,7 @@ pub(crate) struct EngineSetup {
     /// Of the shard's folder.
     pub capabilities: Capabilities,
     pub space: SpaceConfig,
+    pub index: IndexConfig,
     pub read_bytes: usize,
     pub record_bytes: u64,
     pub record_limit: &'static str,
@@ -191,6 +193,7 @@ pub(crate) struct Engine {
     // Callers that wait, and readers.
     pub(super) waiting: Waiting,
     pub(super) reading: Reading,
+    pub(super) indexing: Indexing,
 
     // Whoever makes segments, truncates or cuts, seldom and beside the rest.
     pub(crate) store: Mutex<ShardStore>,
@@ -260,6 +263,7 @@ impl Engine {
             sync_asked: AtomicU64::new(0),
             waiting: Waiting::new(blocks),
             reading: Reading::new(&setup.store, setup.read_bytes),
+            indexing: Indexing::new(setup.index),
             store: Mutex::new(setup.store),
             space: Space::new(setup.space, setup.unsecured),
             pins: Mutex::default(),

@@ -11,6 +11,7 @@
 //! | [`turn`] | one turn, sealing, leading, and what was sealed and is not durable yet |
 //! | [`wait`] | who waits for what, who is woken, how long a leader waits for others |
 //! | [`run`] | who turns it: a thread of its own, or a task of the application's |
+//! | [`index`] | which runs of the key index there are, and how new ones are built |
 //! | [`space`] | segments, retention, truncation, the ownership of the folder |
 
 mod append;
@@ -18,6 +19,7 @@ mod close;
 mod engine;
 mod engine_ref;
 mod failure;
+mod index;
 mod life;
 mod reading;
 mod run;
@@ -36,6 +38,9 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
+pub(crate) use index::IndexConfig;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use index::{Hint, Order};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

@@ -52,6 +52,7 @@ impl Engine {
             oldest_operation: self.oldest_operation(),
             folder_moved: self.has_moved(),
             segments: view.segments.len(),
+            indexed: self.indexed(),
             failed: self.failure().is_some(),
         }
     }

@@ -29,6 +29,11 @@ pub fn decode(bytes: &[u8]) {
     let _ = decode_progress(bytes);
 }
 
+/// Any bytes as an index file, behind checksums that are right: asked for keys, and merged.
+pub fn index(bytes: &[u8]) {
+    let _ = crate::index::forged::look_at(bytes);
+}
+
 /// A crash history: the bytes are the schedule.
 pub fn history(bytes: &[u8]) {
     play(&Plan::from_bytes(bytes), "the same input");
@@ -276,7 +281,7 @@ mod tests {
         for seed in 0..150 {
             let mut random = Random::new(seed);
             let bytes: Vec<u8> = (0..random.below(400)).map(|_| random.next() as u8).collect();
-            for target in [decode, history, mutated_directory, forged_payloads, readers, tallies] {
+            for target in [decode, index, history, mutated_directory, forged_payloads, readers, tallies] {
                 target(&bytes);
             }
         }

@@ -12,6 +12,7 @@ use crate::shard::{BY_A_CALL, BY_ANOTHER};
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 mod ends;
+mod index;
 mod interrupted;
 mod keys;
 mod readers;
@@ -78,6 +79,7 @@ impl History {
             .block_bytes(plan.block_bytes)
             .segment_bytes(plan.segment_bytes)
             .memory_bytes(plan.memory_bytes)
+            .index_keys(true)
             .tuned(plan.tuning.clone());
         let options = match plan.record_bytes {
             Some(bytes) => options.record_bytes(bytes),
@@ -160,6 +162,7 @@ impl History {
             self.say(|| format!("{step:?}"));
             self.random = Random::new(step.draw);
             self.take_step(&log, step);
+            self.step_index(&log, step);
             self.check_flushes(&log);
             let failed = log.stats().shards.iter().any(|shard| shard.failed);
             if self.machine.has_stopped() || failed || step.kind == Kind::End {

@@ -188,7 +188,12 @@ impl Plan {
             segment_bytes,
             memory_bytes: u64::from(block_bytes) * *random.pick(&[4, 6, 16]),
             record_bytes: (random.below(4) == 0).then(|| 1 + random.below(1_000)),
-            tuning: Tuning { blocks_before: blocks_before(seed), ..draw_tuning(random) },
+            tuning: Tuning {
+                blocks_before: blocks_before(seed),
+                // From the seed, so that the others are what they were.
+                index_run_bytes: [4096, 12288, 40960][seed as usize % 3],
+                ..draw_tuning(random)
+            },
             crash_in_open: random.below(600) as u32,
             large: rare(random, 300),
             faults,
@@ -288,5 +293,6 @@ fn draw_tuning(random: &mut Random) -> Tuning {
         first_segment_bytes_min: *random.pick(&[4096, 65536]),
         read_bytes: *random.pick(&[4096, 8192, 20480, 65536]),
         blocks_before: 0,
+        index_run_bytes: 0,
     }
 }

@@ -167,6 +167,11 @@ impl SimMachine {
         world.file(*number).edit(|bytes| act(name, bytes));
     }
 
+    /// Takes a file of the key index away, or changes it, whether somebody has it open or not; false if there is none.
+    pub(crate) fn spoil_index(&self, random: &mut Random) -> bool {
+        self.world().spoil_index(random)
+    }
+
     /// How many files there are.
     #[cfg(test)]
     pub(crate) fn files(&self) -> usize {

@@ -362,7 +362,7 @@ impl World {
 
     /// Flips a bit somewhere in the files of a shard, or makes a sector of them unreadable.
     pub(super) fn rot(&mut self, unreadable: bool) {
-        let files: Vec<u64> = self.shard_files(|_| true);
+        let files: Vec<u64> = self.shard_files(|name| !name.ends_with(".idx"));
         if files.is_empty() {
             return;
         }
@@ -394,6 +394,35 @@ impl World {
             folder.durable.retain(|_, number| *number != gone);
         }
         self.counters.damages += 1;
+    }
+
+    /// Takes a file of the key index away, or changes it.
+    pub(super) fn spoil_index(&mut self, random: &mut super::Random) -> bool {
+        let files = self.shard_files(|name| name.ends_with(".idx"));
+        if files.is_empty() {
+            return false;
+        }
+        let (number, other) = (*random.pick(&files), *random.pick(&files));
+        let mut bytes = Vec::new();
+        self.file(other).edit(|other| bytes.clone_from(other));
+        match random.below(5) {
+            0 | 1 => {
+                for folder in self.folders.values_mut() {
+                    folder.names.retain(|_, named| *named != number);
+                    folder.durable.retain(|_, named| *named != number);
+                }
+            }
+            2 => self.file(number).edit(|own| *own = bytes),
+            3 => {
+                let end = random.below(bytes.len() as u64 + 1) as usize;
+                self.file(number).edit(|own| own.truncate(end));
+            }
+            _ => {
+                let at = random.below(bytes.len().max(1) as u64) as usize;
+                self.file(number).edit(|own| own.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1));
+            }
+        }
+        true
     }
 
     pub(super) fn shard_files(&self, wanted: impl Fn(&str) -> bool) -> Vec<u64> {

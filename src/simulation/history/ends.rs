@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{History, PATH};
-use crate::device::sim::End;
+use crate::device::sim::{End, Random};
 use crate::error::OpenError;
 use crate::simulation::machine::Simulated;
 use crate::simulation::oracle::Ended;
@@ -70,6 +70,10 @@ impl History {
     /// What happens to the disk while the machine is off.
     fn damage_at_rest(&mut self) {
         self.ends += 1;
+        if self.random.below(3) == 0 {
+            let mut random = Random::new(self.ends ^ self.plan.seed);
+            self.spoil_index(&mut random);
+        }
         let Some((damage, at)) = self.plan.damage else { return };
         let due = self.ends == 1 + at % 3;
         match damage {
@@ -125,6 +129,7 @@ impl History {
                     self.errors = self.failed_operations();
                     self.note_flushes(&log);
                     self.check_reopened(&log, ended.unwrap_or(Ended::Cleanly));
+                    self.check_index_found(&log);
                     return Some(log);
                 }
                 Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => {}
@@ -159,6 +164,7 @@ impl History {
 
     /// The disk was damaged, and the log opened all the same.
     fn check_damaged(&mut self, log: &Log) {
+        self.check_index_found(log);
         let stale = matches!(self.plan.damage, Some((Damage::StaleManifest, _)));
         for shard in 0..self.plan.shards {
             let Some(found) = self.found(log, shard) else { return };
