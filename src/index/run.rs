@@ -8,7 +8,7 @@ use crate::format::{
     BLOCKS_BYTES, Defect, GRANULE, INDEX_PAGE_BYTES, IndexEpoch, IndexHeader, KeyHash, KeysWalk, PLACE_UNIT,
     block_on, keys_head,
 };
-use crate::position::Lsn;
+use crate::position::{Lsn, Position, ShardId};
 
 /// So many pages of keys are looked at where their hashes suggest, before what is left is halved.
 const GUESSES: u32 = 4;
@@ -30,6 +30,14 @@ pub(crate) struct Place {
     /// The epoch that owned the place when it was indexed, with its nonce.
     pub epoch: u32,
     pub nonce: u64,
+}
+
+impl Place {
+    /// As a position, if the place can be one.
+    pub(crate) fn position(&self, shard: ShardId) -> Option<Position> {
+        let granules = self.lsn.0.checked_sub(self.block.0)? / GRANULE;
+        (granules < 1 << 16).then(|| Position::new(shard, self.epoch, self.lsn, self.block))
+    }
 }
 
 /// What is kept in memory of a run: its header.

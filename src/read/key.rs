@@ -1,13 +1,14 @@
 //! The records of one key, in their order.
 //!
-//! A key's records lie in the shard that it routes to. Where they lie there is known here alone: whoever reads by key asks
-//! `Filtered`, or going back `KeyRangeBack`, which look at all records.
+//! A key's records lie in the shard that it routes to. Where they lie there the key index may know
+//! ([`Source::key_places`]); of what it does not know all records are looked at ([`Filtered`]).
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::{RangeBack, Record, Source};
+use super::key_range::KeyRangeBack;
+use super::{Record, Source};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};
 
@@ -38,6 +39,11 @@ impl Filtered {
         }
     }
 
+    /// Goes on from there.
+    pub(super) fn seek(&mut self, from: Lsn) {
+        self.cursor.seek(from);
+    }
+
     /// As [`Cursor::rest`].
     pub(crate) fn rest(&mut self) {
         self.cursor.rest();
@@ -54,7 +60,7 @@ impl Filtered {
 }
 
 /// Without a key there is no stream: no record is of the empty one.
-fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
+pub(super) fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
     key.is_none_or(|key| !key.is_empty() && record.key() == key)
 }
 
@@ -80,7 +86,10 @@ pub(crate) fn place_behind(source: &dyn Source, position: Position) -> Result<Ls
 }
 
 /// The first place of a range, and the first behind it.
-fn places(source: &dyn Source, range: &impl RangeBounds<Position>) -> Result<(Lsn, Option<Lsn>), ReadError> {
+pub(super) fn places(
+    source: &dyn Source,
+    range: &impl RangeBounds<Position>,
+) -> Result<(Lsn, Option<Lsn>), ReadError> {
     let start = match range.start_bound() {
         Bound::Included(position) => place_of(source, *position)?,
         Bound::Excluded(position) => place_behind(source, *position)?,
@@ -92,114 +101,6 @@ fn places(source: &dyn Source, range: &impl RangeBounds<Position>) -> Result<(Ls
         Bound::Unbounded => None,
     };
     Ok((start, end))
-}
-
-/// The records of a key, the first one first. By [`Log::read_key`](crate::Log::read_key).
-///
-/// It gives what was accepted when it was made. Where that is not durable yet it waits for it: if that fails it yields
-/// the error, and ends. A damaged stretch does not end it: it yields the error and goes on behind it.
-#[derive(Debug)]
-#[must_use = "iterators are lazy"]
-pub struct KeyRange {
-    records: Filtered,
-    /// What was durable when this was looked up.
-    limit: Lsn,
-    /// What was accepted when this was made, or the range's end.
-    end: Lsn,
-}
-
-impl KeyRange {
-    pub(crate) fn new(
-        source: Arc<dyn Source>,
-        key: &[u8],
-        range: &impl RangeBounds<Position>,
-    ) -> Result<KeyRange, ReadError> {
-        source.check_process()?;
-        let accepted = source.accepted_end();
-        let (start, end) = places(source.as_ref(), range)?;
-        let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
-        let limit = source.durable();
-        let records = Filtered::of_key(Cursor::at_rest(source, start)?, key);
-        Ok(KeyRange { records, limit, end })
-    }
-
-    /// Waits for what is not durable yet.
-    fn wait(&mut self) -> Result<(), ReadError> {
-        let source = self.records.source();
-        source.make_durable(self.end)?;
-        self.limit = source.durable();
-        Ok(())
-    }
-}
-
-impl Iterator for KeyRange {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let error = match self.records.next(self.limit, self.end) {
-                Step::Record(record) => return Some(Ok(record)),
-                Step::Error(error) => return Some(Err(error)),
-                Step::End if self.limit < self.end => match self.wait() {
-                    Ok(()) => continue,
-                    Err(error) => Some(Err(error)),
-                },
-                Step::End => None,
-            };
-            // For good, whatever comes after.
-            self.end = Lsn::MIN;
-            return error;
-        }
-    }
-}
-
-/// The records of a key, the last one first. By [`Log::read_key_back`](crate::Log::read_key_back).
-#[derive(Debug)]
-#[must_use = "iterators are lazy"]
-pub struct KeyRangeBack {
-    records: RangeBack,
-    key: Box<[u8]>,
-    /// Why not all that was accepted is there: told first.
-    error: Option<ReadError>,
-}
-
-impl KeyRangeBack {
-    /// What was accepted is waited for now, since it comes first.
-    pub(crate) fn new(
-        source: Arc<dyn Source>,
-        key: &[u8],
-        range: &impl RangeBounds<Position>,
-    ) -> Result<KeyRangeBack, ReadError> {
-        source.check_process()?;
-        let accepted = source.accepted_end();
-        let (start, end) = places(source.as_ref(), range)?;
-        let end = if key.is_empty() { start } else { end.map_or(accepted, |end| end.min(accepted)) };
-        let error = if end > start { source.make_durable(end).err() } else { None };
-        let limit = source.durable();
-        KeyRangeBack::below(source, key, start..end, limit, error)
-    }
-
-    fn below(
-        source: Arc<dyn Source>,
-        key: &[u8],
-        places: std::ops::Range<Lsn>,
-        limit: Lsn,
-        error: Option<ReadError>,
-    ) -> Result<KeyRangeBack, ReadError> {
-        Ok(KeyRangeBack { records: RangeBack::below(source, places, limit)?, key: key.into(), error })
-    }
-}
-
-impl Iterator for KeyRangeBack {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.error.take() {
-            return Some(Err(error));
-        }
-        let key = &self.key;
-        self.records.find(|item| item.as_ref().map_or(true, |record| is_of(record, Some(key))))
-    }
 }
 
 /// The last record of a key that was accepted, durable or not.
@@ -214,7 +115,7 @@ pub(crate) fn last(source: &Arc<dyn Source>, key: &[u8]) -> Result<Option<Positi
     // there.
     source.flush(Lsn(end.0 - 1), true)?;
     let limit = source.written().max(source.durable());
-    let mut back = KeyRangeBack::below(source.clone(), key, start..end, limit, None)?;
+    let mut back = KeyRangeBack::below(source.clone(), key, start..end, limit, None);
     match back.next() {
         Some(Ok(record)) => Ok(Some(record.position())),
         None | Some(Err(ReadError::Truncated { .. })) => Ok(None),

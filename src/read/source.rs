@@ -2,13 +2,14 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};
-use crate::shard::{Engine, Target};
+use crate::shard::{Engine, Hint, KeyOrder, Target};
 use crate::sys::Process;
 use crate::write::Durability;
 
@@ -56,6 +57,20 @@ pub(crate) trait Source: Send + Sync + Debug {
 
     /// Waits until all that was accepted below `end` is durable.
     fn make_durable(&self, end: Lsn) -> Result<(), ReadError>;
+
+    /// What the key index knows of a key's places in a stretch, at most so many, in order; and the stretch that it was not
+    /// asked for.
+    fn key_places(
+        &self,
+        key: &[u8],
+        stretch: Range<Lsn>,
+        order: KeyOrder,
+        most: usize,
+    ) -> (Vec<Hint>, Range<Lsn>) {
+        let _ = (key, order, most);
+        let Range { start: from, end: to } = stretch;
+        (vec![Hint::Unknown { from, to }], to..to)
+    }
 
     fn block_bytes(&self) -> u32;
 
@@ -153,6 +168,16 @@ impl Source for Engine {
             Some(outcome) => Ok(outcome?),
             None => Err(ReadError::Closed),
         }
+    }
+
+    fn key_places(
+        &self,
+        key: &[u8],
+        stretch: Range<Lsn>,
+        order: KeyOrder,
+        most: usize,
+    ) -> (Vec<Hint>, Range<Lsn>) {
+        self.some_key_places(key, stretch, order, most)
     }
 
     fn block_bytes(&self) -> u32 {

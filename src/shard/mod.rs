@@ -38,9 +38,7 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
-pub(crate) use index::IndexConfig;
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use index::{Hint, Order};
+pub(crate) use index::{Hint, IndexConfig, KeyOrder};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

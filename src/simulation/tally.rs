@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 70] = [
+const EVERYTHING: [&str; 71] = [
     "appends",
     "batches",
     "refusals",
@@ -51,6 +51,7 @@ const EVERYTHING: [&str; 70] = [
     "sought by time",
     "sought beside the owner",
     "read by key",
+    "read by key, indexed",
     "read by key beside the owner",
     "followed by key",
     "bounds that were cut off",

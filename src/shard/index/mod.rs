@@ -3,7 +3,6 @@
 //! Runs are built beside everything else, a piece at a time, from blocks that are durable and whole. Nobody waits for
 //! them, and whatever fails is tried again later. What they say is a hint: see [`Engine::key_places`](Engine::key_places).
 
-#[cfg_attr(not(any(test, feature = "simulation")), allow(dead_code, reason = "readers by key are to come"))]
 mod places;
 mod walk;
 
@@ -18,8 +17,7 @@ use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
 use crate::sync::lock;
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use places::{Hint, Order};
+pub(crate) use places::{Hint, KeyOrder};
 use walk::{Walk, Walked};
 
 /// So much of the log is read in one piece of work.

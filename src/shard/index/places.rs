@@ -21,7 +21,7 @@ pub(crate) enum Hint {
 
 /// From which end places are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum KeyOrder {
     Forward,
     Backward,
 }
@@ -31,7 +31,7 @@ impl Engine {
     ///
     /// What is given is a hint: the record that is there may be of another key. Of a stretch that cannot be told of, that
     /// is said; whoever asks reads all of it.
-    pub(crate) fn key_places(&self, key: &[u8], range: Range<Lsn>, order: Order) -> KeyPlaces<'_> {
+    pub(crate) fn key_places(&self, key: &[u8], range: Range<Lsn>, order: KeyOrder) -> KeyPlaces<'_> {
         let view = self.view();
         let runs = self.indexing.runs();
         // As far as these very runs reach: others may have come or gone meanwhile.
@@ -48,6 +48,39 @@ impl Engine {
             range,
             order,
             current: None,
+        }
+    }
+
+    /// At most so many of them; and the stretch that was not told of. All of `stretch` that the index does not reach is
+    /// unknown.
+    pub(crate) fn some_key_places(
+        &self,
+        key: &[u8],
+        stretch: Range<Lsn>,
+        order: KeyOrder,
+        most: usize,
+    ) -> (Vec<Hint>, Range<Lsn>) {
+        let mut places = self.key_places(key, stretch.clone(), order);
+        let mut hints = Vec::new();
+        let is_out_of_reach = places.range.is_empty() || places.range.end < stretch.end;
+        if order == KeyOrder::Backward && is_out_of_reach {
+            let from = places.range.end.clamp(stretch.start, stretch.end);
+            let from = if places.range.is_empty() { stretch.start } else { from };
+            return (vec![Hint::Unknown { from, to: stretch.end }], stretch.start..from);
+        }
+        hints.extend(Iterator::take(places.by_ref(), most));
+        let Range { start, end } = places.range;
+        match order {
+            KeyOrder::Forward if hints.len() < most => {
+                let from = start.clamp(stretch.start, stretch.end);
+                if from < stretch.end {
+                    hints.push(Hint::Unknown { from, to: stretch.end });
+                }
+                (hints, stretch.end..stretch.end)
+            }
+            KeyOrder::Forward => (hints, start..stretch.end),
+            KeyOrder::Backward if hints.len() < most => (hints, stretch.start..stretch.start),
+            KeyOrder::Backward => (hints, stretch.start..end),
         }
     }
 
@@ -71,7 +104,7 @@ pub(crate) struct KeyPlaces<'e> {
     left: Range<usize>,
     /// What was not told of.
     range: Range<Lsn>,
-    order: Order,
+    order: KeyOrder,
     current: Option<Current>,
 }
 
@@ -87,11 +120,11 @@ impl KeyPlaces<'_> {
     fn rest_of(&mut self, index: usize) -> Range<Lsn> {
         let run = self.runs[index].run.range();
         match self.order {
-            Order::Forward => {
+            KeyOrder::Forward => {
                 let end = run.end.min(self.range.end);
                 std::mem::replace(&mut self.range.start, end)..end
             }
-            Order::Backward => {
+            KeyOrder::Backward => {
                 let start = run.start.max(self.range.start);
                 start..std::mem::replace(&mut self.range.end, start)
             }
@@ -101,8 +134,8 @@ impl KeyPlaces<'_> {
     /// The place, if the epoch that it was indexed in still owns it; all up to it is told of.
     fn take(&mut self, place: Place) -> Option<Hint> {
         match self.order {
-            Order::Forward => self.range.start = Lsn(place.lsn.0 + 1),
-            Order::Backward => self.range.end = place.lsn,
+            KeyOrder::Forward => self.range.start = Lsn(place.lsn.0 + 1),
+            KeyOrder::Backward => self.range.end = place.lsn,
         }
         let (row, _) = self.view.epochs.owner(place.lsn)?;
         ((row.epoch, row.nonce) == (place.epoch, place.nonce)).then_some(Hint::Place(place))
@@ -125,8 +158,8 @@ impl Iterator for KeyPlaces<'_> {
             if let Some(Current { index, places }) = &mut self.current {
                 let index = *index;
                 let next = match self.order {
-                    Order::Forward => places.next(),
-                    Order::Backward => places.next_back(),
+                    KeyOrder::Forward => places.next(),
+                    KeyOrder::Backward => places.next_back(),
                 };
                 match next {
                     Some(Ok(place)) => match self.take(place) {
@@ -144,8 +177,8 @@ impl Iterator for KeyPlaces<'_> {
                 }
             }
             let index = match self.order {
-                Order::Forward => self.left.next()?,
-                Order::Backward => self.left.next_back()?,
+                KeyOrder::Forward => self.left.next()?,
+                KeyOrder::Backward => self.left.next_back()?,
             };
             let indexing = &self.engine.indexing;
             let run = &self.runs[index];
@@ -188,7 +221,7 @@ mod tests {
     /// The last place of a key in the index, with the pages that were read for it.
     fn last(engine: &Engine, key: &[u8]) -> (Option<Place>, u64) {
         let before = engine.indexing.cache.reads();
-        let hint = engine.key_places(key, Lsn::MIN..Lsn::MAX, Order::Backward).next();
+        let hint = engine.key_places(key, Lsn::MIN..Lsn::MAX, KeyOrder::Backward).next();
         let place = hint.map(|hint| match hint {
             Hint::Place(place) => place,
             Hint::Unknown { .. } => panic!("{hint:?} in an honest index"),
@@ -244,7 +277,7 @@ mod tests {
             let bytes = std::fs::read(&name).unwrap();
             std::fs::write(&name, vec![0; bytes.len()]).unwrap();
         }
-        let hints = |number| engine.key_places(&key(number), Lsn::MIN..Lsn::MAX, Order::Forward);
+        let hints = |number| engine.key_places(&key(number), Lsn::MIN..Lsn::MAX, KeyOrder::Forward);
         let unknown = hints(5).filter(|hint| matches!(hint, Hint::Unknown { .. })).count();
         assert!(unknown > 0 && engine.indexed() < indexed);
         while engine.go_on_indexing() {}

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::History;
 use crate::device::sim::Random;
-use crate::shard::{Hint, Order};
+use crate::shard::{Hint, KeyOrder};
 use crate::simulation::plan::Step;
 use crate::{Log, Lsn, ShardId};
 
@@ -75,11 +75,11 @@ impl History {
                 let mut bound = || Lsn(random.below(indexed.0 + 1));
                 bound()..bound()
             };
-            for order in [Order::Forward, Order::Backward] {
+            for order in [KeyOrder::Forward, KeyOrder::Backward] {
                 // A run that turns out to be none is forgotten, with all behind it.
                 let reach = engine.indexed();
                 let mut hints: Vec<Hint> = engine.key_places(&key, all.clone(), order).collect();
-                if order == Order::Backward {
+                if order == KeyOrder::Backward {
                     hints.reverse();
                 }
                 self.check_hints(&hints, &expected, all.start..all.end.min(reach));

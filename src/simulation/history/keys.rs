@@ -91,6 +91,9 @@ impl History {
             items.reverse();
         }
         self.tally.add("read by key", expected.len() as u64);
+        let indexed = log.engine_of(shard).indexed();
+        let by_index = expected.iter().filter(|position| position.lsn() < indexed).count();
+        self.tally.add("read by key, indexed", by_index as u64);
         self.check_stream(log, key, &expected, items, failed_calls);
     }
 

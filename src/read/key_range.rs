@@ -1,0 +1,353 @@
+//! The records of one key in a range, forward and back: by the key index as far as it knows, else by looking at all.
+
+use std::collections::VecDeque;
+use std::ops::{Range, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::cursor::{Cursor, Step};
+use super::key::{Filtered, is_of, places};
+use super::{RangeBack, Record, Source, get_many};
+use crate::error::ReadError;
+use crate::position::{Lsn, Position};
+use crate::shard::{Hint, KeyOrder};
+
+/// Places that are asked for at once: their records are read with many reads in flight.
+const PLACES: usize = 64;
+
+/// What comes next: records that were looked up, then a stretch of which the index knows nothing.
+#[derive(Debug)]
+struct Found {
+    ready: VecDeque<Result<Record, ReadError>>,
+    /// The source's count of truncations, and what it was before they were looked up.
+    truncations: Arc<AtomicU64>,
+    seen: u64,
+}
+
+impl Found {
+    fn nothing(source: &dyn Source) -> Found {
+        let truncations = source.truncations();
+        Found { ready: VecDeque::new(), seen: truncations.load(Ordering::SeqCst), truncations }
+    }
+
+    /// Whether there are any, and they may be cut off by now.
+    fn is_outdated(&self) -> bool {
+        !self.ready.is_empty() && self.truncations.load(Ordering::SeqCst) != self.seen
+    }
+
+    /// Asks the index for what it knows first of a stretch. Gives of which stretch it knows nothing, behind what is ready
+    /// now, and what is left.
+    fn look_up(
+        &mut self,
+        source: &Arc<dyn Source>,
+        key: &[u8],
+        stretch: Range<Lsn>,
+        order: KeyOrder,
+    ) -> (Range<Lsn>, Range<Lsn>) {
+        self.seen = self.truncations.load(Ordering::SeqCst);
+        let (hints, mut left) = source.key_places(key, stretch.clone(), order, PLACES);
+        let mut unknown = left.start..left.start;
+        let mut positions = Vec::with_capacity(hints.len());
+        for hint in hints {
+            match hint {
+                Hint::Place(place) => positions.extend(place.position(source.id())),
+                Hint::Unknown { from, to } => {
+                    unknown = from..to;
+                    left = match order {
+                        KeyOrder::Forward => to..stretch.end,
+                        KeyOrder::Backward => stretch.start..from,
+                    };
+                    break;
+                }
+            }
+        }
+        // What is not of the key, or not there any more, was no more than a hint.
+        let is_there = |item: &Result<Record, ReadError>| match item {
+            Ok(record) => is_of(record, Some(key)),
+            Err(ReadError::Truncated { .. } | ReadError::NotAPosition(_)) => false,
+            Err(_) => true,
+        };
+        self.ready.extend(get_many(|_| Some(source.clone()), &positions).into_iter().filter(is_there));
+        (unknown, left)
+    }
+}
+
+/// The records of a key, the first one first. By [`Log::read_key`](crate::Log::read_key).
+///
+/// It gives what was accepted when it was made. Where that is not durable yet it waits for it: if that fails it yields
+/// the error, and ends. A damaged stretch does not end it: it yields the error and goes on behind it.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct KeyRange {
+    source: Arc<dyn Source>,
+    key: Box<[u8]>,
+    found: Found,
+    /// Looked through record by record, once what was found is given.
+    records: Filtered,
+    unknown: Range<Lsn>,
+    /// What the index was not asked for yet.
+    left: Range<Lsn>,
+    /// Behind the last record that was given.
+    given: Lsn,
+    /// What was durable when this was looked up.
+    limit: Lsn,
+}
+
+impl KeyRange {
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        range: &impl RangeBounds<Position>,
+    ) -> Result<KeyRange, ReadError> {
+        source.check_process()?;
+        // What was accepted when this is made.
+        let accepted = source.accepted_end();
+        let (start, end) = places(source.as_ref(), range)?;
+        let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
+        let limit = source.durable();
+        Ok(KeyRange {
+            found: Found::nothing(source.as_ref()),
+            records: Filtered::of_key(Cursor::at_rest(source.clone(), start)?, key),
+            unknown: start..start,
+            left: start..end,
+            given: start,
+            key: key.into(),
+            limit,
+            source,
+        })
+    }
+
+    /// Waits for what is not durable yet of a stretch.
+    fn wait(&mut self, end: Lsn) -> Result<(), ReadError> {
+        self.source.make_durable(end)?;
+        self.limit = self.source.durable();
+        Ok(())
+    }
+
+    fn look_up(&mut self) {
+        let left = self.left.clone();
+        (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Forward);
+        if !self.unknown.is_empty() {
+            self.records.seek(self.unknown.start);
+        }
+    }
+
+    /// For good, whatever comes after.
+    fn end(&mut self) {
+        (self.unknown, self.left) = (Lsn::MIN..Lsn::MIN, Lsn::MIN..Lsn::MIN);
+    }
+}
+
+impl Iterator for KeyRange {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.found.is_outdated() {
+                self.found.ready.clear();
+                self.left.start = self.given;
+                self.unknown = self.given..self.given;
+            }
+            let item = self.found.ready.pop_front().or_else(|| {
+                let end = self.unknown.end;
+                if self.unknown.is_empty() {
+                    return None;
+                }
+                match self.records.next(self.limit, end) {
+                    Step::Record(record) => Some(Ok(record)),
+                    Step::Error(error) => Some(Err(error)),
+                    Step::End if self.limit < end => self.wait(end).err().map(|error| {
+                        self.end();
+                        Err(error)
+                    }),
+                    Step::End => {
+                        self.unknown.start = end;
+                        None
+                    }
+                }
+            });
+            match item {
+                Some(item) => {
+                    if let Ok(record) = &item {
+                        self.given = Lsn(record.lsn().0 + 1);
+                    }
+                    return Some(item);
+                }
+                None if !self.unknown.is_empty() => {}
+                None if self.left.is_empty() => return None,
+                None => self.look_up(),
+            }
+        }
+    }
+}
+
+/// The records of a key, the last one first. By [`Log::read_key_back`](crate::Log::read_key_back).
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct KeyRangeBack {
+    source: Arc<dyn Source>,
+    key: Box<[u8]>,
+    found: Found,
+    /// A stretch that is looked through record by record, once what was found is given.
+    records: Option<RangeBack>,
+    unknown: Range<Lsn>,
+    /// What the index was not asked for yet.
+    left: Range<Lsn>,
+    /// The last record that was given, or the end.
+    given: Lsn,
+    limit: Lsn,
+    /// Why not all that was accepted is there: told first.
+    error: Option<ReadError>,
+}
+
+impl KeyRangeBack {
+    /// What was accepted is waited for now, since it comes first.
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        range: &impl RangeBounds<Position>,
+    ) -> Result<KeyRangeBack, ReadError> {
+        source.check_process()?;
+        let accepted = source.accepted_end();
+        let (start, end) = places(source.as_ref(), range)?;
+        let end = if key.is_empty() { start } else { end.map_or(accepted, |end| end.min(accepted)) };
+        let error = if end > start { source.make_durable(end).err() } else { None };
+        let limit = source.durable();
+        Ok(KeyRangeBack::below(source, key, start..end, limit, error))
+    }
+
+    pub(super) fn below(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        places: Range<Lsn>,
+        limit: Lsn,
+        error: Option<ReadError>,
+    ) -> KeyRangeBack {
+        let end = places.end.min(limit);
+        KeyRangeBack {
+            found: Found::nothing(source.as_ref()),
+            records: None,
+            unknown: end..end,
+            left: places.start..end,
+            given: end,
+            key: key.into(),
+            limit,
+            source,
+            error,
+        }
+    }
+
+    /// The next of what was looked up; `None` if that is all.
+    fn next_found(&mut self) -> Option<Result<Record, ReadError>> {
+        if let Some(item) = self.found.ready.pop_front() {
+            return Some(item);
+        }
+        if self.records.is_none() && !self.unknown.is_empty() {
+            let unknown = std::mem::replace(&mut self.unknown, Lsn::MIN..Lsn::MIN);
+            match RangeBack::below(self.source.clone(), unknown, self.limit) {
+                Ok(records) => self.records = Some(records),
+                Err(error) => {
+                    self.left = Lsn::MIN..Lsn::MIN;
+                    return Some(Err(error));
+                }
+            }
+        }
+        let key = &self.key;
+        let is_own = |item: &Result<Record, ReadError>| match item {
+            Ok(record) => is_of(record, Some(key)),
+            Err(_) => true,
+        };
+        let item = self.records.as_mut()?.find(is_own);
+        if item.is_none() {
+            self.records = None;
+        }
+        item
+    }
+}
+
+impl Iterator for KeyRangeBack {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        loop {
+            if self.found.is_outdated() {
+                self.found.ready.clear();
+                self.left.end = self.given;
+                self.unknown = Lsn::MIN..Lsn::MIN;
+            }
+            if let Some(item) = self.next_found() {
+                if let Ok(record) = &item {
+                    self.given = record.lsn();
+                }
+                return Some(item);
+            }
+            if self.left.is_empty() {
+                return None;
+            }
+            let left = self.left.clone();
+            (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Backward);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::device::sim::{End, SimMachine};
+    use crate::options::Tuning;
+    use crate::simulation::Simulated;
+    use crate::{Log, Lsn, Options, Position, ShardId, Write};
+
+    const KEYS: u64 = 40;
+
+    fn open(machine: &SimMachine, indexed: bool) -> Log {
+        let tuning = Tuning { index_run_bytes: 64 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).index_keys(indexed);
+        options.tuned(tuning).device(&Simulated::of(machine)).open("/log").unwrap()
+    }
+
+    fn key(number: u64) -> [u8; 1] {
+        [(number % KEYS) as u8]
+    }
+
+    /// With an index and without, forward and back, the same records; but with it, no more is read than they take.
+    #[test]
+    fn what_the_index_knows_is_not_looked_for() {
+        let machine = SimMachine::new(1);
+        let log = open(&machine, true);
+        let all: Vec<Position> = (0..2_000)
+            .map(|number| log.append(Write::new([7; 500]).key(key(number))).wait().unwrap())
+            .collect();
+        while log.engine_of(ShardId(0)).go_on_indexing() {}
+        log.close().unwrap();
+        machine.restart(End::Kill);
+        for indexed in [false, true] {
+            let log = open(&machine, indexed);
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            let reach = log.stats().shards[0].indexed;
+            assert_eq!(reach > all[1_800].lsn(), indexed, "{reach}");
+            let mut most = 0;
+            for number in 0..KEYS {
+                let own: Vec<Position> =
+                    all[number as usize..].iter().copied().step_by(KEYS as usize).collect();
+                let before = machine.counters().reads;
+                let read = log.read_key(&key(number), own[0]..own[30]).unwrap();
+                let found: Vec<Position> = read.map(|item| item.unwrap().position()).collect();
+                most = most.max(machine.counters().reads - before);
+                assert_eq!(found, own[..30]);
+                let back = log.read_key_back(&key(number), ..).unwrap();
+                let mut found: Vec<Position> = back.map(|item| item.unwrap().position()).collect();
+                found.reverse();
+                assert_eq!(found, own);
+                assert_eq!(log.last(&key(number)).unwrap(), own.last().copied());
+            }
+            // Of a record its block, which is one granule here, and of the index a few pages.
+            assert!(!indexed || most <= 30 + 60, "{most} reads for 30 records");
+            log.close().unwrap();
+            machine.restart(End::Kill);
+        }
+        assert!(Lsn(0) < all[0].lsn());
+    }
+}
