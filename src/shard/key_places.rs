@@ -274,4 +274,50 @@ mod tests {
         assert_eq!(log.stats().shards[0].indexed, Lsn(0));
         log.close().unwrap();
     }
+
+    /// All files but those of the index, as they are in `from`.
+    fn copy_log(from: &std::path::Path, to: &std::path::Path) {
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                std::fs::create_dir_all(&to).unwrap();
+                copy_log(&entry.path(), &to);
+            } else if entry.path().extension().is_none_or(|ending| ending != "idx") {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// The log was put back from a copy and has gone on otherwise; the index was left as it was.
+    #[test]
+    fn a_run_of_what_the_log_has_no_more_is_built_anew() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tuning = Tuning { index_run_bytes: 128 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).memory_bytes(4 << 20).tuned(tuning).index_keys(true);
+        let write = |name: &str| {
+            let log = options.open(dir.path()).unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            for number in 0..4_000 {
+                log.post(Write::new([7; 256]).key(format!("{name}{number}"))).unwrap();
+            }
+            log.sync().wait().unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            log
+        };
+        write("first").close().unwrap();
+        copy_log(dir.path(), copy.path());
+        write("gone").close().unwrap();
+        copy_log(copy.path(), dir.path());
+        let log = write("second");
+        let engine = log.engine_of(ShardId(0));
+        let records: Vec<_> =
+            log.shard(ShardId(0)).read(..engine.indexed()).unwrap().map(Result::unwrap).collect();
+        assert!(records.len() > 6_000, "{} records are indexed", records.len());
+        for record in records.iter().step_by(3) {
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
+            assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
+        }
+        log.close().unwrap();
+    }
 }
