@@ -196,7 +196,7 @@
 //! for a lock.
 //!
 //! ```
-//! use sawmill::{Log, Options, Position, ShardId};
+//! use sawmill::{Log, Options, Position, ShardId, Write};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let dir = tempfile::tempdir()?;
@@ -219,6 +219,18 @@
 //!         let record = record?;
 //!         println!("{} at {} ns", record.position(), record.timestamp());
 //!     }
+//!
+//!     // From a time on, which is found in a handful of reads.
+//!     let time = log.get(b)?.timestamp();
+//!     assert_eq!(log.merged(time..)?.count(), 1);
+//!     assert_eq!(log.seek(time)?, [b.lsn()]); // one for each shard
+//!
+//!     // One key, from behind a record that was read, and its last record.
+//!     let made = log.append(Write::new("made").key("order:9")).wait()?;
+//!     let paid = log.append(Write::new("paid").key("order:9")).wait()?;
+//!     assert_eq!(log.read_key("order:9", ..)?.count(), 2);
+//!     assert_eq!(log.follow_key("order:9", Some(made))?.next().expect("it is open")?.position(), paid);
+//!     assert_eq!(log.last("order:9")?, Some(paid));
 //!
 //!     // While somebody else owns it, from another process too: takes no lock, writes nothing.
 //!     let reader = Log::open_read_only(dir.path())?;
@@ -440,6 +452,7 @@ pub mod stats;
 mod sync;
 mod sys;
 pub mod tally;
+mod time;
 pub mod write;
 
 /// The programs of the README, compiled with the tests of the documentation.

@@ -101,10 +101,39 @@ fn a_log_is_shown() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(value["key"], "6b0a");
     }
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "k\n"]));
+    assert_eq!(out.lines().count(), 20);
+    let (_, out, _) = text(&sawmill(&["dump", path, "--key", "another"]));
+    assert_eq!(out, "");
     let (code, out, _) = text(&sawmill(&["verify", path]));
     assert_eq!((code, out.trim()), (0, "40 records, 0.0 MiB, 0 damaged places"));
     let (code, _, error) = text(&sawmill(&["dump", path, "--shard", "9"]));
     assert_eq!((code, error.contains("shard 9 does not exist")), (1, true), "{error}");
+}
+
+#[test]
+fn a_log_is_shown_from_a_time_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    let count = |arguments: &[&str]| {
+        let (code, out, error) = text(&sawmill(&[&["dump", path, "--from"], arguments].concat()));
+        assert_eq!(code, 0, "{error}");
+        out.lines().count()
+    };
+    let (_, out, _) = text(&sawmill(&["dump", path]));
+    let time = |line: usize| format!("{}ns", out.lines().nth(line).unwrap().split(' ').nth(1).unwrap());
+    assert_eq!(count(&[&time(0)]), 40);
+    assert_eq!(count(&[&time(30)]), 10);
+    assert_eq!(count(&[&time(30), "--shard", "1"]), 5);
+    assert_eq!(count(&[&time(30), "--shard", "1", "--limit", "3"]), 3);
+    assert_eq!(count(&["2020-02-29T23:59"]), 40);
+    assert_eq!(count(&["2520-02-29T23:59Z"]), 0);
+    assert_eq!(count(&["0", "--shard", "1"]), 20);
+    let (code, _, error) = text(&sawmill(&["dump", path, "--from", "4096"]));
+    assert_eq!((code, error.contains("--shard")), (1, true), "{error}");
+    let (code, _, error) = text(&sawmill(&["dump", path, "--from", "noon"]));
+    assert_eq!((code, error.contains("2026-11-27T20:00")), (2, true), "{error}");
 }
 
 #[test]
@@ -153,6 +182,52 @@ fn damage_is_found_and_repaired_only_on_demand() {
             entry.unwrap().file_name().to_string_lossy().starts_with("sawmill.before-repair-")
         })
     );
+}
+
+#[test]
+fn manifests_that_are_lost_are_rebuilt_only_on_demand() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    let manifest = |shard: u16, copy: u16| dir.path().join(format!("shard-{shard:04}/shard.manifest.{copy}"));
+    for copy in [0, 1] {
+        std::fs::remove_file(manifest(0, copy)).unwrap();
+        std::fs::write(manifest(1, copy), format!("rotten {copy}")).unwrap();
+    }
+    let (code, _, error) = text(&sawmill(&["verify", path]));
+    assert_eq!((code, error.contains("the manifest in")), (3, true), "{error}");
+    let (code, out, error) = text(&sawmill(&["repair", path]));
+    assert_eq!((code, error.as_str()), (3, ""), "{out}");
+    for told in ["shard 0: its manifest is lost", "shard 1: its manifest is lost", "nothing was changed"] {
+        assert!(out.contains(told), "{out}");
+    }
+    assert!(out.contains("records that were truncated") && out.contains("1 segments with 1 epochs"), "{out}");
+    assert!(!manifest(0, 0).exists() && std::fs::read(manifest(1, 1)).unwrap() == b"rotten 1");
+    let (code, out, error) = text(&sawmill(&["repair", path, "--yes"]));
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.contains("the log opens again; nothing is damaged"), "{out}");
+    let (code, out, _) = text(&sawmill(&["verify", path]));
+    assert_eq!((code, out.trim()), (0, "40 records, 0.0 MiB, 0 damaged places"));
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let is_aside = |path: &std::path::PathBuf| path.to_string_lossy().contains("sawmill.before-repair-");
+    let aside = names.into_iter().find(is_aside).expect("what was there is kept");
+    assert_eq!(std::fs::read(aside.join("shard-0001/shard.manifest.1")).unwrap(), b"rotten 1");
+
+    // The log's own manifest is in any backup, and in nothing else.
+    let own = ["log.manifest.0", "log.manifest.1"].map(|name| dir.path().join(name));
+    let backup = own.each_ref().map(|own| std::fs::read(own).unwrap());
+    own.iter().for_each(|own| std::fs::remove_file(own).unwrap());
+    let (code, out, error) = text(&sawmill(&["repair", path, "--yes"]));
+    assert_eq!(
+        (code, error.contains("is missing, in both copies; nothing was changed")),
+        (3, true),
+        "{error}"
+    );
+    assert!(out.contains("any backup of this log"), "{out}");
+    std::fs::write(&own[1], &backup[1]).unwrap();
+    let (code, out, error) = text(&sawmill(&["repair", path]));
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("the log opens as it is"), "{out}");
 }
 
 #[test]

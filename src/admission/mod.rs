@@ -15,11 +15,11 @@
 //! is awake, callers would take turns at one record a wake-up for as long as they keep coming (a lock
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
-mod delay;
+#[cfg(all(test, not(sawmill_loom)))]
+mod random_walk;
+mod retry_after;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
-#[cfg(all(test, not(sawmill_loom)))]
-mod walk;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -28,9 +28,10 @@ use std::task::Waker;
 use std::thread::Thread;
 
 use crate::sync::{CacheLine, lock};
+use crate::time::Nanos;
 use crate::write::Priority;
 
-pub(crate) use delay::retry_after;
+pub(crate) use retry_after::retry_after;
 
 /// An offer that is not taken within a millisecond passes on: far above a wake-up (some 60 us), far
 /// below what a caller would call a stall. A new place has as long for the first look at it.
@@ -77,11 +78,11 @@ struct Ticket {
 #[derive(Debug)]
 enum State {
     /// Made, and not looked at yet. Until this time it keeps those behind it from going ahead.
-    New(u64),
+    New(Nanos),
     /// In line, with how it is called; it keeps those behind it from going ahead.
     Waiting(Call),
     /// Offered room until this time.
-    Offered(u64),
+    Offered(Nanos),
 }
 
 impl State {
@@ -90,7 +91,7 @@ impl State {
         !matches!(self, State::Offered(_))
     }
 
-    fn until(&self) -> Option<u64> {
+    fn until(&self) -> Option<Nanos> {
         match self {
             State::New(until) | State::Offered(until) => Some(*until),
             State::Waiting(_) => None,
@@ -105,22 +106,29 @@ const PLACES: usize = 256;
 /// The highest first, as the lines are.
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
+/// The ticket of that id and line is out of line at that time, if it has not changed until then.
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    until: Nanos,
+    id: u64,
+    line: usize,
+}
+
 #[derive(Debug)]
 struct Queue {
     next_id: u64,
     /// By priority, the highest first; in each by id.
     lines: [VecDeque<Ticket>; 3],
-    /// What is over at which time, if it has not changed until then: time, id, line. All are given as long, so that
-    /// they stand in order.
-    timed: VecDeque<(u64, u64, usize)>,
+    /// What is over at which time. All are given as long, so that they stand in order.
+    timed: VecDeque<Timed>,
     /// When room was last looked for, or somebody came into an empty line.
-    looked: u64,
+    offered_at: Nanos,
 }
 
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), looked: 0 }
+        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), offered_at: Nanos::default() }
     }
 }
 
@@ -131,7 +139,7 @@ impl Queue {
     }
 
     /// Where in its line the one stands whose time is over then; `None` if it has been looked at since.
-    fn timed(&self, (until, id, line): (u64, u64, usize)) -> Option<usize> {
+    fn timed(&self, &Timed { until, id, line }: &Timed) -> Option<usize> {
         let line = &self.lines[line];
         let index = line.binary_search_by_key(&id, |ticket| ticket.id).ok()?;
         (line[index].state.until() == Some(until)).then_some(index)
@@ -141,6 +149,23 @@ impl Queue {
     fn is_free(&self, lines: usize) -> bool {
         !self.lines[..lines].iter().flatten().any(|ticket| ticket.state.is_in_line())
     }
+}
+
+/// Blocks that records of a priority may take, of so many.
+pub(crate) fn blocks_max(priority: Priority, blocks: u32) -> u32 {
+    match priority {
+        Priority::Low => blocks / 2,
+        Priority::Normal => blocks - blocks / 8,
+        Priority::High => blocks,
+    }
+}
+
+/// Whether there is enough room to offer it to waiters of a priority, with so many blocks in use of all.
+///
+/// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed is let go only when
+/// there is room for many of them to go on without another one.
+pub(crate) fn admits(priority: Priority, in_use: u32, blocks: u32) -> bool {
+    in_use + blocks / 8 < blocks_max(priority, blocks)
 }
 
 fn line_of(priority: Priority) -> usize {
@@ -158,7 +183,7 @@ pub(crate) struct Place {
     priority: Priority,
 }
 
-/// See the module. Times are in nanoseconds.
+/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     /// How many stand in line, and [`SHUT`]. The number changes under the lock alone.
@@ -185,14 +210,14 @@ impl Admission {
         let mut queue = lock(&self.queue);
         for ticket in queue.lines.iter_mut().flatten() {
             if let State::Waiting(_) = ticket.state {
-                tasks.extend(self.call(ticket, u64::MAX));
+                tasks.extend(self.call(ticket, Nanos::NEVER));
             }
         }
         tasks
     }
 
     /// Calls one that waits, and has it stand in nobody's way until it comes. Under the lock.
-    fn call(&self, ticket: &mut Ticket, until: u64) -> Option<Waker> {
+    fn call(&self, ticket: &mut Ticket, until: Nanos) -> Option<Waker> {
         let State::Waiting(call) = std::mem::replace(&mut ticket.state, State::Offered(until)) else {
             unreachable!("who waits is called");
         };
@@ -202,30 +227,30 @@ impl Admission {
     }
 
     /// One more stands in line. Under the lock.
-    fn joins(&self, queue: &mut Queue, now: u64) {
+    fn count_waiter(&self, queue: &mut Queue, now: Nanos) {
         if self.word.0.fetch_add(1, Ordering::SeqCst) & !SHUT == 0 {
-            queue.looked = now;
+            queue.offered_at = now;
         }
     }
 
     /// Takes a place at the end of the queue.
-    pub(crate) fn enter(&self, priority: Priority, now: u64) -> Place {
+    pub(crate) fn enter(&self, priority: Priority, now: Nanos) -> Place {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         let (id, line, until) = (queue.next_id, line_of(priority), now + OFFER_NS);
         queue.next_id += 1;
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
-        queue.timed.push_back((until, id, line));
-        self.joins(&mut queue, now);
+        queue.timed.push_back(Timed { until, id, line });
+        self.count_waiter(&mut queue, now);
         Place { id, priority }
     }
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
-    fn pass(&self, queue: &mut Queue, now: u64) {
-        while let Some(&timed) = queue.timed.front().filter(|(until, ..)| *until <= now) {
+    fn expire(&self, queue: &mut Queue, now: Nanos) {
+        while let Some(&timed) = queue.timed.front().filter(|timed| timed.until <= now) {
             queue.timed.pop_front();
-            let Some(index) = queue.timed(timed) else { continue };
-            let passed = queue.lines[timed.2].remove(index).expect("found");
+            let Some(index) = queue.timed(&timed) else { continue };
+            let passed = queue.lines[timed.line].remove(index).expect("found");
             if passed.state.is_in_line() {
                 self.word.0.fetch_sub(1, Ordering::SeqCst);
             }
@@ -233,9 +258,9 @@ impl Admission {
     }
 
     /// Whether it is this waiter's turn: it was offered room, or nobody stands in line before it.
-    pub(crate) fn is_turn(&self, place: &Place, now: u64) -> bool {
+    pub(crate) fn is_turn(&self, place: &Place, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         let (found, own) = (queue.find(place), line_of(place.priority));
         let line = &queue.lines[own];
         if found.is_ok_and(|index| matches!(line[index].state, State::Offered(_))) {
@@ -246,14 +271,14 @@ impl Admission {
     }
 
     /// Whether a caller of this priority that does not wait may go ahead of all who stand in line.
-    pub(crate) fn lets_by(&self, priority: Priority, now: u64) -> bool {
+    pub(crate) fn may_bypass(&self, priority: Priority, now: Nanos) -> bool {
         let mut queue = lock(&self.queue);
-        self.pass(&mut queue, now);
+        self.expire(&mut queue, now);
         queue.is_free(line_of(priority) + 1)
     }
 
     /// Leaves a call for the next offer. The caller looks for room once more after this.
-    pub(crate) fn wait(&self, place: &Place, call: Call, now: u64) {
+    pub(crate) fn wait(&self, place: &Place, call: Call, now: Nanos) {
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
         let (found, line) = (queue.find(place), line_of(place.priority));
@@ -266,7 +291,7 @@ impl Admission {
             }
         };
         if !before.as_ref().is_some_and(State::is_in_line) {
-            self.joins(queue, now);
+            self.count_waiter(queue, now);
         }
         drop(guard);
         // A waker may do anything when it is dropped: under no lock.
@@ -288,15 +313,15 @@ impl Admission {
     /// There is room, for `admits(priority)`: offers it to those who wait longest, and gives back the
     /// wakers of those that are tasks.
     #[must_use]
-    pub(crate) fn offer(&self, now: u64, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
+    pub(crate) fn offer(&self, now: Nanos, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
         let mut tasks = Vec::new();
         if self.is_clear() {
             return tasks;
         }
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
-        self.pass(queue, now);
-        queue.looked = now;
+        self.expire(queue, now);
+        queue.offered_at = now;
         let (mut out, until) = (0, now + OFFER_NS);
         for (line, priority) in PRIORITIES.into_iter().enumerate() {
             if !admits(priority) {
@@ -311,7 +336,7 @@ impl Admission {
                     State::Offered(_) => {}
                     State::Waiting(_) => {
                         tasks.extend(self.call(ticket, until));
-                        queue.timed.push_back((until, ticket.id, line));
+                        queue.timed.push_back(Timed { until, id: ticket.id, line });
                     }
                 }
                 out += 1;
@@ -321,18 +346,18 @@ impl Admission {
     }
 
     /// When to [`offer`](Admission::offer) next, if nothing happens before; `None` if nobody stands in line.
-    pub(crate) fn due(&self) -> Option<u64> {
+    pub(crate) fn due(&self) -> Option<Nanos> {
         let word = self.word.0.load(Ordering::SeqCst);
         if word == 0 || word & SHUT != 0 {
             return None;
         }
         let mut queue = lock(&self.queue);
         // Whoever took its offer and came back for want of room is not called again for that.
-        while queue.timed.front().is_some_and(|&timed| queue.timed(timed).is_none()) {
+        while queue.timed.front().is_some_and(|timed| queue.timed(timed).is_none()) {
             queue.timed.pop_front();
         }
-        let (soon, late) = (queue.looked + OFFER_NS, queue.looked + LOOK_NS);
+        let (soon, late) = (queue.offered_at + OFFER_NS, queue.offered_at + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
-        Some(queue.timed.front().map_or(late, |(until, ..)| soon.max(*until).min(late)))
+        Some(queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late)))
     }
 }

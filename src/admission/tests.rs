@@ -16,8 +16,8 @@ impl Wake for Count {
 
 fn waiter(admission: &Admission, priority: Priority) -> (Place, Arc<Count>) {
     let count = Arc::new(Count::default());
-    let place = admission.enter(priority, 0);
-    admission.wait(&place, Call::Task(Waker::from(count.clone())), 0);
+    let place = admission.enter(priority, Nanos(0));
+    admission.wait(&place, Call::Task(Waker::from(count.clone())), Nanos(0));
     (place, count)
 }
 
@@ -30,9 +30,9 @@ fn room_goes_to_the_first_and_then_to_the_next() {
     let admission = Admission::default();
     let (first, first_calls) = waiter(&admission, Priority::Normal);
     let (second, second_calls) = waiter(&admission, Priority::Normal);
-    wake(admission.offer(0, |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
     assert_eq!((calls(&first_calls), calls(&second_calls)), (1, 1));
-    assert!(admission.is_turn(&first, 0) && admission.is_turn(&second, 0));
+    assert!(admission.is_turn(&first, Nanos(0)) && admission.is_turn(&second, Nanos(0)));
     admission.leave(&first);
     admission.leave(&second);
     assert!(admission.is_clear());
@@ -42,13 +42,13 @@ fn room_goes_to_the_first_and_then_to_the_next() {
 fn offers_go_out_in_order_and_so_many_at_a_time() {
     let admission = Admission::default();
     let waiters: Vec<_> = (0..OFFERS_MAX + 8).map(|_| waiter(&admission, Priority::Normal)).collect();
-    wake(admission.offer(0, |_| true));
-    wake(admission.offer(0, |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
     let called = |waiters: &[(Place, Arc<Count>)]| waiters.iter().map(|(_, count)| calls(count)).sum::<u32>();
     assert_eq!(called(&waiters[..OFFERS_MAX]), OFFERS_MAX as u32, "each is called once");
     assert_eq!(called(&waiters[OFFERS_MAX..]), 0);
     admission.leave(&waiters[0].0);
-    wake(admission.offer(0, |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
     assert_eq!(called(&waiters[OFFERS_MAX..OFFERS_MAX + 1]), 1);
 }
 
@@ -57,10 +57,10 @@ fn the_higher_priority_is_offered_first_and_the_lower_only_what_it_may_use() {
     let admission = Admission::default();
     let (_low, low_calls) = waiter(&admission, Priority::Low);
     let (high, high_calls) = waiter(&admission, Priority::High);
-    wake(admission.offer(0, |priority| priority == Priority::High));
+    wake(admission.offer(Nanos(0), |priority| priority == Priority::High));
     assert_eq!((calls(&low_calls), calls(&high_calls)), (0, 1));
     admission.leave(&high);
-    wake(admission.offer(0, |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
     assert_eq!(calls(&low_calls), 1);
 }
 
@@ -70,18 +70,18 @@ fn an_offer_that_is_not_taken_passes_on() {
     let admission = Admission::default();
     let (dead, _) = waiter(&admission, Priority::Normal);
     let (alive, alive_calls) = waiter(&admission, Priority::Normal);
-    wake(admission.offer(0, |_| true));
+    wake(admission.offer(Nanos(0), |_| true));
     assert_eq!(calls(&alive_calls), 1);
     assert!(admission.is_clear(), "whoever has an offer stands in nobody's way");
     // The one that lives has been polled and waits again; the other lets its offer pass.
-    admission.wait(&alive, Call::Task(Waker::from(alive_calls.clone())), 10);
+    admission.wait(&alive, Call::Task(Waker::from(alive_calls.clone())), Nanos(10));
     assert!(!admission.is_clear());
-    assert_eq!(admission.due(), Some(10 + OFFER_NS));
-    wake(admission.offer(OFFER_NS, |_| true));
+    assert_eq!(admission.due(), Some(Nanos(10 + OFFER_NS)));
+    wake(admission.offer(Nanos(OFFER_NS), |_| true));
     assert_eq!(calls(&alive_calls), 2);
     admission.leave(&alive);
     assert!(admission.is_clear(), "a waiter that let an offer pass holds nobody up");
-    assert!(admission.is_turn(&dead, OFFER_NS), "and may still take room when it is polled");
+    assert!(admission.is_turn(&dead, Nanos(OFFER_NS)), "and may still take room when it is polled");
     admission.leave(&dead);
     assert!(admission.is_clear());
 }
@@ -91,7 +91,7 @@ fn offers_to_those_who_do_not_come_go_to_the_next() {
     let admission = Admission::default();
     let waiters: Vec<_> = (0..OFFERS_MAX * 3).map(|_| waiter(&admission, Priority::Normal)).collect();
     for round in 0..3 {
-        wake(admission.offer(round * OFFER_NS, |_| true));
+        wake(admission.offer(Nanos(round * OFFER_NS), |_| true));
         let called: u32 = waiters.iter().map(|(_, count)| calls(count)).sum();
         assert_eq!(called, (round as u32 + 1) * OFFERS_MAX as u32);
     }
@@ -101,22 +101,25 @@ fn offers_to_those_who_do_not_come_go_to_the_next() {
 #[test]
 fn a_place_that_is_never_looked_at_passes() {
     let admission = Admission::default();
-    let dead = admission.enter(Priority::Normal, 0);
+    let dead = admission.enter(Priority::Normal, Nanos(0));
     let (alive, _) = waiter(&admission, Priority::Normal);
-    assert!(!admission.is_turn(&alive, 10) && !admission.lets_by(Priority::Normal, 10));
-    assert!(admission.lets_by(Priority::High, 10), "those who wait keep nobody more urgent from going ahead");
-    assert_eq!(admission.due(), Some(OFFER_NS));
-    assert!(admission.is_turn(&alive, OFFER_NS), "nobody stands before it any more");
+    assert!(!admission.is_turn(&alive, Nanos(10)) && !admission.may_bypass(Priority::Normal, Nanos(10)));
+    assert!(
+        admission.may_bypass(Priority::High, Nanos(10)),
+        "those who wait keep nobody more urgent from going ahead"
+    );
+    assert_eq!(admission.due(), Some(Nanos(OFFER_NS)));
+    assert!(admission.is_turn(&alive, Nanos(OFFER_NS)), "nobody stands before it any more");
     // It comes back to its old place.
-    admission.wait(&dead, Call::Task(Waker::noop().clone()), OFFER_NS);
-    assert!(!admission.is_turn(&alive, OFFER_NS) && admission.is_turn(&dead, OFFER_NS));
+    admission.wait(&dead, Call::Task(Waker::noop().clone()), Nanos(OFFER_NS));
+    assert!(!admission.is_turn(&alive, Nanos(OFFER_NS)) && admission.is_turn(&dead, Nanos(OFFER_NS)));
 }
 
 #[test]
 fn who_is_forgotten_leaves_nothing_behind() {
     let admission = Admission::default();
     for round in 0..1_000 {
-        let now = round * 2 * OFFER_NS;
+        let now = Nanos(round * 2 * OFFER_NS);
         let place = admission.enter(Priority::Low, now);
         if round % 2 == 0 {
             admission.wait(&place, Call::Task(Waker::noop().clone()), now);
@@ -142,9 +145,9 @@ fn wakers_are_dropped_under_no_lock() {
     }
     let (admission, dropped) = (Arc::new(Admission::default()), Arc::new(AtomicU32::new(0)));
     let call = || Call::Task(Waker::from(Arc::new(Looks(admission.clone(), dropped.clone()))));
-    let place = admission.enter(Priority::Normal, 0);
-    admission.wait(&place, call(), 0);
-    admission.wait(&place, call(), 0);
+    let place = admission.enter(Priority::Normal, Nanos(0));
+    admission.wait(&place, call(), Nanos(0));
+    admission.wait(&place, call(), Nanos(0));
     assert_eq!(dropped.load(Ordering::SeqCst), 1, "the old one");
     admission.leave(&place);
     assert_eq!(dropped.load(Ordering::SeqCst), 2);

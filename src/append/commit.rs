@@ -24,20 +24,20 @@ pub struct Commit {
     target: Target,
     registration: Option<Registration>,
     /// Whoever holds this must lead the commit or announce it.
-    duty: bool,
+    must_lead: bool,
 }
 
 impl Commit {
     #[inline]
     pub(crate) fn new(engine: EngineRef, placed: &Placed) -> Commit {
-        let Placed { position, target, duty } = *placed;
-        Commit { engine, position, target, registration: None, duty }
+        let Placed { position, target, must_lead } = *placed;
+        Commit { engine, position, target, registration: None, must_lead }
     }
 
     /// What was accepted. Whoever asks for it sees to the duty that may come with it.
     pub(crate) fn placed(mut self) -> Placed {
         self.announce();
-        Placed { position: self.position, target: self.target, duty: false }
+        Placed { position: self.position, target: self.target, must_lead: false }
     }
 
     pub(crate) fn try_begin(
@@ -51,7 +51,7 @@ impl Commit {
             if engine.admission.is_shut() {
                 return Err(engine.shut_error().into());
             }
-            if !engine.lets_by(write.priority) {
+            if !engine.may_bypass(write.priority) {
                 return Err(engine.overloaded(bytes, write.priority));
             }
         }
@@ -121,7 +121,7 @@ impl Commit {
         if !self.engine.in_opening_process() {
             return self.wait_for(timeout);
         }
-        if std::mem::take(&mut self.duty) {
+        if std::mem::take(&mut self.must_lead) {
             match timeout {
                 None => self.engine.lead(&self.target),
                 Some(_) => self.engine.announce(),
@@ -140,8 +140,8 @@ impl Commit {
     #[inline]
     pub(crate) fn announce(&mut self) {
         // Written where it changes and nowhere else: a byte that was just written delays the move of the handle.
-        if self.duty {
-            self.duty = false;
+        if self.must_lead {
+            self.must_lead = false;
             self.engine.announce();
         }
     }
@@ -172,7 +172,7 @@ impl Future for Commit {
 impl Drop for Commit {
     #[inline]
     fn drop(&mut self) {
-        if (self.registration.is_some() || self.duty) && self.engine.in_opening_process() {
+        if (self.registration.is_some() || self.must_lead) && self.engine.in_opening_process() {
             self.announce();
             if let Some(registration) = self.registration.take() {
                 self.engine.forget(registration);
@@ -204,7 +204,7 @@ impl SyncHandle {
             if let Some(target) = engine.last_target(Durability::Synced) {
                 engine.ask_sync(&target);
                 let position = Position::new(engine.id, 0, target.lsn, target.lsn);
-                waits.push(Commit::new(engine, &Placed { position, target, duty: false }));
+                waits.push(Commit::new(engine, &Placed { position, target, must_lead: false }));
             }
         }
         SyncHandle { waits, failed: None }

@@ -4,8 +4,9 @@ use crate::committer::{Action, Committer, CommitterConfig, SealThreshold, Sealed
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, BlockSeal, Identity, RecordHeader, Records, encode_record, encoded_bytes,
 };
-use crate::pool::{BlockPlace, Claim, Pool, Urgency};
+use crate::pool::{BlockPlace, Claim, Pool, Sequence, Urgency};
 use crate::position::Lsn;
+use crate::time::Nanos;
 
 const IDENTITY: Identity = Identity { log_id: [7; 16], shard: 0, epoch: 1, nonce: 9 };
 
@@ -115,7 +116,7 @@ impl Blocks {
 #[derive(Debug)]
 pub struct Commits {
     committer: Committer,
-    sequence: u64,
+    sequence: Sequence,
 }
 
 impl Default for Commits {
@@ -128,16 +129,16 @@ impl Default for Commits {
             marker_delay_ns: 20_000_000,
             marker_interval_ns: 1_000_000_000,
         };
-        Commits { committer: Committer::new(config, Lsn(0), 0), sequence: 0 }
+        Commits { committer: Committer::new(config, Lsn(0), Sequence(0)), sequence: Sequence(0) }
     }
 }
 
 impl Commits {
     /// Seals a block, submits its write, completes it and looks how far all is durable.
     pub fn step(&mut self) -> u64 {
-        self.sequence += 1;
-        let (sequence, now) = (self.sequence, self.sequence * 1_000);
-        let (end, urgency) = (Lsn(sequence * 4096), Urgency::Synced);
+        self.sequence = self.sequence.next();
+        let (sequence, now) = (self.sequence, Nanos(self.sequence.0 * 1_000));
+        let (end, urgency) = (Lsn(sequence.0 * 4096), Urgency::Synced);
         let block = Sealed { sequence, end, bytes: 4096, file: 1, urgency, records: 1, group: None };
         self.committer.handle_sealed(block, now);
         while let Some(action) = self.committer.poll_action() {
@@ -163,7 +164,7 @@ mod tests {
         }
         let mut blocks = Blocks::new().unwrap();
         (0..5_000).for_each(|_| blocks.append(&[1; 256]));
-        assert!(blocks.pool.last().sequence > 4);
+        assert!(blocks.pool.last().sequence > Sequence(4));
         let mut commits = Commits::default();
         assert_eq!((commits.step(), commits.step()), (4096, 8192));
     }

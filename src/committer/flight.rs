@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{OperationId, Sealed};
+use crate::pool::Sequence;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -23,20 +24,20 @@ pub(super) struct Entry {
     pub block: Sealed,
     pub covered: bool,
     /// The last of the void blocks behind it, or itself.
-    pub through: u64,
+    pub through: Sequence,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Flying {
+struct InFlightBlock {
     block: Sealed,
     state: State,
-    through: u64,
+    through: Sequence,
 }
 
 /// Sealed blocks, oldest first, until each and all before it are written.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    blocks: VecDeque<Flying>,
+    blocks: VecDeque<InFlightBlock>,
     /// Of `blocks`, how many from the front have been handed to the device.
     started: usize,
     writes_in_flight: u32,
@@ -54,11 +55,11 @@ impl Flight {
             assert!(block.sequence > last.through, "blocks are sealed in order");
             assert!(block.end > last.block.end);
         }
-        self.blocks.push_back(Flying { block, state: State::Waiting, through: block.sequence });
+        self.blocks.push_back(InFlightBlock { block, state: State::Waiting, through: block.sequence });
     }
 
     /// A void block was passed over: it is done with once the one before it is. False if none is here.
-    pub(super) fn pass_over(&mut self, sequence: u64) -> bool {
+    pub(super) fn pass_over(&mut self, sequence: Sequence) -> bool {
         let last = self.blocks.back_mut();
         last.map(|last| last.through = sequence).is_some()
     }
@@ -68,8 +69,8 @@ impl Flight {
         &mut self,
         operation: OperationId,
         sync: impl FnOnce(&Sealed) -> bool,
-    ) -> Option<(u64, bool)> {
-        let Flying { block, state, .. } = self.blocks.get_mut(self.started)?;
+    ) -> Option<(Sequence, bool)> {
+        let InFlightBlock { block, state, .. } = self.blocks.get_mut(self.started)?;
         debug_assert_eq!(*state, State::Waiting);
         let sync = sync(block);
         *state = State::Writing { operation, sync };
@@ -85,7 +86,7 @@ impl Flight {
             self.blocks.iter_mut().take(self.started).find(
                 |flying| matches!(flying.state, State::Writing { operation: own, .. } if own == operation),
             );
-        let Some(Flying { block, state, .. }) = found else { return false };
+        let Some(InFlightBlock { block, state, .. }) = found else { return false };
         let State::Writing { sync, .. } = *state else { unreachable!("found as a write in flight") };
         *state = State::Completed { covered: sync };
         self.writes_in_flight -= 1;
@@ -95,7 +96,7 @@ impl Flight {
 
     /// Takes the first block out if its write completed.
     pub(super) fn pop_completed(&mut self) -> Option<Entry> {
-        let Flying { block, state, through } = *self.blocks.front()?;
+        let InFlightBlock { block, state, through } = *self.blocks.front()?;
         let State::Completed { covered } = state else { return None };
         self.blocks.pop_front();
         self.started -= 1;

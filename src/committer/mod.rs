@@ -17,14 +17,17 @@
 //! reaped; the covered LSN is the end of the longest covered prefix; a failed write or sync is final.
 
 mod flight;
+mod seal_rule;
 mod watermark;
 
 use flight::{Entry, Flight};
+pub(crate) use seal_rule::SealThreshold;
 use watermark::Prefix;
 pub(crate) use watermark::Watermarks;
 
-use crate::pool::{Group, Pending, Urgency};
+use crate::pool::{Group, Pending, Sequence, Urgency};
 use crate::position::Lsn;
+use crate::time::Nanos;
 
 /// How a block is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +36,6 @@ pub(crate) enum SyncMethod {
     WriteThrough,
     /// A plain write, then a sync of the file.
     Flush,
-}
-
-/// A part of something, as a fraction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SealThreshold {
-    pub numerator: u64,
-    pub denominator: u64,
 }
 
 /// What the committer is set to; times in nanoseconds.
@@ -62,7 +58,7 @@ pub(crate) struct CommitterConfig {
 /// A block that was sealed: what the committer needs to know of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sealed {
-    pub sequence: u64,
+    pub sequence: Sequence,
     /// End of the block, padding included.
     pub end: Lsn,
     pub bytes: u32,
@@ -81,7 +77,7 @@ pub(crate) struct OperationId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Write block `sequence`; `sync` makes the write itself synchronous.
-    Write { operation: OperationId, sequence: u64, sync: bool },
+    Write { operation: OperationId, sequence: Sequence, sync: bool },
     /// Sync the data of a file.
     Sync { operation: OperationId, file: u32 },
 }
@@ -95,13 +91,13 @@ pub(crate) struct Committer {
     next_operation: u64,
     syncs_in_flight: u32,
     /// All blocks up to this sequence are wanted durable.
-    sync_target: u64,
+    sync_target: Sequence,
     /// Last block that is done with, as all before it are: its write completed, or it is void.
-    completed: u64,
+    completed: Sequence,
     /// The open block, while nobody waits for it.
     waiting: Option<Waiting>,
     /// Since when something is written and not wanted durable by anybody.
-    uncovered_since: Option<u64>,
+    uncovered_since: Option<Nanos>,
     marker: Marker,
     failed: bool,
 }
@@ -109,8 +105,8 @@ pub(crate) struct Committer {
 /// Background records in the open block.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    sequence: u64,
-    since: u64,
+    sequence: Sequence,
+    since: Nanos,
 }
 
 /// What happens by time alone.
@@ -135,14 +131,14 @@ struct Marker {
     owed: bool,
     /// It is owed, and there is a place for it.
     armed: bool,
-    idle_since: u64,
-    last: Option<u64>,
+    idle_since: Nanos,
+    last: Option<Nanos>,
 }
 
 impl Committer {
     /// A committer for a stream that is durable up to `start`, which no group leaves open, and whose
     /// blocks up to sequence `completed` are done with.
-    pub(crate) fn new(config: CommitterConfig, start: Lsn, completed: u64) -> Committer {
+    pub(crate) fn new(config: CommitterConfig, start: Lsn, completed: Sequence) -> Committer {
         assert!(config.depth > 0);
         Committer {
             config,
@@ -150,11 +146,11 @@ impl Committer {
             prefix: Prefix::new(start),
             next_operation: 1,
             syncs_in_flight: 0,
-            sync_target: 0,
+            sync_target: Sequence::default(),
             completed,
             waiting: None,
             uncovered_since: None,
-            marker: Marker { owed: false, armed: false, idle_since: 0, last: None },
+            marker: Marker { owed: false, armed: false, idle_since: Nanos::default(), last: None },
             failed: false,
         }
     }
@@ -162,7 +158,7 @@ impl Committer {
     // What happened.
 
     /// A block was sealed; blocks come in the order of their sequence.
-    pub(crate) fn handle_sealed(&mut self, block: Sealed, now: u64) {
+    pub(crate) fn handle_sealed(&mut self, block: Sealed, now: Nanos) {
         if block.urgency == Urgency::Synced {
             self.sync_target = self.sync_target.max(block.sequence);
         }
@@ -176,7 +172,7 @@ impl Committer {
 
     /// A void block, in whose place the next one stands, was passed over. It comes in order with those that are
     /// sealed.
-    pub(crate) fn handle_void(&mut self, sequence: u64) {
+    pub(crate) fn handle_void(&mut self, sequence: Sequence) {
         if !self.flight.pass_over(sequence) {
             assert!(sequence > self.completed, "blocks are passed over in order");
             self.completed = sequence;
@@ -184,12 +180,12 @@ impl Committer {
     }
 
     /// All blocks up to `sequence`, sealed or not, are wanted durable.
-    pub(crate) fn handle_sync_request(&mut self, sequence: u64) {
+    pub(crate) fn handle_sync_request(&mut self, sequence: Sequence) {
         self.sync_target = self.sync_target.max(sequence);
     }
 
     /// An operation completed. Any error stops the shard for good.
-    pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: u64) {
+    pub(crate) fn handle_completion(&mut self, operation: OperationId, ok: bool, now: Nanos) {
         if self.flight.write_completed(operation) {
             if ok {
                 self.written(now);
@@ -209,7 +205,7 @@ impl Committer {
         self.prefix.check();
     }
 
-    fn written(&mut self, now: u64) {
+    fn written(&mut self, now: Nanos) {
         if self.failed {
             // A write that lands after the failure proves nothing: what lies below may be lost.
             return;
@@ -224,7 +220,7 @@ impl Committer {
     }
 
     /// Time passed.
-    pub(crate) fn handle_time(&mut self, now: u64) {
+    pub(crate) fn handle_time(&mut self, now: Nanos) {
         if self.deadline_of(Timer::Sync).is_some_and(|due| now >= due) {
             self.uncovered_since = None;
             self.sync_target = self.sync_target.max(self.completed);
@@ -234,7 +230,7 @@ impl Committer {
     // What to do next.
 
     /// So much waits in the open block. Background records start the time after which it is sealed.
-    pub(crate) fn note_pending(&mut self, pending: &Pending, now: u64) {
+    pub(crate) fn note_pending(&mut self, pending: &Pending, now: Nanos) {
         if self.failed || pending.bytes == 0 || !self.may_linger(pending) {
             // No deadline for what somebody waits for: a completion is the moment to look again.
             self.waiting = None;
@@ -243,34 +239,8 @@ impl Committer {
         }
     }
 
-    /// Whether to seal the open block now, of which [`note_pending`](Committer::note_pending) was told.
-    ///
-    /// With nothing in flight at once; otherwise when at least half ([`SealThreshold`]) a mean block in flight waits.
-    /// There is no timer for what somebody waits for (arXiv 2606.18187: flushing when the device is
-    /// free comes within 0.1 % of the best timer).
-    pub(crate) fn should_seal(&self, pending: &Pending, now: u64) -> bool {
-        if self.failed || pending.bytes == 0 {
-            return false;
-        }
-        if self.may_linger(pending) {
-            return self.deadline_of(Timer::Seal).is_some_and(|due| now >= due);
-        }
-        if self.is_idle() {
-            return true;
-        }
-        let writes = self.flight.writes_in_flight();
-        writes < self.config.depth
-            && u64::from(pending.bytes) * u64::from(writes) * self.config.seal_threshold.denominator
-                >= self.flight.bytes_in_flight() * self.config.seal_threshold.numerator
-    }
-
-    /// Nobody waits for the open block.
-    fn may_linger(&self, pending: &Pending) -> bool {
-        pending.urgency == Urgency::Background && pending.sequence > self.sync_target
-    }
-
     /// Whether to write a block without records, which testifies that the last one was covered.
-    pub(crate) fn should_write_marker(&self, now: u64) -> bool {
+    pub(crate) fn should_write_marker(&self, now: Nanos) -> bool {
         self.deadline_of(Timer::Marker).is_some_and(|due| now >= due)
     }
 
@@ -301,23 +271,23 @@ impl Committer {
     }
 
     /// When to look again if nothing happens before.
-    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+    pub(crate) fn poll_timeout(&self) -> Option<Nanos> {
         Timer::ALL.into_iter().filter_map(|timer| self.deadline_of(timer)).min()
     }
 
     /// When a timer runs out; `None` while it does not run.
-    fn deadline_of(&self, timer: Timer) -> Option<u64> {
+    fn deadline_of(&self, timer: Timer) -> Option<Nanos> {
         if self.failed {
             return None;
         }
         let config = &self.config;
         match timer {
-            Timer::Seal => self.waiting.map(|waiting| waiting.since.saturating_add(config.background_ns)),
-            Timer::Sync => self.uncovered_since.map(|since| since.saturating_add(config.background_ns)),
+            Timer::Seal => self.waiting.map(|waiting| waiting.since + config.background_ns),
+            Timer::Sync => self.uncovered_since.map(|since| since + config.background_ns),
             Timer::Marker => (self.marker.armed && self.is_covered()).then(|| {
-                let after_idle = self.marker.idle_since.saturating_add(config.marker_delay_ns);
+                let after_idle = self.marker.idle_since + config.marker_delay_ns;
                 let interval = config.marker_interval_ns;
-                after_idle.max(self.marker.last.map_or(0, |last| last.saturating_add(interval)))
+                after_idle.max(self.marker.last.map_or(Nanos::default(), |last| last + interval))
             }),
         }
     }
@@ -331,12 +301,12 @@ impl Committer {
 
     /// The last block that is done with, as all before it are: its write completed, or it is void. Their memory
     /// can be used again.
-    pub(crate) fn completed(&self) -> u64 {
+    pub(crate) fn completed(&self) -> Sequence {
         self.completed
     }
 
     /// No marker could be written now (no room for one): not before another interval is over.
-    pub(crate) fn postpone_marker(&mut self, now: u64) {
+    pub(crate) fn postpone_marker(&mut self, now: Nanos) {
         self.marker.last = Some(now);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Entry, OperationId};
-use crate::pool::Group;
+use crate::pool::{Group, Sequence};
 use crate::position::Lsn;
 
 /// The LSNs below which something holds, each the end of something written.
@@ -30,8 +30,8 @@ enum Cover {
 /// Neighbouring blocks of one file in the same state.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
-    first: u64,
-    last: u64,
+    first: Sequence,
+    last: Sequence,
     end: Lsn,
     file: u32,
     group: Option<Group>,
@@ -81,7 +81,7 @@ impl Prefix {
     /// Starts a sync if something at or below `target` needs one; returns the file.
     ///
     /// It covers what is written now and nothing that completes later.
-    pub(super) fn start_sync(&mut self, operation: OperationId, target: u64) -> Option<u32> {
+    pub(super) fn start_sync(&mut self, operation: OperationId, target: Sequence) -> Option<u32> {
         let file = self.stretches.iter().find(|stretch| {
             stretch.cover == Cover::No && stretch.first <= target && !self.syncing(stretch.file)
         })?;
@@ -119,13 +119,13 @@ impl Prefix {
     }
 
     /// Something written above block `target` is not covered and not being synced.
-    pub(super) fn uncovered_above(&self, target: u64) -> bool {
+    pub(super) fn uncovered_above(&self, target: Sequence) -> bool {
         self.stretches.iter().any(|stretch| stretch.cover == Cover::No && stretch.last > target)
     }
 
     #[cfg(test)]
     /// Something at or below block `target` is not covered.
-    pub(super) fn wants_sync(&self, target: u64) -> bool {
+    pub(super) fn wants_sync(&self, target: Sequence) -> bool {
         self.stretches.iter().any(|stretch| stretch.cover != Cover::Yes && stretch.first <= target)
     }
 
@@ -149,7 +149,7 @@ mod tests {
     use crate::pool::Urgency;
 
     fn entry(sequence: u64, file: u32, covered: bool) -> Entry {
-        let end = Lsn(sequence * 4096);
+        let (sequence, end) = (Sequence(sequence), Lsn(sequence * 4096));
         let urgency = Urgency::Synced;
         let block =
             super::super::Sealed { sequence, end, bytes: 4096, file, urgency, records: 1, group: None };
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(prefix.stretches.len(), 2, "covered neighbours in another file");
         prefix.push(&entry(20, 2, false));
         assert_eq!(prefix.stretches.len(), 3, "what is not covered is not taken for covered");
-        assert_eq!(prefix.start_sync(OperationId(1), 9), Some(1));
+        assert_eq!(prefix.start_sync(OperationId(1), Sequence(9)), Some(1));
         prefix.sync_completed(OperationId(1));
         assert_eq!(prefix.watermarks().covered, Lsn(19 * 4096));
     }
@@ -179,28 +179,28 @@ mod tests {
     fn a_file_is_synced_once_at_a_time() {
         let mut prefix = Prefix::new(Lsn(0));
         prefix.push(&entry(1, 1, false));
-        assert_eq!(prefix.start_sync(OperationId(1), 0), None, "nobody wants it");
-        assert_eq!(prefix.start_sync(OperationId(1), 1), Some(1));
+        assert_eq!(prefix.start_sync(OperationId(1), Sequence(0)), None, "nobody wants it");
+        assert_eq!(prefix.start_sync(OperationId(1), Sequence(1)), Some(1));
         prefix.push(&entry(2, 1, false));
         prefix.push(&entry(3, 2, false));
         // The second block waits for a sync of its own, which begins when the first is over.
-        assert_eq!(prefix.start_sync(OperationId(2), 2), None);
-        assert_eq!(prefix.start_sync(OperationId(2), 3), Some(2));
+        assert_eq!(prefix.start_sync(OperationId(2), Sequence(2)), None);
+        assert_eq!(prefix.start_sync(OperationId(2), Sequence(3)), Some(2));
         prefix.sync_completed(OperationId(1));
         assert_eq!(prefix.watermarks().covered, Lsn(4096));
-        assert_eq!(prefix.start_sync(OperationId(3), 3), Some(1));
+        assert_eq!(prefix.start_sync(OperationId(3), Sequence(3)), Some(1));
     }
 
     #[test]
     fn what_is_above_a_target_is_told() {
         let mut prefix = Prefix::new(Lsn(0));
-        assert!(!prefix.uncovered_above(0));
+        assert!(!prefix.uncovered_above(Sequence(0)));
         prefix.push(&entry(1, 1, false));
         prefix.push(&entry(2, 1, false));
-        assert!(prefix.uncovered_above(1));
-        assert!(!prefix.uncovered_above(2));
-        assert_eq!(prefix.start_sync(OperationId(1), 2), Some(1));
-        assert!(!prefix.uncovered_above(0), "it is being synced");
+        assert!(prefix.uncovered_above(Sequence(1)));
+        assert!(!prefix.uncovered_above(Sequence(2)));
+        assert_eq!(prefix.start_sync(OperationId(1), Sequence(2)), Some(1));
+        assert!(!prefix.uncovered_above(Sequence(0)), "it is being synced");
     }
 
     #[test]

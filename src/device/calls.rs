@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Device;
+use crate::time::Nanos;
 
 /// Blocking calls that are watched at once. With all places taken, older ones are.
 const CALLS_MAX: usize = 16;
 
 /// No call.
-const NONE: u64 = u64::MAX;
+const NONE: u64 = Nanos::NEVER.0;
 
 /// Blocking calls that are out: since when, in words that can be read whatever hangs.
 #[derive(Debug)]
@@ -31,15 +32,15 @@ impl Calls {
     pub(crate) fn begin(&self) -> Call<'_> {
         let now = self.device.now();
         let take = |place: &&AtomicU64| {
-            place.compare_exchange(NONE, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            place.compare_exchange(NONE, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
         Call(self.since.iter().find(take))
     }
 
     /// Since when the oldest one has been out.
-    pub(crate) fn oldest_since(&self) -> Option<u64> {
+    pub(crate) fn oldest_since(&self) -> Option<Nanos> {
         let since = self.since.iter().map(|place| place.load(Ordering::Relaxed)).min().unwrap_or(NONE);
-        (since != NONE).then_some(since)
+        (since != NONE).then_some(Nanos(since))
     }
 }
 

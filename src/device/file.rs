@@ -14,10 +14,11 @@ use super::flushes::{AllFlushes, Flushes};
 use super::lock;
 use super::probe::has_direct;
 use super::{
-    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueKind, QueueSetup,
-    ReadAhead, ScatterReads, Wake, Whereabouts,
+    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, PathState, Queue, QueueKind,
+    QueueSetup, ReadAhead, ScatterReads, Wake,
 };
 use crate::sys;
+use crate::time::Nanos;
 
 /// The machine's own file systems.
 #[derive(Debug)]
@@ -93,8 +94,8 @@ impl Device for RealDevice {
         }))
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn steady(&self) -> u64 {
@@ -207,7 +208,7 @@ impl RealDirectory {
 }
 
 /// What has become of the path of an open folder.
-pub(super) fn whereabouts(folder: &fs::File, path: &Path) -> io::Result<Whereabouts> {
+pub(super) fn whereabouts(folder: &fs::File, path: &Path) -> io::Result<PathState> {
     use io::ErrorKind::{NotADirectory, NotFound};
     let own = folder.metadata()?;
     let leads_here = match fs::metadata(path) {
@@ -216,9 +217,9 @@ pub(super) fn whereabouts(folder: &fs::File, path: &Path) -> io::Result<Whereabo
         Err(error) => !matches!(error.kind(), NotFound | NotADirectory),
     };
     Ok(match own.nlink() {
-        _ if leads_here => Whereabouts::Here,
-        0 => Whereabouts::Removed,
-        _ => Whereabouts::Moved,
+        _ if leads_here => PathState::Here,
+        0 => PathState::Removed,
+        _ => PathState::Moved,
     })
 }
 
@@ -227,7 +228,7 @@ impl Directory for RealDirectory {
         &self.path
     }
 
-    fn whereabouts(&self) -> io::Result<Whereabouts> {
+    fn whereabouts(&self) -> io::Result<PathState> {
         whereabouts(&self.file, &self.path)
     }
 
@@ -409,12 +410,12 @@ mod tests {
         let [path, moved] = ["folder", "moved"].map(|name| base.path().join(name));
         let folder = RealDevice::new().directory(&path).unwrap();
         folder.create("one").unwrap();
-        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Here);
+        assert_eq!(folder.whereabouts().unwrap(), PathState::Here);
         fs::rename(&path, &moved).unwrap();
-        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Moved);
+        assert_eq!(folder.whereabouts().unwrap(), PathState::Moved);
         fs::create_dir(&path).unwrap();
         fs::write(path.join("one"), "another's").unwrap();
-        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Moved);
+        assert_eq!(folder.whereabouts().unwrap(), PathState::Moved);
         folder.create("two").unwrap();
         folder.open("two").unwrap();
         let mut names = folder.list().unwrap();
@@ -424,7 +425,7 @@ mod tests {
         assert!(path.join("one").exists() && !path.join("two").exists());
         assert!(!moved.join("one").exists() && moved.join("two").exists());
         fs::remove_dir_all(&moved).unwrap();
-        assert_eq!(folder.whereabouts().unwrap(), Whereabouts::Removed);
+        assert_eq!(folder.whereabouts().unwrap(), PathState::Removed);
         assert_eq!(folder.create("three").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::whereabouts;
-use super::{FileId, Lock, LockError, Whereabouts};
+use super::{FileId, Lock, LockError, PathState};
 use crate::sys;
 
 /// Takes the lock of an open folder if nobody has it.
@@ -118,9 +118,9 @@ impl Lock for RealLock {
         }
     }
 
-    fn check(&self) -> io::Result<Whereabouts> {
+    fn check(&self) -> io::Result<PathState> {
         let found = whereabouts(&self.folder, &self.path)?;
-        if found == Whereabouts::Removed {
+        if found == PathState::Removed {
             return Ok(found);
         }
         match sys::inode_at(self.folder.as_fd(), &self.name) {

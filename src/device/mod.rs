@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::AlignedBuffer;
+use crate::time::Nanos;
 
 pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
@@ -61,12 +62,12 @@ pub(crate) trait Device: Send + Sync + Debug {
     /// Opens a folder that is there, to read in it and nothing else.
     fn directory_to_read(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
 
-    /// Nanoseconds on a clock that never goes back.
-    fn now(&self) -> u64;
+    /// The moment on a clock that never goes back.
+    fn now(&self) -> Nanos;
 
-    /// As [`now`](Device::now), from another beginning, and also while the machine sleeps.
+    /// Nanoseconds on such a clock, from another beginning, and also while the machine sleeps.
     fn steady(&self) -> u64 {
-        self.now()
+        self.now().0
     }
 
     /// Nanoseconds since the Unix epoch, as the machine believes.
@@ -87,7 +88,7 @@ pub(crate) type FileId = (u64, u64);
 
 /// What has become of the path by which a folder was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Whereabouts {
+pub(crate) enum PathState {
     /// It leads to the folder.
     Here,
     /// It leads elsewhere, or nowhere: the folder was renamed, or something was mounted over it.
@@ -102,7 +103,7 @@ pub(crate) trait Directory: Send + Sync + Debug {
     fn path(&self) -> &Path;
 
     /// Whether it still is where it was.
-    fn whereabouts(&self) -> io::Result<Whereabouts>;
+    fn whereabouts(&self) -> io::Result<PathState>;
 
     /// Which file has this name.
     fn id_of(&self, name: &str) -> io::Result<FileId>;
@@ -275,7 +276,7 @@ pub(crate) trait Lock: Send + Sync + Debug {
     ///
     /// # Errors
     /// Where somebody else may own the folder by now: nothing may be written there any more.
-    fn check(&self) -> io::Result<Whereabouts>;
+    fn check(&self) -> io::Result<PathState>;
 
     /// What holds it, and must stay open as long as anything may land.
     fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>>;

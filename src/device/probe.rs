@@ -64,7 +64,7 @@ impl FileSystem {
     /// Whether direct writes there are safe. io_uring itself finishes a write that came short, and goes on at the
     /// file position that the file system has left behind; FUSE leaves it untouched for direct writes, so the rest
     /// lands over the beginning, and the operation says that all went well (Linux 6.18: `io_write` in
-    /// `io_uring/rw.c`, `fuse_direct_IO` in `fs/fuse/file.c`; `tests/it/lying_disk.rs` shows it).
+    /// `io_uring/rw.c`, `fuse_direct_IO` in `fs/fuse/file.c`; `tests/it/faulty_disk.rs` shows it).
     pub(crate) fn keeps_place_of_direct_writes(self) -> bool {
         self != FileSystem::Fuse
     }

@@ -117,6 +117,14 @@ pub enum OpenError {
         /// The folder of the manifest.
         path: PathBuf,
     },
+    /// A manifest that is lost in both copies cannot be rebuilt from the segment files. Nothing was changed.
+    #[error("the manifest in {} cannot be rebuilt: {reason}; nothing was changed", path.display())]
+    CannotRebuild {
+        /// The folder of the manifest.
+        path: PathBuf,
+        /// What stands in the way.
+        reason: String,
+    },
     /// The log was written by a newer version of sawmill; nothing was touched.
     #[error("{} was written by a newer version of sawmill", path.display())]
     TooNew {

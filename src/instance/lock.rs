@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::device::{Device, Directory, Lock, LockError, Whereabouts};
+use crate::device::{Device, Directory, Lock, LockError, PathState};
 use crate::error::OpenError;
 use crate::notice::Notices;
 
@@ -19,8 +19,8 @@ impl Lock for Locks {
         self.0.iter().for_each(|lock| lock.release());
     }
 
-    fn check(&self) -> io::Result<Whereabouts> {
-        self.0.iter().try_fold(Whereabouts::Here, |worst, lock| Ok(lock.check()?.max(worst)))
+    fn check(&self) -> io::Result<PathState> {
+        self.0.iter().try_fold(PathState::Here, |worst, lock| Ok(lock.check()?.max(worst)))
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {

@@ -50,12 +50,12 @@ impl Maintenance {
         crate::sys::block_signals();
         self.engines.iter().for_each(|engine| engine.claim_thread());
         // Nobody may wait for a maintenance thread that is gone.
-        if catch_unwind(AssertUnwindSafe(|| self.keep(asked))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| self.run_loop(asked))).is_err() {
             self.engines.iter().for_each(|engine| engine.stop_by("the maintenance thread"));
         }
     }
 
-    fn keep(&mut self, asked: &Receiver<ShardId>) {
+    fn run_loop(&mut self, asked: &Receiver<ShardId>) {
         let mut due = Instant::now() + LOOK_EVERY;
         loop {
             let due_now = (!self.indexing.is_empty()).then(Instant::now);
@@ -73,7 +73,7 @@ impl Maintenance {
             self.go_on_making();
             self.go_on_indexing();
             if Instant::now() >= due {
-                self.look_around();
+                self.periodic_checks();
                 self.indexing.clear();
                 self.indexing.extend(self.engines.iter().filter(|engine| engine.indexes()).cloned());
                 due = Instant::now() + LOOK_EVERY;
@@ -129,7 +129,7 @@ impl Maintenance {
         }
     }
 
-    fn look_around(&self) {
+    fn periodic_checks(&self) {
         for engine in &self.engines {
             contained(engine, || {
                 engine.look_after_folder();

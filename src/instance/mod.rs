@@ -3,8 +3,8 @@
 mod close;
 mod lock;
 mod maintenance;
-mod presence;
 mod threads;
+mod watch_gaps;
 mod watcher;
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::tally;
 pub(crate) struct Instance {
     pub path: PathBuf,
     pub engines: Vec<Arc<Engine>>,
-    pub holds: Vec<StripedRefs>,
+    pub engine_refs: Vec<StripedRefs>,
     pub router: Router,
     pub config: Config,
     pub backend: &'static str,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::presence::Presence;
+use super::watch_gaps::Presence;
 use crate::device::{Calls, Device};
 use crate::notice::Notices;
 use crate::options::{OnStuck, Stuck, Watch};

@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::foreign::ForeignShard;
 use crate::error::ReadError;
 use crate::position::Lsn;
-use crate::read::{Cursor, Follower, Record, Source, Step, Told};
+use crate::read::{Cursor, Filtered, Follower, Record, Source, Step, Told};
 use crate::sync::{lock, wake};
 use crate::sys::Process;
 
@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct FollowReader {
-    cursor: Cursor,
+    records: Filtered,
     shard: Arc<ForeignShard>,
     stop: FollowReaderStop,
     /// Where it was made: elsewhere nobody waits.
@@ -63,13 +63,30 @@ impl FollowReaderStop {
 
 impl FollowReader {
     pub(super) fn new(shard: &Arc<ForeignShard>, from: Lsn) -> Result<FollowReader, ReadError> {
+        FollowReader::begin(shard, from, Filtered::all)
+    }
+
+    /// The same, of one key.
+    pub(super) fn of_key(
+        shard: &Arc<ForeignShard>,
+        key: &[u8],
+        from: Lsn,
+    ) -> Result<FollowReader, ReadError> {
+        FollowReader::begin(shard, from, |cursor| Filtered::of_key(cursor, key))
+    }
+
+    fn begin(
+        shard: &Arc<ForeignShard>,
+        from: Lsn,
+        filter: impl FnOnce(Cursor) -> Filtered,
+    ) -> Result<FollowReader, ReadError> {
         let (id, end) = (shard.id(), shard.known_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard: id, lsn: from, end });
         }
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
-        let cursor = Cursor::at_rest(shard.source(), from)?;
-        Ok(FollowReader { cursor, shard: shard.clone(), stop, process: Process::current() })
+        let records = filter(Cursor::at_rest(shard.source(), from)?);
+        Ok(FollowReader { records, shard: shard.clone(), stop, process: Process::current() })
     }
 
     /// A handle that ends this reader.
@@ -100,7 +117,7 @@ impl FollowReader {
 
     /// The next record that is known to be durable already.
     fn known(&mut self) -> Told {
-        match self.cursor.next(self.shard.durable(), Lsn::MAX) {
+        match self.records.next(self.shard.durable(), Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
             Step::End => None,
@@ -125,7 +142,7 @@ impl Follower for FollowReader {
     }
 
     fn rest(&mut self) {
-        self.cursor.rest();
+        self.records.rest();
     }
 
     fn register(&mut self, waker: &Waker) {
@@ -250,7 +267,7 @@ mod tests {
             while let Some(record) = tail.next_timeout(Duration::ZERO) {
                 given.push(record.unwrap().position());
             }
-            assert!(tail.cursor.is_resting());
+            assert!(tail.records.is_resting());
         };
         for round in 0..40 {
             appended.extend((0..20).map(|_| log.append([1; 3_000]).wait().unwrap()));

@@ -90,8 +90,8 @@ impl ForeignShard {
     }
 
     /// A tally's anchor testifies that the record that ends there is durable, which blocks need not say yet.
-    pub(super) fn hear_of_record(&self, end: Lsn) {
-        lock(&self.state).scan.hear_of_record(end);
+    pub(super) fn note_durable_record(&self, end: Lsn) {
+        lock(&self.state).scan.note_durable_record(end);
     }
 
     pub(super) fn source(self: &Arc<ForeignShard>) -> Arc<dyn Source> {
@@ -126,7 +126,9 @@ impl ForeignShard {
         if !same || !goes_on || state.scan.end < snapshot.manifest.checkpoint {
             state.scan = Scan::from(&snapshot.manifest);
         }
-        state.scan.hear(snapshot.manifest.covered.max(snapshot.manifest.clean_end.unwrap_or_default()));
+        state
+            .scan
+            .note_covered(snapshot.manifest.covered.max(snapshot.manifest.clean_end.unwrap_or_default()));
         state.snapshot = snapshot;
         Ok(())
     }
@@ -226,6 +228,14 @@ impl Source for ForeignShard {
             _ if state.snapshot.manifest.clean_end.is_some() => Ok(false),
             durable => Err(ReadError::NotDurableYet { shard: self.id, lsn, durable }),
         }
+    }
+
+    fn accepted_end(&self) -> Lsn {
+        self.durable()
+    }
+
+    fn make_durable(&self, _end: Lsn) -> Result<(), ReadError> {
+        Ok(())
     }
 
     fn block_bytes(&self) -> u32 {

@@ -1,10 +1,12 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod by_time;
 mod follow_reader;
 mod foreign;
 mod post;
 mod reader;
 mod shard;
+mod streams;
 mod window;
 
 use std::fmt;
@@ -15,9 +17,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use crate::instance::Close;
+pub use crate::open::{Salvage, SalvagedShard};
 pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
+pub use streams::FollowKeyReader;
 pub use window::{Window, WindowIter};
 
 use crate::append::{Append, AppendBatch};
@@ -73,6 +77,19 @@ impl Log {
         LogReader::open(path.as_ref())
     }
 
+    /// Looks what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment files
+    /// alone. Nothing is changed before [`Salvage::write`], after which the log is opened as any.
+    ///
+    /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
+    /// only the manifest knew of that.
+    ///
+    /// # Errors
+    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
+    /// changed after the log was made, so any backup has it.
+    pub fn salvage(path: impl AsRef<Path>) -> Result<Salvage, OpenError> {
+        open::salvage(path.as_ref(), &Options::new())
+    }
+
     fn engine(&self, shard: ShardId) -> Option<&Arc<Engine>> {
         self.inner.engines.get(usize::from(shard.0))
     }
@@ -94,7 +111,7 @@ impl Log {
 
     #[inline]
     fn refs_for(&self, key: &[u8]) -> &StripedRefs {
-        &self.inner.holds[self.shard_for(key)]
+        &self.inner.engine_refs[self.shard_for(key)]
     }
 
     #[inline]
@@ -110,7 +127,7 @@ impl Log {
 
     /// A hold on a shard that there is.
     pub(crate) fn hold(&self, shard: ShardId) -> EngineRef {
-        self.inner.holds[usize::from(shard.0)].take()
+        self.inner.engine_refs[usize::from(shard.0)].take()
     }
 
     #[inline]
@@ -194,7 +211,7 @@ impl Log {
     /// Waits until everything that was accepted before this call is durable, whatever durability it
     /// was appended with.
     pub fn sync(&self) -> SyncHandle {
-        SyncHandle::begin(self.inner.holds.iter().map(StripedRefs::take))
+        SyncHandle::begin(self.inner.engine_refs.iter().map(StripedRefs::take))
     }
 
     /// A handle to one shard. If there is no such shard, the operations on the handle fail.
@@ -248,6 +265,8 @@ impl Log {
 
     /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
     /// epoch), in the order of their timestamps.
+    ///
+    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there not told.
     ///
     /// # Errors
     /// If no memory is available for the readers. The iterator yields errors in reading.

@@ -123,6 +123,11 @@ impl Verified {
     }
 }
 
+/// Whether there are shards of a log: then its manifest is missing.
+fn has_shards(directory: &dyn Directory) -> bool {
+    directory.list().is_ok_and(|names| names.iter().any(|name| name.starts_with("shard-")))
+}
+
 impl LogReader {
     pub(crate) fn open(path: &Path) -> Result<LogReader, OpenError> {
         LogReader::open_on(&RealDevice::new(), path)
@@ -133,10 +138,12 @@ impl LogReader {
             device.directory_to_read(path).map_err(OpenError::at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
-                ManifestError::Missing => OpenError::at("reading the manifest", path)(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "there is no log",
-                )),
+                ManifestError::Missing if !has_shards(directory.as_ref()) => {
+                    OpenError::at("reading the manifest", path)(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        "there is no log",
+                    ))
+                }
                 error => OpenError::manifest(path)(error),
             })?;
         let log = LogManifest::decode(&body)
@@ -168,7 +175,7 @@ impl LogReader {
         let shard_of = |shard: ShardId, complete: Lsn| {
             let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
             shard.refresh()?;
-            shard.hear_of_record(complete);
+            shard.note_durable_record(complete);
             Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
@@ -295,7 +302,7 @@ impl fmt::Debug for LogReader {
 }
 
 impl ShardReader {
-    fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
+    pub(super) fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
         let shard = self.shard.as_ref().ok_or(ReadError::NoSuchShard(self.id))?;
         shard.refresh()?;
         Ok(shard)

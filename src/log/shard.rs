@@ -29,7 +29,7 @@ impl Shard {
     }
 
     fn hold(&self) -> Result<EngineRef, ShardId> {
-        self.log.inner.holds.get(usize::from(self.id.0)).map(StripedRefs::take).ok_or(self.id)
+        self.log.inner.engine_refs.get(usize::from(self.id.0)).map(StripedRefs::take).ok_or(self.id)
     }
 
     /// The shard's number.

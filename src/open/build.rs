@@ -11,7 +11,7 @@ use crate::error::{OpenError, error_chain};
 use crate::notice::Notices;
 use crate::options::{Backend, Config, Layout, Tuning};
 use crate::pool::Pool;
-use crate::segment::ShardStore;
+use crate::segment::{NewEpoch, ShardStore};
 use crate::shard::{Engine, EngineSetup};
 
 /// Makes engines of judged shards.
@@ -42,7 +42,7 @@ impl Builder<'_> {
         if copies_diverge {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
         }
-        for stray in store.strays() {
+        for stray in store.foreign_files() {
             self.notices.warn(format!(
                 // Each is a line of its own: the name is in front of the colon.
                 "{}: is no segment of this log, by its size or number; it is left alone",
@@ -79,7 +79,7 @@ impl Builder<'_> {
             let mut nonce = [0; 8];
             self.device.random(&mut nonce).map_err(OpenError::at("drawing a nonce", &path))?;
             store
-                .begin_epoch(cut, start, u64::from_le_bytes(nonce), timestamp)
+                .begin_epoch(&NewEpoch { cut, start, nonce: u64::from_le_bytes(nonce), timestamp })
                 .map_err(OpenError::at("writing the manifest", &path))?
         };
         let unsecured = if self.read_only { None } else { store.secure(start).err() };

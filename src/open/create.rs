@@ -41,9 +41,11 @@ pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> 
 pub(super) fn check_there(directory: &dyn Directory) -> Result<(), OpenError> {
     let path = directory.path();
     let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
-    match names.iter().any(|name| name.starts_with("log.manifest.")) {
-        true => Ok(()),
-        false => Err(OpenError::NoLog { path: path.to_owned() }),
+    let has = |start: &str| names.iter().any(|name| name.starts_with(start));
+    match () {
+        () if has("log.manifest.") => Ok(()),
+        () if has("shard-") && !has(CREATING) => Err(OpenError::ManifestMissing { path: path.to_owned() }),
+        () => Err(OpenError::NoLog { path: path.to_owned() }),
     }
 }
 

@@ -28,7 +28,7 @@ impl Folder {
     }
 
     /// Whether it does not lie in the log's own directory.
-    pub(super) fn lies_elsewhere(&self) -> bool {
+    pub(super) fn is_external(&self) -> bool {
         self.own_lock.is_some()
     }
 

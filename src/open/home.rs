@@ -67,7 +67,7 @@ fn remembered(folder: &dyn Directory) -> Result<Option<Home>, OpenError> {
 
 /// An error if one of the folders belongs to another directory than this one. Nothing is changed.
 pub(super) fn check_homes(log: &dyn Directory, folders: &[Folder]) -> Result<(), OpenError> {
-    for folder in folders.iter().filter(|folder| folder.lies_elsewhere()) {
+    for folder in folders.iter().filter(|folder| folder.is_external()) {
         let directory = folder.directory.as_ref();
         let now = Home::of(log, directory);
         if let Some(then) = remembered(directory)?.filter(|then| !then.is_still(&now)) {
@@ -80,7 +80,7 @@ pub(super) fn check_homes(log: &dyn Directory, folders: &[Folder]) -> Result<(),
 
 /// Lets the folders remember this directory. Where that cannot be written, as on a full disk, it is told.
 pub(super) fn claim_homes(log: &dyn Directory, folders: &[Folder], notices: &Notices) {
-    for folder in folders.iter().filter(|folder| folder.lies_elsewhere()) {
+    for folder in folders.iter().filter(|folder| folder.is_external()) {
         let directory = folder.directory.as_ref();
         if let Err(error) = claim(directory, &Home::of(log, directory)) {
             let path: &Path = directory.path();

@@ -59,8 +59,7 @@ pub(super) fn judge_shard(
             Ok(Judged { id, cut, start: scan.end, timestamp, copies_diverge, damage: None, store })
         }
         Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
-            let (start, epoch) = beyond(&mut reader, store.segments(), manifest, &scan);
-            let timestamp = manifest.timestamp.max(scan.timestamp);
+            let (start, epoch, timestamp) = beyond(&mut reader, store.segments(), manifest, &scan);
             store.pass_damage(epoch);
             let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
             Ok(Judged { id, cut: start, start, timestamp, copies_diverge, damage, store })

@@ -10,6 +10,7 @@ mod home;
 mod judge;
 mod parallel;
 mod report;
+mod salvage;
 
 use std::io;
 use std::path::Path;
@@ -23,6 +24,8 @@ use home::{check_homes, claim_homes};
 use judge::judge_shard;
 use parallel::in_parallel;
 use report::report;
+pub(crate) use salvage::salvage;
+pub use salvage::{Salvage, SalvagedShard};
 
 use crate::consumer::Registry;
 use crate::device::{Calls, Device, Directory, Lock};
@@ -34,7 +37,7 @@ use crate::instance::{Instance, Locks, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
 use crate::router::Router;
-use crate::shard::{Engine, StripedRefs, introduce, same};
+use crate::shard::{Engine, StripedRefs, link_shards, same};
 use crate::tally;
 
 /// What failed where a thread cannot be made, and by whose limit that mostly is.
@@ -179,7 +182,7 @@ fn open_locked(
         engines.push(Arc::new(builder.engine(shard, folder)?));
     }
     let backend = builder.backend();
-    introduce(&engines);
+    link_shards(&engines);
     #[cfg(feature = "tokio-uring")]
     let driven = std::mem::take(&mut builder.driven);
     drop(builder);
@@ -189,7 +192,7 @@ fn open_locked(
     })?;
     check_flushes(&engines)?;
     let inner = Instance {
-        holds: engines.iter().map(StripedRefs::new).collect(),
+        engine_refs: engines.iter().map(StripedRefs::new).collect(),
         calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
         router: Router::new(manifest.slots.clone(), manifest.shards),

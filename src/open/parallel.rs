@@ -1,4 +1,4 @@
-//! The same for every shard, at the same time.
+//! Running one step of an open for all shards in parallel.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};

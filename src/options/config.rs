@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::record_limit::record_limit;
 use super::{Backend, OnDamage, Options, Watch};
 use crate::committer::SealThreshold;
 use crate::device::{Device, RealDevice};
 use crate::error::OpenError;
-use crate::format::{BLOCK_HEADER_BYTES, GRANULE, RECORD_HEADER_BYTES};
+use crate::format::GRANULE;
 #[cfg(feature = "tokio-uring")]
 use crate::shard::Drive;
 use crate::shard::{IndexConfig, SpaceConfig};
@@ -25,7 +26,6 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// With fewer blocks one would be written while none can be filled.
 const BLOCKS_MIN: u64 = 4;
-const RECORD_BYTES: u64 = 16 << 20;
 const INDEX_BYTES: u64 = 8 << 20;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 const INDEX_BYTES_MAX: u64 = 1 << 40;
@@ -174,26 +174,8 @@ impl Options {
             return invalid("memory_bytes", reason);
         }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
-        let payload_bytes = block_bytes - u64::from(BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES) - 8;
-        // One block less than half of them, which is what `Low` may fill, and a quarter of a segment: so many whole
-        // blocks an idle log has for every priority, and the next segment that is made has places for them.
-        let by_memory = payload_bytes * (u64::from(blocks) / 2 - 1).max(1);
-        let by_segment = (layout.segment_bytes / 4 / block_bytes).max(1) * payload_bytes;
-        let (record_bytes_limit, record_limit) = [(by_memory, "memory_bytes"), (by_segment, "segment_bytes")]
-            .into_iter()
-            .min()
-            .expect("two limits");
-        let (record_bytes, record_limit) = match self.record_bytes {
-            Some(asked) if asked > record_bytes_limit || asked == 0 => {
-                return invalid(
-                    "record_bytes",
-                    format!("{asked} is 0, or more than {record_limit} allows, {record_bytes_limit}"),
-                );
-            }
-            Some(asked) => (asked, "record_bytes"),
-            None if RECORD_BYTES <= record_bytes_limit => (RECORD_BYTES, "record_bytes"),
-            None => (record_bytes_limit, record_limit),
-        };
+        let (record_bytes, record_limit) =
+            record_limit(self.record_bytes, u64::from(blocks), block_bytes, layout.segment_bytes)?;
         let tuning = self.tuning();
         Ok(Config {
             shards: layout.shards,

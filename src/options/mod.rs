@@ -1,6 +1,7 @@
 //! The settings a log is opened with.
 
 mod config;
+mod record_limit;
 mod watch;
 
 use std::path::PathBuf;

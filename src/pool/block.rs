@@ -63,10 +63,26 @@ pub(crate) struct Complete {
     pub marker: bool,
 }
 
+/// The number of a block in its shard: they rise by one and never repeat while the log is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Sequence(pub u64);
+
+impl Sequence {
+    /// That of the next block.
+    pub(crate) fn next(self) -> Sequence {
+        Sequence(self.0 + 1)
+    }
+
+    /// From the one behind it up to `last`.
+    pub(crate) fn up_to(self, last: Sequence) -> impl Iterator<Item = Sequence> {
+        (self.0 + 1..=last.0).map(Sequence)
+    }
+}
+
 /// The open block, as somebody who might seal it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
-    pub sequence: u64,
+    pub sequence: Sequence,
     /// Reserved bytes of records, without the header; 0 if nothing waits.
     pub bytes: u32,
     pub urgency: Urgency,
@@ -75,7 +91,7 @@ pub(crate) struct Pending {
 /// The last block opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Last {
-    pub sequence: u64,
+    pub sequence: Sequence,
     pub lsn: Lsn,
     pub previous_end: Lsn,
     /// Header and what is reserved of its records.

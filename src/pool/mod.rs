@@ -1,7 +1,7 @@
 //! Memory of the append path: taken once at open, aligned, shared by producers without a lock.
 //!
-//! [`Region`] is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
-//! [`SealedBytes`] is a block that nobody can change any more; readers may borrow it ([`Recalled`]).
+//! [`Region`](buffer::Region) is the memory, [`Pool`] cuts it into blocks that producers fill in parallel, and
+//! [`SealedBytes`] is a block that nobody can change any more; readers may borrow it ([`Recalled`](loan::Recalled)).
 
 mod block;
 mod buffer;
@@ -13,7 +13,7 @@ mod slot;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use block::{BlockPlace, Complete, Group, Pending, Urgency};
+pub(crate) use block::{BlockPlace, Complete, Group, Pending, Sequence, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
 pub(crate) use reservation::{Claim, Pool, Reserved};
 

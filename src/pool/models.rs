@@ -25,16 +25,16 @@ fn loom_no_block_is_complete_before_its_copies() {
                 })
             })
             .collect();
-        pool.close(1);
-        if let Some(complete) = pool.complete(1) {
+        pool.close(Sequence(1));
+        if let Some(complete) = pool.complete(Sequence(1)) {
             let seen: u32 = copied.iter().map(|word| word.load(Ordering::Relaxed)).sum();
             assert!(seen >= complete.records, "sealed {} with {seen} copied", complete.records);
             assert_eq!(complete.length, 88 + 64 * complete.records);
         }
         let taken: u32 = producers.into_iter().map(|thread| thread.join().unwrap()).sum();
-        pool.close(1);
+        pool.close(Sequence(1));
         if taken > 0 {
-            assert_eq!(pool.complete(1).unwrap().records, taken);
+            assert_eq!(pool.complete(Sequence(1)).unwrap().records, taken);
         }
     });
 }
@@ -49,8 +49,8 @@ fn loom_somebody_learns_that_the_block_is_complete() {
         let other = {
             let pool = pool.clone();
             loom::thread::spawn(move || {
-                let closed = pool.close(1);
-                closed && pool.complete(1).is_some()
+                let closed = pool.close(Sequence(1));
+                closed && pool.complete(Sequence(1)).is_some()
             })
         };
         let learned_by_producer = own.finish(1, Urgency::Synced);

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use super::block::{BlockPlace, Complete, Group, Last, NO_GROUP, Pending, Urgency};
+use super::block::{BlockPlace, Complete, Group, Last, NO_GROUP, Pending, Sequence, Urgency};
 use super::buffer::{Region, SealedBytes};
 use super::loan::Recalled;
 use super::slot::{Slot, Tail};
@@ -43,7 +43,7 @@ pub(crate) struct Pool {
     block_bytes: u32,
     /// A sequence that is near to all that are about, which tells what the low bits in the tail word mean. It is
     /// moved so seldom that everybody has it at hand.
-    near: AtomicU64,
+    sequence_hint: AtomicU64,
     tail: CacheLine<AtomicU64>,
     /// All blocks up to this sequence are given back.
     released: CacheLine<AtomicU64>,
@@ -62,7 +62,7 @@ impl Pool {
         Ok(Pool {
             region: Arc::new(region),
             block_bytes,
-            near: AtomicU64::new(before),
+            sequence_hint: AtomicU64::new(before),
             tail: CacheLine(AtomicU64::new(Tail::new(before, 0, true).0)),
             released: CacheLine(AtomicU64::new(before)),
             slots: (0..blocks as usize).map(|slot| Slot::new(slot * block_bytes as usize)).collect(),
@@ -81,20 +81,24 @@ impl Pool {
         self.slots.len() as u32
     }
 
-    fn slot(&self, sequence: u64) -> &Slot {
-        &self.slots[(sequence % self.slots.len() as u64) as usize]
+    fn slot(&self, sequence: Sequence) -> &Slot {
+        &self.slots[self.index(sequence)]
+    }
+
+    fn index(&self, sequence: Sequence) -> usize {
+        (sequence.0 % self.slots.len() as u64) as usize
     }
 
     fn load_tail(&self) -> Tail {
-        // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/wake_state.rs`).
+        // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/wait/wake_state.rs`).
         Tail(self.tail.0.load(Ordering::SeqCst))
     }
 
     /// The whole sequence of the block that the word is about.
     #[inline]
-    fn sequence(&self, tail: Tail) -> u64 {
+    fn sequence(&self, tail: Tail) -> Sequence {
         // Relaxed: an older or a newer value is as near, see `publish`.
-        tail.sequence_near(self.near.load(Ordering::Relaxed))
+        Sequence(tail.sequence_near(self.sequence_hint.load(Ordering::Relaxed)))
     }
 
     /// Blocks in use: opened and not given back.
@@ -103,7 +107,7 @@ impl Pool {
         let tail = self.sequence(Tail(self.tail.0.load(Ordering::Relaxed)));
         let released = self.released.0.load(Ordering::Relaxed);
         // The two loads are not one moment: a block given back in between can make it negative.
-        tail.saturating_sub(released) as u32
+        tail.0.saturating_sub(released) as u32
     }
 
     /// Reserves `bytes` (a multiple of eight) in the open block, or closes it if they do not fit.
@@ -166,14 +170,14 @@ impl Pool {
         group: Option<Group>,
         closed: bool,
         marker: bool,
-    ) -> Option<u64> {
+    ) -> Option<Sequence> {
         let tail = self.load_tail();
         assert!(tail.closed(), "one block is open at a time");
         assert!(place.capacity <= self.block_bytes && length <= place.capacity);
         let last = self.sequence(tail);
-        let sequence = last + 1;
+        let sequence = last.next();
         // Acquire: whoever released the block is done with its memory.
-        if sequence - self.released.0.load(Ordering::Acquire) > self.slots.len() as u64 {
+        if sequence.0 - self.released.0.load(Ordering::Acquire) > self.slots.len() as u64 {
             return None;
         }
         if tail.offset() > 0 {
@@ -192,16 +196,16 @@ impl Pool {
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
         // Far from half of the range: whoever has the word and this from different moments finds the same sequence.
-        if sequence - self.near.load(Ordering::Relaxed) > Tail::SEQUENCE_MASK / 8 {
-            self.near.store(sequence, Ordering::Relaxed);
+        if sequence.0 - self.sequence_hint.load(Ordering::Relaxed) > Tail::SEQUENCE_MASK / 8 {
+            self.sequence_hint.store(sequence.0, Ordering::Relaxed);
         }
         // SeqCst, hence release: publishes the fields above.
-        self.tail.0.store(Tail::new(sequence, length, closed).0, Ordering::SeqCst);
+        self.tail.0.store(Tail::new(sequence.0, length, closed).0, Ordering::SeqCst);
         Some(sequence)
     }
 
     /// Closes block `sequence` if it is the open one and holds records.
-    pub(crate) fn close(&self, sequence: u64) -> bool {
+    pub(crate) fn close(&self, sequence: Sequence) -> bool {
         let mut tail = self.load_tail();
         while self.sequence(tail) == sequence && !tail.closed() && tail.offset() > BLOCK_HEADER_BYTES {
             let closed = tail.0 | Tail::CLOSED;
@@ -216,7 +220,7 @@ impl Pool {
     /// Closes the open block even if it holds no record, which makes it void.
     ///
     /// Returns the sequence of the last block, which is closed now.
-    pub(crate) fn close_any(&self) -> u64 {
+    pub(crate) fn close_any(&self) -> Sequence {
         let before = self.tail.0.fetch_or(Tail::CLOSED, Ordering::SeqCst);
         self.sequence(Tail(before))
     }
@@ -263,7 +267,7 @@ impl Pool {
     }
 
     /// Length of a closed block; `None` while it is open or before it was.
-    fn closed_length(&self, sequence: u64) -> Option<u32> {
+    fn closed_length(&self, sequence: Sequence) -> Option<u32> {
         let tail = self.load_tail();
         let last = self.sequence(tail);
         if sequence < last {
@@ -274,7 +278,7 @@ impl Pool {
     }
 
     /// The block, if it is closed and every reserved byte of it is copied.
-    pub(crate) fn complete(&self, sequence: u64) -> Option<Complete> {
+    pub(crate) fn complete(&self, sequence: Sequence) -> Option<Complete> {
         let length = self.closed_length(sequence)?;
         let slot = self.slot(sequence);
         handshake();
@@ -299,10 +303,10 @@ impl Pool {
     }
 
     /// Seals a complete block: writes its header and padding, after which nobody changes it.
-    pub(crate) fn seal(self: &Arc<Pool>, sequence: u64, header: &[u8]) -> SealedBytes {
+    pub(crate) fn seal(self: &Arc<Pool>, sequence: Sequence, header: &[u8]) -> SealedBytes {
         let complete = self.complete(sequence).expect("only a complete block is sealed");
         assert_eq!(header.len(), BLOCK_HEADER_BYTES as usize);
-        let slot = (sequence % self.slots.len() as u64) as usize;
+        let slot = self.index(sequence);
         let was = self.slots[slot].sealed.swap(1, Ordering::AcqRel);
         assert_eq!(was, 0, "a block is sealed once");
         let padded = round_to_granule(u64::from(complete.length)) as usize;
@@ -321,23 +325,23 @@ impl Pool {
     /// The sealed block that stands at `at` or continues the chain from there, if it is still in memory and
     /// far from being opened again.
     pub(crate) fn recall(&self, at: Lsn) -> Option<Recalled<'_>> {
-        let last = self.sequence(self.load_tail());
+        let last = self.sequence(self.load_tail()).0;
         let reach = self.slots.len() as u64 / 2;
         // Positions rise with the sequence, but for void blocks, in whose place the next one stands. Should
         // slots be opened anew meanwhile nothing is found, or something that is not asked for.
         let (mut low, mut high) = ((last + 1).saturating_sub(reach).max(1), last + 1);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.slot(middle).lsn.load(Ordering::Relaxed) < at.0 {
+            if self.slot(Sequence(middle)).lsn.load(Ordering::Relaxed) < at.0 {
                 low = middle + 1
             } else {
                 high = middle
             }
         }
-        (low..=last).take(3).find_map(|sequence| self.borrow(sequence, at))
+        (low..=last).take(3).find_map(|sequence| self.borrow(Sequence(sequence), at))
     }
 
-    fn borrow(&self, sequence: u64, at: Lsn) -> Option<Recalled<'_>> {
+    fn borrow(&self, sequence: Sequence, at: Lsn) -> Option<Recalled<'_>> {
         let slot = self.slot(sequence);
         let hold = slot.loan.borrow()?;
         // From here on the slot's fields are those of one sealed block, and no two have the same place.
@@ -359,10 +363,10 @@ impl Pool {
     }
 
     /// Gives back all blocks up to `sequence`, whose completions are reaped. Whether there were any.
-    pub(crate) fn release(&self, sequence: u64) -> bool {
-        let before = self.released.0.swap(sequence, Ordering::AcqRel);
-        assert!(before <= sequence, "blocks are given back in order");
-        before < sequence
+    pub(crate) fn release(&self, sequence: Sequence) -> bool {
+        let before = self.released.0.swap(sequence.0, Ordering::AcqRel);
+        assert!(before <= sequence.0, "blocks are given back in order");
+        before < sequence.0
     }
 }
 
@@ -376,7 +380,7 @@ pub(crate) struct Reserved<'a> {
     pool: &'a Pool,
     /// That of `sequence`: finding it takes a division, several of which are felt in what a record costs.
     slot: &'a Slot,
-    sequence: u64,
+    sequence: Sequence,
     offset: u32,
     bytes: u32,
 }
@@ -404,7 +408,7 @@ impl Reserved<'_> {
         }
     }
 
-    pub(crate) fn sequence(&self) -> u64 {
+    pub(crate) fn sequence(&self) -> Sequence {
         self.sequence
     }
 

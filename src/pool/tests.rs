@@ -24,10 +24,10 @@ fn a_block_is_complete_when_closed_and_copied() {
     let first = take(&pool, 1000).unwrap();
     let second = take(&pool, 3000).unwrap();
     assert!(take(&pool, 16).is_none(), "the block is full and closes");
-    assert!(pool.complete(1).is_none());
+    assert!(pool.complete(Sequence(1)).is_none());
     assert!(!second.finish(1, Urgency::Background));
     assert!(first.finish(1, Urgency::Synced));
-    let complete = pool.complete(1).unwrap();
+    let complete = pool.complete(Sequence(1)).unwrap();
     assert_eq!((complete.length, complete.records, complete.urgency), (88 + 4000, 2, Urgency::Synced));
 }
 
@@ -37,15 +37,15 @@ fn blocks_in_use_are_not_reused() {
     for sequence in 1..=2 {
         assert!(pool.open(&place(sequence * 4096)));
         take(&pool, 8).unwrap().finish(1, Urgency::Background);
-        assert!(pool.close(sequence));
+        assert!(pool.close(Sequence(sequence)));
     }
     assert_eq!(pool.in_use(), 2);
     assert!(!pool.open(&place(3 * 4096)));
-    let sealed = pool.seal(1, &[7; BLOCK_HEADER_BYTES as usize]);
+    let sealed = pool.seal(Sequence(1), &[7; BLOCK_HEADER_BYTES as usize]);
     assert_eq!(sealed.len(), 4096);
     assert_eq!(sealed[4095], 0);
     drop(sealed);
-    pool.release(1);
+    pool.release(Sequence(1));
     assert!(pool.open(&place(3 * 4096)));
 }
 
@@ -56,10 +56,10 @@ fn reusing_a_block_that_is_still_out_is_caught() {
     for sequence in 1..=2 {
         assert!(pool.open(&place(sequence * 4096)));
         take(&pool, 8).unwrap().finish(1, Urgency::Background);
-        assert!(pool.close(sequence));
+        assert!(pool.close(Sequence(sequence)));
     }
-    let _out = pool.seal(1, &[0; BLOCK_HEADER_BYTES as usize]);
-    pool.release(1);
+    let _out = pool.seal(Sequence(1), &[0; BLOCK_HEADER_BYTES as usize]);
+    pool.release(Sequence(1));
     pool.open(&place(3 * 4096));
 }
 
@@ -71,12 +71,12 @@ fn a_sealed_block_is_recalled_until_it_is_nearly_opened_again() {
         assert!(pool.open(&place(sequence * 4096)));
         assert!(pool.recall(Lsn(sequence * 4096)).is_none(), "it is not sealed yet");
         take(&pool, 8).unwrap().finish(1, Urgency::Background);
-        assert!(pool.close(sequence));
-        sealed.push(pool.seal(sequence, &[sequence as u8; BLOCK_HEADER_BYTES as usize]));
+        assert!(pool.close(Sequence(sequence)));
+        sealed.push(pool.seal(Sequence(sequence), &[sequence as u8; BLOCK_HEADER_BYTES as usize]));
         let recalled = pool.recall(Lsn(sequence * 4096)).unwrap();
         assert_eq!((recalled.len(), recalled[0]), (4096, sequence as u8));
         drop((recalled, sealed.remove(0)));
-        pool.release(sequence);
+        pool.release(Sequence(sequence));
     }
     let found = (0..8).map(|index| pool.recall(Lsn(index * 4096)).map(|block| block[0]));
     assert_eq!(found.collect::<Vec<_>>(), [None, None, None, None, None, Some(5), Some(6), None]);
@@ -107,14 +107,16 @@ fn threads_never_share_a_range() {
                             continue;
                         }
                         // Seal, wipe and give back whatever is complete, then open the next.
-                        while let Some(complete) = pool.complete(*sealed + 1).filter(|_| pool.in_use() > 0) {
+                        while let Some(complete) =
+                            pool.complete(Sequence(*sealed + 1)).filter(|_| pool.in_use() > 0)
+                        {
                             assert_eq!(complete.length, 88 + complete.records * 64);
                             *sealed += 1;
-                            drop(pool.seal(*sealed, &[0; BLOCK_HEADER_BYTES as usize]));
+                            drop(pool.seal(Sequence(*sealed), &[0; BLOCK_HEADER_BYTES as usize]));
                             let slot = (*sealed % 4) as usize;
                             // SAFETY: sealed and not reopened: nobody else touches it.
                             unsafe { pool.region().slice_mut(slot << 16, 1 << 16) }.fill(0);
-                            pool.release(*sealed);
+                            pool.release(Sequence(*sealed));
                         }
                         let place = BlockPlace { capacity: 1 << 16, ..place(*sealed << 8) };
                         if !pool.open(&place) {
@@ -138,21 +140,21 @@ fn blocks_never_run_out_of_numbers() {
             let at = (sequence - before) * 4096;
             assert!(pool.open(&place(at)));
             let reserved = take(&pool, 8).unwrap();
-            assert_eq!((reserved.sequence(), reserved.lsn()), (sequence, Lsn(at + 88)));
+            assert_eq!((reserved.sequence(), reserved.lsn()), (Sequence(sequence), Lsn(at + 88)));
             reserved.finish(1, Urgency::Synced);
             assert_eq!(
                 (pool.pending().sequence, pool.pending().bytes, pool.open_records()),
-                (sequence, 8, Some(1))
+                (Sequence(sequence), 8, Some(1))
             );
-            assert!(!pool.close(sequence - 1) && pool.close(sequence));
-            assert_eq!((pool.last().sequence, pool.close_any()), (sequence, sequence));
-            assert_eq!(pool.complete(sequence).unwrap().lsn, Lsn(at));
+            assert!(!pool.close(Sequence(sequence - 1)) && pool.close(Sequence(sequence)));
+            assert_eq!((pool.last().sequence, pool.close_any()), (Sequence(sequence), Sequence(sequence)));
+            assert_eq!(pool.complete(Sequence(sequence)).unwrap().lsn, Lsn(at));
             if sequence > before + 1 {
                 // The one before is complete, and sealed while this one is the last.
                 assert_eq!(pool.in_use(), 2);
-                drop(pool.seal(sequence - 1, &[0; BLOCK_HEADER_BYTES as usize]));
+                drop(pool.seal(Sequence(sequence - 1), &[0; BLOCK_HEADER_BYTES as usize]));
                 assert!(blocks < 4 || pool.recall(Lsn(at - 4096)).is_some());
-                pool.release(sequence - 1);
+                pool.release(Sequence(sequence - 1));
             }
         }
     }

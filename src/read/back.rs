@@ -1,6 +1,6 @@
 //! A range of a shard from its end to its start.
 
-use std::ops::RangeBounds;
+use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
@@ -41,6 +41,15 @@ impl RangeBack {
         let (start, end) = bounds(range);
         let limit = source.durable();
         let start = start.unwrap_or_else(|| source.view().horizon);
+        RangeBack::below(source, start..end, limit)
+    }
+
+    /// The same, of what is whole below a limit.
+    pub(super) fn below(
+        source: Arc<dyn Source>,
+        Range { start, end }: Range<Lsn>,
+        limit: Lsn,
+    ) -> Result<RangeBack, ReadError> {
         let end = end.min(limit);
         Ok(RangeBack { cursor: Cursor::new(source, end)?, limit, start, end, given: end, ready: Vec::new() })
     }

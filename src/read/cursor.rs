@@ -476,11 +476,16 @@ pub(super) fn damaged(
 
 /// The header that stands at `place`, if it is one that belongs there.
 pub(super) fn header_at(reader: &mut SegmentReader, view: &StoreView, place: Lsn) -> Option<BlockHeader> {
-    let (row, _) = view.epochs.owner(place)?;
     let segment = &view.segments[view.segment_of(place)?];
     let bytes = reader.bytes(segment, place.0 - segment.row.base, GRANULE as usize).ok()?;
-    debug_assert!(bytes.len() > BLOCK_HEADER_BYTES as usize);
-    let header = BlockHeader::decode(bytes).ok()?;
+    header_in(bytes, view, place)
+}
+
+/// The same, in the granule that was read there. A copy of a header that a record holds is none: it names another place.
+pub(super) fn header_in(granule: &[u8], view: &StoreView, place: Lsn) -> Option<BlockHeader> {
+    debug_assert!(granule.len() > BLOCK_HEADER_BYTES as usize);
+    let header = BlockHeader::decode(granule).ok()?;
+    let (row, _) = view.epochs.owner(place)?;
     header.check(&view.identity(row), place).ok()?;
     Some(header)
 }

@@ -11,6 +11,7 @@ use futures_core::Stream;
 use super::Record;
 use super::cursor::{Cursor, Step};
 use super::follower::{Follower, Told};
+use super::key::Filtered;
 use crate::error::ReadError;
 use crate::position::Lsn;
 use crate::shard::{Engine, Registration};
@@ -24,7 +25,7 @@ use crate::shard::{Engine, Registration};
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Follow {
-    cursor: Cursor,
+    records: Filtered,
     stop: FollowStop,
     registration: Option<Registration>,
 }
@@ -46,12 +47,25 @@ impl FollowStop {
 
 impl Follow {
     pub(crate) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Follow, ReadError> {
+        Follow::begin(engine, from, Filtered::all)
+    }
+
+    /// The same, of one key.
+    pub(super) fn of_key(engine: Arc<Engine>, key: &[u8], from: Lsn) -> Result<Follow, ReadError> {
+        Follow::begin(engine, from, |cursor| Filtered::of_key(cursor, key))
+    }
+
+    fn begin(
+        engine: Arc<Engine>,
+        from: Lsn,
+        filter: impl FnOnce(Cursor) -> Filtered,
+    ) -> Result<Follow, ReadError> {
         let (shard, end) = (engine.id, engine.accepted_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard, lsn: from, end });
         }
         let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
-        Ok(Follow { cursor: Cursor::at_rest(engine, from)?, stop, registration: None })
+        Ok(Follow { records: filter(Cursor::at_rest(engine, from)?), stop, registration: None })
     }
 
     /// A handle that ends this reader.
@@ -63,13 +77,13 @@ impl Follow {
     /// Reads as far as a limit, below which nothing is whole.
     #[cfg(test)]
     pub(super) fn stop_at(&mut self, limit: Lsn) {
-        assert!(matches!(self.cursor.next(limit, Lsn::MAX), Step::End));
+        assert!(matches!(self.records.next(limit, Lsn::MAX), Step::End));
     }
 
     /// Whether it holds nothing to read into.
     #[cfg(test)]
     pub(super) fn is_resting(&self) -> bool {
-        self.cursor.is_resting()
+        self.records.is_resting()
     }
 
     /// The next record, for which it waits at most `timeout`.
@@ -95,8 +109,8 @@ impl Follower for Follow {
     }
 
     fn step(&mut self) -> Told {
-        let limit = self.cursor.source().durable();
-        match self.cursor.next(limit, Lsn::MAX) {
+        let limit = self.records.source().durable();
+        match self.records.next(limit, Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
             Step::End => None,
@@ -104,7 +118,7 @@ impl Follower for Follow {
     }
 
     fn rest(&mut self) {
-        self.cursor.rest();
+        self.records.rest();
     }
 
     fn register(&mut self, waker: &Waker) {

@@ -1,4 +1,6 @@
 //! Readers that wait for new records: what following one shard and consuming all of them have in common.
+//!
+//! How each blocks: `Engine::follow` (`shard/wait/mod.rs`), `Consumer::wait`, and `FollowReader::wait`, which polls.
 
 use std::task::{Context, Poll, Waker};
 

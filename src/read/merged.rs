@@ -22,7 +22,6 @@ pub struct Merged {
     next: Vec<Option<Record>>,
     /// Shards whose next record is still to be looked up.
     unknown: Vec<usize>,
-    first: u64,
     last: u64,
 }
 
@@ -47,16 +46,16 @@ impl Merged {
         range: &impl RangeBounds<u64>,
     ) -> Result<Merged, ReadError> {
         let (first, last) = times(range);
-        // The limits of all shards are taken before the first record is read.
-        let shards: Vec<Range> =
-            sources.into_iter().map(|source| Range::new(source, &..)).collect::<Result<_, _>>()?;
+        // The limits of all shards are taken before anything is read.
+        let sources: Vec<_> = sources.into_iter().map(|source| (source.durable(), source)).collect();
+        let since = |(limit, source)| Range::since(source, first, limit);
+        let shards: Vec<Range> = sources.into_iter().map(since).collect::<Result<_, _>>()?;
         let count = shards.len();
         Ok(Merged {
             shards,
             heads: BinaryHeap::new(),
             next: vec![None; count],
             unknown: (0..count).collect(),
-            first,
             last,
         })
     }
@@ -67,7 +66,6 @@ impl Merged {
     fn look_up(&mut self) -> Option<ReadError> {
         while let Some(&shard) = self.unknown.last() {
             match self.shards[shard].next() {
-                Some(Ok(record)) if record.timestamp() < self.first => {}
                 Some(Ok(record)) if record.timestamp() <= self.last => {
                     self.heads.push(Reverse((record.timestamp(), shard)));
                     self.next[shard] = Some(record);

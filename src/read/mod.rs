@@ -6,17 +6,22 @@
 mod back;
 mod cursor;
 mod follow;
+mod follow_key;
 mod follower;
 mod get;
+mod key;
 mod merged;
 mod point;
 mod range;
 mod record;
+mod seek;
 mod source;
 mod window;
 
 pub use back::RangeBack;
 pub use follow::{Follow, FollowStop};
+pub use follow_key::FollowKey;
+pub use key::{KeyRange, KeyRangeBack};
 pub use merged::Merged;
 pub use range::Range;
 pub use record::Record;
@@ -24,7 +29,9 @@ pub use record::Record;
 pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use follower::{Follower, Told};
 pub(crate) use get::{get, get_many};
+pub(crate) use key::{Filtered, last, place_behind};
 pub(crate) use merged::times;
+pub(crate) use seek::seek;
 pub(crate) use source::Source;
 
 #[cfg(test)]

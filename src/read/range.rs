@@ -4,7 +4,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::{Record, Source};
+use super::{Record, Source, seek};
 use crate::error::ReadError;
 use crate::position::Lsn;
 
@@ -18,6 +18,8 @@ pub struct Range {
     cursor: Cursor,
     limit: Lsn,
     end: Lsn,
+    /// Records before it are passed over.
+    first_time: u64,
 }
 
 /// The first LSN of a range, and the first behind it.
@@ -42,7 +44,15 @@ impl Range {
         let limit = source.durable();
         // Without a start it begins where the log does, which is no error.
         let start = start.unwrap_or_else(|| source.view().horizon);
-        Ok(Range { cursor: Cursor::new(source, start)?, limit, end })
+        Ok(Range { cursor: Cursor::new(source, start)?, limit, end, first_time: 0 })
+    }
+
+    /// The records below `limit`, the durable LSN when it was looked up, that are not before a time.
+    pub(crate) fn since(source: Arc<dyn Source>, time: u64, limit: Lsn) -> Result<Range, ReadError> {
+        source.check_process()?;
+        // What is before it only lies behind the place where it begins if that place is damage.
+        let start = if time == 0 { source.view().horizon } else { seek(&source, time, limit)? };
+        Ok(Range { cursor: Cursor::new(source, start)?, limit, end: Lsn::MAX, first_time: time })
     }
 
     /// Whether the log was truncated since this record was given, which is given again then, if it is still there.
@@ -59,15 +69,18 @@ impl Iterator for Range {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.cursor.next(self.limit, self.end) {
-            Step::Record(record) => Some(Ok(record)),
-            Step::End => {
-                // For good, whatever comes after.
-                self.limit = Lsn::MIN;
-                self.end = Lsn::MIN;
-                None
-            }
-            Step::Error(error) => Some(Err(error)),
+        loop {
+            return match self.cursor.next(self.limit, self.end) {
+                Step::Record(record) if record.timestamp() < self.first_time => continue,
+                Step::Record(record) => Some(Ok(record)),
+                Step::End => {
+                    // For good, whatever comes after.
+                    self.limit = Lsn::MIN;
+                    self.end = Lsn::MIN;
+                    None
+                }
+                Step::Error(error) => Some(Err(error)),
+            };
         }
     }
 }

@@ -51,6 +51,12 @@ pub(crate) trait Source: Send + Sync + Debug {
     /// accepted there.
     fn flush(&self, lsn: Lsn, whole: bool) -> Result<bool, ReadError>;
 
+    /// The end of all that was accepted, where no batch goes on behind it.
+    fn accepted_end(&self) -> Lsn;
+
+    /// Waits until all that was accepted below `end` is durable.
+    fn make_durable(&self, end: Lsn) -> Result<(), ReadError>;
+
     fn block_bytes(&self) -> u32;
 
     /// What a scan reads at a time.
@@ -126,6 +132,25 @@ impl Source for Engine {
         match self.wait(&target, None) {
             Some(Ok(())) => Ok(true),
             Some(Err(error)) => Err(error.into()),
+            None => Err(ReadError::Closed),
+        }
+    }
+
+    fn accepted_end(&self) -> Lsn {
+        // All blocks of a batch are opened under this lock.
+        let _whole = self.opener();
+        self.accepted_end()
+    }
+
+    fn make_durable(&self, end: Lsn) -> Result<(), ReadError> {
+        // What was cut off meanwhile is waited for by nobody.
+        let Some(last) = self.last_target(Durability::Synced).filter(|_| self.durable() < end) else {
+            return Ok(());
+        };
+        let target = Target { lsn: last.lsn.min(Lsn(end.0 - 1)), ..last };
+        self.ask_sync(&last);
+        match self.wait(&target, None) {
+            Some(outcome) => Ok(outcome?),
             None => Err(ReadError::Closed),
         }
     }

@@ -49,14 +49,14 @@ impl Facts {
             epoch_unknown: None,
             unreadable: scan.unreadable,
         };
-        facts.hear_headers(reader, segments, manifest, scan);
+        facts.scan_headers(reader, segments, manifest, scan);
         facts
     }
 
     /// Looks at every place from the checkpoint's segment on that no block of the chain fills. The records of a
     /// header that testifies need not check, and its place need not be its own. A place that cannot be read
     /// might hold one, and is never taken for a tail.
-    fn hear_headers(
+    fn scan_headers(
         &mut self,
         reader: &mut SegmentReader,
         segments: &[Arc<Segment>],
@@ -95,13 +95,13 @@ impl Facts {
 }
 
 /// Where a log goes on behind damage: above every LSN that was ever sealed or testified, in an epoch above
-/// every one that was ever used, as far as what is left of the log shows.
+/// every one that was ever used, and after the time of every record, as far as what is left of the log shows.
 pub(crate) fn beyond(
     reader: &mut SegmentReader,
     segments: &[Arc<Segment>],
     manifest: &ShardManifest,
     scan: &Scan,
-) -> (Lsn, u32) {
+) -> (Lsn, u32, u64) {
     let row = manifest.epochs.last().expect("a manifest has an epoch");
     // Segments that are missing held something, too.
     let missing = manifest.segments.iter().filter(|row| segments.iter().all(|own| own.row.file != row.file));
@@ -110,6 +110,7 @@ pub(crate) fn beyond(
     let known = [scan.end, Lsn(row.start), manifest.covered, clean_end, missing];
     let mut start = known.into_iter().max().unwrap_or_default();
     let mut epoch = manifest.next_epoch;
+    let mut timestamp = manifest.timestamp.max(scan.timestamp);
     for segment in segments {
         for offset in (0..segment.row.bytes).step_by(GRANULE as usize) {
             let Ok(bytes) = reader.bytes(segment, offset, GRANULE as usize) else {
@@ -121,8 +122,9 @@ pub(crate) fn beyond(
             if header.is_of(&manifest.log_id, manifest.shard) {
                 start = start.max(header.end()).max(Lsn(header.covered));
                 epoch = epoch.max(header.epoch.saturating_add(1));
+                timestamp = timestamp.max(header.last_time());
             }
         }
     }
-    (Lsn(crate::format::round_to_granule(start.0)), epoch)
+    (Lsn(crate::format::round_to_granule(start.0)), epoch, timestamp)
 }

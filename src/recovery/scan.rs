@@ -25,7 +25,7 @@ pub(crate) struct Scan {
     /// From where to where blocks have checked, in order and not touching.
     checked: Vec<Range<Lsn>>,
     /// Ends of blocks above what is testified, each with the last of them, itself included, where no group is open.
-    untold: VecDeque<(Lsn, Lsn)>,
+    unattested: VecDeque<(Lsn, Lsn)>,
     /// End of the last block behind which no group is open.
     whole: Lsn,
 }
@@ -43,7 +43,7 @@ impl Scan {
             durable: checkpoint,
             testified,
             checked: Vec::new(),
-            untold: VecDeque::new(),
+            unattested: VecDeque::new(),
             whole: checkpoint,
         }
     }
@@ -63,8 +63,8 @@ impl Scan {
             if self.open_group.is_none() {
                 self.whole = self.end;
             }
-            self.untold.push_back((self.end, self.whole));
-            self.hear(Lsn(header.covered));
+            self.unattested.push_back((self.end, self.whole));
+            self.note_covered(Lsn(header.covered));
         }
     }
 
@@ -83,20 +83,20 @@ impl Scan {
     }
 
     /// Somebody testifies that all below `covered` is durable.
-    pub(crate) fn hear(&mut self, covered: Lsn) {
+    pub(crate) fn note_covered(&mut self, covered: Lsn) {
         self.testified = self.testified.max(covered);
-        while let Some(&(_, whole)) = self.untold.front().filter(|(end, _)| *end <= self.testified) {
+        while let Some(&(_, whole)) = self.unattested.front().filter(|(end, _)| *end <= self.testified) {
             self.durable = self.durable.max(whole);
-            self.untold.pop_front();
+            self.unattested.pop_front();
         }
     }
 
     /// Somebody testifies that the record that ends at `end`, or above it in its block, is durable, and the group
     /// that it belongs to: then so is the block with the group's end, as a whole.
-    pub(crate) fn hear_of_record(&mut self, end: Lsn) {
-        let block = self.untold.iter().find(|(_, whole)| *whole >= end);
+    pub(crate) fn note_durable_record(&mut self, end: Lsn) {
+        let block = self.unattested.iter().find(|(_, whole)| *whole >= end);
         if let Some(&(block, _)) = block {
-            self.hear(block);
+            self.note_covered(block);
         }
     }
 

@@ -246,11 +246,11 @@ fn what_is_testified_is_durable() {
     assert_eq!(scan.end, Lsn(6 * GRANULE));
     // The second half of the batch testifies for what lay below the first when it was sealed.
     assert_eq!(scan.durable, Lsn(4 * GRANULE), "above {durable:?}");
-    scan.hear(Lsn(5 * GRANULE));
+    scan.note_covered(Lsn(5 * GRANULE));
     assert_eq!(scan.durable, Lsn(4 * GRANULE), "a batch is durable as a whole");
-    scan.hear(Lsn(6 * GRANULE));
+    scan.note_covered(Lsn(6 * GRANULE));
     assert_eq!(scan.durable, Lsn(6 * GRANULE));
-    scan.hear(Lsn(GRANULE));
+    scan.note_covered(Lsn(GRANULE));
     assert_eq!(scan.durable, Lsn(6 * GRANULE), "it never falls");
 }
 

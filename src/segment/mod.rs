@@ -10,6 +10,7 @@ mod known_blocks;
 mod names;
 mod random_reader;
 mod reader;
+mod rebuild;
 mod slots;
 mod store;
 mod view;
@@ -19,8 +20,9 @@ pub(crate) use known_blocks::{KnownBlock, KnownBlocks};
 pub(crate) use names::segment_name;
 pub(crate) use random_reader::{RandomReader, Stretch};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
+pub(crate) use rebuild::{all_segments, is_manifest_lost, write_manifest};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
-pub(crate) use store::{Marks, ShardStore};
+pub(crate) use store::{Marks, NewEpoch, ShardStore};
 pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::{Segment, StoreView, open_segments, view_of};
 use super::{ManifestError, ManifestFiles};
-use crate::device::{Directory, File, FileId, Lock, Whereabouts};
+use crate::device::{Directory, File, FileId, Lock, PathState};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
@@ -29,6 +29,19 @@ pub(crate) struct Marks {
     pub timestamp: u64,
 }
 
+/// An epoch that is to begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewEpoch {
+    /// What lies at or above it is cut off.
+    pub cut: Lsn,
+    /// Where the first block of the epoch goes.
+    pub start: Lsn,
+    /// Random: in every block of the epoch.
+    pub nonce: u64,
+    /// No record below `cut` has a time above it.
+    pub timestamp: u64,
+}
+
 /// A shard's folder, and the only place that changes it.
 #[derive(Debug)]
 pub(crate) struct ShardStore {
@@ -43,7 +56,7 @@ pub(crate) struct ShardStore {
     spares: Vec<Spare>,
     spare_bytes_max: u64,
     /// Files with a segment's name that can be none: they are left alone, and their numbers too.
-    strays: Vec<u32>,
+    foreign_files: Vec<u32>,
     /// A manifest write failed half way: nothing more is written.
     broken: bool,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
@@ -110,7 +123,7 @@ impl ShardStore {
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], Some(&files))?;
-        let (mut spares, mut strays) = (Vec::new(), Vec::new());
+        let (mut spares, mut foreign_files) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
             if listed.contains(&number) {
@@ -121,7 +134,7 @@ impl ShardStore {
             if can_be_listed(number, bytes, manifest.next_file) {
                 spares.push(Spare { number, bytes, id: file.id()? });
             } else if bytes > 0 {
-                strays.push(number);
+                foreign_files.push(number);
             }
         }
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
@@ -138,7 +151,7 @@ impl ShardStore {
             retired: Vec::new(),
             spares,
             spare_bytes_max,
-            strays,
+            foreign_files,
             broken: false,
             closed: false,
             lock: None,
@@ -169,8 +182,8 @@ impl ShardStore {
     }
 
     /// Names of files that look like segments and cannot be any.
-    pub(crate) fn strays(&self) -> impl Iterator<Item = String> {
-        self.strays.iter().map(|&number| segment_name(number))
+    pub(crate) fn foreign_files(&self) -> impl Iterator<Item = String> {
+        self.foreign_files.iter().map(|&number| segment_name(number))
     }
 
     /// From now on the folder is written to, for as long as it is this lock's.
@@ -183,7 +196,7 @@ impl ShardStore {
     ///
     /// # Errors
     /// Where they are not. That is for good.
-    pub(crate) fn check_owned(&mut self) -> io::Result<Whereabouts> {
+    pub(crate) fn check_owned(&mut self) -> io::Result<PathState> {
         if self.lost.is_none() {
             match self.look_at_ownership() {
                 Ok(Some(found)) => return Ok(found),
@@ -195,10 +208,10 @@ impl ShardStore {
     }
 
     /// `None` where the folder is gone.
-    fn look_at_ownership(&self) -> io::Result<Option<Whereabouts>> {
-        let log = self.lock.as_ref().map_or(Ok(Whereabouts::Here), |lock| lock.check())?;
+    fn look_at_ownership(&self) -> io::Result<Option<PathState>> {
+        let log = self.lock.as_ref().map_or(Ok(PathState::Here), |lock| lock.check())?;
         let found = self.directory.whereabouts()?.max(log);
-        if found == Whereabouts::Removed {
+        if found == PathState::Removed {
             return Ok(None);
         }
         self.slots.check_names(self.directory.as_ref(), PREFIX)?;
@@ -244,16 +257,9 @@ impl ShardStore {
         next
     }
 
-    /// Begins a new epoch at `start`, cutting off what lies at or above `cut`.
-    ///
-    /// The caller has synced everything below `cut` that is to be kept.
-    pub(crate) fn begin_epoch(
-        &mut self,
-        cut: Lsn,
-        start: Lsn,
-        nonce: u64,
-        timestamp: u64,
-    ) -> io::Result<Identity> {
+    /// Begins a new epoch. The caller has synced everything below its cut that is to be kept.
+    pub(crate) fn begin_epoch(&mut self, new: &NewEpoch) -> io::Result<Identity> {
+        let &NewEpoch { cut, start, nonce, timestamp } = new;
         let mut next = self.manifest.clone();
         let row = EpochRow { epoch: next.next_epoch, reserved: 0, nonce, start: start.0, cut: cut.0 };
         next.next_epoch += 1;
@@ -343,7 +349,7 @@ impl ShardStore {
 
     /// A number for a new file. Taken, whatever becomes of it: the next manifest says so.
     fn take_number(&mut self) -> io::Result<u32> {
-        while self.strays.contains(&self.manifest.next_file) {
+        while self.foreign_files.contains(&self.manifest.next_file) {
             self.manifest.next_file += 1;
         }
         let number = self.manifest.next_file;

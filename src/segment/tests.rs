@@ -340,21 +340,21 @@ fn what_could_not_be_listed_is_no_spare() {
         let file = folder.create(name).unwrap();
         file.allocate(bytes).unwrap();
     };
-    let strays = [
+    let foreign_files = [
         ("0000000003.seg", 8 * GRANULE + 100),
         ("0000000777.seg", 8 * GRANULE + 100),
         ("4294967294.seg", 8 * GRANULE),
         ("4294967295.seg", 8 * GRANULE),
         ("0009000000.seg", 8 * GRANULE),
     ];
-    strays.iter().for_each(|(name, bytes)| stray(name, *bytes));
+    foreign_files.iter().for_each(|(name, bytes)| stray(name, *bytes));
     let ignored = ["+000000005.seg", "777.seg", "00000000777.seg"];
     ignored.iter().for_each(|name| stray(name, 8 * GRANULE));
     // With no room for spares, so that each file is new.
     let (mut store, _, _) = ShardStore::open(folder.clone(), 0, 2).unwrap();
-    let mut told: Vec<_> = store.strays().collect();
+    let mut told: Vec<_> = store.foreign_files().collect();
     told.sort_unstable();
-    let mut known = strays.map(|(name, _)| name);
+    let mut known = foreign_files.map(|(name, _)| name);
     known.sort_unstable();
     assert_eq!(told, known);
     let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
@@ -367,7 +367,7 @@ fn what_could_not_be_listed_is_no_spare() {
         store.truncate_before(Lsn(end.0 - 4 * GRANULE), end, &marks).unwrap();
     }
     let left = numbers(folder.as_ref());
-    assert!(strays.iter().all(|(name, _)| left.contains(&(*name).to_owned())), "{left:?}");
+    assert!(foreign_files.iter().all(|(name, _)| left.contains(&(*name).to_owned())), "{left:?}");
     assert!(ignored.iter().all(|name| left.contains(&(*name).to_owned())), "{left:?}");
     drop(store);
     assert!(ShardStore::open(folder.clone(), 100 * GRANULE, 2).is_ok(), "both copies are still there");

@@ -34,6 +34,12 @@ impl Segment {
         Ok(Segment { row: self.row, file, used: self.used.clone(), held_open: false })
     }
 
+    /// The same file as one that begins at `base` and has so many bytes.
+    pub(crate) fn placed(&self, base: Lsn, bytes: u64) -> Segment {
+        let row = SegmentRow { base: base.0, bytes, ..self.row };
+        Segment { row, file: self.file.clone(), used: self.used.clone(), held_open: self.held_open }
+    }
+
     /// Whether its file is held open.
     pub(super) fn is_held_open(&self) -> bool {
         self.held_open

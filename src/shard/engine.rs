@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
-use super::indexing::{IndexConfig, Indexing};
+use super::append::opener::Opener;
+use super::index::{IndexConfig, Indexing};
 use super::life::Life;
-use super::opener::Opener;
 use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
 use super::token::Core;
-use super::waiting::Waiting;
-use super::wake_state::WakeState;
+use super::wait::Waiting;
+use super::wait::wake_state::WakeState;
 use crate::admission::{self, Admission};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, FailedFlush, Flushes, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure, Unavailable};
 use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
-use crate::pool::Pool;
+use crate::pool::{Pool, Sequence};
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{Marks, Segment, ShardStore};
 use crate::stats::Counters;
@@ -34,7 +34,7 @@ pub(crate) struct Target {
     /// The batch is whole once a watermark lies above it.
     pub lsn: Lsn,
     /// The block that holds its end.
-    pub sequence: u64,
+    pub sequence: Sequence,
     pub durability: Durability,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Placed {
     pub position: Position,
     pub target: Target,
     /// The caller leads the commit or announces it.
-    pub duty: bool,
+    pub must_lead: bool,
 }
 
 /// Why a batch was not accepted.
@@ -199,7 +199,7 @@ pub(crate) struct Engine {
     pub(crate) store: Mutex<ShardStore>,
     pub(super) space: Space,
     /// What truncation must leave.
-    pub(super) pins: Mutex<Vec<super::retention_pin::RetentionPin>>,
+    pub(super) pins: Mutex<Vec<super::space::RetentionPin>>,
     /// Where it asks for segments; `None` where nobody but whoever waits makes them.
     pub(super) maintenance: Mutex<Option<std::sync::mpsc::SyncSender<ShardId>>>,
     /// Blocking calls on its files, but those of readers.
@@ -387,7 +387,7 @@ impl Engine {
         // An empty open block: then it is the one before it that counts, and its end is known.
         if last.is_void() {
             let lsn = last.previous_end.0.checked_sub(1)?;
-            return Some(Target { lsn: Lsn(lsn), sequence: last.sequence - 1, durability });
+            return Some(Target { lsn: Lsn(lsn), sequence: Sequence(last.sequence.0 - 1), durability });
         }
         let lsn = Lsn(last.lsn.0 + u64::from(last.length) - 1);
         Some(Target { lsn, sequence: last.sequence, durability })
@@ -395,8 +395,8 @@ impl Engine {
 
     /// Asks that everything up to the target be durable.
     pub(crate) fn ask_sync(&self, target: &Target) {
-        self.sync_asked.fetch_max(target.sequence, Ordering::SeqCst);
-        self.prod();
+        self.sync_asked.fetch_max(target.sequence.0, Ordering::SeqCst);
+        self.wake_shard();
     }
 
     /// The largest segment.

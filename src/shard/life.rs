@@ -7,7 +7,7 @@
 //! | `Closing` | the last block is closed and asked for: whoever turns the shard stops once all of it is durable | the close |
 //! | `Ended` | nobody turns it any more; readers that follow it come to an end | the close, when its last step is done |
 //!
-//! The stages follow each other and none comes back ([`Life::go_on`]). A failure (promise 5) is no stage of its own: a
+//! The stages follow each other and none comes back ([`Life::advance`]). A failure (promise 5) is no stage of its own: a
 //! shard that has stopped is still to be closed, and one that is being closed can fail. It is told once ([`Life::fail`])
 //! by whoever meets it, and the first one stays. A shard that is open to be read only is born with one.
 //!
@@ -19,7 +19,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 
-use super::opener::Opener;
+use super::append::opener::Opener;
 use crate::error::Failure;
 
 /// In order: a later one is greater.
@@ -61,7 +61,7 @@ impl Life {
         Life { stopped: OnceLock::from(stopped), ..Life::default() }
     }
 
-    fn go_on(&self, to: Stage) {
+    fn advance(&self, to: Stage) {
         let before = self.stage.swap(to as u8, Ordering::SeqCst);
         assert!(before < to as u8, "a shard's life goes forward: to {to:?}, from {before}");
     }
@@ -72,17 +72,17 @@ impl Life {
 
     /// From here on no block is opened.
     pub(super) fn shut(&self, _openings: &MutexGuard<'_, Opener>) {
-        self.go_on(Stage::Shut);
+        self.advance(Stage::Shut);
     }
 
     /// What was accepted is asked to be durable; after that it is over.
     pub(super) fn begin_closing(&self) {
-        self.go_on(Stage::Closing);
+        self.advance(Stage::Closing);
     }
 
     /// Nobody turns it any more.
     pub(super) fn end(&self) {
-        self.go_on(Stage::Ended);
+        self.advance(Stage::Ended);
     }
 
     /// Stops it for good; true if nothing had before.
@@ -125,6 +125,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::pool::Sequence;
     use crate::position::{Lsn, ShardId};
 
     fn failure(operation: &'static str) -> Failure {
@@ -134,7 +135,7 @@ mod tests {
 
     fn opener() -> Mutex<Opener> {
         let identity = crate::format::Identity { log_id: [0; 16], shard: 0, epoch: 1, nonce: 0 };
-        Mutex::new(Opener::new(&identity, Lsn(0), 0, &[]))
+        Mutex::new(Opener::new(&identity, Lsn(0), Sequence(0), &[]))
     }
 
     /// Every stage is reached by its own step, and tells what those before it tell.

@@ -1,70 +1,55 @@
 //! One shard: it moves work between producers, committer and device.
 //!
 //! [`Engine`] is what producers, waiters and the shard's thread share; [`life`] has its stages. A shard is a value that
-//! is *turned* ([`turn`]): its own thread does so ([`thread`]), a blocking caller that finds it idle leads one block
-//! itself ([`lead`]), a task of the application's stands in for the thread (`tokio_task`), and where there are no
-//! threads, whoever waits turns it. All go through the same committer under the same lock, the token ([`token`]).
+//! is *turned* ([`turn`]): its own thread does so ([`run::thread`]), a blocking caller that finds it idle leads one block
+//! itself ([`turn::lead`]), a task of the application's stands in for the thread (`run/tokio_task.rs`), and where there are
+//! no threads, whoever waits turns it. All go through the same committer under the same lock, the token ([`token`]).
+//!
+//! | folder | what is in it |
+//! |---|---|
+//! | [`append`] | the append path, opening blocks, waiting in line for room |
+//! | [`turn`] | one turn, sealing, leading, and what was sealed and is not durable yet |
+//! | [`wait`] | who waits for what, who is woken, how long a leader waits for others |
+//! | [`run`] | who turns it: a thread of its own, or a task of the application's |
+//! | [`index`] | the key index: runs as they come and go, and what they say of a key |
+//! | [`space`] | segments, retention, truncation, the ownership of the folder |
 
-mod age;
 mod append;
-mod commit_delay;
-mod drain;
-mod ending;
+mod close;
 mod engine;
 mod engine_ref;
-mod filling;
-mod index_walk;
-mod indexing;
-#[cfg_attr(not(any(test, feature = "simulation")), allow(dead_code, reason = "readers by key are to come"))]
-mod key_places;
-mod lead;
+mod failure;
+mod index;
 mod life;
-mod opener;
-mod own_thread;
-mod queueing;
-#[cfg(any(test, feature = "simulation"))]
-mod race;
 mod reading;
-mod retention;
-mod retention_pin;
-mod seal;
-mod shortage;
-mod sizing;
+mod run;
 mod space;
 mod stats;
-mod thread;
 mod token;
-#[cfg(feature = "tokio-uring")]
-mod tokio_task;
 mod turn;
-mod unresolved;
-mod waiters;
-mod waiting;
-mod wake_state;
-mod worker;
+mod wait;
 
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
 pub(crate) use append::{AppendMode, Batch};
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use ending::{BY_A_CALL, BY_ANOTHER};
-pub(crate) use ending::{introduce, same};
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
 pub(crate) use engine_ref::{EngineRef, StripedRefs};
-pub(crate) use filling::{Filled, Filling};
-pub(crate) use indexing::IndexConfig;
 #[cfg(any(test, feature = "simulation"))]
-pub(crate) use key_places::{Hint, Order};
-pub(crate) use space::SpaceConfig;
+pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
+pub(crate) use failure::{link_shards, same};
+pub(crate) use index::IndexConfig;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use index::{Hint, Order};
 #[cfg(feature = "tokio-uring")]
-pub(crate) use tokio_task::Drive;
+pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]
-pub use tokio_task::ShardDriver;
+pub use run::ShardDriver;
 #[cfg(feature = "tokio-uring")]
-use tokio_task::drives;
-pub(crate) use waiters::{Registration, Waiters};
-pub(crate) use worker::{Ended, WorkerHandle};
+use run::drives;
+pub(crate) use run::{Ended, WorkerHandle};
+pub(crate) use space::{Filled, Filling, SpaceConfig};
+pub(crate) use wait::{Registration, Waiters};
 
 /// Whether this thread turns a shard, and must not block for one.
 #[cfg(not(feature = "tokio-uring"))]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::stats::{Counters, ShardStats};
+use crate::time::Nanos;
 
 impl Engine {
     /// A picture of the shard as of now.
@@ -59,13 +60,13 @@ impl Engine {
     /// For how long the oldest operation or call that the device has not answered has been out.
     pub(crate) fn oldest_operation(&self) -> Option<Duration> {
         let since = self.oldest_since()?;
-        Some(Duration::from_nanos(self.device.now().saturating_sub(since)))
+        Some(Duration::from_nanos(self.device.now() - since))
     }
 
     /// Since when.
-    pub(crate) fn oldest_since(&self) -> Option<u64> {
+    pub(crate) fn oldest_since(&self) -> Option<Nanos> {
         let since = self.published.0.oldest.load(Ordering::Relaxed);
-        let operation = (since != u64::MAX).then_some(since);
+        let operation = (since != u64::MAX).then_some(Nanos(since));
         operation.into_iter().chain(self.calls.oldest_since()).min()
     }
 }

@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::drain::Drain;
-use super::unresolved::Unresolved;
-use super::waiters::Wakes;
+use super::turn::drain::Drain;
+use super::turn::unresolved::Unresolved;
+use super::wait::waiters::Wakes;
 use crate::committer::{Committer, OperationId};
 use crate::format::Identity;
-use crate::pool::SealedBytes;
+use crate::pool::{SealedBytes, Sequence};
 use crate::segment::Segment;
+use crate::time::Nanos;
 
 /// A block that is sealed and not yet submitted.
 #[derive(Debug)]
 pub(super) struct SealedBlock {
-    pub sequence: u64,
+    pub sequence: Sequence,
     pub bytes: SealedBytes,
     pub segment: Arc<Segment>,
     pub offset: u64,
@@ -29,7 +30,7 @@ pub(super) struct Submitted {
     /// The device is told to flush what it has taken.
     pub flushes: bool,
     /// When it was made.
-    pub since: u64,
+    pub since: Nanos,
 }
 
 /// What only the holder of the token touches.
@@ -38,7 +39,7 @@ pub(crate) struct Core {
     pub(super) committer: Committer,
     pub(super) identity: Identity,
     /// Sequence of the next block to seal.
-    pub(super) next_to_seal: u64,
+    pub(super) next_to_seal: Sequence,
     pub(super) sealed: VecDeque<SealedBlock>,
     pub(super) submitted: Vec<Submitted>,
     /// The segments that blocks in flight are in: a handful.
@@ -70,11 +71,11 @@ impl Core {
         identity: Identity,
         timestamp: u64,
         blocks: u32,
-        before: u64,
+        before: Sequence,
     ) -> Core {
         Core {
             identity,
-            next_to_seal: before + 1,
+            next_to_seal: before.next(),
             sealed: VecDeque::with_capacity(blocks as usize),
             submitted: Vec::with_capacity(64),
             segments: VecDeque::with_capacity(4),
@@ -103,7 +104,7 @@ impl Core {
     }
 
     /// Whether the next block to seal is this one.
-    pub(super) fn next_is(&self, sequence: u64) -> bool {
+    pub(super) fn next_is(&self, sequence: Sequence) -> bool {
         self.next_to_seal == sequence && self.sealed.is_empty()
     }
 
@@ -113,9 +114,9 @@ impl Core {
     }
 
     /// Begins a new epoch; everything of the old one is settled, up to block `before`.
-    pub(crate) fn begin_epoch(&mut self, committer: Committer, identity: Identity, before: u64) {
+    pub(crate) fn begin_epoch(&mut self, committer: Committer, identity: Identity, before: Sequence) {
         assert!(self.sealed.is_empty() && self.submitted.is_empty());
-        self.next_to_seal = before + 1;
+        self.next_to_seal = before.next();
         self.unresolved.begin_epoch(before);
         self.drain.begin_epoch(committer.watermarks().durable);
         self.committer = committer;

@@ -14,9 +14,11 @@ use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write
 mod ends;
 mod index;
 mod interrupted;
+mod keys;
 mod readers;
+mod rebuilt;
+mod times;
 
-use index::key_of;
 use readers::Follower;
 
 const PATH: &str = "/log";
@@ -36,6 +38,8 @@ pub(super) struct History {
     followers: Vec<Option<Follower>>,
     /// Reads beside the log that is open.
     beside: Option<LogReader>,
+    /// Places of records that were cut off.
+    cut: Vec<Position>,
     next_payload: u64,
     ends: u64,
     /// Writes and syncs that had failed when this life began, those of blocking calls too.
@@ -98,6 +102,7 @@ impl History {
             pending: Vec::new(),
             followers: (0..plan.shards).map(|_| None).collect(),
             beside: None,
+            cut: Vec::new(),
             next_payload: 0,
             ends: 0,
             errors: 0,
@@ -167,7 +172,11 @@ impl History {
                 }
             }
         }
-        drop(self.end_and_reopen(log));
+        let ended = self.end(log);
+        if self.plan.damage.is_none() && self.plan.seed % 2 == 0 {
+            return self.lose_manifests(ended);
+        }
+        drop(self.open(Some(ended)));
     }
 
     /// A life begins: what failed before it is over.
@@ -227,6 +236,8 @@ impl History {
             Kind::Read => self.read(log),
             Kind::Follow => self.follow(log),
             Kind::ReadBeside => self.read_beside(log),
+            Kind::Seek => self.seek(log),
+            Kind::ReadKey => self.read_key(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {
@@ -284,10 +295,10 @@ impl History {
             Durability::Synced,
             Durability::Synced,
         ]);
-        let payload = self.payload();
+        let mut payload = self.payload();
+        let key = self.own(std::slice::from_mut(&mut payload));
         let priority = *self.random.pick(&[Priority::Low, Priority::Normal, Priority::High]);
-        let write = Write::new(&payload).key(key_of(self.next_payload));
-        let write = write.durability(durability).priority(priority);
+        let write = Write::new(&payload).key(key).durability(durability).priority(priority);
         let commit = if self.random.below(4) == 0 {
             log.shard(shard).try_append(write)
         } else {
@@ -312,12 +323,13 @@ impl History {
     fn append_batch(&mut self, log: &Log) {
         let shard = self.shard();
         let count = 2 + self.random.below(6);
-        let payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
+        let mut payloads: Vec<Vec<u8>> = (0..count).map(|_| self.payload()).collect();
+        let key = self.own(&mut payloads);
         let batch = self.next_payload;
         let oracle = &mut self.oracles[usize::from(shard.0)];
         // A batch's positions come with its outcome, so it is waited for; one that failed may be
         // there or not, as the last thing of its shard: it ends the life.
-        match log.shard(shard).append_batch(&key_of(self.next_payload), &payloads).wait() {
+        match log.shard(shard).append_batch(key, &payloads).wait() {
             Ok(positions) => {
                 self.tally.count("batches");
                 let last = *positions.last().expect("a batch has records");
@@ -346,8 +358,9 @@ impl History {
         for payload in &mut payloads {
             payload.resize(payload.len().max(self.random.below(wide) as usize), 7);
         }
+        let key = self.own(&mut payloads);
         let batch = self.next_payload;
-        match log.shard(shard).append_batch(&key_of(self.next_payload), &payloads).admitted().wait() {
+        match log.shard(shard).append_batch(key, &payloads).admitted().wait() {
             Ok((commit, positions)) => {
                 self.tally.count("batches left pending");
                 let last = *positions.last().expect("a batch has records");
@@ -449,6 +462,7 @@ impl History {
         let Some(position) = self.some_record() else { return };
         let oracle = &mut self.oracles[usize::from(position.shard().0)];
         oracle.truncate_after_asked(position);
+        let behind = oracle.accepted().iter().map(|record| record.position).find(|own| *own > position);
         let result = log.shard(position.shard()).truncate_after(position.lsn());
         self.say(|| format!("  after {position}: {result:?}"));
         let oracle = &mut self.oracles[usize::from(position.shard().0)];
@@ -456,6 +470,7 @@ impl History {
             Ok(()) => {
                 self.tally.count("truncations after");
                 oracle.truncated_after();
+                self.cut.extend(behind);
                 let kept: Vec<Position> = oracle.accepted().iter().map(|record| record.position).collect();
                 self.pending
                     .retain(|Pending { last, .. }| last.shard() != position.shard() || kept.contains(last));

@@ -1,6 +1,9 @@
 //! The oracle of one shard. It imports positions and bytes, and knows appends, acknowledgements,
 //! truncations and crashes: nothing of blocks, segments or manifests.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use crate::position::{Lsn, Position};
 
 /// A record that was accepted.
@@ -50,6 +53,8 @@ pub(super) struct Oracle {
     unknown: Vec<(Vec<u8>, u64)>,
     /// A cut behind so many records was asked for, and its outcome is not known.
     cut_asked: Option<usize>,
+    /// Whole on disk perhaps, and no part of the log: truncated, or cut off, but by a crash.
+    given_up: BTreeMap<Position, Vec<u8>>,
 }
 
 impl Oracle {
@@ -127,6 +132,7 @@ impl Oracle {
 
     pub(super) fn truncated_after(&mut self) {
         let count = self.cut_asked.take().expect("it was asked for");
+        self.give_up(count..self.accepted.len());
         self.accepted.truncate(count);
         // A cut syncs what it keeps.
         self.durable = count;
@@ -134,14 +140,23 @@ impl Oracle {
         self.testified = count;
     }
 
+    fn give_up(&mut self, records: Range<usize>) {
+        let gone = self.accepted[records].iter().map(|own| (own.position, own.payload.clone()));
+        self.given_up.extend(gone);
+    }
+
     pub(super) fn accepted(&self) -> &[Accepted] {
         &self.accepted
     }
 
+    /// Nothing at or above it was truncated, nor may have been.
+    pub(super) fn truncated(&self) -> Lsn {
+        self.horizons_asked.iter().copied().fold(self.horizon, Lsn::max)
+    }
+
     /// How many records a horizon may hide.
     pub(super) fn hidden(&self) -> usize {
-        let horizon = self.horizons_asked.iter().copied().fold(self.horizon, Lsn::max);
-        self.visible(horizon)
+        self.visible(self.truncated())
     }
 
     /// Records that readers can still reach.
@@ -191,6 +206,64 @@ impl Oracle {
         if told { 0 } else { missing.iter().filter(|&&index| index < self.durable).count() }
     }
 
+    /// Judges what is there after the manifest was lost in both copies and rebuilt: all that a reopen would have found,
+    /// and beside it nothing but what had been given up. Returns how many of these came back.
+    ///
+    /// Damage is told where the log had been truncated, or behind all that was acknowledged: there what follows a hole
+    /// may come back, which nobody can tell from what follows truncated segments.
+    pub(super) fn check_rebuilt(&self, found: &[Accepted], damage: &[Range<Lsn>], ended: Ended) -> u64 {
+        let needed = self.needed(ended);
+        let acknowledged = self.accepted[..needed].last().map_or(Lsn::MIN, |record| record.position.lsn());
+        for damage in damage {
+            let excused = damage.end <= self.truncated() || damage.start > acknowledged;
+            assert!(excused, "damage at {damage:?}, in what was acknowledged up to {acknowledged}");
+        }
+        let first = self.hidden();
+        let (mut next, mut back, mut last, mut torn) = (first, 0, None, false);
+        let unknown: Vec<_> = self.unknown.iter().map(|(payload, _)| payload).collect();
+        for (index, record) in found.iter().enumerate() {
+            let lsn = record.position.lsn();
+            assert!(last < Some(lsn), "{record:?} comes out of order");
+            let before = last.replace(lsn).unwrap_or_default();
+            let same = |own: &Accepted| own.position == record.position;
+            let own = self.accepted.iter().position(same);
+            // Behind a hole that is told.
+            let is_behind = damage.iter().any(|damage| before <= damage.start && damage.end <= lsn);
+            let payload = if let Some(own) = own.filter(|&own| own == next || own > next && is_behind) {
+                torn |= own > next;
+                assert!(!torn || next >= needed, "{record:?} stands behind what is missing");
+                next = own + 1;
+                &self.accepted[own].payload
+            } else if let Some(own) = own.filter(|&own| own < first) {
+                back += 1;
+                &self.accepted[own].payload
+            } else if let Some(payload) = self.given_up.get(&record.position) {
+                back += 1;
+                payload
+            } else {
+                // A batch of unknown outcome may be the last thing there.
+                let rest: Vec<_> = found[index..].iter().map(|record| &record.payload).collect();
+                assert!(next == self.accepted.len() && rest == unknown, "{record:?} has no place here");
+                break;
+            };
+            assert_eq!(*payload, record.payload, "at {}", record.position);
+        }
+        assert!(next >= needed, "{next} records left, {needed} acknowledged ({ended:?})");
+        if let (Some(last), Some(after)) = (self.accepted[first..next].last(), self.accepted.get(next)) {
+            assert!(torn || last.batch != after.batch, "a batch was torn behind record {next}");
+        }
+        back
+    }
+
+    /// So many records must be there after such an end.
+    fn needed(&self, ended: Ended) -> usize {
+        match ended {
+            Ended::Cleanly => self.accepted.len(),
+            Ended::Killed => self.written,
+            Ended::Cut => self.durable,
+        }
+    }
+
     /// Judges what is there after a reopen, and takes it as what is there.
     pub(super) fn check_reopened(&mut self, found: &[Accepted], ended: Ended) {
         let unknown = std::mem::take(&mut self.unknown);
@@ -221,11 +294,7 @@ impl Oracle {
         if !found.is_empty() {
             assert_same(found, &self.accepted[first..kept]);
         }
-        let needed = match ended {
-            Ended::Cleanly => self.accepted.len(),
-            Ended::Killed => self.written,
-            Ended::Cut => self.durable,
-        };
+        let needed = self.needed(ended);
         let cut = self.cut_asked.take();
         let was_cut = cut.is_some_and(|count| kept <= count);
         let needed = cut.filter(|_| was_cut).map_or(needed, |count| needed.min(count));
@@ -234,6 +303,12 @@ impl Oracle {
             // Where nothing is found, a horizon that was asked for may stand within a batch, and hides what is kept.
             let whole = found.is_empty() || last.batch != next.batch;
             assert!(was_cut || whole, "a batch was torn behind record {kept}");
+        }
+        if let Some(count) = cut.filter(|_| was_cut) {
+            self.give_up(count..self.accepted.len());
+        }
+        if found.is_empty() {
+            self.give_up(0..kept);
         }
         let kept = if found.is_empty() { 0 } else { kept };
         self.accepted.truncate(kept);

@@ -29,6 +29,10 @@ pub(crate) enum Kind {
     Follow,
     /// Somebody reads the files of the open log.
     ReadBeside,
+    /// Somebody asks where a time begins, and reads from there.
+    Seek,
+    /// Somebody reads or follows a key, or asks for its last record.
+    ReadKey,
     Turn,
     Idle,
     StepWall,
@@ -46,7 +50,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 21] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -66,6 +70,8 @@ impl Kind {
         Kind::BatchPending,
         Kind::Follow,
         Kind::ReadBeside,
+        Kind::Seek,
+        Kind::ReadKey,
     ];
 }
 
@@ -122,7 +128,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 59] = [
+const EVERYTHING: [&str; 70] = [
     "appends",
     "batches",
     "refusals",
@@ -48,6 +48,14 @@ const EVERYTHING: [&str; 59] = [
     "read back",
     "merged",
     "read beside",
+    "sought by time",
+    "sought beside the owner",
+    "read by key",
+    "read by key beside the owner",
+    "followed by key",
+    "bounds that were cut off",
+    "last records",
+    "last records that are not durable",
     "reads in the middle of a batch",
     "followed in the middle of a batch",
     "consumed in the middle of a batch",
@@ -69,6 +77,9 @@ const EVERYTHING: [&str; 59] = [
     "damage found by a reader",
     "losses in the window",
     "damage without effect",
+    "manifests rebuilt",
+    "gaps in rebuilt manifests",
+    "given up records that came back",
 ];
 
 impl Tally {

@@ -1,4 +1,4 @@
-//! What this process may have.
+//! Limits that the kernel sets for this process: rlimits and CPU affinity.
 
 /// The soft limit of a resource, `getrlimit(2)`; `None` where there is none.
 fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sawmill::{Backend, Durability, Log, Options, ReadError, ShardId, Write};
 
-use crate::mounts::{Mount, fs_type};
+use crate::mounted::{Mount, fs_type};
 
 fn core_of_it(kind: &str, backend: Backend) {
     let Some(mount) = Mount::make(kind, 400) else { return };

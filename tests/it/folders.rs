@@ -7,7 +7,7 @@ use std::process::Command;
 use sawmill::{AppendError, Log, OpenError, Options, ShardId};
 use tempfile::TempDir;
 
-use crate::mounts::Mount;
+use crate::mounted::Mount;
 
 fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sawmill::{AppendError, Durability, Log, Options, Position, ShardId, Write};
 
-use crate::mounts::{Mount, run};
+use crate::mounted::{Mount, run};
 
 fn fill(log: &Log) -> (Vec<Position>, AppendError) {
     let mut positions = Vec::new();

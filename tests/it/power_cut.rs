@@ -20,7 +20,7 @@ use sawmill::{AppendError, Backend, Durability, Log, Options, Position, ShardId,
 use tempfile::TempDir;
 
 use crate::fuse::{Disk, Faults, Left, Mounted};
-use crate::mounts;
+use crate::mounted;
 
 /// Of each file system.
 const CUTS: u32 = 5;
@@ -165,7 +165,7 @@ impl Machine {
         let disk = Disk::image(mib << 20, sector_bytes, seed);
         let mounted = disk.mount()?;
         let formatted = Loop::attach(mounted, disk.clone(), sector_bytes)
-            .and_then(|device| mounts::run(&format!("mkfs.{kind}"), &["-q", &device.path]));
+            .and_then(|device| mounted::run(&format!("mkfs.{kind}"), &["-q", &device.path]));
         if let Err(reason) = formatted {
             assert!(std::env::var_os("SAWMILL_NO_SKIP").is_none(), "{kind}: {reason}");
             eprintln!("skipped, no power cuts on {kind}: {reason}");
@@ -286,7 +286,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        match mounts::run("losetup", &["--detach", &self.path]) {
+        match mounted::run("losetup", &["--detach", &self.path]) {
             Err(error) => eprintln!("{error}"),
             // The next mount of the same file system would meet this one.
             Ok(()) if !std::thread::panicking() => self.disk.wait_until_closed(),
@@ -305,7 +305,7 @@ impl Running {
     fn mount(kind: &str, device: Loop) -> Result<Running, String> {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(|error| error.to_string())?;
         let target = dir.path().to_str().ok_or("a path in UTF-8")?;
-        mounts::run("mount", &["-t", kind, &device.path, target])?;
+        mounted::run("mount", &["-t", kind, &device.path, target])?;
         Ok(Running { dir, _device: device })
     }
 
@@ -317,7 +317,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let target = self.dir.path().to_str().unwrap_or_default();
-        if let Err(error) = mounts::run("umount", &["-l", target]) {
+        if let Err(error) = mounted::run("umount", &["-l", target]) {
             eprintln!("{error}");
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use sawmill::{Backend, Durability, Options, Write};
 
-use crate::mounts::Mount;
+use crate::mounted::Mount;
 
 /// Slow enough that what is in flight at the kill takes seconds.
 const BYTES_PER_SECOND: u32 = 256 << 10;

@@ -1,4 +1,4 @@
-//! A device that answers some requests and not others (`fuse.rs`): who watches sees it, and what hangs holds up
+//! A device that answers some requests and not others (`fuse/`): who watches sees it, and what hangs holds up
 //! nobody else.
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! `sawmill dump` and `sawmill tail`: records of a log, read beside its owner.
 
+use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use sawmill::log::LogReader;
 use sawmill::{Log, Lsn, ReadError, Record, ShardId, error_chain};
 
 use crate::show::Format;
+use crate::start::Start;
 use crate::{DAMAGED, Error};
 
 /// Print the records of a log in the order of their times, or of one shard in its order.
@@ -20,9 +23,13 @@ pub struct Dump {
     /// Of this shard alone.
     #[arg(long)]
     shard: Option<u16>,
-    /// From this LSN on, of a shard.
-    #[arg(long, default_value_t = 0, requires = "shard")]
-    from: u64,
+    /// From this time on, such as 2026-11-27T20:00 (UTC), 2026-11-27T22:00+02:00, or 1795809600000000000ns as records
+    /// are shown with it; or, of a shard, from this LSN on.
+    #[arg(long, value_name = "TIME|LSN")]
+    from: Option<Start>,
+    /// Of this key alone, in its order.
+    #[arg(long, conflicts_with_all = ["shard", "from"])]
+    key: Option<OsString>,
     /// At most so many.
     #[arg(long)]
     limit: Option<usize>,
@@ -49,6 +56,8 @@ pub struct Tail {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+type Records = dyn Iterator<Item = Result<Record, ReadError>>;
 
 /// How often a followed log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -81,18 +90,25 @@ impl Dump {
     pub fn run(&self) -> Result<ExitCode, Error> {
         let log = Log::open_read_only(&self.dir)?;
         let mut out = BufWriter::new(io::stdout().lock());
-        let limit = self.limit.unwrap_or(usize::MAX);
-        let damaged = match self.shard {
-            Some(shard) => {
-                // An explicit start below the horizon is told; the default one is where the log begins.
-                let shard = log.shard(ShardId(shard));
-                let records = if self.from == 0 { shard.read(..)? } else { shard.read(Lsn(self.from)..)? };
-                print(records.take(limit), self.format, &mut out)?
-            }
-            None => print(log.merged(..)?.take(limit), self.format, &mut out)?,
-        };
+        let records = self.records(&log)?;
+        let damaged = print(records.take(self.limit.unwrap_or(usize::MAX)), self.format, &mut out)?;
         out.flush()?;
         Ok(code(damaged))
+    }
+
+    fn records(&self, log: &LogReader) -> Result<Box<Records>, Error> {
+        if let Some(key) = &self.key {
+            return Ok(Box::new(log.read_key(key.as_bytes(), ..)?));
+        }
+        Ok(match (self.shard.map(|shard| log.shard(ShardId(shard))), self.from) {
+            // An explicit start below the horizon is told; the default one is where the log begins.
+            (Some(shard), Some(Start::Lsn(lsn))) if lsn > 0 => Box::new(shard.read(Lsn(lsn)..)?),
+            (Some(shard), Some(Start::Time(time))) => Box::new(shard.read_from(time)?),
+            (Some(shard), _) => Box::new(shard.read(..)?),
+            (None, Some(Start::Lsn(_))) => return Err("--from with an LSN needs --shard".into()),
+            (None, Some(Start::Time(time))) => Box::new(log.merged(time..)?),
+            (None, None) => Box::new(log.merged(..)?),
+        })
     }
 }
 

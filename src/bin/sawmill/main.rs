@@ -6,6 +6,7 @@ mod bench;
 mod dump;
 mod repair;
 mod show;
+mod start;
 mod stat;
 mod tally;
 mod tune;

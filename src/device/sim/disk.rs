@@ -1,4 +1,7 @@
 //! One simulated file: what reads see, what the platters hold, and what lies between.
+//!
+//! A power cut: [`SimFile::power_cut`] for bytes, `SimFolder::power_cut` (`world.rs`) for names; `SimMachine::restart`
+//! calls both.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -13,9 +13,10 @@ use super::queue::SimQueue;
 use super::world::{World, stopped};
 use crate::device::flushes::{AllFlushes, Flushes};
 use crate::device::{
-    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, Queue, QueueSetup, ReadAhead,
-    Wake, Whereabouts,
+    Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, PathState, Queue, QueueSetup,
+    ReadAhead, Wake,
 };
+use crate::time::Nanos;
 
 #[derive(Debug)]
 pub(super) struct SimDevice {
@@ -66,8 +67,8 @@ impl Device for SimDevice {
         Ok(Arc::new(self.opened(path, number)))
     }
 
-    fn now(&self) -> u64 {
-        self.machine.world().now
+    fn now(&self) -> Nanos {
+        Nanos(self.machine.world().now)
     }
 
     fn wall(&self) -> u64 {
@@ -107,12 +108,12 @@ struct SimDirectory {
 }
 
 /// What has become of the path of an open folder. No step: it changes nothing.
-fn whereabouts(world: &World, path: &Path, number: u64) -> Whereabouts {
+fn whereabouts(world: &World, path: &Path, number: u64) -> PathState {
     if world.removed.iter().any(|folder| folder.number == number) {
-        return Whereabouts::Removed;
+        return PathState::Removed;
     }
     let is_here = world.folders.get(path).is_some_and(|folder| folder.number == number);
-    if is_here { Whereabouts::Here } else { Whereabouts::Moved }
+    if is_here { PathState::Here } else { PathState::Moved }
 }
 
 impl SimDirectory {
@@ -139,7 +140,7 @@ impl Directory for SimDirectory {
         &self.path
     }
 
-    fn whereabouts(&self) -> io::Result<Whereabouts> {
+    fn whereabouts(&self) -> io::Result<PathState> {
         Ok(whereabouts(&self.machine.world(), &self.path, self.number))
     }
 
@@ -178,7 +179,7 @@ impl Directory for SimDirectory {
             world.check_alone();
             let number = world.next_number;
             world.next_number += 1;
-            if whereabouts(world, &self.path, own) == Whereabouts::Removed {
+            if whereabouts(world, &self.path, own) == PathState::Removed {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let folder = world.folder(own);
@@ -288,7 +289,7 @@ impl Lock for SimLock {
         world.folder(self.number).locked = false;
     }
 
-    fn check(&self) -> io::Result<Whereabouts> {
+    fn check(&self) -> io::Result<PathState> {
         Ok(whereabouts(&self.machine.world(), &self.path, self.number))
     }
 
@@ -328,6 +329,7 @@ impl File for SimHandle {
         if world.stopped || world.life != self.life {
             return Err(stopped());
         }
+        world.counters.reads += 1;
         if world.random.per_mille(world.faults.read_error) {
             world.counters.read_errors += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));

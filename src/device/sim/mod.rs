@@ -193,6 +193,25 @@ impl SimMachine {
         self.world().vanish();
     }
 
+    /// A shard loses both copies of its manifest while the machine is off, in one of four ways.
+    pub(crate) fn lose_manifest(&self, shard: u16, way: u64) {
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let is_its = |path: &PathBuf| path.ends_with(format!("shard-{shard:04}"));
+        let folder = world.folders.iter_mut().find(|(path, _)| is_its(path)).expect("the shard is there").1;
+        let copies = ["shard.manifest.0", "shard.manifest.1"].map(|name| folder.names[name]);
+        let gone = if way == 0 { &copies[..] } else { &copies[..usize::from(way == 1)] };
+        folder.names.retain(|_, number| !gone.contains(number));
+        folder.durable.retain(|_, number| !gone.contains(number));
+        for number in copies.into_iter().filter(|number| !gone.contains(number)) {
+            world.file(number).edit(|bytes| match way {
+                1 => bytes[40] ^= 1,
+                2 => bytes.fill(0),
+                _ => bytes.clear(),
+            });
+        }
+    }
+
     /// Remembers the shards' manifests as they are.
     pub(crate) fn keep_manifests(&self) {
         let mut world = self.world();

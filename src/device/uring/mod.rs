@@ -134,7 +134,7 @@ impl UringQueue {
     }
 
     /// Moves what waits into the submission queue, as far as it has room.
-    fn fill(&mut self) {
+    fn fill_submission_queue(&mut self) {
         while let Some(&slot) = self.waiting.front() {
             let entry = self.entry(slot);
             // SAFETY: the entry points to a sealed block and an open file that `flight[slot]` owns
@@ -241,7 +241,7 @@ impl Queue for UringQueue {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        self.fill();
+        self.fill_submission_queue();
         let waits = wait != Wait::No && self.done.is_empty();
         let submitter = self.ring.submitter();
         let result = match wait {

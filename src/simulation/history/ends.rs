@@ -13,6 +13,12 @@ use crate::{Log, ShardId, recovery};
 impl History {
     /// Ends the log in one of the ways in which logs end, and opens it again.
     pub(super) fn end_and_reopen(&mut self, log: Log) -> Option<Log> {
+        let ended = self.end(log);
+        self.open(Some(ended))
+    }
+
+    /// Ends the log in one of the ways in which logs end.
+    pub(super) fn end(&mut self, log: Log) -> Ended {
         self.look_at_all();
         self.followers.fill_with(|| None);
         self.beside = None;
@@ -52,7 +58,7 @@ impl History {
         if off {
             self.damage_at_rest();
         }
-        self.open(Some(ended))
+        ended
     }
 
     /// Writes and syncs that have failed, those of blocking calls too.

@@ -12,15 +12,6 @@ use crate::{Log, Lsn, ShardId};
 /// Told apart from what a step draws for itself.
 const OTHER_DRAWS: u64 = 0x1de7;
 
-/// The key of a payload with this number: of a third there is none, and a few lie across blocks.
-pub(super) fn key_of(number: u64) -> Vec<u8> {
-    match number {
-        number if number % 3 == 0 => Vec::new(),
-        number if number % 41 == 0 => vec![(number % 7) as u8; 5_000],
-        number => vec![(number % 5) as u8; 1 + (number % 2) as usize],
-    }
-}
-
 impl History {
     /// Beside a step: goes on with the index, spoils it, or looks at it.
     pub(super) fn step_index(&mut self, log: &Log, step: Step) {

@@ -122,7 +122,7 @@ impl History {
     }
 
     /// Judges one record that was served as durable.
-    fn check_served(&mut self, log: &Log, record: &Record) {
+    pub(super) fn check_served(&mut self, log: &Log, record: &Record) {
         let shard = record.shard();
         assert_below(record, log.shard(shard).durable_lsn());
         let horizon = log.engine_of(shard).view().horizon;
@@ -133,7 +133,7 @@ impl History {
     }
 
     /// Judges an error of a reader: without damage, only a read that failed or a stopped machine excuses one.
-    fn check_error(&self, error: &ReadError, failed_calls: u64) {
+    pub(super) fn check_error(&self, error: &ReadError, failed_calls: u64) {
         let excused = self.machine.has_stopped() || self.failed_calls() > failed_calls || self.is_damaged();
         assert!(excused, "no damage was done: {error}");
     }

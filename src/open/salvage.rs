@@ -1,0 +1,179 @@
+//! Shards whose manifest is lost in both copies: what can be rebuilt of it, and then a manifest in its place.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::create::find_log;
+use super::folders::{Folder, lock_folders, open_folders};
+use super::home::check_homes;
+use super::{Found, find_folder, open_directory};
+use crate::device::{Device, Directory, Lock};
+use crate::error::OpenError;
+use crate::format::{LogManifest, ShardManifest};
+use crate::instance::{Locks, take_lock};
+use crate::notice::Notices;
+use crate::options::{Config, Layout, Options};
+use crate::position::{Lsn, ShardId};
+use crate::recovery::{Salvaged, Unsalvageable, salvage as salvage_shard};
+use crate::segment::{SegmentReader, all_segments, is_manifest_lost, write_manifest};
+
+/// What can be rebuilt of a log's shards whose manifest is lost in both copies. By [`Log::salvage`](crate::Log::salvage).
+///
+/// The log is locked until this is dropped, and nothing is changed before [`write`](Salvage::write).
+#[derive(Debug)]
+#[must_use = "nothing is written yet"]
+pub struct Salvage {
+    shards: Vec<SalvagedShard>,
+    rebuilt: Vec<(Arc<dyn Directory>, ShardManifest)>,
+    folders: Vec<PathBuf>,
+    locks: Locks,
+}
+
+/// What can be rebuilt of a shard. By [`Salvage::shards`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SalvagedShard {
+    /// Which.
+    pub shard: ShardId,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Where it would begin: what was truncated above that comes back.
+    pub horizon: Lsn,
+    /// Where the last block ends that continues the others. Nothing testifies that there was no more.
+    pub end: Lsn,
+    /// Segment files that it would list.
+    pub segments: usize,
+    /// Files that hold nothing but what was truncated for certain.
+    pub truncated_segments: usize,
+    /// Epochs of which there are blocks. What was cut off the end of one, but by a crash, comes back.
+    pub epochs: usize,
+    /// What cannot be told for certain, in words.
+    pub doubts: Vec<String>,
+}
+
+impl Salvage {
+    /// The shards whose manifest is lost; none if no shard's is.
+    #[must_use]
+    pub fn shards(&self) -> &[SalvagedShard] {
+        &self.shards
+    }
+
+    /// The folders of all shards.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Writes the manifests, durably. What is left of the old copies is gone then.
+    ///
+    /// # Errors
+    /// Where one cannot be written: it is still lost then, or whole.
+    pub fn write(self) -> Result<(), OpenError> {
+        for (directory, manifest) in &self.rebuilt {
+            let at = || OpenError::at("writing the manifest", directory.path());
+            self.locks.check().map_err(at())?;
+            write_manifest(directory.as_ref(), manifest).map_err(at())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Salvage {
+    fn drop(&mut self) {
+        self.locks.release();
+    }
+}
+
+pub(crate) fn salvage(path: &Path, options: &Options) -> Result<Salvage, OpenError> {
+    let options = options.clone().create(false);
+    let device = options.chosen_device();
+    let directory = open_directory(path, &options, &options.layout()?, device.as_ref())?;
+    let notices = Notices::default();
+    let mut locks = vec![take_lock(directory.as_ref(), device.as_ref(), &notices)?];
+    let found = find_lost(path, &options, device.as_ref(), directory.as_ref(), &notices, &mut locks);
+    // Given up by its drop, whatever was found.
+    let mut salvage =
+        Salvage { shards: Vec::new(), rebuilt: Vec::new(), folders: Vec::new(), locks: Locks(locks) };
+    let (folders, found) = found?;
+    salvage.folders = folders.iter().map(|folder| folder.directory.path().to_owned()).collect();
+    for (shard, directory, Salvaged { manifest, end, truncated, doubts }) in found {
+        salvage.shards.push(SalvagedShard {
+            shard: ShardId(shard),
+            path: directory.path().to_owned(),
+            horizon: manifest.horizon,
+            end,
+            segments: manifest.segments.len(),
+            truncated_segments: truncated,
+            epochs: manifest.epochs.rows().len(),
+            doubts: doubts.iter().map(ToString::to_string).collect(),
+        });
+        salvage.rebuilt.push((directory, manifest));
+    }
+    Ok(salvage)
+}
+
+/// A shard's number, its folder, and what is rebuilt.
+type Rebuilt = (u16, Arc<dyn Directory>, Salvaged);
+
+fn find_lost(
+    path: &Path,
+    options: &Options,
+    device: &dyn Device,
+    directory: &dyn Directory,
+    notices: &Notices,
+    locks: &mut Vec<Arc<dyn Lock>>,
+) -> Result<(Vec<Folder>, Vec<Rebuilt>), OpenError> {
+    let Found::Log(log) = find_log(path, directory, notices)? else {
+        return Err(OpenError::NoLog { path: path.to_owned() });
+    };
+    let layout = Layout {
+        shards: log.shards,
+        block_bytes: log.block_bytes,
+        segment_bytes: log.segment_bytes,
+        directories: log.directories.clone(),
+    };
+    let config = options.config(&layout)?;
+    let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
+    lock_folders(&mut folders, &layout, device, notices, locks)?;
+    if !options.is_relocated() {
+        check_homes(directory, &folders)?;
+    }
+    let mut rebuilt = Vec::new();
+    for (shard, folder) in (0..).zip(&folders) {
+        let directory = &folder.directory;
+        let is_lost = is_manifest_lost(directory.as_ref());
+        if is_lost.map_err(OpenError::manifest(directory.path()))? {
+            let found = rebuild(path, directory, &log, shard, &config, device)?;
+            rebuilt.push((shard, directory.clone(), found));
+        }
+    }
+    Ok((folders, rebuilt))
+}
+
+fn rebuild(
+    log_path: &Path,
+    directory: &Arc<dyn Directory>,
+    log: &LogManifest,
+    shard: u16,
+    config: &Config,
+    device: &dyn Device,
+) -> Result<Salvaged, OpenError> {
+    let path = directory.path();
+    let mut nonce = [0; 8];
+    device.random(&mut nonce).map_err(OpenError::at("drawing a nonce", path))?;
+    let files =
+        all_segments(directory, config.open_files).map_err(OpenError::at("opening segments", path))?;
+    let mut reader = SegmentReader::for_scan(config.block_bytes, config.read_bytes)
+        .map_err(OpenError::at("taking memory", path))?;
+    let nonce = u64::from_le_bytes(nonce);
+    let found = salvage_shard(&mut reader, &files, log.log_id, shard, config.block_bytes, nonce);
+    found.map_err(|why| match why {
+        Unsalvageable::TooNew => OpenError::TooNew { path: path.to_owned() },
+        Unsalvageable::Foreign(_) => OpenError::NotOfThisLog {
+            path: path.to_owned(),
+            found: why.to_string(),
+            log: log_path.to_owned(),
+        },
+        why => OpenError::CannotRebuild { path: path.to_owned(), reason: why.to_string() },
+    })
+}

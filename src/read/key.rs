@@ -1,0 +1,372 @@
+//! The records of one key, in their order.
+//!
+//! A key's records lie in the shard that it routes to. Where they lie there is known here alone: whoever reads by key asks
+//! `Filtered`, or going back `KeyRangeBack`, which look at all records.
+
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use super::cursor::{Cursor, Step};
+use super::{RangeBack, Record, Source};
+use crate::error::ReadError;
+use crate::position::{Lsn, Position};
+
+/// The records of a shard in order: all of them, or those of one key.
+#[derive(Debug)]
+pub(crate) struct Filtered {
+    cursor: Cursor,
+    key: Option<Box<[u8]>>,
+}
+
+impl Filtered {
+    pub(crate) fn all(cursor: Cursor) -> Filtered {
+        Filtered { cursor, key: None }
+    }
+
+    pub(crate) fn of_key(cursor: Cursor, key: &[u8]) -> Filtered {
+        Filtered { cursor, key: Some(key.into()) }
+    }
+
+    /// As [`Cursor::next`].
+    #[inline]
+    pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
+        loop {
+            match self.cursor.next(limit, end) {
+                Step::Record(record) if !is_of(&record, self.key.as_deref()) => {}
+                step => return step,
+            }
+        }
+    }
+
+    /// As [`Cursor::rest`].
+    pub(crate) fn rest(&mut self) {
+        self.cursor.rest();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_resting(&self) -> bool {
+        self.cursor.is_resting()
+    }
+
+    pub(super) fn source(&self) -> &Arc<dyn Source> {
+        self.cursor.source()
+    }
+}
+
+/// Without a key there is no stream: no record is of the empty one.
+fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
+    key.is_none_or(|key| !key.is_empty() && record.key() == key)
+}
+
+/// Where a position lies in its key's shard: where the log begins, if it is truncated.
+pub(crate) fn place_of(source: &dyn Source, position: Position) -> Result<Lsn, ReadError> {
+    let view = source.view();
+    if position.shard() != source.id() {
+        return Err(ReadError::NotAPosition(position));
+    }
+    if position.lsn() < view.horizon {
+        return Ok(view.horizon);
+    }
+    match view.epochs.owner(position.lsn()) {
+        Some((row, _)) if row.epoch == position.epoch() => Ok(position.lsn()),
+        _ => Err(ReadError::NotAPosition(position)),
+    }
+}
+
+/// The first place behind the record at this position, if there is one, and behind nothing else of its key.
+pub(crate) fn place_behind(source: &dyn Source, position: Position) -> Result<Lsn, ReadError> {
+    let place = place_of(source, position)?;
+    Ok(if place > position.lsn() { place } else { Lsn(place.0.saturating_add(1)) })
+}
+
+/// The first place of a range, and the first behind it.
+fn places(source: &dyn Source, range: &impl RangeBounds<Position>) -> Result<(Lsn, Option<Lsn>), ReadError> {
+    let start = match range.start_bound() {
+        Bound::Included(position) => place_of(source, *position)?,
+        Bound::Excluded(position) => place_behind(source, *position)?,
+        Bound::Unbounded => source.view().horizon,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(position) => Some(place_behind(source, *position)?),
+        Bound::Excluded(position) => Some(place_of(source, *position)?),
+        Bound::Unbounded => None,
+    };
+    Ok((start, end))
+}
+
+/// The records of a key, the first one first. By [`Log::read_key`](crate::Log::read_key).
+///
+/// It gives what was accepted when it was made. Where that is not durable yet it waits for it: if that fails it yields
+/// the error, and ends. A damaged stretch does not end it: it yields the error and goes on behind it.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct KeyRange {
+    records: Filtered,
+    /// What was durable when this was looked up.
+    limit: Lsn,
+    /// What was accepted when this was made, or the range's end.
+    end: Lsn,
+}
+
+impl KeyRange {
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        range: &impl RangeBounds<Position>,
+    ) -> Result<KeyRange, ReadError> {
+        source.check_process()?;
+        let accepted = source.accepted_end();
+        let (start, end) = places(source.as_ref(), range)?;
+        let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
+        let limit = source.durable();
+        let records = Filtered::of_key(Cursor::at_rest(source, start)?, key);
+        Ok(KeyRange { records, limit, end })
+    }
+
+    /// Waits for what is not durable yet.
+    fn wait(&mut self) -> Result<(), ReadError> {
+        let source = self.records.source();
+        source.make_durable(self.end)?;
+        self.limit = source.durable();
+        Ok(())
+    }
+}
+
+impl Iterator for KeyRange {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let error = match self.records.next(self.limit, self.end) {
+                Step::Record(record) => return Some(Ok(record)),
+                Step::Error(error) => return Some(Err(error)),
+                Step::End if self.limit < self.end => match self.wait() {
+                    Ok(()) => continue,
+                    Err(error) => Some(Err(error)),
+                },
+                Step::End => None,
+            };
+            // For good, whatever comes after.
+            self.end = Lsn::MIN;
+            return error;
+        }
+    }
+}
+
+/// The records of a key, the last one first. By [`Log::read_key_back`](crate::Log::read_key_back).
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct KeyRangeBack {
+    records: RangeBack,
+    key: Box<[u8]>,
+    /// Why not all that was accepted is there: told first.
+    error: Option<ReadError>,
+}
+
+impl KeyRangeBack {
+    /// What was accepted is waited for now, since it comes first.
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        range: &impl RangeBounds<Position>,
+    ) -> Result<KeyRangeBack, ReadError> {
+        source.check_process()?;
+        let accepted = source.accepted_end();
+        let (start, end) = places(source.as_ref(), range)?;
+        let end = if key.is_empty() { start } else { end.map_or(accepted, |end| end.min(accepted)) };
+        let error = if end > start { source.make_durable(end).err() } else { None };
+        let limit = source.durable();
+        KeyRangeBack::below(source, key, start..end, limit, error)
+    }
+
+    fn below(
+        source: Arc<dyn Source>,
+        key: &[u8],
+        places: std::ops::Range<Lsn>,
+        limit: Lsn,
+        error: Option<ReadError>,
+    ) -> Result<KeyRangeBack, ReadError> {
+        Ok(KeyRangeBack { records: RangeBack::below(source, places, limit)?, key: key.into(), error })
+    }
+}
+
+impl Iterator for KeyRangeBack {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        let key = &self.key;
+        self.records.find(|item| item.as_ref().map_or(true, |record| is_of(record, Some(key))))
+    }
+}
+
+/// The last record of a key that was accepted, durable or not.
+pub(crate) fn last(source: &Arc<dyn Source>, key: &[u8]) -> Result<Option<Position>, ReadError> {
+    source.check_process()?;
+    let end = source.accepted_end();
+    let start = source.view().horizon;
+    if key.is_empty() || end <= start {
+        return Ok(None);
+    }
+    // Read from its block, which is written for that. Of what was accepted nothing is left out: none of it is half
+    // there.
+    source.flush(Lsn(end.0 - 1), true)?;
+    let limit = source.written().max(source.durable());
+    let mut back = KeyRangeBack::below(source.clone(), key, start..end, limit, None)?;
+    match back.next() {
+        Some(Ok(record)) => Ok(Some(record.position())),
+        None | Some(Err(ReadError::Truncated { .. })) => Ok(None),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Bound::{Excluded, Unbounded};
+    use std::time::Duration;
+
+    use crate::device::sim::{Faults, SimMachine};
+    use crate::simulation::Simulated;
+    use crate::{Durability, Log, Options, Position, ReadError, Record, ShardId, Write};
+
+    fn open(machine: &SimMachine, shards: u16) -> Log {
+        let options = Options::new().shards(shards).block_bytes(4096).segment_bytes(64 << 10);
+        options.device(&Simulated::of(machine)).open("/log").unwrap()
+    }
+
+    fn append(log: &Log, key: &[u8]) -> Position {
+        log.append(Write::new([1; 500]).key(key)).wait().unwrap()
+    }
+
+    fn buffered(log: &Log, key: &[u8]) -> Position {
+        log.append(Write::new([1; 500]).key(key).durability(Durability::Buffered)).wait().unwrap()
+    }
+
+    fn positions(items: impl IntoIterator<Item = Result<Record, ReadError>>) -> Vec<Position> {
+        items.into_iter().map(|item| item.unwrap().position()).collect()
+    }
+
+    #[test]
+    fn a_range_is_of_places_in_the_key_s_shard() {
+        let log = open(&SimMachine::new(1), 1);
+        let all: Vec<Position> = (0..20).map(|index| append(&log, [&b"a"[..], b"b"][index % 2])).collect();
+        let own: Vec<Position> = all.iter().copied().step_by(2).collect();
+        let read = |range| positions(log.read_key(b"a", range).unwrap());
+        assert_eq!(read((Unbounded, Unbounded)), own);
+        assert_eq!(positions(log.read_key(b"a", own[2]..own[5]).unwrap()), own[2..5]);
+        assert_eq!(positions(log.read_key(b"a", own[2]..=own[5]).unwrap()), own[2..=5]);
+        assert_eq!(read((Excluded(own[2]), Excluded(own[5]))), own[3..5]);
+        // Those of the other key lie between.
+        assert_eq!(positions(log.read_key(b"a", all[5]..all[9]).unwrap()), own[3..5]);
+        assert_eq!(read((Excluded(all[5]), Unbounded)), own[3..]);
+        assert_eq!(positions(log.read_key(b"a", own[5]..own[2]).unwrap()), []);
+        let mut back = positions(log.read_key_back(b"a", own[2]..own[5]).unwrap());
+        back.reverse();
+        assert_eq!(back, own[2..5]);
+    }
+
+    #[test]
+    fn a_bound_that_is_truncated_is_the_beginning_and_one_that_was_cut_is_none() {
+        let log = open(&SimMachine::new(1), 1);
+        let shard = log.shard(ShardId(0));
+        let own: Vec<Position> = (0..8).map(|_| append(&log, b"a")).collect();
+        shard.truncate_before(own[3].lsn()).unwrap();
+        assert_eq!(positions(log.read_key(b"a", own[1]..).unwrap()), own[3..]);
+        assert_eq!(positions(log.read_key(b"a", (Excluded(own[1]), Unbounded)).unwrap()), own[3..]);
+        assert_eq!(positions(log.read_key(b"a", ..=own[1]).unwrap()), []);
+        let mut tail = log.follow_key(b"a", Some(own[1])).unwrap();
+        assert_eq!(tail.next().unwrap().unwrap().position(), own[3]);
+        shard.truncate_after(own[5].lsn()).unwrap();
+        let is_refused = |error| matches!(error, ReadError::NotAPosition(position) if position == own[6]);
+        assert!(is_refused(log.read_key(b"a", own[6]..).unwrap_err()));
+        assert!(is_refused(log.read_key_back(b"a", ..own[6]).unwrap_err()));
+        assert!(is_refused(log.follow_key(b"a", Some(own[6])).unwrap_err()));
+        assert_eq!(log.last(b"a").unwrap(), Some(own[5]));
+        assert_eq!(positions(log.read_key(b"a", own[4]..).unwrap()), own[4..=5]);
+        // A key whose records are gone is one that never was.
+        let other = append(&log, b"b");
+        shard.truncate_before(other.lsn()).unwrap();
+        assert_eq!(log.last(b"a").unwrap(), None);
+        assert_eq!(log.read_key(b"a", ..).unwrap().count(), 0);
+        assert_eq!(log.last(b"b").unwrap(), Some(other));
+    }
+
+    #[test]
+    fn what_has_no_key_or_lies_elsewhere_is_of_no_stream() {
+        let log = open(&SimMachine::new(1), 2);
+        let keyless = log.append(b"keyless").wait().unwrap();
+        let own = append(&log, b"a");
+        let elsewhere = ShardId(1 - own.shard().0);
+        let by_hand = log.shard(elsewhere).append(Write::new(b"by hand").key(b"a")).wait().unwrap();
+        assert_eq!(log.merged(..).unwrap().count(), 3);
+        assert_eq!(positions(log.read_key(b"a", ..).unwrap()), [own]);
+        assert_eq!(positions(log.read_key_back(b"a", ..).unwrap()), [own]);
+        assert_eq!(log.last(b"a").unwrap(), Some(own));
+        assert_eq!(log.read_key(b"", ..).unwrap().count(), 0);
+        assert_eq!(log.read_key_back(b"", ..).unwrap().count(), 0);
+        assert_eq!(log.last(b"").unwrap(), None);
+        assert!(log.shard(keyless.shard()).read(..).unwrap().count() > 0);
+        assert!(matches!(log.read_key(b"a", by_hand..), Err(ReadError::NotAPosition(_))));
+    }
+
+    /// It is accepted, and nobody but the reader asks that it be written.
+    #[test]
+    fn what_was_accepted_is_waited_for_and_what_comes_later_is_not_given() {
+        let log = open(&SimMachine::new(1), 1);
+        let durable = append(&log, b"a");
+        let accepted = buffered(&log, b"a");
+        assert!(log.shard(ShardId(0)).durable_lsn() <= accepted.lsn());
+        let read = log.read_key(b"a", ..).unwrap();
+        let later = buffered(&log, b"a");
+        assert_eq!(positions(read), [durable, accepted]);
+        assert_eq!(log.last(b"a").unwrap(), Some(later));
+        let accepted = buffered(&log, b"a");
+        assert!(log.shard(ShardId(0)).durable_lsn() <= accepted.lsn());
+        let newest = log.read_key_back(b"a", ..).unwrap().next().unwrap().unwrap();
+        assert_eq!(newest.position(), accepted);
+    }
+
+    /// What is durable is still read, and that the rest may be lost is told.
+    #[test]
+    fn a_shard_that_has_failed_is_read_as_far_as_it_is_durable() {
+        let machine = SimMachine::new(1);
+        let log = open(&machine, 1);
+        let durable = append(&log, b"a");
+        let unknown = buffered(&log, b"a");
+        machine.set_faults(Faults { write_error: 1_000, ..Faults::default() });
+        let told =
+            |item: Option<Result<Record, ReadError>>| matches!(item, Some(Err(ReadError::ShardFailed(_))));
+        let mut read = log.read_key(b"a", ..).unwrap();
+        assert_eq!(read.next().unwrap().unwrap().position(), durable);
+        assert!(told(read.next()) && read.next().is_none());
+        let mut back = log.read_key_back(b"a", ..).unwrap();
+        assert!(told(back.next()));
+        assert_eq!(back.next().unwrap().unwrap().position(), durable);
+        assert!(back.next().is_none());
+        assert!(matches!(log.last(b"a"), Err(ReadError::ShardFailed(_))));
+        assert!(unknown > durable);
+    }
+
+    #[test]
+    fn a_key_is_followed_from_behind_a_position_on() {
+        let log = open(&SimMachine::new(1), 1);
+        let mut tail = log.follow_key(b"a", None).unwrap();
+        let first = append(&log, b"a");
+        append(&log, b"b");
+        let second = append(&log, b"a");
+        let mut later = log.follow_key(b"a", Some(first)).unwrap();
+        let next = |tail: &mut crate::read::FollowKey| {
+            tail.next_timeout(Duration::ZERO).map(|item| item.unwrap().position())
+        };
+        assert_eq!([next(&mut tail), next(&mut tail), next(&mut tail)], [Some(first), Some(second), None]);
+        assert_eq!([next(&mut later), next(&mut later)], [Some(second), None]);
+        let third = append(&log, b"a");
+        assert_eq!([next(&mut tail), next(&mut later)], [Some(third); 2]);
+        tail.stop().stop();
+        assert!(tail.next().is_none());
+        let high = Position::new(ShardId(0), third.epoch(), crate::Lsn(1 << 30), crate::Lsn(1 << 30));
+        assert!(matches!(log.follow_key(b"a", Some(high)), Err(ReadError::AboveEnd { .. })));
+    }
+}

@@ -1,0 +1,415 @@
+//! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
+
+pub(super) mod opener;
+mod queueing;
+#[cfg(any(test, feature = "simulation"))]
+mod race;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::admission;
+use crate::error::{AppendError, Unavailable};
+use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
+use crate::pool::{Claim, Reserved, Sequence, Urgency};
+use crate::position::{Lsn, Position};
+use crate::shard::append::opener::{NoRoom, Planned, part_flags};
+use crate::shard::engine::{Engine, Placed, Refused, Target};
+use crate::shard::wait::wake_state::Waking;
+use crate::sync::lock;
+use crate::write::{Durability, Priority};
+use crate::write::{List, Payload};
+
+/// Records of one key for one shard, to be accepted together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch<'a> {
+    pub key: &'a [u8],
+    pub payloads: List<'a>,
+}
+
+/// How something is to be accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AppendMode {
+    pub priority: Priority,
+    pub durability: Durability,
+    /// The caller may be given the duty to write its own block.
+    pub may_lead: bool,
+}
+
+impl AppendMode {
+    /// By a caller that does not lead.
+    #[inline]
+    pub(crate) fn without_lead(priority: Priority, durability: Durability) -> AppendMode {
+        AppendMode { priority, durability, may_lead: false }
+    }
+
+    /// By a caller that may lead, if there is something to wait for.
+    #[inline]
+    pub(crate) fn may_lead(priority: Priority, durability: Durability) -> AppendMode {
+        AppendMode { priority, durability, may_lead: durability > Durability::Buffered }
+    }
+
+    /// How soon the block must go out.
+    #[inline]
+    fn urgency(self) -> Urgency {
+        match self.durability {
+            Durability::Buffered => Urgency::Background,
+            Durability::Written => Urgency::Written,
+            Durability::Synced => Urgency::Synced,
+        }
+    }
+
+    /// What is waited for, once it ends at `lsn` in this block.
+    #[inline]
+    fn target(self, lsn: Lsn, sequence: Sequence) -> Target {
+        Target { lsn, sequence, durability: self.durability }
+    }
+}
+
+impl Batch<'_> {
+    /// Bytes of keys and payloads.
+    pub(crate) fn bytes(&self) -> u64 {
+        let payloads: u64 = self.payloads.iter().map(|payload| payload.len() as u64).sum();
+        payloads + self.key.len() as u64 * self.payloads.len() as u64
+    }
+}
+
+impl Engine {
+    // Appending.
+
+    /// Blocks that records of a priority may take, of all.
+    pub(in crate::shard) fn blocks_max(&self, priority: Priority) -> u32 {
+        admission::blocks_max(priority, self.pool.blocks())
+    }
+
+    /// Whether there is enough room to offer it to waiters of this priority.
+    pub(in crate::shard) fn admits(&self, priority: Priority) -> bool {
+        admission::admits(priority, self.pool.in_use(), self.pool.blocks())
+    }
+
+    /// Accepts a batch if there is room now. The batch is not empty.
+    ///
+    /// Positions of all records are pushed to `positions` if it is given.
+    pub(crate) fn put(
+        &self,
+        batch: &Batch<'_>,
+        mode: AppendMode,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        let Some(need) = self.check_size(batch)? else {
+            return self.put_group(batch, mode, positions);
+        };
+        let mut reserved = self.reserve(need, mode.priority)?;
+        let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
+        let position = Position::new(self.id, reserved.epoch(), lsn, block);
+        let mut offset = 0;
+        let count = batch.payloads.len();
+        for (index, payload) in batch.payloads.iter().enumerate() {
+            let at = Lsn(lsn.0 + offset as u64);
+            if let Some(positions) = &mut positions {
+                positions.push(Position::new(self.id, reserved.epoch(), at, block));
+            }
+            let body = (batch.key.len() + payload.len()) as u32;
+            let bytes = encoded_bytes(body) as usize;
+            let flags = part_flags(index, count, 0..body, body);
+            let seed = reserved.seed();
+            let place = &mut reserved.bytes_mut()[offset..offset + bytes];
+            let header = RecordHeader { flags, ..RecordHeader::whole(batch.key.len() as u16, body) };
+            encode_record(place, seed, at, header, [batch.key, payload]);
+            offset += bytes;
+        }
+        let target = mode.target(lsn, reserved.sequence());
+        let ready = reserved.finish(count as u32, mode.urgency());
+        let must_lead = self.appended(mode.urgency(), ready, mode.may_lead);
+        Ok(Placed { position, target, must_lead })
+    }
+
+    /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
+    /// taken, which tells why.
+    #[inline(always)]
+    pub(crate) fn accept(&self, key: &[u8], payload: &Payload<'_>, mode: AppendMode) -> Option<Placed> {
+        // Taken apart here, into what goes through registers: a reference would keep all of a `Write` in memory.
+        match payload {
+            Payload::Whole(payload) => self.accept_whole(key, payload, mode),
+            Payload::Parts(parts) => self.accept_parts(key, parts, mode),
+        }
+    }
+
+    #[inline(never)]
+    fn accept_whole(&self, key: &[u8], payload: &[u8], mode: AppendMode) -> Option<Placed> {
+        let body = key.len() + payload.len();
+        if !self.in_opening_process() || !self.admission.is_clear() || !self.fits(key, body) {
+            return None;
+        }
+        self.put_body(key, body, [key, payload], mode).ok()
+    }
+
+    fn accept_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Option<Placed> {
+        if !self.in_opening_process() || !self.admission.is_clear() {
+            return None;
+        }
+        self.put_parts(key, parts, mode).ok()
+    }
+
+    /// Accepts one record if there is room now: what [`put`](Engine::put) does.
+    pub(crate) fn put_payload(
+        &self,
+        key: &[u8],
+        payload: &Payload<'_>,
+        mode: AppendMode,
+    ) -> Result<Placed, Refused> {
+        match payload {
+            Payload::Whole(payload) => self.put_one(key, payload, mode),
+            Payload::Parts(parts) => self.put_parts(key, parts, mode),
+        }
+    }
+
+    fn put_one(&self, key: &[u8], payload: &[u8], mode: AppendMode) -> Result<Placed, Refused> {
+        let body = key.len() + payload.len();
+        if self.fits(key, body) {
+            return self.put_body(key, body, [key, payload], mode);
+        }
+        let one = [payload];
+        self.put(&Batch { key, payloads: List::Slices(&one) }, mode, None)
+    }
+
+    fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Result<Placed, Refused> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let body = key.len() + bytes;
+        if self.fits(key, body) {
+            let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
+            return self.put_body(key, body, all, mode);
+        }
+        // Refused before it is put together, if it is too large for that.
+        self.check_bytes(body as u64)?;
+        let mut whole = Vec::with_capacity(bytes);
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        self.put_one(key, &whole, mode)
+    }
+
+    /// Whether a record fits into a block, as nearly all do.
+    #[inline]
+    fn fits(&self, key: &[u8], body: usize) -> bool {
+        body <= self.limits.one_block_bytes && key.len() <= usize::from(u16::MAX)
+    }
+
+    /// A record that fits into a block: its body, key first, in parts.
+    #[inline(always)]
+    pub(in crate::shard) fn put_body<'b>(
+        &self,
+        key: &[u8],
+        body: usize,
+        parts: impl IntoIterator<Item = &'b [u8]>,
+        mode: AppendMode,
+    ) -> Result<Placed, Refused> {
+        let urgency = mode.urgency();
+        let mut reserved = self.reserve(encoded_bytes(body as u32), mode.priority)?;
+        reserved.fetch_behind();
+        let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
+        let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
+        let header = RecordHeader::whole(key.len() as u16, body as u32);
+        encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
+        let ready = reserved.finish(1, urgency);
+        let must_lead = self.appended(urgency, ready, mode.may_lead);
+        Ok(Placed { position, target: mode.target(lsn, sequence), must_lead })
+    }
+
+    /// Takes a range of the open block, or of the next one.
+    #[inline(always)]
+    fn reserve(&self, need: u32, priority: Priority) -> Result<Reserved<'_>, Refused> {
+        let blocks_max = self.blocks_max(priority);
+        if self.pool.in_use() > blocks_max {
+            return Err(Refused::NoRoom);
+        }
+        loop {
+            match self.pool.claim(need) {
+                Claim::Taken(reserved) => return Ok(reserved),
+                Claim::Full => self.closed_full(),
+                Claim::Closed => {}
+            }
+            self.open_block(need, blocks_max)?;
+        }
+    }
+
+    /// The open block was full and is closed.
+    #[cold]
+    fn closed_full(&self) {
+        self.appended(Urgency::Background, true, false);
+    }
+
+    /// Whether a record or batch may be so large.
+    fn check_bytes(&self, bytes: u64) -> Result<(), Refused> {
+        if bytes <= self.limits.record_bytes {
+            return Ok(());
+        }
+        let (limit, limit_bytes) = (self.limits.record_limit, self.limits.record_bytes);
+        Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }))
+    }
+
+    /// Bytes that the batch takes in a block; `None` if it does not fit into one.
+    fn check_size(&self, batch: &Batch<'_>) -> Result<Option<u32>, Refused> {
+        if batch.key.len() > usize::from(u16::MAX) {
+            let (bytes, limit_bytes) = (batch.key.len() as u64, u64::from(u16::MAX));
+            let limit = "the format's key length";
+            return Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }));
+        }
+        let headers = 24 * (batch.payloads.len() as u64 - 1);
+        self.check_bytes(batch.bytes() + headers)?;
+        let key = batch.key.len();
+        let need: u64 =
+            batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();
+        let fits = need <= u64::from(self.pool.block_bytes() - BLOCK_HEADER_BYTES);
+        Ok(fits.then_some(need as u32))
+    }
+
+    /// Opens the next block, unless somebody else just did.
+    #[cold]
+    pub(in crate::shard) fn open_block(&self, need: u32, blocks_max: u32) -> Result<(), Refused> {
+        let opened = {
+            let mut opener = lock(&self.opener);
+            let opened = match () {
+                () if self.life.has_failed() => Err(NoRoom::Shut),
+                () if !self.pool.is_closed() => Ok(()),
+                () if self.life.is_shut() => Err(NoRoom::Shut),
+                () => opener.open(&self.pool, need, blocks_max),
+            };
+            if opened.is_ok() {
+                self.look_ahead(&opener);
+            }
+            opened
+        };
+        opened.map_err(|reason| self.refused(reason))
+    }
+
+    fn refused(&self, reason: NoRoom) -> Refused {
+        match reason {
+            NoRoom::Memory => Refused::NoRoom,
+            NoRoom::Shut => Refused::Error(self.shut_error().into()),
+            NoRoom::Segment { bytes } => {
+                let error = self.segment_error();
+                self.ask_for_segment(bytes);
+                error.map_or(Refused::NoRoom, |source| {
+                    Refused::Error(AppendError::no_segment(self.id, source))
+                })
+            }
+        }
+    }
+
+    /// Why nothing is accepted any more.
+    pub(crate) fn shut_error(&self) -> Unavailable {
+        self.life.failure().map_or(Unavailable::Closed, |failure| Unavailable::ShardFailed(failure.clone()))
+    }
+
+    /// Opens blocks for all of a group, or none.
+    fn open_group(
+        &self,
+        bodies: &[u32],
+        priority: Priority,
+    ) -> Result<(Vec<Planned>, VecDeque<Reserved<'_>>), Refused> {
+        let (reason, closed) = {
+            let mut opener = lock(&self.opener);
+            if self.life.is_shut() || self.life.has_failed() {
+                return Err(Refused::Error(self.shut_error().into()));
+            }
+            if opener.held {
+                return Err(Refused::NoRoom);
+            }
+            // Others go on behind the group; what they have in the open block goes out before it.
+            let closed = !self.pool.is_closed();
+            self.pool.close_any();
+            match opener.plan(&self.pool, bodies, self.blocks_max(priority)) {
+                Ok(planned) => {
+                    let mut reserved = VecDeque::with_capacity(planned.len());
+                    for block in &planned {
+                        let opened = self.pool.open_closed(&block.place, block.length, block.group);
+                        reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
+                        opener.leave_behind(block.place.lsn);
+                    }
+                    self.look_ahead(&opener);
+                    return Ok((planned, reserved));
+                }
+                Err(reason) => (reason, closed),
+            }
+        };
+        if closed {
+            // It is in the way until the thread has seen it, and may have been opened for nothing.
+            self.appended(Urgency::Background, true, false);
+        }
+        Err(self.refused(reason))
+    }
+
+    /// Accepts a batch that does not fit into one block: it gets blocks of its own, all or none.
+    fn put_group(
+        &self,
+        batch: &Batch<'_>,
+        mode: AppendMode,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        let bodies: Vec<u32> =
+            batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
+        let (planned, mut reserved) = self.open_group(&bodies, mode.priority)?;
+        let mut placed = None;
+        for block in &planned {
+            let mut range = reserved.pop_front().expect("one for each planned block");
+            let (seed, epoch, start) = (range.seed(), range.epoch(), range.lsn());
+            let mut offset = 0;
+            for piece in &block.pieces {
+                let payload = batch.payloads.get(piece.record);
+                let at = Lsn(start.0 + offset as u64);
+                let body = [
+                    part(batch.key, 0, piece.from, piece.to),
+                    part(payload, batch.key.len(), piece.from, piece.to),
+                ];
+                let bytes = encoded_bytes(piece.to - piece.from) as usize;
+                let place = &mut range.bytes_mut()[offset..offset + bytes];
+                let whole = RecordHeader::whole(batch.key.len() as u16, bodies[piece.record]);
+                let header = RecordHeader { body_bytes: piece.to - piece.from, flags: piece.flags, ..whole };
+                encode_record(place, seed, at, header, body);
+                offset += bytes;
+                let position = Position::new(self.id, epoch, at, block.place.lsn);
+                if let Some(positions) = positions.as_mut().filter(|_| piece.from == 0) {
+                    positions.push(position);
+                }
+                let first = placed.map_or(position, |placed: Placed| placed.position);
+                let target = mode.target(at, range.sequence());
+                placed = Some(Placed { position: first, target, must_lead: false });
+            }
+            range.finish(block.pieces.len() as u32, mode.urgency());
+        }
+        self.appended(mode.urgency(), true, false);
+        Ok(placed.expect("a group has a piece"))
+    }
+
+    /// Wakes the thread if it must be; true if the caller was given the duty.
+    #[inline]
+    fn appended(&self, urgency: Urgency, ready: bool, may_lead: bool) -> bool {
+        match self.wake_state.appended(urgency, ready, may_lead && self.threaded) {
+            Waking::Nothing => false,
+            Waking::MustLead => true,
+            Waking::Wake => {
+                self.wake.wake();
+                false
+            }
+        }
+    }
+
+    /// Gives the duty of an accepted batch to the thread.
+    pub(crate) fn announce(&self) {
+        if self.wake_state.delegate() == Waking::Wake {
+            self.wake.wake();
+        }
+    }
+
+    /// Makes the thread look at everything, whatever it does.
+    pub(crate) fn wake_shard(&self) {
+        if self.wake_state.ask() == Waking::Wake {
+            self.wake.wake();
+        }
+    }
+}
+
+/// The part of `bytes`, which start at `at` in the body, that lies in `from..to`.
+fn part(bytes: &[u8], at: usize, from: u32, to: u32) -> &[u8] {
+    let clip = |edge: u32| (edge as usize).saturating_sub(at).min(bytes.len());
+    &bytes[clip(from)..clip(to)]
+}

@@ -1,0 +1,349 @@
+//! What the key index says of a key.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::Engine;
+use super::{beginning, indexed};
+use crate::format::{Defect, KeyHash};
+use crate::index::{FilePages, Place, Places, RunFile};
+use crate::position::Lsn;
+use crate::segment::StoreView;
+
+/// What a lookup finds in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// A record of the key may be here; none is between this and the place before it.
+    Place(Place),
+    /// Of this stretch nothing is known.
+    Unknown { from: Lsn, to: Lsn },
+}
+
+/// From which end places are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Forward,
+    Backward,
+}
+
+impl Engine {
+    /// Where records of a key may be in `range`, as far as it is [`indexed`](Engine::indexed): in order, or from the end on.
+    ///
+    /// What is given is a hint: the record that is there may be of another key. Of a stretch that cannot be told of, that
+    /// is said; whoever asks reads all of it.
+    pub(crate) fn key_places(&self, key: &[u8], range: Range<Lsn>, order: Order) -> KeyPlaces<'_> {
+        let view = self.view();
+        let runs = self.indexing.runs();
+        // As far as these very runs reach: others may have come or gone meanwhile.
+        let known = beginning(&view).unwrap_or(Lsn::MAX)..indexed(&runs, &view);
+        let range = range.start.max(known.start).max(view.horizon)..range.end.min(known.end);
+        let first = runs.partition_point(|run| run.run.range().end <= range.start);
+        let end = runs.partition_point(|run| run.run.range().start < range.end);
+        KeyPlaces {
+            engine: self,
+            hash: KeyHash::of(&view.log_id, key),
+            view,
+            left: first..end.max(first),
+            runs,
+            range,
+            order,
+            current: None,
+        }
+    }
+
+    /// A run turned out to be none.
+    fn forget_run(&self, run: &RunFile) {
+        let gone = self.indexing.change(&self.view(), |runs| runs.retain(|kept| kept.number != run.number));
+        if let Some(directory) = self.indexing.directory.get() {
+            gone.iter().for_each(|run| run.remove(directory.as_ref()));
+        }
+    }
+}
+
+/// The places of a key.
+#[derive(Debug)]
+pub(crate) struct KeyPlaces<'e> {
+    engine: &'e Engine,
+    hash: KeyHash,
+    view: Arc<StoreView>,
+    runs: Arc<Vec<RunFile>>,
+    /// Those that were not looked at.
+    left: Range<usize>,
+    /// What was not told of.
+    range: Range<Lsn>,
+    order: Order,
+    current: Option<Current>,
+}
+
+/// The run that places are taken from.
+#[derive(Debug)]
+struct Current {
+    index: usize,
+    places: Places<FilePages>,
+}
+
+impl KeyPlaces<'_> {
+    /// The part of what was not told of that a run covers; told of now.
+    fn rest_of(&mut self, index: usize) -> Range<Lsn> {
+        let run = self.runs[index].run.range();
+        match self.order {
+            Order::Forward => {
+                let end = run.end.min(self.range.end);
+                std::mem::replace(&mut self.range.start, end)..end
+            }
+            Order::Backward => {
+                let start = run.start.max(self.range.start);
+                start..std::mem::replace(&mut self.range.end, start)
+            }
+        }
+    }
+
+    /// The place, if the epoch that it was indexed in still owns it; all up to it is told of.
+    fn take(&mut self, place: Place) -> Option<Hint> {
+        match self.order {
+            Order::Forward => self.range.start = Lsn(place.lsn.0 + 1),
+            Order::Backward => self.range.end = place.lsn,
+        }
+        let (row, _) = self.view.epochs.owner(place.lsn)?;
+        ((row.epoch, row.nonce) == (place.epoch, place.nonce)).then_some(Hint::Place(place))
+    }
+
+    fn unknown(&mut self, index: usize, defect: Defect) -> Hint {
+        if defect != Defect::Unreadable {
+            self.engine.forget_run(&self.runs[index]);
+        }
+        let Range { start: from, end: to } = self.rest_of(index);
+        Hint::Unknown { from, to }
+    }
+}
+
+impl Iterator for KeyPlaces<'_> {
+    type Item = Hint;
+
+    fn next(&mut self) -> Option<Hint> {
+        loop {
+            if let Some(Current { index, places }) = &mut self.current {
+                let index = *index;
+                let next = match self.order {
+                    Order::Forward => places.next(),
+                    Order::Backward => places.next_back(),
+                };
+                match next {
+                    Some(Ok(place)) => match self.take(place) {
+                        Some(hint) => return Some(hint),
+                        None => continue,
+                    },
+                    Some(Err(defect)) => {
+                        self.current = None;
+                        return Some(self.unknown(index, defect));
+                    }
+                    None => {
+                        self.rest_of(index);
+                        self.current = None;
+                    }
+                }
+            }
+            let index = match self.order {
+                Order::Forward => self.left.next()?,
+                Order::Backward => self.left.next_back()?,
+            };
+            let indexing = &self.engine.indexing;
+            let run = &self.runs[index];
+            let pages = FilePages::new(indexing.directory.get()?, run, Some(&indexing.cache));
+            match run.run.places(pages, self.hash, self.range.clone()) {
+                Ok(places) => self.current = Some(Current { index, places }),
+                Err(defect) => return Some(self.unknown(index, defect)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Tuning;
+    use crate::{Log, Options, Position, ShardId, Write};
+
+    const RECORDS: u64 = 40_000;
+
+    fn key(number: u64) -> [u8; 8] {
+        number.to_be_bytes()
+    }
+
+    /// A log of 11 MiB, each record of which has a key of its own, with its index.
+    fn indexed_log(dir: &std::path::Path) -> Log {
+        let tuning = Tuning { index_run_bytes: 512 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).segment_bytes(4 << 20).memory_bytes(4 << 20).index_keys(true);
+        let log = options.tuned(tuning).open(dir).unwrap();
+        if log.stats().shards[0].durable_lsn == Lsn(0) {
+            for number in 0..RECORDS {
+                log.post(Write::new([7; 256]).key(key(number))).unwrap();
+            }
+            log.sync().wait().unwrap();
+        }
+        while log.engine_of(ShardId(0)).go_on_indexing() {}
+        log
+    }
+
+    /// The last place of a key in the index, with the pages that were read for it.
+    fn last(engine: &Engine, key: &[u8]) -> (Option<Place>, u64) {
+        let before = engine.indexing.cache.reads();
+        let hint = engine.key_places(key, Lsn::MIN..Lsn::MAX, Order::Backward).next();
+        let place = hint.map(|hint| match hint {
+            Hint::Place(place) => place,
+            Hint::Unknown { .. } => panic!("{hint:?} in an honest index"),
+        });
+        (place, engine.indexing.cache.reads() - before)
+    }
+
+    #[test]
+    fn lookups_read_what_they_need_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(indexed_log(dir.path()));
+        // Found again, and nothing of it is in memory.
+        let log = indexed_log(dir.path());
+        let engine = log.engine_of(ShardId(0));
+        let indexed = log.stats().shards[0].indexed;
+        assert!(indexed > Lsn(10 << 20), "{indexed}");
+        let runs = engine.indexing.runs().len() as u64;
+        assert!((3..10).contains(&runs), "{runs} runs: of 20, eight and eight were made one");
+        // The keys' pages come into memory, which has room for them.
+        for number in RECORDS..RECORDS + 2_000 {
+            last(engine, &key(number));
+        }
+        let absent =
+            (RECORDS * 2..RECORDS * 2 + 1_000).filter(|number| last(engine, &key(*number)).1 > 0).count();
+        assert!(absent <= 10, "{absent} of 1,000 keys that are not there cost a read");
+        let (mut reads, mut most) = (0, 0);
+        for number in (0..RECORDS / 2).step_by(199) {
+            let (place, read) = last(engine, &key(number));
+            let place = place.expect("it is there");
+            let position = Position::new(ShardId(0), place.epoch, place.lsn, place.block);
+            assert_eq!(log.get(position).unwrap().key(), key(number));
+            (reads, most) = (reads + read, most.max(read));
+        }
+        // Of each a page of places, and of each run once where its blocks begin; the record is read beside that.
+        let keys = (RECORDS / 2).div_ceil(199);
+        assert!(reads <= keys + runs && most <= 2, "{reads} pages read for {keys} keys, {most} for one");
+        log.close().unwrap();
+    }
+
+    /// A file that is not what it should be is said to be unknown, once, and is then built anew.
+    #[test]
+    fn a_spoiled_run_is_built_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = indexed_log(dir.path());
+        let engine = log.engine_of(ShardId(0));
+        let indexed = engine.indexed();
+        let names = || -> Vec<_> {
+            let files = std::fs::read_dir(dir.path().join("shard-0000")).unwrap();
+            let names = files.map(|file| file.unwrap().path());
+            names.filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
+        };
+        for name in names() {
+            let bytes = std::fs::read(&name).unwrap();
+            std::fs::write(&name, vec![0; bytes.len()]).unwrap();
+        }
+        let hints = |number| engine.key_places(&key(number), Lsn::MIN..Lsn::MAX, Order::Forward);
+        let unknown = hints(5).filter(|hint| matches!(hint, Hint::Unknown { .. })).count();
+        assert!(unknown > 0 && engine.indexed() < indexed);
+        while engine.go_on_indexing() {}
+        assert_eq!(engine.indexed(), indexed);
+        assert!(matches!(hints(5).collect::<Vec<_>>()[..], [Hint::Place(_)]));
+        assert!(names().len() < 10, "{:?}", names());
+    }
+
+    /// Nobody asks for it: the maintenance thread sees what there is to do.
+    #[test]
+    fn the_index_is_built_beside_everything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let tuning = Tuning { index_run_bytes: 256 << 10, ..Tuning::default() };
+        let options = Options::new().shards(2).memory_bytes(4 << 20).tuned(tuning);
+        let log = options.clone().index_keys(true).open(dir.path()).unwrap();
+        let begun = std::time::Instant::now();
+        while log.stats().shards.iter().any(|shard| shard.indexed == Lsn(0)) {
+            for shard in (0..2).map(|shard| log.shard(ShardId(shard))) {
+                shard.append(Write::new([7; 32 << 10]).key(b"key")).wait().unwrap();
+            }
+            assert!(begun.elapsed().as_secs() < 60, "nothing is indexed");
+        }
+        log.close().unwrap();
+        // By default nobody builds it, nor looks for what is there.
+        let log = options.open(dir.path()).unwrap();
+        assert!(!log.engine_of(ShardId(0)).go_on_indexing());
+        assert_eq!(log.stats().shards[0].indexed, Lsn(0));
+        log.close().unwrap();
+    }
+
+    /// All files but those of the index, as they are in `from`.
+    fn copy_log(from: &std::path::Path, to: &std::path::Path) {
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                std::fs::create_dir_all(&to).unwrap();
+                copy_log(&entry.path(), &to);
+            } else if entry.path().extension().is_none_or(|ending| ending != "idx") {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// The log was put back from a copy and has gone on otherwise; the index was left as it was.
+    #[test]
+    fn a_run_of_what_the_log_has_no_more_is_built_anew() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tuning = Tuning { index_run_bytes: 128 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).memory_bytes(4 << 20).tuned(tuning).index_keys(true);
+        let write = |name: &str| {
+            let log = options.open(dir.path()).unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            for number in 0..4_000 {
+                log.post(Write::new([7; 256]).key(format!("{name}{number}"))).unwrap();
+            }
+            log.sync().wait().unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            log
+        };
+        write("first").close().unwrap();
+        copy_log(dir.path(), copy.path());
+        write("gone").close().unwrap();
+        copy_log(copy.path(), dir.path());
+        let log = write("second");
+        let engine = log.engine_of(ShardId(0));
+        let records: Vec<_> =
+            log.shard(ShardId(0)).read(..engine.indexed()).unwrap().map(Result::unwrap).collect();
+        assert!(records.len() > 6_000, "{} records are indexed", records.len());
+        for record in records.iter().step_by(3) {
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
+            assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
+        }
+        log.close().unwrap();
+    }
+
+    /// The longest key there is takes sixteen blocks of this log, and its record one more.
+    #[test]
+    fn a_key_that_lies_across_blocks_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let tuning = Tuning { index_run_bytes: 128 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(4096).memory_bytes(1 << 20).tuned(tuning);
+        let log = options.index_keys(true).open(dir.path()).unwrap();
+        let keys: Vec<Vec<u8>> =
+            (0..40).map(|number| vec![number; 100 + usize::from(number) * 1_650]).collect();
+        for key in keys.iter().cycle().take(80) {
+            log.append(Write::new(b"payload").key(key)).wait().unwrap();
+        }
+        let engine = log.engine_of(ShardId(0));
+        while engine.go_on_indexing() {}
+        let (indexed, mut across) = (engine.indexed(), 0);
+        assert!(indexed > Lsn(2 << 20), "{indexed}");
+        for record in log.shard(ShardId(0)).read(..indexed).unwrap().map(Result::unwrap) {
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
+            assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
+            across += u32::from(record.key().len() > 4096);
+        }
+        assert!(across > 60, "{across} keys lie across blocks");
+        log.close().unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! The rate at which a busy shard drains, from which `retry_after` is computed.
+
+use crate::position::Lsn;
+use crate::time::Nanos;
+
+/// The shortest time that is measured over: some hundred writes of a fast disk, and several of a slow one, so that no
+/// single one decides. A caller is told to wait for a millisecond or more, which needs no newer rate.
+const MEASURED_NS_MIN: u64 = 20_000_000;
+
+/// A longer time means that the shard was not turned for most of it, since every turn looks here: ten times the
+/// shortest, above what a write takes on a disk that is merely busy. It says nothing of how fast the shard could drain.
+const MEASURED_NS_MAX: u64 = 10 * MEASURED_NS_MIN;
+
+/// Measures how fast the shard drains while it is busy.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct Drain {
+    since: Nanos,
+    bytes: u64,
+    last: u64,
+}
+
+impl Drain {
+    pub(in crate::shard) fn from(durable: Lsn) -> Drain {
+        Drain { last: durable.0, ..Drain::default() }
+    }
+
+    /// The end of the log was cut, and goes on elsewhere.
+    pub(in crate::shard) fn begin_epoch(&mut self, durable: Lsn) {
+        self.last = durable.0;
+    }
+
+    /// Everything below `end` has come to rest.
+    pub(in crate::shard) fn add(&mut self, end: Lsn) {
+        self.bytes += end.0.saturating_sub(self.last);
+        self.last = end.0;
+    }
+
+    /// Bytes per second of the time that has passed, if that is long enough and it was busy.
+    pub(in crate::shard) fn measure(&mut self, now: Nanos) -> Option<u64> {
+        let passed = now - self.since;
+        if passed < MEASURED_NS_MIN {
+            return None;
+        }
+        let busy = self.bytes > 0 && passed < MEASURED_NS_MAX;
+        let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(passed);
+        *self = Drain { since: now, bytes: 0, last: self.last };
+        busy.then(|| u64::try_from(rate).unwrap_or(u64::MAX).max(1))
+    }
+}
+
+/// What is told after a new measurement, 0 being none before.
+pub(in crate::shard) fn mean(old: u64, rate: u64) -> u64 {
+    let mean = if old == 0 { rate } else { old / 2 + rate / 2 };
+    mean.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_a_time_that_was_busy_and_long_enough() {
+        let mut drain = Drain::from(Lsn(1000));
+        drain.add(Lsn(3000));
+        assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN - 1)), None, "too short");
+        assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN)), Some(100_000));
+        assert_eq!(drain.measure(Nanos(2 * MEASURED_NS_MIN)), None, "nothing has come to rest");
+        drain.add(Lsn(7000));
+        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN)), Some(200_000));
+        drain.add(Lsn(9000));
+        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN + MEASURED_NS_MAX)), None, "mostly idle");
+    }
+
+    #[test]
+    fn what_is_told_is_the_mean_with_the_one_before() {
+        assert_eq!((mean(0, 7), mean(100, 200), mean(1, 1)), (7, 150, 1));
+    }
+}
