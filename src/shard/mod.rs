@@ -11,7 +11,7 @@
 //! | [`turn`] | one turn, sealing, leading, and what was sealed and is not durable yet |
 //! | [`wait`] | who waits for what, who is woken, how long a leader waits for others |
 //! | [`run`] | who turns it: a thread of its own, or a task of the application's |
-//! | [`index`] | the key index: runs as they come and go, and what they say of a key |
+//! | [`index`] | which runs of the key index there are, and how new ones are built |
 //! | [`space`] | segments, retention, truncation, the ownership of the folder |
 
 mod append;

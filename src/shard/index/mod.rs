@@ -11,17 +11,16 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
-use super::Engine;
 use crate::device::Directory;
 use crate::format::{INDEX_BYTES_MAX, IndexEpoch};
 use crate::index::{Builder, Built, FilePages, PageCache, RunFile, can_merge, list_runs, merge, write_run};
 use crate::position::Lsn;
 use crate::segment::StoreView;
+use crate::shard::Engine;
 use crate::sync::lock;
-use walk::{Walk, Walked};
-
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use places::{Hint, Order};
+use walk::{Walk, Walked};
 
 /// So much of the log is read in one piece of work.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -41,15 +40,15 @@ pub(crate) struct IndexConfig {
 
 /// The runs of a shard, and the work on them.
 #[derive(Debug)]
-pub(super) struct Indexing {
+pub(in crate::shard) struct Indexing {
     config: IndexConfig,
     /// In order; none overlaps another.
     runs: RwLock<Arc<Vec<RunFile>>>,
-    cache: Arc<PageCache>,
+    pub(in crate::shard) cache: Arc<PageCache>,
     /// All below it that the log still has is indexed.
     indexed: AtomicU64,
     /// The shard's folder, once somebody has looked which runs there are.
-    directory: OnceLock<Arc<dyn Directory>>,
+    pub(in crate::shard) directory: OnceLock<Arc<dyn Directory>>,
     work: Mutex<Option<Work>>,
 }
 
@@ -84,7 +83,7 @@ impl Work {
 }
 
 impl Indexing {
-    pub(super) fn new(config: IndexConfig) -> Indexing {
+    pub(in crate::shard) fn new(config: IndexConfig) -> Indexing {
         Indexing {
             config,
             runs: RwLock::default(),
@@ -95,12 +94,16 @@ impl Indexing {
         }
     }
 
-    fn runs(&self) -> Arc<Vec<RunFile>> {
+    pub(in crate::shard) fn runs(&self) -> Arc<Vec<RunFile>> {
         self.runs.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Changes the list of runs; gives those that are not in it any more.
-    fn change(&self, view: &StoreView, change: impl FnOnce(&mut Vec<RunFile>)) -> Vec<RunFile> {
+    pub(in crate::shard) fn change(
+        &self,
+        view: &StoreView,
+        change: impl FnOnce(&mut Vec<RunFile>),
+    ) -> Vec<RunFile> {
         let mut runs = self.runs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut next = runs.to_vec();
         change(&mut next);
@@ -122,12 +125,12 @@ impl Indexing {
 }
 
 /// Where the first block of the log stands.
-fn beginning(view: &StoreView) -> Option<Lsn> {
+pub(in crate::shard) fn beginning(view: &StoreView) -> Option<Lsn> {
     view.epochs.next_owned(view.segments.first()?.base())
 }
 
 /// The end of what is covered without a gap from the beginning on.
-fn indexed(runs: &[RunFile], view: &StoreView) -> Lsn {
+pub(in crate::shard) fn indexed(runs: &[RunFile], view: &StoreView) -> Lsn {
     let Some(mut at) = beginning(view) else { return Lsn::MIN };
     for run in runs {
         let range = run.run.range();

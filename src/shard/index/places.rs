@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::Engine;
 use super::{beginning, indexed};
 use crate::format::{Defect, KeyHash};
 use crate::index::{FilePages, Place, Places, RunFile};
 use crate::position::Lsn;
 use crate::segment::StoreView;
+use crate::shard::Engine;
 
 /// What a lookup finds in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

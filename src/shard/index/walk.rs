@@ -5,7 +5,7 @@ use crate::position::Lsn;
 use crate::segment::{SegmentReader, StoreView, continuations};
 
 /// Walks the blocks that a view has, below what is durable.
-pub(super) struct Walk<'a> {
+pub(in crate::shard) struct Walk<'a> {
     pub view: &'a StoreView,
     pub reader: &'a mut SegmentReader,
     pub block_bytes: u32,
@@ -14,7 +14,7 @@ pub(super) struct Walk<'a> {
 }
 
 /// A block, and the keys of the records that begin in it.
-pub(super) struct Walked {
+pub(in crate::shard) struct Walked {
     pub identity: Identity,
     pub lsn: Lsn,
     pub end: Lsn,
@@ -51,7 +51,7 @@ impl Walk<'_> {
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub(super) fn block(&mut self, at: Lsn) -> Result<Option<Walked>, Defect> {
+    pub(in crate::shard) fn block(&mut self, at: Lsn) -> Result<Option<Walked>, Defect> {
         let log_id = self.view.log_id;
         let Some(Read { header, bytes, owned_end }) = self.read(at)? else { return Ok(None) };
         let (mut records, mut begun) = (Vec::with_capacity(header.record_count as usize), None);

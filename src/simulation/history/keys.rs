@@ -8,7 +8,9 @@ use crate::error::ReadError;
 use crate::{Log, Lsn, Position, Record, ShardId};
 
 /// Whose records they are is told by a byte of their payloads.
-pub(super) const KEYS: [&[u8]; 4] = [b"", b"a", b"b", b"key"];
+pub(super) const KEYS: [&[u8]; 5] = [b"", b"a", b"b", b"key", &[7; 5_000]];
+/// Now and then the last of them, with which a record lies across blocks.
+const LONG: u8 = 4;
 const KEY_AT: usize = 7;
 
 pub(super) fn key_of(payload: &[u8]) -> &'static [u8] {
@@ -20,7 +22,7 @@ type Bounds = (Bound<Position>, Bound<Position>);
 impl History {
     /// Has one of the keys own these payloads, all alike.
     pub(super) fn own(&mut self, payloads: &mut [Vec<u8>]) -> &'static [u8] {
-        let key = self.random.below(KEYS.len() as u64) as u8;
+        let key = if self.random.below(40) == 0 { LONG } else { self.random.below(LONG.into()) as u8 };
         for payload in payloads {
             payload[KEY_AT] = key;
         }
