@@ -307,4 +307,76 @@ mod tests {
         assert_eq!(log.stats().shards[0].indexed, Lsn(0));
         log.close().unwrap();
     }
+
+    /// All files but those of the index, as they are in `from`.
+    fn copy_log(from: &std::path::Path, to: &std::path::Path) {
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                std::fs::create_dir_all(&to).unwrap();
+                copy_log(&entry.path(), &to);
+            } else if entry.path().extension().is_none_or(|ending| ending != "idx") {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// The log was put back from a copy and has gone on otherwise; the index was left as it was.
+    #[test]
+    fn a_run_of_what_the_log_has_no_more_is_built_anew() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tuning = Tuning { index_run_bytes: 128 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).memory_bytes(4 << 20).tuned(tuning).index_keys(true);
+        let write = |name: &str| {
+            let log = options.open(dir.path()).unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            for number in 0..4_000 {
+                log.post(Write::new([7; 256]).key(format!("{name}{number}"))).unwrap();
+            }
+            log.sync().wait().unwrap();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            log
+        };
+        write("first").close().unwrap();
+        copy_log(dir.path(), copy.path());
+        write("gone").close().unwrap();
+        copy_log(copy.path(), dir.path());
+        let log = write("second");
+        let engine = log.engine_of(ShardId(0));
+        let records: Vec<_> =
+            log.shard(ShardId(0)).read(..engine.indexed()).unwrap().map(Result::unwrap).collect();
+        assert!(records.len() > 6_000, "{} records are indexed", records.len());
+        for record in records.iter().step_by(3) {
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
+            assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
+        }
+        log.close().unwrap();
+    }
+
+    /// The longest key there is takes sixteen blocks of this log, and its record one more.
+    #[test]
+    fn a_key_that_lies_across_blocks_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let tuning = Tuning { index_run_bytes: 128 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(4096).memory_bytes(1 << 20).tuned(tuning);
+        let log = options.index_keys(true).open(dir.path()).unwrap();
+        let keys: Vec<Vec<u8>> =
+            (0..40).map(|number| vec![number; 100 + usize::from(number) * 1_650]).collect();
+        for key in keys.iter().cycle().take(80) {
+            log.append(Write::new(b"payload").key(key)).wait().unwrap();
+        }
+        let engine = log.engine_of(ShardId(0));
+        while engine.go_on_indexing() {}
+        let (indexed, mut across) = (engine.indexed(), 0);
+        assert!(indexed > Lsn(2 << 20), "{indexed}");
+        for record in log.shard(ShardId(0)).read(..indexed).unwrap().map(Result::unwrap) {
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
+            assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
+            across += u32::from(record.key().len() > 4096);
+        }
+        assert!(across > 60, "{across} keys lie across blocks");
+        log.close().unwrap();
+    }
 }
