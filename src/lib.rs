@@ -432,7 +432,6 @@ pub mod consumer;
 mod device;
 pub mod error;
 mod format;
-#[cfg_attr(not(any(test, feature = "simulation")), allow(dead_code, reason = "readers by key are to come"))]
 mod index;
 mod instance;
 pub mod log;

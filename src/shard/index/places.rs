@@ -347,7 +347,7 @@ mod tests {
             log.shard(ShardId(0)).read(..engine.indexed()).unwrap().map(Result::unwrap).collect();
         assert!(records.len() > 6_000, "{} records are indexed", records.len());
         for record in records.iter().step_by(3) {
-            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, KeyOrder::Forward);
             let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
             assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
         }
@@ -371,7 +371,7 @@ mod tests {
         let (indexed, mut across) = (engine.indexed(), 0);
         assert!(indexed > Lsn(2 << 20), "{indexed}");
         for record in log.shard(ShardId(0)).read(..indexed).unwrap().map(Result::unwrap) {
-            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, Order::Forward);
+            let places = engine.key_places(record.key(), Lsn::MIN..Lsn::MAX, KeyOrder::Forward);
             let found = places.filter(|hint| matches!(hint, Hint::Place(place) if place.lsn == record.lsn()));
             assert_eq!(found.count(), 1, "the record at {} is not in the index", record.lsn());
             across += u32::from(record.key().len() > 4096);
