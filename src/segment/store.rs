@@ -6,7 +6,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::draft::{Draft, Size, zeros};
+use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::{Segment, StoreView, open_segments, view_of};
@@ -61,12 +61,6 @@ struct Spare {
     bytes: u64,
     /// Which file it is: its name alone may be another's by the time that it is removed.
     id: FileId,
-}
-
-/// Whether a smaller file may be made all the same.
-fn is_want_of_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl ShardStore {
@@ -289,7 +283,7 @@ impl ShardStore {
             return spare;
         }
         let number = self.take_number()?;
-        match self.make_file(number, bytes) {
+        match self.make_file(number, bytes).map(|draft| Draft { floor, ..draft }) {
             Ok(draft) => {
                 // Sizes grow: these would hardly be used again.
                 self.remove_spares(|spare| spare.bytes < size.least);
@@ -312,7 +306,8 @@ impl ShardStore {
                 false => Err(io::Error::other("a spare segment was replaced by another file")),
             });
             let secured = file.as_ref().map_or(Ok(()), |file| file.secure(0..bytes));
-            let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
+            let draft =
+                file.map(|file| Draft { number, bytes, floor: bytes, file, zeros: None, is_reserved: true });
             if draft.is_err() || secured.is_err() {
                 // Of no use: give its space back.
                 let _ = self.directory.remove_file(&segment_name(number), id);
@@ -371,7 +366,7 @@ impl ShardStore {
             Ok((is_reserved, fills.then(zeros).transpose()?))
         });
         match taken {
-            Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, file, zeros, is_reserved }),
+            Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, floor: bytes, file, zeros, is_reserved }),
             Err(error) => {
                 let _ = self.remove_own(number, file.as_ref());
                 Err(error)
