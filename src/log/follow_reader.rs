@@ -286,6 +286,27 @@ mod tests {
         assert_eq!(given, appended);
     }
 
+    /// Also where the owner has given up the segments in which it stood.
+    #[test]
+    fn a_follower_beside_the_owner_that_has_read_all_has_missed_nothing() {
+        let (log, reader) = open();
+        let shard = log.shard(ShardId(0));
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        for round in 0..60 {
+            let own = log.append([1; 3_900]).wait().unwrap();
+            log.turn_shard(ShardId(0), false); // Writes the marker that testifies.
+            assert_eq!(tail.next_timeout(Duration::ZERO).unwrap().unwrap().position(), own, "round {round}");
+            if round % 3 == 0 {
+                log.append([2; 3_900]).wait().unwrap();
+                shard.truncate_after(own.lsn()).unwrap();
+            }
+            let next = log.append([3; 100]).wait().unwrap();
+            log.turn_shard(ShardId(0), false);
+            shard.truncate_before(next.lsn()).unwrap();
+            assert_eq!(tail.next_timeout(Duration::ZERO).unwrap().unwrap().position(), next, "round {round}");
+        }
+    }
+
     #[test]
     fn it_is_refused_from_above_the_end() {
         let (log, reader) = open();

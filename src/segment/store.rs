@@ -6,6 +6,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::bare::LookBack;
 use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
@@ -36,6 +37,8 @@ pub(crate) struct ShardStore {
     slots: ManifestFiles,
     manifest: ShardManifest,
     segments: Vec<Arc<Segment>>,
+    /// See [`StoreView`].
+    bare_from: Lsn,
     files: Arc<OpenFiles>,
     /// No longer listed; a reader may still hold them.
     retired: Vec<Arc<Segment>>,
@@ -103,7 +106,8 @@ impl ShardStore {
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
-        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], Some(&files))?;
+        let settled = manifest.checkpoint;
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
         let (mut spares, mut strays) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
@@ -123,11 +127,13 @@ impl ShardStore {
         let above = spares.iter().map(|spare| spare.number + 1).max();
         manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
         let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
+        let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
         let store = ShardStore {
             directory,
             slots,
             manifest,
             segments,
+            bare_from,
             files,
             retired: Vec::new(),
             spares,
@@ -154,7 +160,7 @@ impl ShardStore {
     }
 
     pub(crate) fn view(&self) -> StoreView {
-        view_of(&self.manifest, &self.segments)
+        view_of(&self.manifest, &self.segments, self.bare_from)
     }
 
     /// Whether a file of this name in a shard's folder is a copy of its manifest.
@@ -435,12 +441,15 @@ impl ShardStore {
     pub(crate) fn truncate_before(&mut self, horizon: Lsn, active: Lsn, marks: &Marks) -> io::Result<()> {
         let mut next = self.renewed(marks);
         next.horizon = next.horizon.max(horizon);
+        let look_back = LookBack::of(&self.manifest, &self.manifest, &self.segments);
+        let bare_from = look_back.raised(self.bare_from, next.horizon);
         let keep_from = next.horizon.min(next.checkpoint).min(active);
         let freed = next.segments.iter().take_while(|row| row.end() <= keep_from).count();
         next.segments.drain(..freed);
         next.epochs.prune(next.horizon.min(next.checkpoint));
         if next != self.manifest {
             self.commit(next)?;
+            self.bare_from = bare_from;
             self.retired.extend(self.segments.drain(..freed));
             self.collect_retired();
         }
