@@ -24,12 +24,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner does
 /// not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is said at
 /// [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`] alone: a log that was closed may be opened again.
+/// The stream needs a thread of its shard's while tasks wait; where none can be made it gives [`ReadError::Io`].
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct FollowReader {
     records: Filtered,
     shard: Arc<ForeignShard>,
     stop: FollowReaderStop,
+    /// Nobody would wake whoever waits for it.
+    unwatched: Option<io::Error>,
     /// Where it was made: elsewhere nobody waits.
     process: Process,
 }
@@ -86,7 +89,8 @@ impl FollowReader {
         }
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
         let records = filter(Cursor::at_rest(shard.source(), from)?);
-        Ok(FollowReader { records, shard: shard.clone(), stop, process: Process::current() })
+        let process = Process::current();
+        Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process })
     }
 
     /// A handle that ends this reader.
@@ -131,6 +135,9 @@ impl Follower for FollowReader {
     }
 
     fn step(&mut self) -> Told {
+        if let Some(error) = self.unwatched.take() {
+            return Some(Err(ReadError::Io { shard: self.shard.id(), source: Arc::new(error) }));
+        }
         let known = self.known();
         if known.is_some() || !self.process.is_current() {
             return known;
@@ -146,7 +153,7 @@ impl Follower for FollowReader {
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.stop.ticker.leave(waker);
+        self.unwatched = self.stop.ticker.leave(waker).err();
     }
 }
 
@@ -167,9 +174,16 @@ impl Stream for FollowReader {
 }
 
 /// Has the tasks that follow a shard look again, from a thread that is there while any of them waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ticker {
     waiting: Mutex<Waiting>,
+    start: fn(Arc<Ticker>) -> io::Result<()>,
+}
+
+impl Default for Ticker {
+    fn default() -> Ticker {
+        Ticker { waiting: Mutex::default(), start: Ticker::start }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +195,10 @@ struct Waiting {
 
 impl Ticker {
     /// Leaves a waker for the next tick.
-    fn leave(self: &Arc<Ticker>, waker: &Waker) {
+    ///
+    /// # Errors
+    /// Where there can be no thread: nobody would be woken.
+    fn leave(self: &Arc<Ticker>, waker: &Waker) -> io::Result<()> {
         // Cloned and dropped under no lock: that is the user's code.
         let mut waker = Some(waker.clone());
         let starts = {
@@ -192,20 +209,21 @@ impl Ticker {
             !std::mem::replace(&mut waiting.ticks, true)
         };
         drop(waker);
-        if starts && self.start().is_err() {
-            // Without a thread they look as often as they are polled.
+        let started = if starts { (self.start)(self.clone()) } else { Ok(()) };
+        if started.is_err() {
             lock(&self.waiting).ticks = false;
+            // Others may have relied on it meanwhile.
             self.wake_all();
         }
+        started
     }
 
-    fn start(self: &Arc<Ticker>) -> io::Result<()> {
-        let ticker = self.clone();
+    fn start(self: Arc<Ticker>) -> io::Result<()> {
         let run = move || {
             crate::sys::block_signals();
             loop {
                 std::thread::sleep(LOOK_EVERY);
-                if !ticker.tick() {
+                if !self.tick() {
                     return;
                 }
             }
@@ -234,6 +252,7 @@ impl Ticker {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::path::Path;
     use std::pin::Pin;
     use std::sync::Arc;
@@ -243,6 +262,7 @@ mod tests {
 
     use futures_core::Stream;
 
+    use super::Ticker;
     use crate::log::LogReader;
     use crate::simulation::Simulated;
     use crate::{Log, Lsn, Options, ReadError, ShardId};
@@ -281,6 +301,27 @@ mod tests {
         log.close().unwrap();
         drain(&mut given);
         assert_eq!(given, appended);
+    }
+
+    /// Also where the owner has given up the segments in which it stood.
+    #[test]
+    fn a_follower_beside_the_owner_that_has_read_all_has_missed_nothing() {
+        let (log, reader) = open();
+        let shard = log.shard(ShardId(0));
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        for round in 0..60 {
+            let own = log.append([1; 3_900]).wait().unwrap();
+            log.turn_shard(ShardId(0), false); // Writes the marker that testifies.
+            assert_eq!(tail.next_timeout(Duration::ZERO).unwrap().unwrap().position(), own, "round {round}");
+            if round % 3 == 0 {
+                log.append([2; 3_900]).wait().unwrap();
+                shard.truncate_after(own.lsn()).unwrap();
+            }
+            let next = log.append([3; 100]).wait().unwrap();
+            log.turn_shard(ShardId(0), false);
+            shard.truncate_before(next.lsn()).unwrap();
+            assert_eq!(tail.next_timeout(Duration::ZERO).unwrap().unwrap().position(), next, "round {round}");
+        }
     }
 
     #[test]
@@ -328,6 +369,28 @@ mod tests {
         woken.recv().unwrap();
         assert!(matches!(Pin::new(&mut tail).poll_next(&mut context), Poll::Ready(None)));
         assert!(tail.next().is_none());
+    }
+
+    /// Nobody would wake it, and one that wakes itself is never at rest.
+    #[test]
+    fn a_task_that_nobody_can_wake_is_told() {
+        let (log, reader) = open();
+        let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
+        let start = |_| Err(io::Error::from(io::ErrorKind::WouldBlock));
+        tail.stop.ticker = Arc::new(Ticker { start, ..Ticker::default() });
+        let (told, _woken) = channel();
+        let waker = Arc::new(Told(told)).into();
+        let mut context = Context::from_waker(&waker);
+        for _ in 0..2 {
+            let polled = Pin::new(&mut tail).poll_next(&mut context);
+            assert!(matches!(polled, Poll::Ready(Some(Err(ReadError::Io { .. })))), "{polled:?}");
+        }
+        // It goes on once there are threads.
+        tail.stop.ticker = Arc::default();
+        assert!(Pin::new(&mut tail).poll_next(&mut context).is_pending());
+        let position = log.append(b"record").wait().unwrap();
+        log.close().unwrap();
+        assert_eq!(tail.next().unwrap().unwrap().position(), position);
     }
 
     #[test]

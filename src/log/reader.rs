@@ -15,6 +15,7 @@ use super::foreign::{ForeignShard, is_of};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};
+use crate::options::open_files;
 use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::{self, Merged, Range, RangeBack, Record, Source};
 use crate::recovery::Damage;
@@ -148,13 +149,15 @@ impl LogReader {
             })?;
         let log = LogManifest::decode(&body)
             .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
+        let open_files_max = if device.threaded() { open_files(log.shards) } else { 2 };
         let shards = (0..log.shards).map(|shard| {
             let folder = shard_path(path, &log.directories, shard);
             let id = ShardId(shard);
             let directory = device
                 .directory_to_read(&folder)
                 .map_err(OpenError::at("opening the shard's folder", &folder))?;
-            let snapshot = StoreSnapshot::of(directory.as_ref()).map_err(OpenError::manifest(&folder))?;
+            let snapshot = StoreSnapshot::of(&directory, open_files_max);
+            let snapshot = snapshot.map_err(OpenError::manifest(&folder))?;
             if !is_of(&snapshot, log.log_id, id) {
                 let is_of_log = snapshot.manifest.log_id == log.log_id;
                 return Err(OpenError::other_shard(&folder, path, is_of_log, snapshot.manifest.shard));

@@ -74,7 +74,7 @@ impl Default for Tuning {
 }
 
 /// Files of each shard that stay open to be read: of all that the process may have open, a quarter for all shards.
-fn open_files(shards: u16) -> usize {
+pub(crate) fn open_files(shards: u16) -> usize {
     let share = crate::device::descriptors_max().map_or(u64::MAX, |most| most / 4 / u64::from(shards));
     share.min(OPEN_FILES_MAX) as usize
 }

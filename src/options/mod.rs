@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use config::{Config, Layout, Tuning};
+pub(crate) use config::{Config, Layout, Tuning, open_files};
 pub(crate) use watch::Watch;
 pub use watch::{OnStuck, Stuck};
 

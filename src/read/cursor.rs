@@ -247,10 +247,14 @@ impl Cursor {
             // Where no block is walked, the next record stands no nearer than behind a header.
             let next = Lsn(self.at.0 + u64::from(BLOCK_HEADER_BYTES)).max(self.from);
             if self.at < view.horizon && next < view.horizon && !self.goes_on_behind(&view) {
-                let (lsn, horizon) = (self.from, view.horizon);
+                let (lsn, horizon) = (self.from.max(self.at), view.horizon);
+                let has_missed = next < view.bare_from || self.partial.is_some();
                 self.from = horizon;
                 self.at = self.locate(horizon);
-                return Err(ReadError::Truncated { shard: self.source.id(), lsn, horizon });
+                if has_missed {
+                    return Err(ReadError::Truncated { shard: self.source.id(), lsn, horizon });
+                }
+                continue;
             }
             let Some((row, owned_end)) = view.epochs.owner(self.at).map(|(row, end)| (*row, end)) else {
                 match view.epochs.next_owned(self.at) {
@@ -277,6 +281,11 @@ impl Cursor {
                     Err(found) if lsn == self.at => defect = found,
                     Err(_) => {}
                 }
+            }
+            // Truncated meanwhile: its segment may be gone, or hold another life already.
+            let now = self.source.view_now();
+            if now.horizon > view.horizon && self.at < now.horizon {
+                continue;
             }
             return Err(self.damaged(&view, defect, owned_end.min(limit)));
         }

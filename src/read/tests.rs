@@ -135,6 +135,41 @@ fn who_stands_at_the_end_of_a_segment_that_is_truncated_has_missed_nothing() {
     assert_eq!(position(behind.next()), last);
 }
 
+/// Nor who stands in front of a marker, which is a block without records, behind the last record itself, or where the log
+/// was cut.
+#[test]
+fn who_stands_in_front_of_no_record_that_is_truncated_has_missed_nothing() {
+    for seams in [false, true] {
+        let (blocks, bytes) = if seams { (40, 4_000) } else { (6, 100) };
+        let log = open(64 << 10);
+        let shard = log.shard(ShardId(0));
+        let mut follow = shard.follow(Lsn::MIN).unwrap();
+        let mut markers = 0;
+        for _ in 0..blocks {
+            let last = log.append(vec![1; bytes]).wait().unwrap();
+            assert_eq!(position(follow.next()), last);
+            let before = log.stats().shards[0].markers;
+            log.turn_shard(ShardId(0), false);
+            markers += log.stats().shards[0].markers - before;
+            let mut behind = shard.follow(Lsn(last.lsn().0 + 1)).unwrap();
+            let own = log.append(vec![2; bytes]).wait().unwrap();
+            shard.truncate_before(own.lsn()).unwrap();
+            assert_eq!(position(follow.next()), own);
+            assert_eq!(position(behind.next()), own);
+            let cut_off = [log.append(vec![3; bytes]).wait().unwrap(), log.append([4; 10]).wait().unwrap()];
+            shard.truncate_after(own.lsn()).unwrap();
+            let next = log.append(vec![5; bytes]).wait().unwrap();
+            assert!(next > cut_off[1]);
+            shard.truncate_before(next.lsn()).unwrap();
+            assert_eq!(position(follow.next()), next);
+            let mut missed = shard.follow(last.lsn()).unwrap();
+            assert!(is_truncated(missed.next()));
+            assert_eq!(position(missed.next()), next);
+        }
+        assert!(markers >= blocks / 2, "{markers} markers");
+    }
+}
+
 /// A file that was read is another segment by now: what was read of it says nothing.
 #[test]
 fn a_file_that_is_used_again_is_read_again() {

@@ -238,7 +238,7 @@ fn what_is_testified_is_durable() {
         .device()
         .directory_to_read(&crate::segment::shard_path(std::path::Path::new(PATH), &[], 0))
         .unwrap();
-    let snapshot = StoreSnapshot::of(shard.as_ref()).unwrap();
+    let snapshot = StoreSnapshot::of(&shard, 2).unwrap();
     let identity = snapshot.manifest.identity(snapshot.manifest.epochs.last().unwrap());
     let mut reader = SegmentReader::for_scan(4096, 32768).unwrap();
     let mut scan = Scan::from(&snapshot.manifest);
@@ -261,7 +261,7 @@ fn only_what_blocks_fill_is_taken_for_checked() {
     case.with_three_records();
     let device = case.machine.device();
     let path = crate::segment::shard_path(std::path::Path::new(PATH), &[], 0);
-    let snapshot = StoreSnapshot::of(device.directory_to_read(&path).unwrap().as_ref()).unwrap();
+    let snapshot = StoreSnapshot::of(&device.directory_to_read(&path).unwrap(), 2).unwrap();
     let mut random = Random::new(5);
     let lsn = |granule: usize| Lsn(granule as u64 * GRANULE);
     for _ in 0..200 {

@@ -8,6 +8,12 @@ use crate::format::GRANULE;
 use crate::pool::AlignedBuffer;
 use crate::sync::lock;
 
+/// Whether a smaller file may be made all the same.
+pub(super) fn is_want_of_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Zeros are written this much at a time, so that a fill can stop soon when it must.
 const FILL_BYTES: u64 = 1 << 20;
 
@@ -36,6 +42,8 @@ impl Size {
 pub(crate) struct Draft {
     pub(super) number: u32,
     pub bytes: u64,
+    /// It may be as short as this, where there is no room for more.
+    pub(super) floor: u64,
     pub(super) file: Arc<dyn File>,
     /// Of a new file whose blocks are to be written once before they are used: then a synced write finds extents that
     /// need not be converted.
@@ -67,11 +75,28 @@ impl Draft {
         self.is_reserved || filled >= self.bytes
     }
 
+    /// What was filled of it when `error` ended that, as a segment of its own: where no space can be set aside, that there
+    /// is no room shows only now.
+    pub(crate) fn shortened(self, filled: u64, error: io::Error) -> Result<Draft, (Draft, io::Error)> {
+        match is_want_of_room(&error) && !self.is_reserved && filled >= self.floor {
+            true => Ok(Draft { bytes: filled, ..self }),
+            false => Err((self, error)),
+        }
+    }
+
     /// Writes at most `bytes` zeros at `offset`, and says how many. Under no lock.
+    ///
+    /// Where no space was set aside, as many as there is room for.
     pub(crate) fn fill(&self, offset: u64, bytes: u64) -> io::Result<u64> {
         let Some(zeros) = &self.zeros else { return Ok(0) };
-        let length = bytes.min(zeros.len() as u64).min(self.bytes - offset);
-        self.file.write_at(&zeros[..length as usize], offset, false)?;
-        Ok(length)
+        let mut length = bytes.min(zeros.len() as u64).min(self.bytes - offset);
+        loop {
+            match self.file.write_at(&zeros[..length as usize], offset, false) {
+                Err(error) if !self.is_reserved && is_want_of_room(&error) && length > GRANULE => {
+                    length = (length / 2).next_multiple_of(GRANULE);
+                }
+                written => return written.map(|()| length),
+            }
+        }
     }
 }

@@ -24,6 +24,11 @@ impl OpenFiles {
         Arc::new(OpenFiles { directory, most: most.max(1), open: Mutex::default() })
     }
 
+    /// The same of the same folder, of which nothing is open yet: its files may be others by the same names.
+    pub(super) fn anew(&self) -> Arc<OpenFiles> {
+        OpenFiles::new(self.directory.clone(), self.most)
+    }
+
     /// The file of a segment that is not written to any more. It is open now, and will be closed.
     pub(super) fn keep(self: &Arc<Self>, number: u32, file: Arc<dyn File>) -> io::Result<Arc<dyn File>> {
         let id = file.id()?;

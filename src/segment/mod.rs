@@ -4,6 +4,8 @@
 //! path. The order of its steps is the order of `docs/crash-safety.md`: what a manifest names is
 //! durable before the manifest, and the manifest before anything relies on it.
 
+mod bare;
+mod change;
 mod draft;
 mod files;
 mod known_blocks;
@@ -15,6 +17,7 @@ mod slots;
 mod store;
 mod view;
 
+pub(crate) use change::{Marks, NewEpoch};
 pub(crate) use draft::{Draft, Size};
 pub(crate) use known_blocks::{KnownBlock, KnownBlocks};
 pub(crate) use names::segment_name;
@@ -22,7 +25,7 @@ pub(crate) use random_reader::{RandomReader, Stretch};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use rebuild::{all_segments, is_manifest_lost, write_manifest};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
-pub(crate) use store::{Marks, NewEpoch, ShardStore};
+pub(crate) use store::ShardStore;
 pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};

@@ -6,11 +6,12 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::draft::{Draft, Size, zeros};
+use super::bare::LookBack;
+use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::{Segment, StoreView, open_segments, view_of};
-use super::{ManifestError, ManifestFiles};
+use super::{ManifestError, ManifestFiles, Marks, NewEpoch};
 use crate::device::{Directory, File, FileId, Lock, PathState};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
@@ -20,28 +21,6 @@ pub(super) const PREFIX: &str = "shard";
 /// Spare files kept for reuse, as a multiple of the largest segment.
 const SPARE_SEGMENTS: u64 = 2;
 
-/// What the manifest tells about how far the stream is durable, whenever it is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Marks {
-    pub checkpoint: Lsn,
-    pub covered: Lsn,
-    /// No record has a time above it.
-    pub timestamp: u64,
-}
-
-/// An epoch that is to begin.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NewEpoch {
-    /// What lies at or above it is cut off.
-    pub cut: Lsn,
-    /// Where the first block of the epoch goes.
-    pub start: Lsn,
-    /// Random: in every block of the epoch.
-    pub nonce: u64,
-    /// No record below `cut` has a time above it.
-    pub timestamp: u64,
-}
-
 /// A shard's folder, and the only place that changes it.
 #[derive(Debug)]
 pub(crate) struct ShardStore {
@@ -49,6 +28,8 @@ pub(crate) struct ShardStore {
     slots: ManifestFiles,
     manifest: ShardManifest,
     segments: Vec<Arc<Segment>>,
+    /// See [`StoreView`].
+    bare_from: Lsn,
     files: Arc<OpenFiles>,
     /// No longer listed; a reader may still hold them.
     retired: Vec<Arc<Segment>>,
@@ -74,12 +55,6 @@ struct Spare {
     bytes: u64,
     /// Which file it is: its name alone may be another's by the time that it is removed.
     id: FileId,
-}
-
-/// Whether a smaller file may be made all the same.
-fn is_want_of_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl ShardStore {
@@ -122,7 +97,8 @@ impl ShardStore {
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
-        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], Some(&files))?;
+        let settled = manifest.checkpoint;
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
         let (mut spares, mut foreign_files) = (Vec::new(), Vec::new());
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
@@ -142,11 +118,13 @@ impl ShardStore {
         let above = spares.iter().map(|spare| spare.number + 1).max();
         manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
         let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
+        let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
         let store = ShardStore {
             directory,
             slots,
             manifest,
             segments,
+            bare_from,
             files,
             retired: Vec::new(),
             spares,
@@ -173,7 +151,7 @@ impl ShardStore {
     }
 
     pub(crate) fn view(&self) -> StoreView {
-        view_of(&self.manifest, &self.segments)
+        view_of(&self.manifest, &self.segments, self.bare_from)
     }
 
     /// Whether a file of this name in a shard's folder is a copy of its manifest.
@@ -295,7 +273,7 @@ impl ShardStore {
             return spare;
         }
         let number = self.take_number()?;
-        match self.make_file(number, bytes) {
+        match self.make_file(number, bytes).map(|draft| Draft { floor, ..draft }) {
             Ok(draft) => {
                 // Sizes grow: these would hardly be used again.
                 self.remove_spares(|spare| spare.bytes < size.least);
@@ -318,7 +296,8 @@ impl ShardStore {
                 false => Err(io::Error::other("a spare segment was replaced by another file")),
             });
             let secured = file.as_ref().map_or(Ok(()), |file| file.secure(0..bytes));
-            let draft = file.map(|file| Draft { number, bytes, file, zeros: None, is_reserved: true });
+            let draft =
+                file.map(|file| Draft { number, bytes, floor: bytes, file, zeros: None, is_reserved: true });
             if draft.is_err() || secured.is_err() {
                 // Of no use: give its space back.
                 let _ = self.directory.remove_file(&segment_name(number), id);
@@ -377,7 +356,7 @@ impl ShardStore {
             Ok((is_reserved, fills.then(zeros).transpose()?))
         });
         match taken {
-            Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, file, zeros, is_reserved }),
+            Ok((is_reserved, zeros)) => Ok(Draft { number, bytes, floor: bytes, file, zeros, is_reserved }),
             Err(error) => {
                 let _ = self.remove_own(number, file.as_ref());
                 Err(error)
@@ -446,12 +425,15 @@ impl ShardStore {
     pub(crate) fn truncate_before(&mut self, horizon: Lsn, active: Lsn, marks: &Marks) -> io::Result<()> {
         let mut next = self.renewed(marks);
         next.horizon = next.horizon.max(horizon);
+        let look_back = LookBack::of(&self.manifest, &self.manifest, &self.segments);
+        let bare_from = look_back.raised(self.bare_from, next.horizon);
         let keep_from = next.horizon.min(next.checkpoint).min(active);
         let freed = next.segments.iter().take_while(|row| row.end() <= keep_from).count();
         next.segments.drain(..freed);
         next.epochs.prune(next.horizon.min(next.checkpoint));
         if next != self.manifest {
             self.commit(next)?;
+            self.bare_from = bare_from;
             self.retired.extend(self.segments.drain(..freed));
             self.collect_retired();
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::bare::LookBack;
 use super::files::OpenFiles;
 use super::names::segment_name;
 use super::slots::Seen;
@@ -69,6 +70,8 @@ pub(crate) struct StoreView {
     pub log_id: [u8; 16],
     pub shard: u16,
     pub horizon: Lsn,
+    /// No record begins from here up to the horizon, as far as that is known: whoever stands there has missed nothing.
+    pub bare_from: Lsn,
     pub epochs: EpochTable,
     pub segments: Vec<Arc<Segment>>,
 }
@@ -123,13 +126,14 @@ pub(crate) fn continuations(
 /// The segments that a manifest lists, and the rows of those that are missing or too short. Of those that are `known` none
 /// is opened again.
 ///
-/// Those to which nothing is written are closed again, for as long as nobody reads from them, where `files` opens them
-/// then: where they are somebody else's they may be gone by then.
+/// Those to which nothing is written, which end at `settled` or below, are closed again for as long as nobody reads from
+/// them: `files` opens them then.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     manifest: &ShardManifest,
     known: &[Arc<Segment>],
-    files: Option<&Arc<OpenFiles>>,
+    files: &Arc<OpenFiles>,
+    settled: Lsn,
 ) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
     for &row in &manifest.segments {
@@ -142,10 +146,9 @@ pub(super) fn open_segments(
         match directory.open(&segment_name(row.file)) {
             Ok(file) if file.bytes()? >= row.bytes => {
                 let segment = Segment::new(row, file);
-                let files = files.filter(|_| row.end() <= manifest.checkpoint);
-                segments.push(Arc::new(match files {
-                    Some(files) => segment.closed(files)?,
-                    None => segment,
+                segments.push(Arc::new(match row.end() <= settled {
+                    true => segment.closed(files)?,
+                    false => segment,
                 }));
             }
             Ok(_) => missing.push(row),
@@ -156,11 +159,12 @@ pub(super) fn open_segments(
     Ok((segments, missing))
 }
 
-pub(super) fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>]) -> StoreView {
+pub(super) fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>], bare_from: Lsn) -> StoreView {
     StoreView {
         log_id: manifest.log_id,
         shard: manifest.shard,
         horizon: manifest.horizon,
+        bare_from,
         epochs: manifest.epochs.clone(),
         segments: segments.to_vec(),
     }
@@ -172,20 +176,29 @@ pub(crate) struct StoreSnapshot {
     pub manifest: ShardManifest,
     pub segments: Vec<Arc<Segment>>,
     pub missing: Vec<SegmentRow>,
+    bare_from: Lsn,
+    /// The owner may remove a file that is closed here. Then all in it was truncated, as whoever finds it gone is told.
+    files: Arc<OpenFiles>,
     /// What the manifest was decoded from, and the number of the copy that it stood in.
     body: Vec<u8>,
     sequence: u64,
 }
 
 impl StoreSnapshot {
-    pub(crate) fn of(directory: &dyn Directory) -> Result<StoreSnapshot, ManifestError> {
-        let Seen { sequence, body, .. } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
+    /// Of its files at most `open_files_max` stay open.
+    pub(crate) fn of(
+        directory: &Arc<dyn Directory>,
+        open_files_max: usize,
+    ) -> Result<StoreSnapshot, ManifestError> {
+        let Seen { sequence, body, .. } = ManifestFiles::look(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
-        let (segments, missing) = open_segments(directory, &manifest, &[], None)?;
-        Ok(StoreSnapshot { manifest, segments, missing, body, sequence })
+        let files = OpenFiles::new(directory.clone(), open_files_max);
+        let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, Lsn::MAX)?;
+        let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
+        Ok(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence })
     }
 
-    /// As it is by now; `None` if nothing has changed. Files that are open already and hold what they held stay open.
+    /// As it is by now; `None` if nothing has changed. Files that are known and hold what they held are not opened again.
     pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
         let Seen { sequence, body, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
         // The newer copy cannot be read just now: what it said stands. Gone back to the older one, the log would end
@@ -201,11 +214,17 @@ impl StoreSnapshot {
             && manifest.next_file >= before.next_file
             && manifest.horizon >= before.horizon;
         let known = if goes_on { &self.segments[..] } else { &[] };
-        let (segments, missing) = open_segments(directory, &manifest, known, None)?;
-        Ok(Some(StoreSnapshot { manifest, segments, missing, body, sequence }))
+        let files = if goes_on { self.files.clone() } else { self.files.anew() };
+        let (segments, missing) = open_segments(directory, &manifest, known, &files, Lsn::MAX)?;
+        // The owner may use those that it has given up for something else: then they show other blocks.
+        let first = segments.first().map_or(Lsn::MAX, |first| first.base());
+        let given_up = known.iter().take_while(|old| old.base() < first);
+        let all: Vec<_> = given_up.chain(&segments).cloned().collect();
+        let bare_from = LookBack::of(&manifest, before, &all).raised(self.bare_from, manifest.horizon);
+        Ok(Some(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence }))
     }
 
     pub(crate) fn view(&self) -> StoreView {
-        view_of(&self.manifest, &self.segments)
+        view_of(&self.manifest, &self.segments, self.bare_from)
     }
 }

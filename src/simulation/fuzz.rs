@@ -1,12 +1,14 @@
 //! What the fuzz targets run: each takes any bytes, and panics only if a promise is broken.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{End, Simulated, plan::Plan, play};
 use crate::device::sim::SimMachine;
 use crate::format::{
     BlockHeader, LogManifest, Records, ShardManifest, SlotKind, decode_progress, decode_slot,
 };
+use crate::open;
 use crate::{Durability, Log, Lsn, Options, Position, ReadError, ShardId, Write};
 
 /// Decoding: arbitrary bytes as a block, a slot, and each body.
@@ -78,7 +80,8 @@ fn check(records: impl Iterator<Item = Result<crate::Record, ReadError>>, positi
 
 /// A log directory with arbitrary changes: opened, read, written to.
 ///
-/// The first byte chooses how the log ended; each six bytes after it change one place.
+/// The first byte chooses how the log ended, and whether a manifest is lost as well and rebuilt; each six bytes after it
+/// change one place.
 pub fn mutated_directory(bytes: &[u8]) {
     let Some((&how, changes)) = bytes.split_first() else { return };
     let inner = SimMachine::new(1);
@@ -108,6 +111,10 @@ pub fn mutated_directory(bytes: &[u8]) {
         });
     }
     // Any answer will do, but for a panic, a hang, and records that nobody appended.
+    if how & 2 != 0 {
+        inner.lose_manifest(u16::from(how >> 2) % 2, u64::from(how >> 3) % 4);
+        let _ = open::salvage(Path::new(PATH), &options().device(&machine)).and_then(open::Salvage::write);
+    }
     let Ok(log) = options().device(&machine).open(PATH) else { return };
     for shard in 0..2 {
         let shard = log.shard(ShardId(shard));
@@ -147,6 +154,11 @@ pub fn forged_payloads(bytes: &[u8]) {
             machine.stop();
             drop(log);
             machine.restart(if step[3] % 16 == 0 { End::PowerCut } else { End::Kill });
+            if step[3] & 16 != 0 {
+                inner.lose_manifest(0, u64::from(step[0]) % 4);
+                let salvage = open::salvage(Path::new(PATH), &options.clone().device(&machine));
+                salvage.and_then(open::Salvage::write).expect("an honest log is rebuilt");
+            }
             log = options.clone().device(&machine).open(PATH).expect("an honest log opens");
             for (position, payload) in &appended {
                 assert_eq!(log.get(*position).expect("it was acknowledged").payload(), payload);

@@ -55,6 +55,8 @@ pub(super) struct Oracle {
     cut_asked: Option<usize>,
     /// Whole on disk perhaps, and no part of the log: truncated, or cut off, but by a crash.
     given_up: BTreeMap<Position, Vec<u8>>,
+    /// Lost in a crash, unacknowledged.
+    lost: BTreeMap<Position, Vec<u8>>,
 }
 
 impl Oracle {
@@ -240,6 +242,12 @@ impl Oracle {
             } else if let Some(payload) = self.given_up.get(&record.position) {
                 back += 1;
                 payload
+            } else if let Some(payload) = self
+                .lost
+                .get(&record.position)
+                .filter(|_| damage.iter().any(|damage| damage.start > acknowledged && damage.end <= lsn))
+            {
+                payload
             } else {
                 // A batch of unknown outcome may be the last thing there.
                 let rest: Vec<_> = found[index..].iter().map(|record| &record.payload).collect();
@@ -307,6 +315,8 @@ impl Oracle {
         if let Some(count) = cut.filter(|_| was_cut) {
             self.give_up(count..self.accepted.len());
         }
+        let lost = self.accepted[kept..].iter().map(|own| (own.position, own.payload.clone()));
+        self.lost.extend(lost);
         if found.is_empty() {
             self.give_up(0..kept);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 71] = [
+const EVERYTHING: [&str; 73] = [
     "appends",
     "batches",
     "refusals",
@@ -45,6 +45,7 @@ const EVERYTHING: [&str; 71] = [
     "consumed",
     "batches left pending",
     "followed",
+    "followers told of truncation",
     "read back",
     "merged",
     "read beside",
@@ -80,6 +81,7 @@ const EVERYTHING: [&str; 71] = [
     "damage without effect",
     "manifests rebuilt",
     "gaps in rebuilt manifests",
+    "files known to be truncated",
     "given up records that came back",
 ];
 

@@ -156,6 +156,12 @@ fn less_than_a_segment_is_used_on_ext4() {
     room_for_less_than_a_segment("ext4", 64);
 }
 
+/// Where nothing is set aside, and that there is no room shows in the middle of a segment.
+#[test]
+fn less_than_a_segment_is_used_on_ext2() {
+    room_for_less_than_a_segment("ext2", 64);
+}
+
 #[test]
 fn less_than_a_segment_is_used_on_xfs() {
     room_for_less_than_a_segment("xfs", 320);

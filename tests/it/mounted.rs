@@ -64,14 +64,24 @@ impl Mount {
     }
 }
 
-/// Takes the room of a stretch of a file (fallocate(2)).
+/// Takes the room of a stretch of a file (fallocate(2)), by writing to it where there is no other way.
 pub fn allocate(file: &std::fs::File, offset: u64, bytes: u64) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
     // SAFETY: no memory is involved.
-    match unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as i64, bytes as i64) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as i64, bytes as i64) } == 0 {
+        return Ok(());
     }
+    let error = std::io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+        return Err(error);
+    }
+    let zeros = vec![0; 64 << 10];
+    for at in (0..bytes).step_by(zeros.len()) {
+        let length = (bytes - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..length], offset + at)?;
+    }
+    Ok(())
 }
 
 /// Runs a program to its end; its last words where it fails.

@@ -190,6 +190,16 @@ fn a_log_may_have_more_segments_than_the_process_descriptors() {
     read_all(&log);
     log.close().unwrap();
     drop(log);
+    // Nor does a reader beside the owner have each of them open.
+    let before = descriptors();
+    let reader = sawmill::Log::open_read_only(dir.path()).unwrap();
+    assert_eq!(reader.shard(ShardId(0)).read(..).unwrap().map(Result::unwrap).count(), positions.len());
+    for index in (0..positions.len()).map(|index| index * 61 % positions.len()) {
+        assert_eq!(reader.get(positions[index]).unwrap().payload(), payload(index as u32));
+    }
+    let taken = descriptors() - before;
+    assert!(taken <= 16 + 8, "{taken} of a reader");
+    drop(reader);
     let before = descriptors();
     let log = options.open(dir.path()).unwrap();
     read_all(&log);

@@ -122,8 +122,13 @@ impl Filling {
             None => io::Error::other("the log ends before the segment is made"),
             Some(error) => error,
         };
-        store.discard(&self.draft);
-        Err(error)
+        match self.draft.shortened(self.filled, error) {
+            Ok(draft) => store.list(draft, from, &marks()),
+            Err((draft, error)) => {
+                store.discard(&draft);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{ConsumerError, Log, Lsn, Position, Record, ShardId};
 pub(super) struct Follower {
     follow: Follow,
     last: Option<Position>,
+    /// It wants nothing below this.
+    from: Lsn,
 }
 
 impl Follower {
@@ -83,7 +85,11 @@ impl History {
         let failed_calls = self.failed_calls();
         match log.get(record.position) {
             Ok(found) => assert_eq!(found.payload(), record.payload),
-            Err(ReadError::Truncated { .. } | ReadError::ShardFailed(_)) => {}
+            Err(ReadError::Truncated { .. }) => {
+                let truncated = self.oracles[usize::from(shard.0)].truncated();
+                assert!(record.position.lsn() < truncated, "{record:?} is said to be below {truncated}");
+            }
+            Err(ReadError::ShardFailed(_)) => {}
             Err(error) => {
                 let excused = self.machine.has_stopped() || self.failed_calls() > failed_calls;
                 assert!(excused || self.is_damaged(), "{}: {error}", record.position);
@@ -176,7 +182,7 @@ impl History {
                 let from = self.some_record().filter(|position| position.shard() == shard);
                 let from = from.map_or(Lsn::MIN, |position| position.lsn());
                 let Ok(follow) = log.shard(shard).follow(from) else { return };
-                Follower { follow, last: None }
+                Follower { follow, last: None, from }
             }
         };
         // With a time limit it turns the shard; polled, it takes what is there.
@@ -199,13 +205,32 @@ impl History {
                     self.check_next(&record, follower.last.replace(record.position()));
                     self.tally.count("followed");
                 }
-                Some(Err(ReadError::Truncated { .. })) => {}
+                Some(Err(ReadError::Truncated { horizon, .. })) => {
+                    self.check_missed(shard, &follower);
+                    self.tally.count("followers told of truncation");
+                    follower.from = follower.from.max(horizon);
+                }
                 // What stands behind it is not known to be the next record.
                 Some(Err(error)) => return self.check_error(&error, failed_calls),
                 None => break,
             }
         }
         self.followers[index] = Some(follower);
+    }
+
+    /// A follower is told of truncation: then a record is gone that it has not given.
+    fn check_missed(&self, shard: ShardId, follower: &Follower) {
+        // What could not be read when it was truncated is not known to have been no record.
+        let may_fail = self.plan.faults.read_error > 0;
+        if self.is_damaged() || may_fail {
+            return;
+        }
+        let oracle = &self.oracles[usize::from(shard.0)];
+        let is_wanted =
+            |own: &Accepted| Some(own.position) > follower.last && own.position.lsn() >= follower.from;
+        let wanted = oracle.accepted().iter().position(is_wanted);
+        let missed = wanted.is_some_and(|wanted| wanted < oracle.hidden());
+        assert!(missed, "from {} on, behind {:?}, nothing is truncated", follower.from, follower.last);
     }
 
     /// A follower left nothing out, but for what a horizon hides.

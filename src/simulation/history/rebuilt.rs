@@ -55,11 +55,13 @@ impl History {
                 let doubts = salvage.shards().iter().flat_map(|shard| &shard.doubts);
                 let gaps = doubts.filter(|doubt| doubt.starts_with("no segment holds")).count() as u64;
                 self.say(|| format!("  {:?}", salvage.shards()));
+                let truncated: usize = salvage.shards().iter().map(|shard| shard.truncated_segments).sum();
                 let found = salvage.shards().len() as u64;
-                salvage.write().map(|()| (gaps, found))
+                salvage.write().map(|()| (gaps, found, truncated as u64))
             });
             match written {
-                Ok((gaps, found)) if !self.machine.has_stopped() => {
+                Ok((gaps, found, truncated)) if !self.machine.has_stopped() => {
+                    self.tally.add("files known to be truncated", truncated);
                     assert!(crashes || found <= lost, "{found} manifests are lost, not {lost}");
                     return (gaps, cut);
                 }
