@@ -249,20 +249,15 @@ impl Look {
     }
 }
 
-/// Which of its lives the file is in: that of the block at its start, else the last one. `None` if it has no block.
+/// Which of its lives the file is in: the last one, whatever is left of those before, also at its start. `None` if it has
+/// no block.
 fn place(mut look: Look) -> Option<Placed> {
     let bytes = look.segment.row.bytes;
-    let starts = look.lives.values().find(|life| life.first.lsn == life.base);
-    let base = match starts {
-        Some(life) => life.base,
-        // Blocks were written behind one that never was; or it is damaged. Where two overlap, one is of a block that was
-        // written to a wrong place: lives of a file are apart.
-        None => {
-            let last = *look.lives.last_key_value()?.0;
-            let near = look.lives.range(last.saturating_sub(bytes - GRANULE)..);
-            near.max_by_key(|(_, life)| life.blocks).map(|(base, _)| *base)?
-        }
-    };
+    let last = *look.lives.last_key_value()?.0;
+    // Where two overlap, one is of a block that was written to a wrong place: lives of a file are apart.
+    let near = look.lives.range(last.saturating_sub(bytes - GRANULE)..);
+    let likely = near.max_by_key(|(base, life)| (life.first.lsn == **base, life.blocks));
+    let base = likely.map(|(base, _)| *base)?;
     let life = look.lives.remove(&base)?;
     let former = look.lives.into_keys().filter(|former| former + bytes <= base).collect();
     Some(Placed { segment: Arc::new(look.segment.placed(Lsn(base), bytes)), life, former })

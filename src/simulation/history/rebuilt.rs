@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{History, PATH};
 use crate::device::sim::{End, Faults};
-use crate::error::ReadError;
+use crate::error::{OpenError, ReadError};
 use crate::open;
 use crate::simulation::machine::Simulated;
 use crate::simulation::oracle::{Accepted, Ended};
@@ -26,7 +26,16 @@ impl History {
         let ended = if cut && ended == Ended::Killed { Ended::Cut } else { ended };
         self.machine.set_faults(Faults { reserves: true, ..Faults::default() });
         let opened = self.options.clone().device(&Simulated::of(&self.machine)).open(Path::new(PATH));
-        let log = opened.unwrap_or_else(|error| panic!("with rebuilt manifests: {error}"));
+        let log = match opened {
+            Ok(log) => log,
+            // A spare that a crash has half overwritten is damaged, and nobody knows that it was one: `repair` goes on.
+            Err(OpenError::Damaged { shard, lsn, .. })
+                if lsn < self.oracles[usize::from(shard.0)].truncated() =>
+            {
+                return self.tally.count("rebuilt with a damaged spare");
+            }
+            Err(error) => panic!("with rebuilt manifests: {error}"),
+        };
         self.tally.add("manifests rebuilt", lost);
         self.tally.add("gaps in rebuilt manifests", gaps);
         for shard in 0..self.plan.shards {
