@@ -132,6 +132,7 @@ impl Engine {
             self.tell_shortage();
         }
         if let Ok(segment) = made {
+            self.tell_end_of_shortage();
             let bytes = segment.row.bytes;
             let (ready, last) = {
                 let mut opener = self.opener();

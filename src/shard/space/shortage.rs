@@ -81,6 +81,10 @@ impl Engine {
         self.space.shortage.is_set.store(false, Ordering::SeqCst);
         self.space.segment_added.store(true, Ordering::SeqCst);
         self.wake_shard();
+    }
+
+    /// Tells the operator that it is about to grow again, if he was told of the shortage: before a caller can see it.
+    pub(in crate::shard) fn tell_end_of_shortage(&self) {
         if self.space.shortage.told.swap(false, Ordering::SeqCst) {
             let before = self.space.shortage.refused_before.load(Ordering::SeqCst);
             let refused = self.refused_for_room() - before;
@@ -127,6 +131,7 @@ impl Engine {
             store.secure(from).map_err(|error| self.tell_segment_error(&store, error))
         };
         if secured.is_ok() {
+            self.tell_end_of_shortage();
             self.opener().secured = true;
             self.grows_again();
         } else {
