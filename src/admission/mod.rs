@@ -2,7 +2,7 @@
 //!
 //! While nobody waits and nothing is wrong, an append looks at one word ([`Admission::is_clear`])
 //! and goes on. Otherwise it queues. Room is taken by a waiter itself, in its own poll or `wait()`;
-//! a wake-up is an offer, and one that is not taken within [`OFFER_NS`] passes to the next, so a
+//! a wake-up is an offer, and one that is not taken within [`OFFER_NS`](offer::OFFER_NS) passes to the next, so a
 //! future that is never polled again stops nobody.
 //!
 //! That holds for every state of a place in line, since a handle may be forgotten in any of them. One that was made
@@ -15,6 +15,7 @@
 //! is awake, callers would take turns at one record a wake-up for as long as they keep coming (a lock
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
+mod offer;
 #[cfg(all(test, not(sawmill_loom)))]
 mod random_walk;
 mod retry_after;
@@ -31,18 +32,8 @@ use crate::sync::{CacheLine, lock};
 use crate::time::Nanos;
 use crate::write::Priority;
 
+use offer::{LOOK_NS, OFFER_NS, OFFERS_MAX};
 pub(crate) use retry_after::retry_after;
-
-/// An offer that is not taken within a millisecond passes on: far above a wake-up (some 60 us), far
-/// below what a caller would call a stall. A new place has as long for the first look at it.
-pub(crate) const OFFER_NS: u64 = 1_000_000;
-
-/// While somebody stands in line, room is looked for at least so often, whatever happens or does not.
-const LOOK_NS: u64 = 10_000_000;
-
-/// Offers that are out at once. Waking one waiter after the other would drain a queue at one record a
-/// wake-up, some tens of thousands a second; whoever takes its offer makes the next ones.
-const OFFERS_MAX: usize = 32;
 
 /// Set in the word when nothing is accepted any more.
 const SHUT: u64 = 1 << 63;

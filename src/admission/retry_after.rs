@@ -1,4 +1,4 @@
-//! How long to wait before another try.
+//! How long a refused caller is told to wait before another try. How long an offer of room lasts: `offer.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The rule by which a block is sealed: at once while nothing is in flight, else as soon as enough waits.
+//! The rule by which a block is sealed: at once while nothing is in flight, else as soon as enough waits. A full one is
+//! sealed without asking (`shard/turn/seal.rs`).
 
 use super::{Committer, Timer};
 use crate::pool::{Pending, Urgency};

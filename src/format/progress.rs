@@ -1,5 +1,7 @@
 //! The body of a consumer's slots: of which log it is, then for each shard, in order, the last position that was
 //! committed.
+//!
+//! It is written by `consumer/progress.rs`, which says when.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -277,8 +277,8 @@ impl Options {
         self
     }
 
-    /// Indexes the keys of records, so that the records of one are found without a scan. Off by default: what was
-    /// written is read once more for it.
+    /// Indexes the keys of records, so that [`Log::read_key`](crate::Log::read_key), `read_key_back` and `last` find those of
+    /// one without a scan. Off by default: what was written is read once more for it.
     ///
     /// The index is built in the background, from 16 MiB of the log at a time, and takes 2 % of the log or less, in files
     /// beside the segments (`*.idx`). These can be deleted at any time: they are derived from the log and built anew.

@@ -1,4 +1,5 @@
-//! Whether a shard's folder is still this process' own, and where it was.
+//! Whether a shard's folder, and the log's own, are still this process' own, and where they were (asked in
+//! `segment/store.rs`).
 
 use std::sync::atomic::Ordering;
 
@@ -26,12 +27,12 @@ impl Engine {
             let path = self.path();
             self.notices.warn(if moved {
                 format!(
-                    "{}: this path leads to the shard no longer: a folder was renamed, or something was made or mounted \
-                     in its place; the log goes on in the folder that it opened",
+                    "{}: this path, or the log's own, leads to the shard no longer: a folder was renamed, or something was \
+                     made or mounted in its place; the log goes on in the folder that it opened",
                     path.display()
                 )
             } else {
-                format!("{}: this path leads to the shard again", path.display())
+                format!("{}: this path, and the log's own, leads to the shard again", path.display())
             });
         }
     }
