@@ -199,13 +199,16 @@ impl SimMachine {
         let world = &mut *guard;
         let is_its = |path: &PathBuf| path.ends_with(format!("shard-{shard:04}"));
         let folder = world.folders.iter_mut().find(|(path, _)| is_its(path)).expect("the shard is there").1;
-        let copies = ["shard.manifest.0", "shard.manifest.1"].map(|name| folder.names[name]);
-        let gone = if way == 0 { &copies[..] } else { &copies[..usize::from(way == 1)] };
+        // Where something else was done to it before, they may be gone or cut short already.
+        let named = |name: &str| folder.names.get(name).copied();
+        let copies: Vec<u64> =
+            ["shard.manifest.0", "shard.manifest.1"].into_iter().filter_map(named).collect();
+        let gone = if way == 0 { &copies[..] } else { &copies[..copies.len().min(usize::from(way == 1))] };
         folder.names.retain(|_, number| !gone.contains(number));
         folder.durable.retain(|_, number| !gone.contains(number));
-        for number in copies.into_iter().filter(|number| !gone.contains(number)) {
+        for &number in copies.iter().filter(|number| !gone.contains(number)) {
             world.file(number).edit(|bytes| match way {
-                1 => bytes[40] ^= 1,
+                1 => bytes.iter_mut().skip(40).take(1).for_each(|byte| *byte ^= 1),
                 2 => bytes.fill(0),
                 _ => bytes.clear(),
             });
