@@ -45,7 +45,8 @@ pub struct SalvagedShard {
     pub segments: usize,
     /// Files that hold nothing but what was truncated for certain.
     pub truncated_segments: usize,
-    /// Epochs of which there are blocks. What was cut off the end of one, but by a crash, comes back.
+    /// Epochs of which there are blocks. What was cut off the end of one comes back; what a
+    /// crash cut off before it was acknowledged may.
     pub epochs: usize,
     /// What cannot be told for certain, in words.
     pub doubts: Vec<String>,

@@ -29,7 +29,7 @@ pub struct Repair {
 const UNCERTAIN: &str = "\
 what was acknowledged comes back. What only the manifest knew is not known any more:
   - records that were truncated before that place, and are still on disk, come back
-  - records that were cut off the end of the log, but by a crash, come back
+  - records that were cut off the end of the log come back; those that a crash cut off before they were acknowledged may
   - damage where the log ends is taken for a write that was never acknowledged, unless a later block testifies";
 
 /// What to do where it is the log's own manifest that is lost.

@@ -1,6 +1,6 @@
 //! The key index in a history: built now and then, spoiled by somebody, and compared with a scan.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::History;
@@ -56,7 +56,8 @@ impl History {
         let engine = log.engine_of(shard);
         let indexed = engine.indexed();
         let Ok(records) = log.shard(shard).read(..indexed) else { return };
-        let mut by_key: HashMap<Vec<u8>, Vec<(Lsn, Option<Lsn>)>> = HashMap::new();
+        // In an order of its own: a seed is the whole history.
+        let mut by_key: BTreeMap<Vec<u8>, Vec<(Lsn, Option<Lsn>)>> = BTreeMap::new();
         let mut is_whole = true;
         for record in records {
             // One that cannot be read, now or for good, is no business of the index.
