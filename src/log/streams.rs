@@ -114,7 +114,8 @@ impl Log {
     /// The position of the last record of a key that was accepted, durable or not. `None` if it has none, or none that is
     /// not truncated.
     ///
-    /// It looks at the records of the key's shard from the last one backwards, for which their blocks are written.
+    /// It looks at the records of the key's shard from the last one backwards, for which their blocks are written; below
+    /// what is indexed ([`Options::index_keys`](crate::Options::index_keys)), at the last one of the key alone.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

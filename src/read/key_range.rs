@@ -10,14 +10,18 @@ use super::key::{Filtered, is_of, places};
 use super::{RangeBack, Record, Source, get_many};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};
-use crate::shard::{Hint, KeyOrder};
+use crate::shard::{Hint, KeyOrder, KeyQuery};
 
-/// Places that are asked for at once: their records are read with many reads in flight.
-const PLACES: usize = 64;
+/// Places that are asked for at once, at the most: their records are read with many reads in flight. Whoever wants one
+/// record reads one: it begins with that, and asks for so many times as many with each next time.
+const PLACES_MAX: usize = 64;
+const PLACES_GROWTH: usize = 8;
 
-/// What comes next: records that were looked up, then a stretch of which the index knows nothing.
+/// Records that were looked up by the index, and come next.
 #[derive(Debug)]
 struct Found {
+    /// Places to ask for the next time.
+    places: usize,
     ready: VecDeque<Result<Record, ReadError>>,
     /// The source's count of truncations, and what it was before they were looked up.
     truncations: Arc<AtomicU64>,
@@ -27,7 +31,7 @@ struct Found {
 impl Found {
     fn nothing(source: &dyn Source) -> Found {
         let truncations = source.truncations();
-        Found { ready: VecDeque::new(), seen: truncations.load(Ordering::SeqCst), truncations }
+        Found { places: 1, ready: VecDeque::new(), seen: truncations.load(Ordering::SeqCst), truncations }
     }
 
     /// Whether there are any, and they may be cut off by now.
@@ -37,15 +41,23 @@ impl Found {
 
     /// Asks the index for what it knows first of a stretch. Gives of which stretch it knows nothing, behind what is ready
     /// now, and what is left.
+    ///
+    /// # Errors
+    /// In a fork, where its locks may be held by nobody.
     fn look_up(
         &mut self,
         source: &Arc<dyn Source>,
         key: &[u8],
         stretch: Range<Lsn>,
         order: KeyOrder,
-    ) -> (Range<Lsn>, Range<Lsn>) {
+    ) -> Result<(Range<Lsn>, Range<Lsn>), ReadError> {
+        source.check_process()?;
         self.seen = self.truncations.load(Ordering::SeqCst);
-        let (hints, mut left) = source.key_places(key, stretch.clone(), order, PLACES);
+        let most = self.places;
+        self.places = (most * PLACES_GROWTH).min(PLACES_MAX);
+        let asked = KeyQuery { key, stretch, order, most };
+        let (hints, mut left) = source.key_places(&asked);
+        let stretch = asked.stretch;
         let mut unknown = left.start..left.start;
         let mut positions = Vec::with_capacity(hints.len());
         for hint in hints {
@@ -68,7 +80,7 @@ impl Found {
             Err(_) => true,
         };
         self.ready.extend(get_many(|_| Some(source.clone()), &positions).into_iter().filter(is_there));
-        (unknown, left)
+        Ok((unknown, left))
     }
 }
 
@@ -100,7 +112,6 @@ impl KeyRange {
         range: &impl RangeBounds<Position>,
     ) -> Result<KeyRange, ReadError> {
         source.check_process()?;
-        // What was accepted when this is made.
         let accepted = source.accepted_end();
         let (start, end) = places(source.as_ref(), range)?;
         let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
@@ -124,12 +135,13 @@ impl KeyRange {
         Ok(())
     }
 
-    fn look_up(&mut self) {
+    fn look_up(&mut self) -> Result<(), ReadError> {
         let left = self.left.clone();
-        (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Forward);
+        (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Forward)?;
         if !self.unknown.is_empty() {
             self.records.seek(self.unknown.start);
         }
+        Ok(())
     }
 
     /// For good, whatever comes after.
@@ -175,7 +187,12 @@ impl Iterator for KeyRange {
                 }
                 None if !self.unknown.is_empty() => {}
                 None if self.left.is_empty() => return None,
-                None => self.look_up(),
+                None => {
+                    if let Err(error) = self.look_up() {
+                        self.end();
+                        return Some(Err(error));
+                    }
+                }
             }
         }
     }
@@ -288,7 +305,13 @@ impl Iterator for KeyRangeBack {
                 return None;
             }
             let left = self.left.clone();
-            (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Backward);
+            match self.found.look_up(&self.source, &self.key, left, KeyOrder::Backward) {
+                Ok((unknown, left)) => (self.unknown, self.left) = (unknown, left),
+                Err(error) => {
+                    self.left = Lsn::MIN..Lsn::MIN;
+                    return Some(Err(error));
+                }
+            }
         }
     }
 }
@@ -298,7 +321,7 @@ mod tests {
     use crate::device::sim::{End, SimMachine};
     use crate::options::Tuning;
     use crate::simulation::Simulated;
-    use crate::{Log, Lsn, Options, Position, ShardId, Write};
+    use crate::{Log, Options, Position, ShardId, Write};
 
     const KEYS: u64 = 40;
 
@@ -328,7 +351,7 @@ mod tests {
             while log.engine_of(ShardId(0)).go_on_indexing() {}
             let reach = log.stats().shards[0].indexed;
             assert_eq!(reach > all[1_800].lsn(), indexed, "{reach}");
-            let mut most = 0;
+            let (mut most, mut most_for_last) = (0, 0);
             for number in 0..KEYS {
                 let own: Vec<Position> =
                     all[number as usize..].iter().copied().step_by(KEYS as usize).collect();
@@ -341,13 +364,16 @@ mod tests {
                 let mut found: Vec<Position> = back.map(|item| item.unwrap().position()).collect();
                 found.reverse();
                 assert_eq!(found, own);
+                let before = machine.counters().reads;
                 assert_eq!(log.last(&key(number)).unwrap(), own.last().copied());
+                most_for_last = most_for_last.max(machine.counters().reads - before);
             }
             // Of a record its block, which is one granule here, and of the index a few pages.
             assert!(!indexed || most <= 30 + 60, "{most} reads for 30 records");
+            // Of the last one no others of its key, which may be many.
+            assert!(!indexed || most_for_last <= 24, "{most_for_last} reads for one record");
             log.close().unwrap();
             machine.restart(End::Kill);
         }
-        assert!(Lsn(0) < all[0].lsn());
     }
 }

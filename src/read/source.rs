@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};
-use crate::shard::{Engine, Hint, KeyOrder, Target};
+use crate::shard::{Engine, Hint, KeyQuery, Target};
 use crate::sys::Process;
 use crate::write::Durability;
 
@@ -58,17 +58,9 @@ pub(crate) trait Source: Send + Sync + Debug {
     /// Waits until all that was accepted below `end` is durable.
     fn make_durable(&self, end: Lsn) -> Result<(), ReadError>;
 
-    /// What the key index knows of a key's places in a stretch, at most so many, in order; and the stretch that it was not
-    /// asked for.
-    fn key_places(
-        &self,
-        key: &[u8],
-        stretch: Range<Lsn>,
-        order: KeyOrder,
-        most: usize,
-    ) -> (Vec<Hint>, Range<Lsn>) {
-        let _ = (key, order, most);
-        let Range { start: from, end: to } = stretch;
+    /// What the key index knows of a key's places in a stretch, in order; and the stretch that it was not asked for.
+    fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        let Range { start: from, end: to } = asked.stretch;
         (vec![Hint::Unknown { from, to }], to..to)
     }
 
@@ -170,14 +162,8 @@ impl Source for Engine {
         }
     }
 
-    fn key_places(
-        &self,
-        key: &[u8],
-        stretch: Range<Lsn>,
-        order: KeyOrder,
-        most: usize,
-    ) -> (Vec<Hint>, Range<Lsn>) {
-        self.some_key_places(key, stretch, order, most)
+    fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        self.some_key_places(asked)
     }
 
     fn block_bytes(&self) -> u32 {

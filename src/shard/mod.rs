@@ -38,7 +38,7 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
-pub(crate) use index::{Hint, IndexConfig, KeyOrder};
+pub(crate) use index::{Hint, IndexConfig, KeyOrder, KeyQuery};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

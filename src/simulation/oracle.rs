@@ -211,9 +211,8 @@ impl Oracle {
     /// Judges what is there after the manifest was lost in both copies and rebuilt: all that a reopen would have found,
     /// and beside it nothing but what had been given up. Returns how many of these came back.
     ///
-    /// Damage is told where the log had been truncated, or behind all that was acknowledged: what follows a hole may come
-    /// back, which nobody can tell from what follows truncated segments. So may what a crash had cut off, which was never
-    /// acknowledged: the place of the cut was in the manifest alone.
+    /// Damage is told where the log had been truncated, or behind all that was acknowledged: there what follows a hole
+    /// may come back, which nobody can tell from what follows truncated segments.
     pub(super) fn check_rebuilt(&self, found: &[Accepted], damage: &[Range<Lsn>], ended: Ended) -> u64 {
         let needed = self.needed(ended);
         let acknowledged = self.accepted[..needed].last().map_or(Lsn::MIN, |record| record.position.lsn());
@@ -243,9 +242,11 @@ impl Oracle {
             } else if let Some(payload) = self.given_up.get(&record.position) {
                 back += 1;
                 payload
-            } else if let Some(payload) = self.lost.get(&record.position) {
-                // Never acknowledged: where it ended only the manifest knew.
-                back += 1;
+            } else if let Some(payload) = self
+                .lost
+                .get(&record.position)
+                .filter(|_| damage.iter().any(|damage| damage.start > acknowledged && damage.end <= lsn))
+            {
                 payload
             } else {
                 // A batch of unknown outcome may be the last thing there.

@@ -61,6 +61,11 @@ fn is_refused(log: &Log) -> bool {
         && matches!(log.tally("likes"), Err(TallyError::Forked))
         && matches!(log.consumer("reader"), Err(ConsumerError::Forked))
         && matches!(log.shard(ShardId(0)).read(..), Err(ReadError::Forked))
+        && matches!(log.read_key(b"key", ..), Err(ReadError::Forked))
+        && matches!(log.read_key_back(b"key", ..), Err(ReadError::Forked))
+        && matches!(log.follow_key(b"key", None), Err(ReadError::Forked))
+        && matches!(log.last(b"key"), Err(ReadError::Forked))
+        && matches!(log.seek(1), Err(ReadError::Forked))
 }
 
 #[test]
@@ -113,6 +118,8 @@ fn readers_and_handles_are_not_the_childs() {
     let mut range = shard.read(..).unwrap();
     // So far that it reads ahead, into memory that a fork does not get.
     assert_eq!(range.by_ref().take(400).count(), 400);
+    let by_key = log.read_key(b"key", ..).unwrap();
+    let by_key_back = log.read_key_back(b"key", ..).unwrap();
     let mut follow = shard.follow(position.lsn()).unwrap();
     let mut consumer = log.consumer("reader").unwrap();
     assert!(consumer.next().is_some());
@@ -125,6 +132,9 @@ fn readers_and_handles_are_not_the_childs() {
         assert!(matches!(rest.last(), Some(Err(ReadError::Forked))));
         assert_eq!(rest.iter().filter(|record| record.is_err()).count(), 1);
         assert!(range.next().is_none());
+        for told in [by_key.collect::<Vec<_>>(), by_key_back.collect()] {
+            assert!(matches!(told[..], [Err(ReadError::Forked)]), "{told:?}");
+        }
         // Its memory is somebody else's by now.
         drop(range);
         assert!(mine.all(|record| record.is_ok()));

@@ -6,6 +6,9 @@
 mod places;
 mod walk;
 
+pub(crate) use places::{Hint, KeyOrder, KeyQuery};
+use walk::{Walk, Walked};
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -17,11 +20,13 @@ use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
 use crate::sync::lock;
-pub(crate) use places::{Hint, KeyOrder};
-use walk::{Walk, Walked};
+use crate::time::Nanos;
 
 /// So much of the log is read in one piece of work.
 const PIECE_BYTES: u64 = 4 << 20;
+
+/// What failed is not tried again before: a full disk may stay full for days, and each try reads a whole run's stretch.
+const RETRY_NS: u64 = 60_000_000_000;
 
 /// So many runs of the first size become one.
 const RUNS_MERGED: usize = 8;
@@ -48,6 +53,8 @@ pub(in crate::shard) struct Indexing {
     /// The shard's folder, once somebody has looked which runs there are.
     pub(in crate::shard) directory: OnceLock<Arc<dyn Directory>>,
     work: Mutex<Option<Work>>,
+    /// Until when nothing is tried, after something has failed.
+    rests_until: AtomicU64,
 }
 
 /// What came of reading on.
@@ -89,6 +96,7 @@ impl Indexing {
             indexed: AtomicU64::new(0),
             directory: OnceLock::new(),
             work: Mutex::new(None),
+            rests_until: AtomicU64::new(0),
         }
     }
 
@@ -165,7 +173,8 @@ impl Engine {
     ///
     /// What fails is left for the next time: nothing is lost but time.
     pub(crate) fn go_on_indexing(&self) -> bool {
-        if !self.indexes() {
+        let rests_until = Nanos(self.indexing.rests_until.load(Ordering::Relaxed));
+        if !self.indexes() || self.device.now() < rests_until {
             return false;
         }
         let mut work = lock(&self.indexing.work);
@@ -177,11 +186,15 @@ impl Engine {
                 true
             }),
         };
-        // What failed half way begins anew.
-        if let (Err(_), Some(work)) = (&done, &mut *work) {
-            work.has_begun = false;
-        }
-        done.unwrap_or(false)
+        done.unwrap_or_else(|_| {
+            // What failed half way begins anew, later.
+            if let Some(work) = &mut *work {
+                work.has_begun = false;
+            }
+            let until = self.device.now() + RETRY_NS;
+            self.indexing.rests_until.store(until.0, Ordering::Relaxed);
+            false
+        })
     }
 
     /// Finds the runs that are there.

@@ -19,6 +19,16 @@ pub(crate) enum Hint {
     Unknown { from: Lsn, to: Lsn },
 }
 
+/// What the index is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyQuery<'k> {
+    pub key: &'k [u8],
+    pub stretch: Range<Lsn>,
+    pub order: KeyOrder,
+    /// No more places than that are wanted at once.
+    pub most: usize,
+}
+
 /// From which end places are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyOrder {
@@ -53,13 +63,8 @@ impl Engine {
 
     /// At most so many of them; and the stretch that was not told of. All of `stretch` that the index does not reach is
     /// unknown.
-    pub(crate) fn some_key_places(
-        &self,
-        key: &[u8],
-        stretch: Range<Lsn>,
-        order: KeyOrder,
-        most: usize,
-    ) -> (Vec<Hint>, Range<Lsn>) {
+    pub(crate) fn some_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        let KeyQuery { key, ref stretch, order, most } = *asked;
         let mut places = self.key_places(key, stretch.clone(), order);
         let mut hints = Vec::new();
         let is_out_of_reach = places.range.is_empty() || places.range.end < stretch.end;
@@ -193,8 +198,12 @@ impl Iterator for KeyPlaces<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::device::sim::{Faults, SimMachine};
     use crate::options::Tuning;
+    use crate::simulation::Simulated;
     use crate::{Log, Options, Position, ShardId, Write};
 
     const RECORDS: u64 = 40_000;
@@ -284,6 +293,29 @@ mod tests {
         assert_eq!(engine.indexed(), indexed);
         assert!(matches!(hints(5).collect::<Vec<_>>()[..], [Hint::Place(_)]));
         assert!(names().len() < 10, "{:?}", names());
+    }
+
+    /// A full disk may stay full: what is tried again and again reads a run's stretch each time.
+    #[test]
+    fn what_has_failed_is_left_alone_for_a_while() {
+        let machine = SimMachine::new(1);
+        let tuning = Tuning { index_run_bytes: 64 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).index_keys(true);
+        let log = options.tuned(tuning).device(&Simulated::of(&machine)).open("/log").unwrap();
+        for _ in 0..200 {
+            log.append(Write::new([7; 1000]).key(b"key")).wait().unwrap();
+        }
+        let engine = log.engine_of(ShardId(0));
+        machine.set_faults(Faults { call_error: 1_000, ..Faults::default() });
+        while engine.go_on_indexing() {}
+        machine.set_faults(Faults::default());
+        let reads = machine.counters().reads;
+        assert!(!engine.go_on_indexing());
+        assert_eq!((machine.counters().reads, engine.indexed()), (reads, Lsn(0)));
+        machine.device().pause(Duration::from_secs(61));
+        while engine.go_on_indexing() {}
+        assert!(engine.indexed() > Lsn(64 << 10), "{}", engine.indexed());
+        log.close().unwrap();
     }
 
     /// Nobody asks for it: the maintenance thread sees what there is to do.
