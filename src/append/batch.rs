@@ -10,7 +10,7 @@ use super::{Commit, Job, Payloads, State};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::EngineRef;
-use crate::write::{BatchBuilder, Durability, Priority};
+use crate::write::{BatchBuilder, Durability, Priority, Terms};
 
 /// An append of several records, all or none. Made by [`Log::append_batch`](crate::Log::append_batch).
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
@@ -27,7 +27,7 @@ impl<'a> AppendBatch<'a> {
         durability: Durability,
     ) -> AppendBatch<'a> {
         let count = payloads.len();
-        AppendBatch::begin_any(engine, key, Payloads::Many(payloads), count, durability)
+        AppendBatch::begin_any(engine, key, Payloads::Many(payloads), count, durability, None)
     }
 
     pub(crate) fn begin_built(
@@ -36,7 +36,8 @@ impl<'a> AppendBatch<'a> {
         built: &'a BatchBuilder,
         durability: Durability,
     ) -> AppendBatch<'a> {
-        AppendBatch::begin_any(engine, key, Payloads::Built(built), built.len(), durability)
+        let terms = (!built.terms.are_none()).then(|| Box::new(built.terms));
+        AppendBatch::begin_any(engine, key, Payloads::Built(built), built.len(), durability, terms)
     }
 
     fn begin_any(
@@ -45,13 +46,14 @@ impl<'a> AppendBatch<'a> {
         payloads: Payloads<'a>,
         count: usize,
         durability: Durability,
+        terms: Option<Box<Terms>>,
     ) -> AppendBatch<'a> {
         if count == 0 {
             return AppendBatch::failed(AppendError::EmptyBatch);
         }
         let mut positions = Vec::with_capacity(count);
         let key = Cow::Borrowed(key);
-        let job = Job { key, payloads, priority: Priority::Normal, durability };
+        let job = Job { key, payloads, priority: Priority::Normal, durability, terms };
         AppendBatch { state: State::begin(engine, job, Some(&mut positions)), positions }
     }
 

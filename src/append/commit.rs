@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::terms;
 use crate::error::AppendError;
 use crate::position::Position;
-use crate::shard::{AppendMode, EngineRef, Placed, Refused, Registration, Target};
-use crate::write::Durability;
-use crate::write::Write;
+use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target};
+use crate::write::{Durability, List, Write};
 
 /// A record that was accepted, on its way to the durability it was appended with.
 ///
@@ -25,19 +25,21 @@ pub struct Commit {
     registration: Option<Registration>,
     /// Whoever holds this must lead the commit or announce it.
     must_lead: bool,
+    is_duplicate: bool,
 }
 
 impl Commit {
     #[inline]
     pub(crate) fn new(engine: EngineRef, placed: &Placed) -> Commit {
-        let Placed { position, target, must_lead } = *placed;
-        Commit { engine, position, target, registration: None, must_lead }
+        let Placed { position, target, must_lead, is_duplicate } = *placed;
+        Commit { engine, position, target, registration: None, must_lead, is_duplicate }
     }
 
     /// What was accepted. Whoever asks for it sees to the duty that may come with it.
     pub(crate) fn placed(mut self) -> Placed {
         self.announce();
-        Placed { position: self.position, target: self.target, must_lead: false }
+        let Commit { position, target, is_duplicate, .. } = self;
+        Placed { position, target, must_lead: false, is_duplicate }
     }
 
     pub(crate) fn try_begin(
@@ -57,7 +59,15 @@ impl Commit {
         }
         let durability = write.durability.unwrap_or(durability);
         let mode = AppendMode::without_lead(write.priority, durability);
-        match engine.put_payload(&write.key, &write.payload, mode) {
+        let put = match &write.terms {
+            None => engine.put_payload(&write.key, &write.payload, mode),
+            Some(terms) => {
+                let payload = write.payload.whole();
+                let payloads = List::Slices(&[&payload]);
+                terms::put(&engine, &Batch { key: &write.key, id: terms.id, payloads }, terms, mode, None)
+            }
+        };
+        match put {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
@@ -76,6 +86,13 @@ impl Commit {
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// Whether the record was there before, with the same [`id`](crate::Write::id): nothing was appended, and this has the
+    /// outcome of the first one.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
     }
 
     /// Whether the record is durable by now, whatever durability it was appended with.
@@ -204,7 +221,10 @@ impl SyncHandle {
             if let Some(target) = engine.last_target(Durability::Synced) {
                 engine.ask_sync(&target);
                 let position = Position::new(engine.id, 0, target.lsn, target.lsn);
-                waits.push(Commit::new(engine, &Placed { position, target, must_lead: false }));
+                waits.push(Commit::new(
+                    engine,
+                    &Placed { position, target, must_lead: false, is_duplicate: false },
+                ));
             }
         }
         SyncHandle { waits, failed: None }

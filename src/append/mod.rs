@@ -3,6 +3,7 @@
 
 mod batch;
 mod commit;
+mod terms;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +18,7 @@ use crate::position::Position;
 use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
-use crate::write::{List, Payload, Write};
+use crate::write::{List, Payload, Terms, Write};
 pub use batch::{AdmittedBatch, AppendBatch};
 pub use commit::{Commit, SyncHandle};
 
@@ -33,26 +34,52 @@ struct Job<'a> {
     payloads: Payloads<'a>,
     priority: Priority,
     durability: Durability,
+    terms: Option<Box<Terms>>,
 }
 
 impl Job<'_> {
     fn put(
         &self,
-        engine: &Engine,
+        engine: &EngineRef,
         mode: AppendMode,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
+        if let Some(terms) = &self.terms {
+            return self.put_under(engine, terms, mode, positions);
+        }
         match &self.payloads {
             Payloads::One(payload) => engine.put_payload(&self.key, payload, mode),
             Payloads::Many(payloads) => {
-                let batch = Batch { key: &self.key, payloads: List::Slices(payloads) };
+                let batch = Batch { key: &self.key, id: None, payloads: List::Slices(payloads) };
                 engine.put(&batch, mode, positions)
             }
             Payloads::Built(built) => {
-                let batch = Batch { key: &self.key, payloads: built.list() };
+                let batch = Batch { key: &self.key, id: None, payloads: built.list() };
                 engine.put(&batch, mode, positions)
             }
         }
+    }
+
+    /// The same under terms.
+    #[cold]
+    fn put_under(
+        &self,
+        engine: &EngineRef,
+        terms: &Terms,
+        mode: AppendMode,
+        positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Refused> {
+        let (whole, one);
+        let payloads = match &self.payloads {
+            Payloads::One(payload) => {
+                whole = payload.whole();
+                one = [&*whole];
+                List::Slices(&one)
+            }
+            Payloads::Many(payloads) => List::Slices(payloads),
+            Payloads::Built(built) => built.list(),
+        };
+        terms::put(engine, &Batch { key: &self.key, id: terms.id, payloads }, terms, mode, positions)
     }
 
     fn may_lead(&self) -> AppendMode {
@@ -294,17 +321,21 @@ impl<'a> Append<'a> {
     pub(crate) fn begin(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
-        match engine.accept(&write.key, &write.payload, AppendMode::may_lead(write.priority, durability)) {
-            Some(placed) => Append(State::Accepted(Commit::new(engine, &placed))),
-            None => Append::begin_slowly(engine, write, durability),
+        let mode = AppendMode::may_lead(write.priority, durability);
+        if write.terms.is_none() {
+            if let Some(placed) = engine.accept(&write.key, &write.payload, mode) {
+                return Append(State::Accepted(Commit::new(engine, &placed)));
+            }
         }
+        Append::begin_slowly(engine, write, durability)
     }
 
     /// It may have to wait, or be told why it is refused.
     #[cold]
     fn begin_slowly(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let (key, payloads) = (write.key, Payloads::One(write.payload));
-        Append(State::begin(engine, Job { key, payloads, priority: write.priority, durability }, None))
+        let job = Job { key, payloads, priority: write.priority, durability, terms: write.terms };
+        Append(State::begin(engine, job, None))
     }
 
     pub(crate) fn failed(error: AppendError) -> Append<'a> {

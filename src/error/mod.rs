@@ -125,6 +125,31 @@ pub enum AppendError {
         /// The limit in bytes.
         limit_bytes: u64,
     },
+    /// The record that was named is not the last one of its key ([`Write::if_last`](crate::Write::if_last)). Nothing was
+    /// accepted. Read what came between, and decide anew.
+    #[error("the last record of the key in shard {shard} is {}", last_of_key(*last))]
+    Conflict {
+        /// The key's shard.
+        shard: ShardId,
+        /// The last record of the key that was accepted, durable or not; `None` if it has none.
+        last: Option<Position>,
+    },
+    /// A condition or an id without a key, or with one that routes to another shard than the record was appended to: there
+    /// is no stream that it could be about. Nothing was accepted.
+    #[error("a condition or an id needs a key, and the shard of that key")]
+    KeyRequired,
+    /// An id where [`Options::dedup_ids`](crate::Options::dedup_ids) is 0. Nothing was accepted.
+    #[error("ids are not kept (`Options::dedup_ids` is 0)")]
+    IdsNotKept,
+    /// What the append depends on cannot be read: whether the condition holds, or the id was there before. Nothing was
+    /// accepted.
+    #[error("shard {shard} cannot be read, on which the append depends; nothing was accepted")]
+    Unreadable {
+        /// The key's shard.
+        shard: ShardId,
+        /// Why.
+        source: Box<ReadError>,
+    },
     /// A batch of no records. Nothing was accepted.
     #[error("a batch of no records")]
     EmptyBatch,
@@ -169,6 +194,10 @@ pub enum AppendError {
     /// This process is a fork of the one that opened the log, which is not ours to write.
     #[error("{}", Unavailable::Forked)]
     Forked,
+}
+
+fn last_of_key(last: Option<Position>) -> String {
+    last.map_or_else(|| "none".to_owned(), |position| format!("at {position}"))
 }
 
 /// Why a shard stopped: told alike to everybody who waits.
@@ -404,6 +433,17 @@ pub enum CloseError {
 }
 
 impl AppendError {
+    /// What it depends on cannot be read.
+    pub(crate) fn unreadable(shard: ShardId, source: ReadError) -> AppendError {
+        match source {
+            ReadError::ShardFailed(failure) => AppendError::ShardFailed(failure),
+            ReadError::Closed => AppendError::Closed,
+            ReadError::OwnThread => AppendError::OwnThread,
+            ReadError::Forked => AppendError::Forked,
+            source => AppendError::Unreadable { shard, source: Box::new(source) },
+        }
+    }
+
     /// The next segment could not be made. The reason is the system's: only a lack of space is told as one.
     pub(crate) fn no_segment(shard: ShardId, source: SharedIo) -> AppendError {
         match source.kind() {

@@ -127,6 +127,10 @@ fn appends_and_updates_tell_what_they_hold() {
     each!(AppendError:
         Overloaded { .. } => Overloaded { shard: SHARD, retry_after: Duration::from_millis(1) },
         TooLarge { .. } => TooLarge { bytes: 2, limit: "record_bytes", limit_bytes: 1 },
+        Conflict { .. } => Conflict { shard: SHARD, last: Some(Position::new(SHARD, 1, LSN, LSN)) },
+        KeyRequired => KeyRequired,
+        IdsNotKept => IdsNotKept,
+        Unreadable { .. } => Unreadable { shard: SHARD, source: Box::new(ReadError::Io { shard: SHARD, source: shared() }) },
         EmptyBatch => EmptyBatch,
         NoSpace { .. } => NoSpace { shard: SHARD, source: shared() },
         NoSegment { .. } => NoSegment { shard: SHARD, source: shared() },

@@ -27,7 +27,7 @@ pub(crate) use checksum::{EpochSeed, crc};
 pub(crate) use epochs::{EpochRow, EpochTable};
 pub(crate) use index::{
     INDEX_BYTES_MAX, INDEX_EPOCHS_MAX, INDEX_PAGE_BYTES, IndexEpoch, IndexHeader, IndexPlan, KeyHash,
-    PLACE_UNIT,
+    PLACE_UNIT, WholeKeyHash,
 };
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use index_pages::reseal_index_page;
@@ -39,8 +39,8 @@ pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{Committed, decode_progress, encode_progress};
 pub(crate) use public_id::public_id;
 pub(crate) use record::{
-    RECORD_HEADER_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record, encoded_bytes,
-    told_bytes,
+    RECORD_HEADER_BYTES, RECORD_ID_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record,
+    encoded_bytes, own_records, told_bytes,
 };
 pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
 pub(crate) use tally::{AnchorRow, TallyHeader};

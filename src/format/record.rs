@@ -1,4 +1,4 @@
-//! A record inside a block: a header of 16 bytes, the key and the payload.
+//! A record inside a block: a header of 16 bytes, the key, the id if it has one, and the payload.
 //!
 //! A record that does not fit into a block is cut into fragments, each a record of its own on disk;
 //! the records of a batch are chained by a flag. Both make a *group*, which is whole or absent.
@@ -12,15 +12,18 @@ use crate::sys::{crc32c_append, crc32c_copy};
 /// Bytes of the header in front of a record's key.
 pub(crate) const RECORD_HEADER_BYTES: u32 = 16;
 
+/// Bytes of an id, between the key and the payload: a `u128`, little-endian.
+pub(crate) const RECORD_ID_BYTES: usize = size_of::<u128>();
+
 /// The header of a record or of a fragment of one, as it lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct RecordHeader {
     /// CRC32C, seeded with identity and LSN, of the rest of the header and of the body.
     pub crc: u32,
-    /// Bytes of key and payload that follow this header.
+    /// Bytes of key, id and payload that follow this header.
     pub body_bytes: u32,
-    /// Bytes of key and payload of the whole record; more than `body_bytes` if it is in fragments.
+    /// Bytes of key, id and payload of the whole record; more than `body_bytes` if it is in fragments.
     pub whole_bytes: u32,
     /// Of the whole record; the key stands in front of the payload.
     pub key_bytes: u16,
@@ -31,6 +34,13 @@ impl RecordHeader {
     /// Of a record that is whole; its checksum is made when it is written.
     pub(crate) fn whole(key_bytes: u16, body_bytes: u32) -> RecordHeader {
         RecordHeader { crc: 0, body_bytes, whole_bytes: body_bytes, key_bytes, flags: RecordFlags::WHOLE }
+    }
+
+    /// Where the key ends in the body, and where the payload begins behind the id.
+    #[inline]
+    pub(crate) fn edges(&self) -> (usize, usize) {
+        let key = usize::from(self.key_bytes);
+        (key, key + if self.flags.has(RecordFlags::ID) { RECORD_ID_BYTES } else { 0 })
     }
 
     /// The part of the header that its checksum covers, as it lies on disk.
@@ -63,8 +73,10 @@ impl RecordFlags {
     pub(crate) const MORE: RecordFlags = RecordFlags(4);
     /// The record is not the first of its batch.
     pub(crate) const JOINED: RecordFlags = RecordFlags(8);
+    /// The record has an id, which is that of the whole batch where it is the first of one.
+    pub(crate) const ID: RecordFlags = RecordFlags(16);
 
-    const KNOWN: u16 = 15;
+    const KNOWN: u16 = 31;
 
     pub(crate) fn with(self, other: RecordFlags) -> RecordFlags {
         RecordFlags(self.0 | other.0)
@@ -179,10 +191,20 @@ impl<'a> RawRecord<'a> {
         let header = &record.header;
         let sane = header.flags.0 & !RecordFlags::KNOWN == 0
             && header.body_bytes <= header.whole_bytes
-            && u32::from(header.key_bytes) <= header.whole_bytes
+            && header.edges().1 <= header.whole_bytes as usize
             && (header.flags.is_fragment() || header.body_bytes == header.whole_bytes);
         if sane { Ok(record) } else { Err(Defect::Length) }
     }
+}
+
+/// The records in `bytes`, which this process has encoded, the first of which stands at `lsn`.
+pub(crate) fn own_records(mut bytes: &[u8], mut lsn: Lsn) -> impl Iterator<Item = RawRecord<'_>> {
+    std::iter::from_fn(move || {
+        let record = RawRecord::parse(bytes, lsn).ok()?;
+        let taken = encoded_bytes(record.header.body_bytes);
+        (bytes, lsn) = (&bytes[taken as usize..], Lsn(lsn.0 + u64::from(taken)));
+        Some(record)
+    })
 }
 
 /// How far a block was walked whose records somebody has checked: to be kept beside the block's own bytes.

@@ -9,8 +9,8 @@ use crate::position::Lsn;
 /// Of an entry, so many bits say where the record is; the others are the hash of its key. Entries sort by both.
 const UNIT_BITS: u32 = (INDEX_BYTES_MAX / PLACE_UNIT).ilog2();
 
-/// A record with a key takes no less: its header and a key of one byte.
-const KEYED_RECORD_BYTES: usize = 24;
+/// For an entry a record takes no less: with a key of one byte 24, with an id, for which there is another entry, 40.
+const BYTES_AN_ENTRY: usize = 20;
 
 /// Gathers what the keys of a stretch are and where, in memory that is taken once.
 #[derive(Debug)]
@@ -49,9 +49,9 @@ impl Builder {
         block_bytes: usize,
     ) -> io::Result<Builder> {
         let stretch = stretch.max(block_bytes as u64).min(INDEX_BYTES_MAX) / GRANULE * GRANULE;
-        let most = (bytes / size_of::<u64>()).max(block_bytes / KEYED_RECORD_BYTES + 1);
+        let most = (bytes / size_of::<u64>()).max(block_bytes / BYTES_AN_ENTRY + 1);
         // No stretch has more records.
-        let most = most.min(stretch as usize / KEYED_RECORD_BYTES + 1);
+        let most = most.min(stretch as usize / BYTES_AN_ENTRY + 1);
         let mut entries = Vec::new();
         entries.try_reserve_exact(most).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let granules_max = stretch / GRANULE;

@@ -38,12 +38,22 @@ impl Shard {
         self.id
     }
 
-    /// Appends a record to this shard, whatever its key. Otherwise as [`Log::append`].
+    /// Appends a record to this shard, whatever its key; under a condition or with an id only where its key routes to it
+    /// ([`AppendError::KeyRequired`]). Otherwise as [`Log::append`].
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
-        match self.hold() {
-            Ok(hold) => Append::begin(hold, write.into(), self.log.inner.config.durability),
-            Err(shard) => Append::failed(AppendError::NoSuchShard(shard)),
+        let write = write.into();
+        match self.hold_for(&write) {
+            Ok(hold) => Append::begin(hold, write, self.log.inner.config.durability),
+            Err(error) => Append::failed(error),
         }
+    }
+
+    /// The shard, if a record under terms belongs to a stream here.
+    fn hold_for(&self, write: &Write<'_>) -> Result<EngineRef, AppendError> {
+        if write.terms.is_some() && self.log.route(&write.key) != self.id {
+            return Err(AppendError::KeyRequired);
+        }
+        self.hold().map_err(AppendError::NoSuchShard)
     }
 
     /// Appends a record to this shard if there is room for it now. Otherwise as [`Log::try_append`].
@@ -51,8 +61,8 @@ impl Shard {
     /// # Errors
     /// As [`Log::try_append`].
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
-        let hold = self.hold().map_err(AppendError::NoSuchShard)?;
-        Commit::try_begin(hold, &write.into(), self.log.inner.config.durability)
+        let write = write.into();
+        Commit::try_begin(self.hold_for(&write)?, &write, self.log.inner.config.durability)
     }
 
     /// Appends several records to this shard, all or none. Otherwise as [`Log::append_batch`].

@@ -69,6 +69,9 @@ impl Window {
     /// Accepts a record at once, if there is room and nobody waits for it.
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
+        if write.terms.is_some() {
+            return false;
+        }
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
         let mode = AppendMode::without_lead(write.priority, durability);
         let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, mode);

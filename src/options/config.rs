@@ -29,6 +29,12 @@ const BLOCKS_MIN: u64 = 4;
 const INDEX_BYTES: u64 = 8 << 20;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 const INDEX_BYTES_MAX: u64 = 1 << 40;
+
+/// Ids that a shard remembers, unless told otherwise.
+const DEDUP_IDS: usize = 1 << 16;
+
+/// Some gigabytes of memory.
+const DEDUP_IDS_MAX: usize = 1 << 24;
 /// To open a file costs a fraction of what it costs to read a window of it.
 const OPEN_FILES_MAX: u64 = 64;
 
@@ -213,7 +219,12 @@ impl Options {
             return Err(OpenError::InvalidOption { option: "index_bytes", reason });
         }
         let memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok(IndexConfig { on: self.index_keys, run_bytes: tuning.index_run_bytes, memory_bytes })
+        let ids_max = self.dedup_ids.unwrap_or(DEDUP_IDS);
+        if ids_max > DEDUP_IDS_MAX {
+            let reason = format!("{ids_max} is more than {DEDUP_IDS_MAX}");
+            return Err(OpenError::InvalidOption { option: "dedup_ids", reason });
+        }
+        Ok(IndexConfig { on: self.index_keys, ids_max, run_bytes: tuning.index_run_bytes, memory_bytes })
     }
 
     pub(crate) fn wants_durable(&self) -> bool {

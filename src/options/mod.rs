@@ -79,6 +79,7 @@ pub struct Options {
     retain_age: Option<Duration>,
     index_keys: bool,
     index_bytes: Option<u64>,
+    dedup_ids: Option<usize>,
     watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]
     drive: Option<Drive>,
@@ -290,12 +291,24 @@ impl Options {
         self
     }
 
-    /// Memory per shard for the key index, in bytes; 8 MiB by default, 256 KiB at least. Half of it gathers what is
-    /// indexed next, and the other half keeps what lookups have read. With blocks above some megabytes it is somewhat
-    /// more.
+    /// Memory per shard for the key index, in bytes; 8 MiB by default, 256 KiB at least. Half of it knows the keys of what
+    /// was appended last, from the first time that somebody asks for one ([`Log::last`](crate::Log::last),
+    /// [`Write::if_last`](crate::Write::if_last)); a quarter gathers what is indexed next, and a quarter keeps what lookups
+    /// have read. With blocks above some megabytes it is somewhat more.
     #[must_use]
     pub fn index_bytes(mut self, bytes: u64) -> Options {
         self.index_bytes = Some(bytes);
+        self
+    }
+
+    /// Ids ([`Write::id`](crate::Write::id)) that each shard remembers: those of the last records that have one. 65,536 by
+    /// default, 16,777,216 at the most; 0 is none, and a write with an id is refused
+    /// ([`AppendError::IdsNotKept`](crate::AppendError::IdsNotKept)). It may change from one open to the next.
+    ///
+    /// Each takes some 100 bytes of memory, from the first time that an id is used.
+    #[must_use]
+    pub fn dedup_ids(mut self, ids: usize) -> Options {
+        self.dedup_ids = Some(ids);
         self
     }
 

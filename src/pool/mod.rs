@@ -5,6 +5,7 @@
 
 mod block;
 mod buffer;
+mod hold;
 mod loan;
 #[cfg(all(test, sawmill_loom))]
 mod models;
@@ -15,6 +16,7 @@ mod tests;
 
 pub(crate) use block::{BlockPlace, Complete, Group, Pending, Sequence, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
+pub(crate) use hold::{Held, Peeked};
 pub(crate) use reservation::{Claim, Pool, Reserved};
 
 #[cfg(test)]

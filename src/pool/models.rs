@@ -58,3 +58,53 @@ fn loom_somebody_learns_that_the_block_is_complete() {
         assert!(learned_by_producer || learned_by_closer, "a complete block that nobody knows of");
     });
 }
+
+/// Does whoever holds the block see all that was reserved before, copied, and nothing come in between?
+#[test]
+fn loom_who_holds_the_block_sees_all_and_reserves_behind_it() {
+    loom::model(|| {
+        let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
+        let copied = Arc::new(AtomicU32::new(0));
+        assert!(pool.open(&place(0)));
+        let producer = {
+            let (pool, copied) = (pool.clone(), copied.clone());
+            loom::thread::spawn(move || {
+                let Claim::Taken(reserved) = pool.claim(64) else { return None };
+                copied.store(1, Ordering::Relaxed);
+                let lsn = reserved.lsn();
+                reserved.finish(1, Urgency::Background);
+                Some(lsn)
+            })
+        };
+        let closer = {
+            let pool = pool.clone();
+            loom::thread::spawn(move || pool.close(Sequence(1)))
+        };
+        let held = pool.hold();
+        let seen = match pool.peek(held.last(), 0) {
+            Peeked::Records { bytes, .. } => Some(bytes.len()),
+            Peeked::Unfinished => None,
+            Peeked::Gone => unreachable!("its memory is its own"),
+        };
+        if seen == Some(64) {
+            assert_eq!(copied.load(Ordering::Relaxed), 1, "a record is seen that is not copied");
+        }
+        let mut closed = false;
+        let own = held.claim(64, &mut closed).map(|own| {
+            let lsn = own.lsn();
+            own.finish(1, Urgency::Background);
+            lsn
+        });
+        let other = producer.join().unwrap();
+        let was_closed = closer.join().unwrap();
+        assert!(own.is_some() || was_closed, "there is room, and nobody has closed the block");
+        if let (Some(own), Some(seen)) = (own, seen) {
+            assert_eq!(own.0, 88 + seen as u64, "something came between");
+        }
+        let taken = own.iter().chain(&other).count() as u32;
+        pool.close(Sequence(1));
+        if taken > 0 {
+            assert_eq!(pool.complete(Sequence(1)).unwrap().records, taken);
+        }
+    });
+}

@@ -39,12 +39,12 @@ pub(crate) enum Claim<'a> {
 /// The blocks of one shard.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    region: Arc<Region>,
+    pub(super) region: Arc<Region>,
     block_bytes: u32,
     /// A sequence that is near to all that are about, which tells what the low bits in the tail word mean. It is
     /// moved so seldom that everybody has it at hand.
     sequence_hint: AtomicU64,
-    tail: CacheLine<AtomicU64>,
+    pub(super) tail: CacheLine<AtomicU64>,
     /// All blocks up to this sequence are given back.
     released: CacheLine<AtomicU64>,
     slots: Box<[Slot]>,
@@ -81,7 +81,7 @@ impl Pool {
         self.slots.len() as u32
     }
 
-    fn slot(&self, sequence: Sequence) -> &Slot {
+    pub(super) fn slot(&self, sequence: Sequence) -> &Slot {
         &self.slots[self.index(sequence)]
     }
 
@@ -89,14 +89,14 @@ impl Pool {
         (sequence.0 % self.slots.len() as u64) as usize
     }
 
-    fn load_tail(&self) -> Tail {
+    pub(super) fn load_tail(&self) -> Tail {
         // SeqCst: pairs with a producer's handshake with a sleeping shard thread (`shard/wait/wake_state.rs`).
         Tail(self.tail.0.load(Ordering::SeqCst))
     }
 
     /// The whole sequence of the block that the word is about.
     #[inline]
-    fn sequence(&self, tail: Tail) -> Sequence {
+    pub(super) fn sequence(&self, tail: Tail) -> Sequence {
         // Relaxed: an older or a newer value is as near, see `publish`.
         Sequence(tail.sequence_near(self.sequence_hint.load(Ordering::Relaxed)))
     }
@@ -144,6 +144,14 @@ impl Pool {
         self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, false, false).is_some()
     }
 
+    /// Opens the next block with its first range reserved: `bytes` of it are the caller's to fill. The caller holds the
+    /// lock under which blocks are opened.
+    pub(crate) fn open_reserved(&self, place: &BlockPlace, bytes: u32) -> Option<Reserved<'_>> {
+        assert!(bytes % 8 == 0);
+        let sequence = self.publish(place, BLOCK_HEADER_BYTES + bytes, NO_GROUP, false, false)?;
+        Some(Reserved { pool: self, slot: self.slot(sequence), sequence, offset: BLOCK_HEADER_BYTES, bytes })
+    }
+
     /// Opens and closes a block without records, which is written for what its header says.
     pub(crate) fn open_marker(&self, place: &BlockPlace) -> bool {
         self.publish(place, BLOCK_HEADER_BYTES, NO_GROUP, true, true).is_some()
@@ -172,7 +180,7 @@ impl Pool {
         marker: bool,
     ) -> Option<Sequence> {
         let tail = self.load_tail();
-        assert!(tail.closed(), "one block is open at a time");
+        assert!(tail.is_closed_for_good(), "one block is open at a time");
         assert!(place.capacity <= self.block_bytes && length <= place.capacity);
         let last = self.sequence(tail);
         let sequence = last.next();
@@ -207,8 +215,11 @@ impl Pool {
     /// Closes block `sequence` if it is the open one and holds records.
     pub(crate) fn close(&self, sequence: Sequence) -> bool {
         let mut tail = self.load_tail();
-        while self.sequence(tail) == sequence && !tail.closed() && tail.offset() > BLOCK_HEADER_BYTES {
-            let closed = tail.0 | Tail::CLOSED;
+        while self.sequence(tail) == sequence
+            && !tail.is_closed_for_good()
+            && tail.offset() > BLOCK_HEADER_BYTES
+        {
+            let closed = tail.into_closed().0;
             match self.tail.0.compare_exchange_weak(tail.0, closed, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(now) => tail = Tail(now),
@@ -221,13 +232,20 @@ impl Pool {
     ///
     /// Returns the sequence of the last block, which is closed now.
     pub(crate) fn close_any(&self) -> Sequence {
-        let before = self.tail.0.fetch_or(Tail::CLOSED, Ordering::SeqCst);
-        self.sequence(Tail(before))
+        let mut tail = self.load_tail();
+        while !tail.is_closed_for_good() {
+            let closed = tail.into_closed().0;
+            match self.tail.0.compare_exchange_weak(tail.0, closed, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => break,
+                Err(now) => tail = Tail(now),
+            }
+        }
+        self.sequence(tail)
     }
 
     /// Whether no block is open.
     pub(crate) fn is_closed(&self) -> bool {
-        self.load_tail().closed()
+        self.load_tail().is_closed_for_good()
     }
 
     /// Sequence, place and length so far of the last block opened. Length 0 is none at all.
@@ -253,7 +271,7 @@ impl Pool {
     /// What waits in the open block.
     pub(crate) fn pending(&self) -> Pending {
         let tail = self.load_tail();
-        let bytes = if tail.closed() { 0 } else { tail.offset() - BLOCK_HEADER_BYTES };
+        let bytes = if tail.is_closed_for_good() { 0 } else { tail.offset() - BLOCK_HEADER_BYTES };
         let sequence = self.sequence(tail);
         let urgency = self.slot(sequence).progress.0.urgency.load(Ordering::Acquire);
         Pending { sequence, bytes, urgency: Urgency::from_raw(urgency) }
@@ -263,7 +281,7 @@ impl Pool {
     pub(crate) fn open_records(&self) -> Option<u32> {
         let tail = self.load_tail();
         let filled = self.slot(self.sequence(tail)).progress.0.filled.load(Ordering::SeqCst);
-        (!tail.closed()).then_some((filled >> 32) as u32)
+        (!tail.is_closed_for_good()).then_some((filled >> 32) as u32)
     }
 
     /// Length of a closed block; `None` while it is open or before it was.
@@ -273,7 +291,7 @@ impl Pool {
         if sequence < last {
             Some(self.slot(sequence).final_length.load(Ordering::Relaxed))
         } else {
-            (sequence == last && tail.closed()).then(|| tail.offset())
+            (sequence == last && tail.is_closed_for_good()).then(|| tail.offset())
         }
     }
 
@@ -311,11 +329,18 @@ impl Pool {
         assert_eq!(was, 0, "a block is sealed once");
         let padded = round_to_granule(u64::from(complete.length)) as usize;
         let start = self.slots[slot].start;
-        // SAFETY: the block is closed, so no range of it can be reserved any more, and complete, so
-        // every range handed out was given up by `Reserved::finish`; `sealed` admits one sealer.
-        let bytes = unsafe { self.region.slice_mut(start, padded) };
-        bytes[..header.len()].copy_from_slice(header);
-        bytes[complete.length as usize..].fill(0);
+        let length = complete.length as usize;
+        // Not the records between the two: somebody may look at them (`Pool::peek`).
+        // SAFETY: nobody reserves the header's bytes, or those behind the length of a closed block; `sealed` admits one
+        // sealer.
+        let (head, padding) = unsafe {
+            (
+                self.region.slice_mut(start, header.len()),
+                self.region.slice_mut(start + length, padded - length),
+            )
+        };
+        head.copy_from_slice(header);
+        padding.fill(0);
         self.slots[slot].padded.store(padded as u32, Ordering::Relaxed);
         self.slots[slot].loan.offer();
         // SAFETY: as above; and the slot is not opened again while `sealed` is 1.
@@ -377,12 +402,12 @@ impl Pool {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Reserved<'a> {
-    pool: &'a Pool,
+    pub(super) pool: &'a Pool,
     /// That of `sequence`: finding it takes a division, several of which are felt in what a record costs.
-    slot: &'a Slot,
-    sequence: Sequence,
-    offset: u32,
-    bytes: u32,
+    pub(super) slot: &'a Slot,
+    pub(super) sequence: Sequence,
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
 }
 
 impl Reserved<'_> {

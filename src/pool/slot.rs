@@ -3,9 +3,9 @@
 use super::loan::Loan;
 use crate::sync::{AtomicU32, AtomicU64, CacheLine};
 
-/// The word that producers share: closed (1 bit), the low bits of the sequence (39), reserved bytes / 8 (24).
+/// The word that producers share: closed (1 bit), held (1), the low bits of the sequence (38), reserved bytes / 8 (24).
 ///
-/// 63 days of 100,000 blocks a second use those bits up; then they begin again at 0. What is meant is the sequence
+/// 31 days of 100,000 blocks a second use those bits up; then they begin again at 0. What is meant is the sequence
 /// nearest to one that is known to be near ([`Tail::sequence_near`]). A producer that reserves must not sleep for
 /// as long between its look at the word and its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,10 @@ pub(super) struct Tail(pub u64);
 
 impl Tail {
     pub(super) const CLOSED: u64 = 1 << 63;
+    /// Closed for a moment ([`Pool::hold`](super::Pool::hold)); nobody may seal it. Never without `CLOSED`.
+    pub(super) const HELD: u64 = 1 << 62;
     pub(super) const OFFSET_BITS: u32 = 24;
-    pub(super) const SEQUENCE_MASK: u64 = (1 << 39) - 1;
+    pub(super) const SEQUENCE_MASK: u64 = (1 << 38) - 1;
 
     pub(super) fn new(sequence: u64, offset: u32, closed: bool) -> Tail {
         debug_assert!(offset % 8 == 0 && u64::from(offset / 8) < 1 << Tail::OFFSET_BITS);
@@ -22,8 +24,19 @@ impl Tail {
         Tail(closed | (sequence & Tail::SEQUENCE_MASK) << Tail::OFFSET_BITS | u64::from(offset / 8))
     }
 
+    /// Nothing can be reserved.
     pub(super) fn closed(self) -> bool {
         self.0 & Tail::CLOSED != 0
+    }
+
+    /// Nothing will be reserved in that block any more.
+    pub(super) fn is_closed_for_good(self) -> bool {
+        self.0 & (Tail::CLOSED | Tail::HELD) == Tail::CLOSED
+    }
+
+    /// The same, closed for good.
+    pub(super) fn into_closed(self) -> Tail {
+        Tail((self.0 | Tail::CLOSED) & !Tail::HELD)
     }
 
     /// The sequence, of which the word has the low bits, and which is no more than half of their range from `near`.
@@ -107,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_sequence_is_the_nearest_that_has_its_bits() {
-        let half = 1 << 38;
+        let half = 1 << 37;
         for near in [0, 1, 5, half - 1, half, half * 2 - 1, half * 2, half * 7 + 3, u64::MAX / 2] {
             for away in [0, 1, 2, 1 << 20, half / 4, half - 1] {
                 let found = |sequence| Tail::new(sequence, 4096, true).sequence_near(near);

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::window::Window;
 use super::{Record, Source};
-use crate::error::{ReadError, TruncateError};
+use crate::error::ReadError;
 use crate::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Defect, GRANULE, Identity, RECORD_HEADER_BYTES, RawRecord, RecordFlags,
-    Records, Walk, encoded_bytes, record_time,
+    Records, Walk, record_time,
 };
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::{SegmentReader, StoreView, continuations, segment_name};
@@ -19,7 +19,8 @@ use crate::sys::Process;
 struct Partial {
     position: Position,
     timestamp: u64,
-    key_bytes: usize,
+    /// Of the key, and of the id behind it.
+    edges: (usize, usize),
     whole: usize,
     body: Vec<u8>,
 }
@@ -232,7 +233,10 @@ impl Cursor {
 
     /// The next block, and the end of what its epoch owns; `None` at the limit. After an error the
     /// cursor stands behind what it could not read.
-    fn read_block(&mut self, limit: Lsn) -> Result<Option<(BlockHeader, Arc<[u8]>, Lsn)>, ReadError> {
+    pub(super) fn read_block(
+        &mut self,
+        limit: Lsn,
+    ) -> Result<Option<(BlockHeader, Arc<[u8]>, Lsn)>, ReadError> {
         loop {
             if self.at >= limit {
                 return Ok(None);
@@ -371,7 +375,6 @@ impl Cursor {
             let Some(record) = block.walk.next(&block.bytes) else { break };
             let position = Position::new(self.shard, block.epoch, record.lsn, block.lsn);
             let timestamp = record_time(block.timestamp, record.lsn.0 - block.lsn.0);
-            let key_bytes = usize::from(record.header.key_bytes);
             let flags = record.header.flags;
             if flags.has(RecordFlags::SPLIT) || flags.has(RecordFlags::REST) {
                 let whole = add_fragment(&mut self.partial, &record, position, timestamp);
@@ -384,7 +387,8 @@ impl Cursor {
             if record.lsn >= self.from {
                 let start = (record.lsn.0 - block.lsn.0) as usize + RECORD_HEADER_BYTES as usize;
                 let end = start + record.body.len();
-                let (key, payload) = (start..start + key_bytes, start + key_bytes..end);
+                let (key, behind_id) = record.header.edges();
+                let (key, payload) = (start..start + key, start + behind_id..end);
                 return Some(Record { position, timestamp, bytes: block.bytes.clone(), key, payload });
             }
         }
@@ -428,46 +432,17 @@ fn add_fragment(
         let whole = fragment.header.whole_bytes as usize;
         let mut body = Vec::with_capacity(whole.min(64 << 20));
         body.extend_from_slice(fragment.body);
-        let key_bytes = usize::from(fragment.header.key_bytes);
-        *partial = Some(Partial { position, timestamp, key_bytes, whole, body });
+        *partial = Some(Partial { position, timestamp, edges: fragment.header.edges(), whole, body });
     }
     if flags.has(RecordFlags::SPLIT) {
         return None;
     }
-    let Partial { position, timestamp, key_bytes, whole, body } = partial.take()?;
+    let Partial { position, timestamp, edges: (key, behind_id), whole, body } = partial.take()?;
     if body.len() != whole {
         return None;
     }
-    let (key, payload) = (0..key_bytes, key_bytes..whole);
+    let (key, payload) = (0..key, behind_id..whole);
     Some(Record { position, timestamp, bytes: body.into(), key, payload })
-}
-
-/// The place behind the record at `lsn`, where the log can be cut.
-pub(crate) fn find_cut(source: &Arc<dyn Source>, lsn: Lsn) -> Result<Lsn, TruncateError> {
-    let shard = source.id();
-    let mut cursor = Cursor::new(source.clone(), lsn).map_err(TruncateError::Read)?;
-    let mut found = false;
-    while let Some((header, block, owned_end)) =
-        cursor.read_block(source.durable()).map_err(TruncateError::Read)?
-    {
-        let Ok(mut records) = Records::new(&header, &block) else { break };
-        if !found && (header.end() <= lsn || lsn >= owned_end || !records.skip_to(lsn)) {
-            break;
-        }
-        let Some(Ok(record)) = records.next() else { break };
-        let flags = record.header.flags;
-        if found != flags.has(RecordFlags::REST) {
-            break;
-        }
-        found = true;
-        if flags.has(RecordFlags::MORE) {
-            return Err(TruncateError::InsideBatch { shard, lsn });
-        }
-        if !flags.has(RecordFlags::SPLIT) {
-            return Ok(Lsn(record.lsn.0 + u64::from(encoded_bytes(record.header.body_bytes))));
-        }
-    }
-    Err(TruncateError::NotARecord { shard, lsn })
 }
 
 /// The error for damage at `lsn`, with its place on disk.

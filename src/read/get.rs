@@ -217,10 +217,10 @@ fn extract(header: &BlockHeader, bytes: &[u8], position: Position) -> Result<Opt
     }
     let start = (lsn.0 - header.lsn) as usize + RECORD_HEADER_BYTES as usize;
     let body: Arc<[u8]> = bytes[start..start + record.body.len()].into();
-    let key = usize::from(record.header.key_bytes);
+    let (key, behind_id) = record.header.edges();
     let split = record.header.flags.has(RecordFlags::SPLIT);
     let timestamp = record_time(header.timestamp, lsn.0 - header.lsn);
-    let (key, payload) = (0..key.min(body.len()), key.min(body.len())..body.len());
+    let (key, payload) = (0..key.min(body.len()), behind_id.min(body.len())..body.len());
     Ok(Some((Record { position, timestamp, bytes: body, key, payload }, split)))
 }
 

@@ -10,7 +10,10 @@ use super::cursor::{Cursor, Step};
 use super::key_range::KeyRangeBack;
 use super::{Record, Source};
 use crate::error::ReadError;
+use crate::format::WholeKeyHash;
+use crate::pool::Sequence;
 use crate::position::{Lsn, Position};
+use crate::shard::{IdPlace, KeyedId, RecentLast};
 
 /// The records of a shard in order: all of them, or those of one key.
 #[derive(Debug)]
@@ -60,8 +63,16 @@ impl Filtered {
 }
 
 /// Without a key there is no stream: no record is of the empty one.
-pub(super) fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
+fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
     key.is_none_or(|key| !key.is_empty() && record.key() == key)
+}
+
+/// What records with an id are found under, in place of a key.
+const WITH_ID: &[u8] = b"";
+
+/// Whether it is one of those that are found under that.
+pub(super) fn is_under(record: &Record, key: &[u8]) -> bool {
+    if key == WITH_ID { record.id().is_some() } else { record.key() == key }
 }
 
 /// Where a position lies in its key's shard: where the log begins, if it is truncated.
@@ -106,21 +117,66 @@ pub(super) fn places(
 /// The last record of a key that was accepted, durable or not.
 pub(crate) fn last(source: &Arc<dyn Source>, key: &[u8]) -> Result<Option<Position>, ReadError> {
     source.check_process()?;
-    let end = source.accepted_end();
-    let start = source.view().horizon;
-    if key.is_empty() || end <= start {
+    if key.is_empty() {
         return Ok(None);
     }
-    // Read from its block, which is written for that. Of what was accepted nothing is left out: none of it is half
-    // there.
-    source.flush(Lsn(end.0 - 1), true)?;
-    let limit = source.written().max(source.durable());
-    let mut back = KeyRangeBack::below(source.clone(), key, start..end, limit, None);
-    match back.next() {
+    let below = match source.recent_last(key) {
+        Some(RecentLast::Here(position)) => return Ok(Some(position)),
+        Some(RecentLast::Below(lsn)) => lsn,
+        None => source.accepted_end(),
+    };
+    last_below(source, key, below)
+}
+
+/// The last record of a key below a place.
+pub(crate) fn last_below(
+    source: &Arc<dyn Source>,
+    key: &[u8],
+    end: Lsn,
+) -> Result<Option<Position>, ReadError> {
+    match below(source, key, end)?.and_then(|mut back| back.next()) {
         Some(Ok(record)) => Ok(Some(record.position())),
         None | Some(Err(ReadError::Truncated { .. })) => Ok(None),
         Some(Err(error)) => Err(error),
     }
+}
+
+/// The last records with an id below a place, the newest one first, and no more than `most`. What is damaged is not there
+/// any more, and neither is its id.
+pub(crate) fn ids_below(source: &Arc<dyn Source>, end: Lsn, most: usize) -> Result<Vec<IdPlace>, ReadError> {
+    let log_id = source.view().log_id;
+    let mut ids = Vec::new();
+    for record in below(source, WITH_ID, end)?.into_iter().flatten() {
+        if ids.len() == most {
+            break;
+        }
+        match record {
+            Ok(record) => ids.extend(record.id().map(|id| IdPlace {
+                id: KeyedId::new(WholeKeyHash::of(&log_id, record.key()), id),
+                position: record.position(),
+                sequence: Sequence::default(),
+            })),
+            Err(ReadError::Truncated { .. }) => break,
+            Err(ReadError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ids)
+}
+
+/// The records of a key below a place, the last one first.
+fn below(source: &Arc<dyn Source>, key: &[u8], end: Lsn) -> Result<Option<KeyRangeBack>, ReadError> {
+    let start = source.view().horizon;
+    if end <= start {
+        return Ok(None);
+    }
+    // Read from its block, which is written for that. Of what was accepted nothing is left out: none of it is half
+    // there.
+    if source.written().max(source.durable()) < end {
+        source.flush(Lsn(end.0 - 1), true)?;
+    }
+    let limit = source.written().max(source.durable());
+    Ok(Some(KeyRangeBack::below(source.clone(), key, start..end, limit, None)))
 }
 
 #[cfg(test)]

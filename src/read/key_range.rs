@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Step};
-use super::key::{Filtered, is_of, places};
+use super::key::{Filtered, is_under, places};
 use super::{RangeBack, Record, Source, get_many};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};
@@ -75,7 +75,7 @@ impl Found {
         }
         // What is not of the key, or not there any more, was no more than a hint.
         let is_there = |item: &Result<Record, ReadError>| match item {
-            Ok(record) => is_of(record, Some(key)),
+            Ok(record) => is_under(record, key),
             Err(ReadError::Truncated { .. } | ReadError::NotAPosition(_)) => false,
             Err(_) => true,
         };
@@ -271,7 +271,7 @@ impl KeyRangeBack {
         }
         let key = &self.key;
         let is_own = |item: &Result<Record, ReadError>| match item {
-            Ok(record) => is_of(record, Some(key)),
+            Ok(record) => is_under(record, key),
             Err(_) => true,
         };
         let item = self.records.as_mut()?.find(is_own);

@@ -4,6 +4,7 @@
 //! at the durable LSN. They hold no lock of the append path and do not keep a log open.
 
 mod back;
+mod batch;
 mod cursor;
 mod follow;
 mod follow_key;
@@ -27,10 +28,11 @@ pub use merged::Merged;
 pub use range::Range;
 pub use record::Record;
 
-pub(crate) use cursor::{Cursor, Step, find_cut};
+pub(crate) use batch::{batch_of, find_cut};
+pub(crate) use cursor::{Cursor, Step};
 pub(crate) use follower::{Follower, Told};
 pub(crate) use get::{get, get_many};
-pub(crate) use key::{Filtered, last, place_behind};
+pub(crate) use key::{Filtered, ids_below, last, last_below, place_behind};
 pub(crate) use merged::times;
 pub(crate) use seek::seek;
 pub(crate) use source::Source;

@@ -112,9 +112,9 @@ impl<'a> Point<'a> {
         }
         let raw = RawRecord::checked(&bytes[..told as usize], lsn, self.identity.seed())?;
         if !raw.header.flags.is_fragment() {
-            let key = usize::from(raw.header.key_bytes);
+            let (key, behind_id) = raw.header.edges();
             let timestamp = record_time(header.timestamp, offset);
-            let (key, payload) = (0..key, key..raw.body.len());
+            let (key, payload) = (0..key, behind_id..raw.body.len());
             self.found =
                 Some(Record { position: self.position, timestamp, bytes: raw.body.into(), key, payload });
         }

@@ -34,6 +34,13 @@ impl Record {
         &self.bytes[self.key.clone()]
     }
 
+    /// The id that it was appended with ([`Write::id`](crate::Write::id)). Of a batch the first record has it.
+    #[must_use]
+    pub fn id(&self) -> Option<u128> {
+        let id = self.bytes[self.key.end..self.payload.start].try_into().ok()?;
+        Some(u128::from_le_bytes(id))
+    }
+
     /// Where the record stands.
     #[must_use]
     pub fn position(&self) -> Position {

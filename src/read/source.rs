@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};
-use crate::shard::{Engine, Hint, KeyQuery, Target};
+use crate::shard::{Engine, Hint, KeyQuery, RecentLast, Target};
 use crate::sys::Process;
 use crate::write::Durability;
 
@@ -62,6 +62,12 @@ pub(crate) trait Source: Send + Sync + Debug {
     fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
         let Range { start: from, end: to } = asked.stretch;
         (vec![Hint::Unknown { from, to }], to..to)
+    }
+
+    /// What is known in memory of the last record of a key that was accepted. `None` where nothing is.
+    fn recent_last(&self, key: &[u8]) -> Option<RecentLast> {
+        let _ = key;
+        None
     }
 
     fn block_bytes(&self) -> u32;
@@ -164,6 +170,10 @@ impl Source for Engine {
 
     fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
         self.some_key_places(asked)
+    }
+
+    fn recent_last(&self, key: &[u8]) -> Option<RecentLast> {
+        self.recent_last(key)
     }
 
     fn block_bytes(&self) -> u32 {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use super::append::opener::Opener;
-use super::index::{IndexConfig, Indexing};
+use super::index::{IndexConfig, Indexing, UnknownIds};
 use super::life::Life;
 use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
@@ -46,6 +46,8 @@ pub(crate) struct Placed {
     pub target: Target,
     /// The caller leads the commit or announces it.
     pub must_lead: bool,
+    /// It was there before, with the same id.
+    pub is_duplicate: bool,
 }
 
 /// Why a batch was not accepted.
@@ -54,6 +56,31 @@ pub(crate) enum Refused {
     /// There is no room now; `AppendError::Overloaded` for those who do not wait.
     NoRoom,
     Error(AppendError),
+}
+
+/// Why a batch under terms was not accepted.
+#[derive(Clone, Debug)]
+pub(crate) enum Undecided {
+    Refused(Refused),
+    /// It depends on what is not in memory: whoever has read that comes again.
+    Unknown(Unknown),
+}
+
+impl From<Refused> for Undecided {
+    fn from(refused: Refused) -> Undecided {
+        Undecided::Refused(refused)
+    }
+}
+
+/// What an append under terms depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unknown {
+    /// The last record of the key below there.
+    Last {
+        below: Lsn,
+        epoch: u32,
+    },
+    Ids(UnknownIds),
 }
 
 /// LSNs and times that everybody may read.

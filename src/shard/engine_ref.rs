@@ -16,6 +16,13 @@ const STRIPES: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct EngineRef(Arc<CacheLine<Arc<Engine>>>);
 
+impl EngineRef {
+    /// As others hold it.
+    pub(crate) fn arc(&self) -> Arc<Engine> {
+        self.0.0.clone()
+    }
+}
+
 impl Deref for EngineRef {
     type Target = Engine;
 

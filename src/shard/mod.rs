@@ -32,13 +32,13 @@ mod wait;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use append::{AppendMode, Batch};
-pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target};
+pub(crate) use append::{AppendMode, Batch, LastBelow};
+pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target, Undecided, Unknown};
 pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
-pub(crate) use index::{Hint, IndexConfig, KeyOrder, KeyQuery};
+pub(crate) use index::{Hint, IdPlace, IndexConfig, KeyOrder, KeyQuery, KeyedId, RecentLast};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

@@ -17,7 +17,9 @@ mod interrupted;
 mod keys;
 mod readers;
 mod rebuilt;
+mod terms;
 mod times;
+mod waits;
 
 use readers::Follower;
 
@@ -40,6 +42,7 @@ pub(super) struct History {
     beside: Option<LogReader>,
     /// Places of records that were cut off.
     cut: Vec<Position>,
+    terms: terms::Given,
     next_payload: u64,
     ends: u64,
     /// Writes and syncs that had failed when this life began, those of blocking calls too.
@@ -80,6 +83,7 @@ impl History {
             .segment_bytes(plan.segment_bytes)
             .memory_bytes(plan.memory_bytes)
             .index_keys(true)
+            .dedup_ids(terms::ids_kept(plan.seed))
             .tuned(plan.tuning.clone());
         let options = match plan.record_bytes {
             Some(bytes) => options.record_bytes(bytes),
@@ -103,6 +107,7 @@ impl History {
             followers: (0..plan.shards).map(|_| None).collect(),
             beside: None,
             cut: Vec::new(),
+            terms: terms::Given::new(plan.seed),
             next_payload: 0,
             ends: 0,
             errors: 0,
@@ -238,6 +243,7 @@ impl History {
             Kind::ReadBeside => self.read_beside(log),
             Kind::Seek => self.seek(log),
             Kind::ReadKey => self.read_key(log),
+            Kind::UnderTerms => self.append_under_terms(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {
@@ -376,50 +382,6 @@ impl History {
             Err(error) => {
                 self.say(|| format!("  batch refused: {error}"));
                 self.tally.count("refusals");
-            }
-        }
-    }
-
-    fn sync(&mut self, log: &Log) {
-        let synced = log.sync().wait();
-        self.say(|| format!("  {synced:?}"));
-        if synced.is_ok() {
-            for Pending { last, .. } in &self.pending {
-                self.oracles[usize::from(last.shard().0)].acknowledged_durable(*last);
-            }
-        }
-    }
-
-    fn acknowledge(oracle: &mut Oracle, position: Position, durability: Durability) {
-        match durability {
-            Durability::Synced => oracle.acknowledged_durable(position),
-            Durability::Written => oracle.acknowledged_written(position),
-            Durability::Buffered => {}
-        }
-    }
-
-    fn wait_for_one(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let index = self.random.below(self.pending.len() as u64) as usize;
-        let Pending { commit, durability, last: position } = self.pending.swap_remove(index);
-        let outcome = commit.wait();
-        self.say(|| format!("  {position}: {outcome:?}"));
-        if outcome.is_ok() {
-            History::acknowledge(&mut self.oracles[usize::from(position.shard().0)], position, durability);
-        }
-    }
-
-    fn look_at_all(&mut self) {
-        for Pending { commit, durability, last } in &self.pending {
-            let position = *last;
-            let oracle = &mut self.oracles[usize::from(position.shard().0)];
-            if matches!(commit.try_result(), Some(Ok(_))) {
-                History::acknowledge(oracle, position, *durability);
-            }
-            if commit.is_durable() {
-                oracle.acknowledged_durable(position);
             }
         }
     }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Seek,
     /// Somebody reads or follows a key, or asks for its last record.
     ReadKey,
+    /// A record or a batch is appended on a condition, with an id, or both.
+    UnderTerms,
     Turn,
     Idle,
     StepWall,
@@ -50,7 +52,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 21] = [
+    const ALL: [Kind; 22] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -72,6 +74,7 @@ impl Kind {
         Kind::ReadBeside,
         Kind::Seek,
         Kind::ReadKey,
+        Kind::UnderTerms,
     ];
 }
 
@@ -128,7 +131,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6, 12];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 73] = [
+const EVERYTHING: [&str; 79] = [
     "appends",
     "batches",
     "refusals",
@@ -57,6 +57,12 @@ const EVERYTHING: [&str; 73] = [
     "followed by key",
     "bounds that were cut off",
     "last records",
+    "appended under terms",
+    "conditions that did not hold",
+    "duplicates",
+    "duplicates from before a reopen",
+    "ids that were forgotten",
+    "batches under terms",
     "last records that are not durable",
     "reads in the middle of a batch",
     "followed in the middle of a batch",

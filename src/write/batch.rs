@@ -1,5 +1,8 @@
 //! Batches that are built up in one piece of memory, again and again.
 
+use super::Terms;
+use crate::position::Position;
+
 /// Payloads of a batch, behind each other in memory that is kept for the next batch.
 ///
 /// ```
@@ -20,6 +23,7 @@
 pub struct BatchBuilder {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    pub(crate) terms: Terms,
 }
 
 impl BatchBuilder {
@@ -44,6 +48,32 @@ impl BatchBuilder {
         adding.0.ends.push(bytes);
     }
 
+    /// Appends it only if this is the last record of the batch's key: as [`Write::if_last`](crate::Write::if_last), for the
+    /// batch as a whole.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// let mut batch = sawmill::write::BatchBuilder::new();
+    /// batch.push(b"debit 5");
+    /// batch.push(b"fee 1");
+    /// batch.if_last(None);
+    /// batch.id(0x5eed);
+    /// let first = log.append_built(b"account:3", &batch).wait()?;
+    /// // A retry is no conflict, and appends nothing.
+    /// assert_eq!(log.append_built(b"account:3", &batch).wait()?, first);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn if_last(&mut self, position: Option<Position>) {
+        self.terms.if_last = Some(position);
+    }
+
+    /// Appends it once: as [`Write::id`](crate::Write::id), for the batch as a whole. A retry resolves to the positions of
+    /// the first one.
+    pub fn id(&mut self, id: u128) {
+        self.terms.id = Some(id);
+    }
+
     /// Records in it.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -62,8 +92,9 @@ impl BatchBuilder {
         self.bytes.len()
     }
 
-    /// Forgets the payloads and keeps the memory.
+    /// Forgets the payloads, the condition and the id, and keeps the memory.
     pub fn clear(&mut self) {
+        self.terms = Terms::default();
         self.bytes.clear();
         self.ends.clear();
     }

@@ -2,13 +2,17 @@
 
 mod batch;
 mod durability;
+mod terms;
 
 use std::borrow::Cow;
 use std::io::IoSlice;
 
+use crate::position::Position;
+
 pub use batch::BatchBuilder;
 pub(crate) use batch::List;
 pub use durability::{Durability, Priority};
+pub(crate) use terms::Terms;
 
 /// What to append: a payload, and optionally a key, a priority and a durability.
 ///
@@ -30,6 +34,8 @@ pub struct Write<'a> {
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) priority: Priority,
     pub(crate) durability: Option<Durability>,
+    /// Few have any: what all others carry is a word.
+    pub(crate) terms: Option<Box<Terms>>,
 }
 
 impl<'a> Write<'a> {
@@ -40,6 +46,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            terms: None,
         }
     }
 
@@ -64,6 +71,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            terms: None,
         }
     }
 
@@ -85,6 +93,56 @@ impl<'a> Write<'a> {
         self.durability = Some(durability);
         self
     }
+
+    /// Appends it only if this is the last record of its key; `None`: only if it is the first one. What counts is what was
+    /// accepted, durable or not. That is checked in the step that accepts the record: of two writers with one condition
+    /// one wins, and the other is told [`AppendError::Conflict`](crate::AppendError::Conflict).
+    ///
+    /// Who appends without a condition pays nothing for this. Who appends with one keeps others from the shard's open block
+    /// for about a microsecond. The first time after an open, and where the key was not written lately, its last record is looked for as by
+    /// [`Log::last`](crate::Log::last), in this call: without an index ([`Options::index_keys`](crate::Options::index_keys))
+    /// that may take long.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// use sawmill::{AppendError, Write};
+    /// let made = log.append(Write::new(b"made").key(b"order:9").if_last(None)).wait()?;
+    /// let paid = log.append(Write::new(b"paid").key(b"order:9").if_last(Some(made))).wait()?;
+    /// let late = log.append(Write::new(b"cancelled").key(b"order:9").if_last(Some(made))).wait();
+    /// assert!(matches!(late, Err(AppendError::Conflict { last, .. }) if last == Some(paid)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn if_last(mut self, position: Option<Position>) -> Write<'a> {
+        self.terms.get_or_insert_default().if_last = Some(position);
+        self
+    }
+
+    /// Appends it once: a retry with the same id and key resolves to the position of the first one, with its outcome, and
+    /// appends nothing ([`Commit::is_duplicate`](crate::Commit::is_duplicate)). That holds across crashes and reopens, for as
+    /// long as the record is in the log and no more than [`Options::dedup_ids`](crate::Options::dedup_ids) ids came after it
+    /// in its shard.
+    ///
+    /// Under another key it is another id. It is looked up before a condition ([`if_last`](Write::if_last)): the retry of a
+    /// conditional append that succeeded is a duplicate and no conflict. The record keeps its id
+    /// ([`Record::id`](crate::Record::id)), which takes 16 bytes. The first time after an open the ids that count are read
+    /// from the log in this call; without an index ([`Options::index_keys`](crate::Options::index_keys)) that may take long.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// use sawmill::Write;
+    /// let debit = || Write::new(b"debit 5").key(b"account:3").id(0x5eed);
+    /// let first = log.append(debit()).wait()?;
+    /// let retry = log.try_append(debit())?;
+    /// assert!(retry.is_duplicate());
+    /// assert_eq!(retry.wait()?, first);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(mut self, id: u128) -> Write<'a> {
+        self.terms.get_or_insert_default().id = Some(id);
+        self
+    }
 }
 
 /// What a record carries.
@@ -95,6 +153,18 @@ pub(crate) enum Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// In one piece.
+    pub(crate) fn whole(&self) -> Cow<'_, [u8]> {
+        match self {
+            Payload::Whole(bytes) => Cow::Borrowed(bytes),
+            Payload::Parts(parts) => {
+                let mut whole = Vec::with_capacity(self.len());
+                parts.iter().for_each(|part| whole.extend_from_slice(part));
+                Cow::Owned(whole)
+            }
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Payload::Whole(bytes) => bytes.len(),

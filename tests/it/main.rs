@@ -40,5 +40,6 @@ mod restored;
 mod retention;
 mod slow_owner;
 mod stuck_device;
+mod terms;
 mod timeouts;
 mod truncation;

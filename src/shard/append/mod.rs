@@ -1,19 +1,24 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
-pub(super) mod opener;
+pub(in crate::shard) mod opener;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
+mod terms;
+
+pub(crate) use terms::LastBelow;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use crate::admission;
 use crate::error::{AppendError, Unavailable};
-use crate::format::{BLOCK_HEADER_BYTES, RecordHeader, encode_record, encoded_bytes};
+use crate::format::{
+    BLOCK_HEADER_BYTES, RECORD_ID_BYTES, RecordFlags, RecordHeader, encode_record, encoded_bytes,
+};
 use crate::pool::{Claim, Reserved, Sequence, Urgency};
 use crate::position::{Lsn, Position};
-use crate::shard::append::opener::{NoRoom, Planned, part_flags};
+use crate::shard::append::opener::{NoRoom, Opener, Planned, part_flags};
 use crate::shard::engine::{Engine, Placed, Refused, Target};
 use crate::shard::wait::wake_state::Waking;
 use crate::sync::lock;
@@ -24,6 +29,8 @@ use crate::write::{List, Payload};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub key: &'a [u8],
+    /// Of the batch as a whole: the first record carries it.
+    pub id: Option<u128>,
     pub payloads: List<'a>,
 }
 
@@ -67,10 +74,28 @@ impl AppendMode {
 }
 
 impl Batch<'_> {
-    /// Bytes of keys and payloads.
+    /// Bytes of keys, ids and payloads.
     pub(crate) fn bytes(&self) -> u64 {
-        let payloads: u64 = self.payloads.iter().map(|payload| payload.len() as u64).sum();
-        payloads + self.key.len() as u64 * self.payloads.len() as u64
+        self.bodies().sum()
+    }
+
+    /// Of each record the bytes of key, id and payload.
+    fn bodies(&self) -> impl Iterator<Item = u64> + '_ {
+        let key = self.key.len();
+        let body = move |(index, payload): (usize, &[u8])| {
+            (key + self.id_of(index).map_or(0, |id| id.len()) + payload.len()) as u64
+        };
+        self.payloads.iter().enumerate().map(body)
+    }
+
+    fn id_of(&self, index: usize) -> Option<[u8; RECORD_ID_BYTES]> {
+        self.id.filter(|_| index == 0).map(u128::to_le_bytes)
+    }
+
+    /// The header of a part of a record, of `whole` bytes.
+    fn header(&self, index: usize, whole: u32, body_bytes: u32, flags: RecordFlags) -> RecordHeader {
+        let flags = if self.id_of(index).is_some() { flags.with(RecordFlags::ID) } else { flags };
+        RecordHeader { body_bytes, flags, ..RecordHeader::whole(self.key.len() as u16, whole) }
     }
 }
 
@@ -94,34 +119,46 @@ impl Engine {
         &self,
         batch: &Batch<'_>,
         mode: AppendMode,
-        mut positions: Option<&mut Vec<Position>>,
+        positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
         let Some(need) = self.check_size(batch)? else {
             return self.put_group(batch, mode, positions);
         };
-        let mut reserved = self.reserve(need, mode.priority)?;
+        let reserved = self.reserve(need, mode.priority)?;
+        Ok(self.fill(reserved, batch, mode, positions))
+    }
+
+    /// Writes a batch into the range that was reserved for it.
+    fn fill(
+        &self,
+        mut reserved: Reserved<'_>,
+        batch: &Batch<'_>,
+        mode: AppendMode,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Placed {
         let (lsn, block) = (reserved.lsn(), reserved.block_lsn());
         let position = Position::new(self.id, reserved.epoch(), lsn, block);
         let mut offset = 0;
         let count = batch.payloads.len();
-        for (index, payload) in batch.payloads.iter().enumerate() {
+        for (index, (payload, body)) in batch.payloads.iter().zip(batch.bodies()).enumerate() {
             let at = Lsn(lsn.0 + offset as u64);
             if let Some(positions) = &mut positions {
                 positions.push(Position::new(self.id, reserved.epoch(), at, block));
             }
-            let body = (batch.key.len() + payload.len()) as u32;
+            let body = body as u32;
             let bytes = encoded_bytes(body) as usize;
             let flags = part_flags(index, count, 0..body, body);
             let seed = reserved.seed();
             let place = &mut reserved.bytes_mut()[offset..offset + bytes];
-            let header = RecordHeader { flags, ..RecordHeader::whole(batch.key.len() as u16, body) };
-            encode_record(place, seed, at, header, [batch.key, payload]);
+            let header = batch.header(index, body, body, flags);
+            let id = batch.id_of(index);
+            encode_record(place, seed, at, header, [batch.key, bytes_of(id.as_ref()), payload]);
             offset += bytes;
         }
         let target = mode.target(lsn, reserved.sequence());
         let ready = reserved.finish(count as u32, mode.urgency());
         let must_lead = self.appended(mode.urgency(), ready, mode.may_lead);
-        Ok(Placed { position, target, must_lead })
+        Placed { position, target, must_lead, is_duplicate: false }
     }
 
     /// Accepts a record in this call if there is room and nobody waits for it; `None` where the slow way must be
@@ -170,7 +207,7 @@ impl Engine {
             return self.put_body(key, body, [key, payload], mode);
         }
         let one = [payload];
-        self.put(&Batch { key, payloads: List::Slices(&one) }, mode, None)
+        self.put(&Batch { key, id: None, payloads: List::Slices(&one) }, mode, None)
     }
 
     fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Result<Placed, Refused> {
@@ -211,7 +248,7 @@ impl Engine {
         encode_record(reserved.bytes_mut(), seed, lsn, header, parts);
         let ready = reserved.finish(1, urgency);
         let must_lead = self.appended(urgency, ready, mode.may_lead);
-        Ok(Placed { position, target: mode.target(lsn, sequence), must_lead })
+        Ok(Placed { position, target: mode.target(lsn, sequence), must_lead, is_duplicate: false })
     }
 
     /// Takes a range of the open block, or of the next one.
@@ -255,9 +292,7 @@ impl Engine {
         }
         let headers = 24 * (batch.payloads.len() as u64 - 1);
         self.check_bytes(batch.bytes() + headers)?;
-        let key = batch.key.len();
-        let need: u64 =
-            batch.payloads.iter().map(|payload| u64::from(encoded_bytes((key + payload.len()) as u32))).sum();
+        let need: u64 = batch.bodies().map(|body| u64::from(encoded_bytes(body as u32))).sum();
         let fits = need <= u64::from(self.pool.block_bytes() - BLOCK_HEADER_BYTES);
         Ok(fits.then_some(need as u32))
     }
@@ -301,41 +336,56 @@ impl Engine {
     }
 
     /// Opens blocks for all of a group, or none.
-    fn open_group(
-        &self,
-        bodies: &[u32],
-        priority: Priority,
-    ) -> Result<(Vec<Planned>, VecDeque<Reserved<'_>>), Refused> {
-        let (reason, closed) = {
+    fn open_group(&self, bodies: &[u32], priority: Priority) -> Result<OpenedGroup<'_>, Refused> {
+        let (planned, closed) = {
             let mut opener = lock(&self.opener);
             if self.life.is_shut() || self.life.has_failed() {
                 return Err(Refused::Error(self.shut_error().into()));
             }
-            if opener.held {
-                return Err(Refused::NoRoom);
-            }
-            // Others go on behind the group; what they have in the open block goes out before it.
-            let closed = !self.pool.is_closed();
-            self.pool.close_any();
-            match opener.plan(&self.pool, bodies, self.blocks_max(priority)) {
-                Ok(planned) => {
-                    let mut reserved = VecDeque::with_capacity(planned.len());
-                    for block in &planned {
-                        let opened = self.pool.open_closed(&block.place, block.length, block.group);
-                        reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
-                        opener.leave_behind(block.place.lsn);
-                    }
-                    self.look_ahead(&opener);
-                    return Ok((planned, reserved));
-                }
-                Err(reason) => (reason, closed),
-            }
+            self.open_planned(&mut opener, bodies, priority)
         };
-        if closed {
-            // It is in the way until the thread has seen it, and may have been opened for nothing.
-            self.appended(Urgency::Background, true, false);
+        self.group_opened(planned, closed)
+    }
+
+    /// The same under the lock. Also whether a block was closed for it that was open.
+    fn open_planned(
+        &self,
+        opener: &mut Opener,
+        bodies: &[u32],
+        priority: Priority,
+    ) -> (Result<OpenedGroup<'_>, NoRoom>, bool) {
+        if opener.held {
+            return (Err(NoRoom::Memory), false);
         }
-        Err(self.refused(reason))
+        // Others go on behind the group; what they have in the open block goes out before it.
+        let closed = !self.pool.is_closed();
+        self.pool.close_any();
+        let planned = opener.plan(&self.pool, bodies, self.blocks_max(priority)).map(|planned| {
+            let mut reserved = VecDeque::with_capacity(planned.len());
+            for block in &planned {
+                let opened = self.pool.open_closed(&block.place, block.length, block.group);
+                reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
+                opener.leave_behind(block.place.lsn);
+            }
+            self.look_ahead(opener);
+            (planned, reserved)
+        });
+        (planned, closed)
+    }
+
+    /// Once the lock is given back.
+    fn group_opened<'p>(
+        &self,
+        planned: Result<OpenedGroup<'p>, NoRoom>,
+        closed: bool,
+    ) -> Result<OpenedGroup<'p>, Refused> {
+        planned.map_err(|reason| {
+            if closed {
+                // It is in the way until the thread has seen it, and may have been opened for nothing.
+                self.appended(Urgency::Background, true, false);
+            }
+            self.refused(reason)
+        })
     }
 
     /// Accepts a batch that does not fit into one block: it gets blocks of its own, all or none.
@@ -343,11 +393,22 @@ impl Engine {
         &self,
         batch: &Batch<'_>,
         mode: AppendMode,
-        mut positions: Option<&mut Vec<Position>>,
+        positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
-        let bodies: Vec<u32> =
-            batch.payloads.iter().map(|payload| (batch.key.len() + payload.len()) as u32).collect();
-        let (planned, mut reserved) = self.open_group(&bodies, mode.priority)?;
+        let bodies: Vec<u32> = batch.bodies().map(|body| body as u32).collect();
+        let opened = self.open_group(&bodies, mode.priority)?;
+        Ok(self.fill_group(opened, &bodies, batch, mode, positions))
+    }
+
+    /// Writes a batch into the blocks that were opened for it.
+    fn fill_group(
+        &self,
+        (planned, mut reserved): OpenedGroup<'_>,
+        bodies: &[u32],
+        batch: &Batch<'_>,
+        mode: AppendMode,
+        mut positions: Option<&mut Vec<Position>>,
+    ) -> Placed {
         let mut placed = None;
         for block in &planned {
             let mut range = reserved.pop_front().expect("one for each planned block");
@@ -355,15 +416,18 @@ impl Engine {
             let mut offset = 0;
             for piece in &block.pieces {
                 let payload = batch.payloads.get(piece.record);
+                let id = batch.id_of(piece.record);
+                let id = bytes_of(id.as_ref());
                 let at = Lsn(start.0 + offset as u64);
                 let body = [
                     part(batch.key, 0, piece.from, piece.to),
-                    part(payload, batch.key.len(), piece.from, piece.to),
+                    part(id, batch.key.len(), piece.from, piece.to),
+                    part(payload, batch.key.len() + id.len(), piece.from, piece.to),
                 ];
                 let bytes = encoded_bytes(piece.to - piece.from) as usize;
                 let place = &mut range.bytes_mut()[offset..offset + bytes];
-                let whole = RecordHeader::whole(batch.key.len() as u16, bodies[piece.record]);
-                let header = RecordHeader { body_bytes: piece.to - piece.from, flags: piece.flags, ..whole };
+                let (whole, part) = (bodies[piece.record], piece.to - piece.from);
+                let header = batch.header(piece.record, whole, part, piece.flags);
                 encode_record(place, seed, at, header, body);
                 offset += bytes;
                 let position = Position::new(self.id, epoch, at, block.place.lsn);
@@ -372,12 +436,12 @@ impl Engine {
                 }
                 let first = placed.map_or(position, |placed: Placed| placed.position);
                 let target = mode.target(at, range.sequence());
-                placed = Some(Placed { position: first, target, must_lead: false });
+                placed = Some(Placed { position: first, target, must_lead: false, is_duplicate: false });
             }
             range.finish(block.pieces.len() as u32, mode.urgency());
         }
         self.appended(mode.urgency(), true, false);
-        Ok(placed.expect("a group has a piece"))
+        placed.expect("a group has a piece")
     }
 
     /// Wakes the thread if it must be; true if the caller was given the duty.
@@ -406,6 +470,13 @@ impl Engine {
             self.wake.wake();
         }
     }
+}
+
+/// The blocks of a batch that does not fit into one, opened, with what each is to hold.
+type OpenedGroup<'p> = (Vec<Planned>, VecDeque<Reserved<'p>>);
+
+fn bytes_of(id: Option<&[u8; RECORD_ID_BYTES]>) -> &[u8] {
+    id.map_or(&[], |id| id)
 }
 
 /// The part of `bytes`, which start at `at` in the body, that lies in `from..to`.

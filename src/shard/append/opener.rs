@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::format::{
     BLOCK_HEADER_BYTES, EpochSeed, Identity, RECORD_HEADER_BYTES, RecordFlags, encoded_bytes,
 };
-use crate::pool::{BlockPlace, Group, Pool, Sequence};
+use crate::pool::{BlockPlace, Group, Pool, Reserved, Sequence};
 use crate::position::Lsn;
 use crate::segment::Segment;
 
@@ -102,6 +102,16 @@ impl Opener {
         self.before
     }
 
+    /// The epoch of the blocks that are opened.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Where it starts.
+    pub(crate) fn start(&self) -> Lsn {
+        self.start
+    }
+
     /// A segment is ready.
     pub(crate) fn add_segment(&mut self, segment: Arc<Segment>) {
         if let Some(last) = self.segments.back() {
@@ -157,17 +167,34 @@ impl Opener {
 
     /// Opens a block with room for `need` bytes of records. No block is open, and the shard is not shut.
     pub(crate) fn open(&mut self, pool: &Pool, need: u32, blocks_max: u32) -> Result<(), NoRoom> {
-        if self.held || pool.in_use() >= blocks_max {
-            return Err(NoRoom::Memory);
-        }
-        let place = self
-            .place(pool, self.end(pool), BLOCK_HEADER_BYTES + need)
-            .ok_or(NoRoom::Segment { bytes: u64::from(BLOCK_HEADER_BYTES + need) })?;
+        let place = self.next_place(pool, need, blocks_max)?;
         if !pool.open(&place) {
             return Err(NoRoom::Memory);
         }
         self.leave_behind(place.lsn);
         Ok(())
+    }
+
+    /// Where the next block goes, if one may be opened.
+    fn next_place(&self, pool: &Pool, need: u32, blocks_max: u32) -> Result<BlockPlace, NoRoom> {
+        if self.held || pool.in_use() >= blocks_max {
+            return Err(NoRoom::Memory);
+        }
+        let bytes = BLOCK_HEADER_BYTES + need;
+        self.place(pool, self.end(pool), bytes).ok_or(NoRoom::Segment { bytes: u64::from(bytes) })
+    }
+
+    /// As [`open`](Opener::open), with the first `need` bytes reserved in the same step.
+    pub(crate) fn open_reserved<'p>(
+        &mut self,
+        pool: &'p Pool,
+        need: u32,
+        blocks_max: u32,
+    ) -> Result<Reserved<'p>, NoRoom> {
+        let place = self.next_place(pool, need, blocks_max)?;
+        let reserved = pool.open_reserved(&place, need).ok_or(NoRoom::Memory)?;
+        self.leave_behind(place.lsn);
+        Ok(reserved)
     }
 
     /// Opens a marker, a block without records; false if there is no room for one now. The shard is not shut.

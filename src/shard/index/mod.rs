@@ -4,17 +4,20 @@
 //! them, and whatever fails is tried again later. What they say is a hint: see [`Engine::key_places`](Engine::key_places).
 
 mod places;
+mod recent;
 mod walk;
 
 pub(crate) use places::{Hint, KeyOrder, KeyQuery};
-use walk::{Walk, Walked};
+pub(crate) use recent::{IdPlace, KeyedId, RecentLast};
+pub(in crate::shard) use recent::{NotNow, Recent, UnknownIds};
+use walk::{Walk, Walked, with_id};
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crate::device::Directory;
-use crate::format::{INDEX_BYTES_MAX, IndexEpoch};
+use crate::format::{INDEX_BYTES_MAX, IndexEpoch, KeyHash};
 use crate::index::{Builder, Built, FilePages, PageCache, RunFile, can_merge, list_runs, merge, write_run};
 use crate::position::Lsn;
 use crate::segment::StoreView;
@@ -37,7 +40,10 @@ pub(crate) struct IndexConfig {
     pub on: bool,
     /// A run covers about so much of the log.
     pub run_bytes: u64,
-    /// Memory for entries that are gathered, and for pages that were read.
+    /// So many ids are remembered.
+    pub ids_max: usize,
+    /// Memory: half of it for what was appended last, a quarter for entries that are gathered, a quarter for pages that
+    /// were read.
     pub memory_bytes: usize,
 }
 
@@ -55,6 +61,8 @@ pub(in crate::shard) struct Indexing {
     work: Mutex<Option<Work>>,
     /// Until when nothing is tried, after something has failed.
     rests_until: AtomicU64,
+    /// What was appended last. Taken before the opener.
+    pub(in crate::shard) recent: Mutex<Option<Recent>>,
 }
 
 /// What came of reading on.
@@ -92,11 +100,12 @@ impl Indexing {
         Indexing {
             config,
             runs: RwLock::default(),
-            cache: Arc::new(PageCache::new(config.memory_bytes / 2)),
+            cache: Arc::new(PageCache::new(config.memory_bytes / 4)),
             indexed: AtomicU64::new(0),
             directory: OnceLock::new(),
             work: Mutex::new(None),
             rests_until: AtomicU64::new(0),
+            recent: Mutex::new(None),
         }
     }
 
@@ -164,6 +173,11 @@ impl Engine {
         self.indexing.config.on && !self.is_ended() && !self.life.is_closing() && !self.life.has_failed()
     }
 
+    /// Whether appends may have ids.
+    pub(crate) fn keeps_ids(&self) -> bool {
+        self.indexing.config.ids_max > 0
+    }
+
     /// Up to where the index answers: all below it that the log still has.
     pub(crate) fn indexed(&self) -> Lsn {
         Lsn(self.indexing.indexed.load(Ordering::SeqCst)).min(self.durable())
@@ -203,7 +217,7 @@ impl Engine {
         let view = self.view();
         let IndexConfig { run_bytes, memory_bytes, .. } = self.indexing.config;
         let block_bytes = self.block_bytes() as usize;
-        let builder = Builder::new(view.log_id, view.shard, run_bytes, memory_bytes / 2, block_bytes)?;
+        let builder = Builder::new(view.log_id, view.shard, run_bytes, memory_bytes / 4, block_bytes)?;
         let (found, highest) = list_runs(directory.as_ref(), &view.log_id, view.shard)?;
         let (current, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|run| is_current(run, &view));
         let kept = {
@@ -281,7 +295,12 @@ impl Engine {
                 Err(_) => break Gathered::Stuck,
             };
             let Some(Walked { identity, lsn, end, records }) = block else { break Gathered::All };
-            if work.builder.add_block(&identity, lsn, end, records.into_iter()) == Built::Full {
+            let with_id = with_id(&view.log_id);
+            let entries = records.iter().flat_map(|(name, lsn)| {
+                let also = name.id.map(|_| (with_id, *lsn));
+                std::iter::once((KeyHash::of_whole(name.key), *lsn)).chain(also)
+            });
+            if work.builder.add_block(&identity, lsn, end, entries) == Built::Full {
                 let range = work.builder.range();
                 // Where it is the first, there is a wide gap in front of it.
                 let end =

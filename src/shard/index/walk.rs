@@ -1,6 +1,8 @@
 //! The keys of a shard's blocks, one block after the other.
 
-use crate::format::{BlockHeader, Defect, Identity, KeyHash, RawRecord, RecordFlags, Records};
+use crate::format::{
+    BlockHeader, Defect, Identity, KeyHash, RawRecord, RecordFlags, RecordHeader, Records, WholeKeyHash,
+};
 use crate::position::Lsn;
 use crate::segment::{SegmentReader, StoreView, continuations};
 
@@ -18,7 +20,7 @@ pub(in crate::shard) struct Walked {
     pub identity: Identity,
     pub lsn: Lsn,
     pub end: Lsn,
-    pub records: Vec<(KeyHash, Lsn)>,
+    pub records: Vec<(Name, Lsn)>,
 }
 
 /// A block with its bytes, and the end of what its epoch owns.
@@ -28,22 +30,52 @@ struct Read<'b> {
     owned_end: Lsn,
 }
 
-/// A key of which a part was seen.
-struct Begun {
-    lsn: Lsn,
-    key_bytes: usize,
-    key: Vec<u8>,
+/// A record of whose key and id a part was seen.
+#[derive(Debug)]
+pub(in crate::shard) struct Begun {
+    pub lsn: Lsn,
+    header: RecordHeader,
+    body: Vec<u8>,
 }
 
 impl Begun {
-    fn add(&mut self, body: &[u8]) {
-        let more = body.len().min(self.key_bytes - self.key.len());
-        self.key.extend_from_slice(&body[..more]);
+    pub(in crate::shard) fn new(record: &RawRecord<'_>) -> Begun {
+        let mut begun = Begun { lsn: record.lsn, header: record.header, body: Vec::new() };
+        begun.add(record.body);
+        begun
     }
 
-    fn is_whole(&self) -> bool {
-        self.key.len() == self.key_bytes
+    pub(in crate::shard) fn add(&mut self, body: &[u8]) {
+        let more = body.len().min(self.header.edges().1 - self.body.len());
+        self.body.extend_from_slice(&body[..more]);
     }
+
+    /// What it is called, if all of that was seen.
+    pub(in crate::shard) fn name(&self, log_id: &[u8; 16]) -> Option<Name> {
+        Name::of(log_id, &self.header, &self.body)
+    }
+}
+
+/// What a record is called: by its key, and by its id if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) struct Name {
+    pub key: WholeKeyHash,
+    pub id: Option<u128>,
+}
+
+impl Name {
+    /// `None` if the key or the id is not in this part of the body.
+    pub(in crate::shard) fn of(log_id: &[u8; 16], header: &RecordHeader, body: &[u8]) -> Option<Name> {
+        let (key_end, id_end) = header.edges();
+        let id = body.get(key_end..id_end)?.try_into().ok().map(u128::from_le_bytes);
+        Some(Name { key: WholeKeyHash::of(log_id, &body[..key_end]), id })
+    }
+}
+
+/// What all records with an id are found under, beside their keys.
+pub(in crate::shard) fn with_id(log_id: &[u8; 16]) -> KeyHash {
+    // Records without a key are under none, so the empty one is free.
+    KeyHash::of(log_id, b"")
 }
 
 impl Walk<'_> {
@@ -56,31 +88,28 @@ impl Walk<'_> {
         let Some(Read { header, bytes, owned_end }) = self.read(at)? else { return Ok(None) };
         let (mut records, mut begun) = (Vec::with_capacity(header.record_count as usize), None);
         for record in Records::checked_before(&header, bytes)? {
-            let RawRecord { lsn, header, body } = record?;
+            let record = record?;
+            let RawRecord { lsn, header, body } = record;
             if header.key_bytes == 0 || header.flags.has(RecordFlags::REST) || lsn >= owned_end {
                 continue;
             }
-            match body.get(..usize::from(header.key_bytes)) {
-                Some(key) => records.push((KeyHash::of(&log_id, key), lsn)),
-                None => {
-                    let key_bytes = usize::from(header.key_bytes);
-                    begun = Some(Begun { lsn, key_bytes, key: body.to_vec() });
-                }
+            match Name::of(&log_id, &header, body) {
+                Some(name) => records.push((name, lsn)),
+                None => begun = Some(Begun::new(&record)),
             }
         }
         if let Some(mut begun) = begun {
-            if !self.finish_key(&mut begun, header.end())? {
-                return Ok(None);
-            }
-            records.push((KeyHash::of(&log_id, &begun.key), begun.lsn));
+            let Some(name) = self.finish(&mut begun, header.end())? else { return Ok(None) };
+            records.push((name, begun.lsn));
         }
         Ok(Some(Walked { identity: header.identity(), lsn: header.lsn(), end: header.end(), records }))
     }
 
-    /// Reads the rest of a key that lies across blocks, the next of which stands at `at`; false if it is not there.
-    fn finish_key(&mut self, begun: &mut Begun, mut at: Lsn) -> Result<bool, Defect> {
-        while !begun.is_whole() {
-            let Some(Read { header, bytes, .. }) = self.read(at)? else { return Ok(false) };
+    /// Reads on where a key lies across blocks, the next of which stands at `at`; `None` if it is not there.
+    fn finish(&mut self, begun: &mut Begun, mut at: Lsn) -> Result<Option<Name>, Defect> {
+        let log_id = self.view.log_id;
+        loop {
+            let Some(Read { header, bytes, .. }) = self.read(at)? else { return Ok(None) };
             at = header.end();
             for record in Records::checked_before(&header, bytes)? {
                 let record = record?;
@@ -88,12 +117,11 @@ impl Walk<'_> {
                     return Err(Defect::Length);
                 }
                 begun.add(record.body);
-                if begun.is_whole() {
-                    break;
+                if let Some(name) = begun.name(&log_id) {
+                    return Ok(Some(name));
                 }
             }
         }
-        Ok(true)
     }
 
     fn read(&mut self, mut at: Lsn) -> Result<Option<Read<'_>>, Defect> {

@@ -20,6 +20,7 @@ impl History {
     /// Ends the log in one of the ways in which logs end.
     pub(super) fn end(&mut self, log: Log) -> Ended {
         self.look_at_all();
+        self.note_terms_end();
         self.followers.fill_with(|| None);
         self.beside = None;
         let stats = log.stats();

@@ -42,7 +42,7 @@ impl History {
     }
 
     /// The key's records that are not truncated, as far as they were accepted; by their places.
-    fn stream(&self, log: &Log, key: &[u8]) -> Vec<Position> {
+    pub(super) fn stream(&self, log: &Log, key: &[u8]) -> Vec<Position> {
         let shard = log.route(key);
         let horizon = log.engine_of(shard).view().horizon;
         let accepted = self.oracles[usize::from(shard.0)].accepted().iter();

@@ -133,6 +133,7 @@ impl History {
         assert_below(record, log.shard(shard).durable_lsn());
         let horizon = log.engine_of(shard).view().horizon;
         assert!(record.lsn() >= horizon, "{record:?} was served, and all below {horizon} is truncated");
+        assert_eq!(record.id(), self.terms.id_of(record.position()), "of {record:?}");
         if !self.is_damaged() {
             self.oracles[usize::from(shard.0)].served(record.position(), record.payload());
         }

@@ -1,0 +1,169 @@
+//! Appends under terms: only behind a certain record of the key, or once per id.
+//!
+//! What the terms are held against is complete only while nobody else can reserve
+//! ([`with_recent`](Engine::with_recent)), and the range is reserved in that same step: of two writers with one condition,
+//! one wins. What is not in memory is not read there: the caller is told what to look up, and comes again.
+
+use std::sync::Arc;
+
+use super::opener::{NoRoom, Opener};
+use super::{AppendMode, Batch, OpenedGroup};
+use crate::error::{AppendError, ReadError};
+use crate::format::WholeKeyHash;
+use crate::pool::{Held, Reserved};
+use crate::position::{Lsn, Position};
+use crate::shard::engine::{Engine, Placed, Refused, Target, Undecided, Unknown};
+use crate::shard::index::{IdPlace, KeyedId, NotNow, Recent};
+use crate::write::{Durability, Terms};
+
+/// The last record of a key below a place, as whoever was asked for it has found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastBelow {
+    pub below: Lsn,
+    /// While this was the shard's epoch.
+    pub epoch: u32,
+    pub last: Option<Position>,
+}
+
+/// What came of it, under the lock.
+enum Decided<'p> {
+    Duplicate(IdPlace),
+    Conflict(Option<Position>),
+    Unknown(Unknown),
+    NoRoom(NoRoom),
+    /// There are more blocks in use than this priority may have.
+    Full,
+    Range(Reserved<'p>),
+    Group(Result<OpenedGroup<'p>, NoRoom>),
+}
+
+impl Engine {
+    /// Accepts a batch if its terms hold and there is room now. The batch is not empty, and its key not either.
+    pub(crate) fn put_under(
+        &self,
+        batch: &Batch<'_>,
+        terms: &Terms,
+        known: Option<&LastBelow>,
+        mode: AppendMode,
+        positions: Option<&mut Vec<Position>>,
+    ) -> Result<Placed, Undecided> {
+        if terms.id.is_some() && !self.keeps_ids() {
+            return Err(Refused::Error(AppendError::IdsNotKept).into());
+        }
+        let need = self.check_size(batch)?;
+        let bodies: Vec<u32> = batch.bodies().map(|body| body as u32).collect();
+        let hash = WholeKeyHash::of(&self.view().log_id, batch.key);
+        let mut closed = false;
+        let decided = self.with_recent(|recent, opener, held| {
+            if let Some(decided) = self.refuse(recent, hash, terms, known) {
+                return decided;
+            }
+            match need {
+                Some(need) => self.reserve_held(opener, held, need, mode, &mut closed),
+                None => {
+                    drop(held);
+                    let (opened, was_open) = self.open_planned(opener, &bodies, mode.priority);
+                    closed = was_open && opened.is_err();
+                    Decided::Group(opened)
+                }
+            }
+        });
+        if closed {
+            self.closed_full();
+        }
+        match decided.map_err(|reason| self.not_now(reason))? {
+            Decided::Range(reserved) => Ok(self.fill(reserved, batch, mode, positions)),
+            Decided::Group(opened) => {
+                let opened = self.group_opened(opened, false)?;
+                Ok(self.fill_group(opened, &bodies, batch, mode, positions))
+            }
+            Decided::Duplicate(place) => Ok(self.placed_before(&place, mode.durability)),
+            Decided::Conflict(last) => {
+                Err(Refused::Error(AppendError::Conflict { shard: self.id, last }).into())
+            }
+            Decided::Unknown(unknown) => Err(Undecided::Unknown(unknown)),
+            Decided::NoRoom(reason) => Err(self.refused(reason).into()),
+            Decided::Full => Err(Refused::NoRoom.into()),
+        }
+    }
+
+    fn not_now(&self, reason: NotNow) -> Refused {
+        match reason {
+            NotNow::Shut => Refused::Error(self.shut_error().into()),
+            NotNow::Cutting => Refused::NoRoom,
+            NotNow::Io(error) => {
+                let source = ReadError::Io { shard: self.id, source: Arc::new(error) };
+                Refused::Error(AppendError::unreadable(self.id, source))
+            }
+        }
+    }
+
+    /// Why the batch is not accepted, if it is not for want of room.
+    fn refuse(
+        &self,
+        recent: &Recent,
+        hash: WholeKeyHash,
+        terms: &Terms,
+        known: Option<&LastBelow>,
+    ) -> Option<Decided<'static>> {
+        let horizon = self.view().horizon;
+        if let Some(id) = terms.id {
+            if let Some(unknown) = recent.unknown_ids() {
+                return Some(Decided::Unknown(Unknown::Ids(unknown)));
+            }
+            let place =
+                recent.ids.get(&KeyedId::new(hash, id)).filter(|place| place.position.lsn() >= horizon);
+            if let Some(place) = place {
+                return Some(Decided::Duplicate(*place));
+            }
+        }
+        let expected = terms.if_last?;
+        let start = recent.keys.stretch().start;
+        let recently = recent.keys.back(hash).next();
+        let last = match (recently, known) {
+            (Some(place), _) => place.position(self.id),
+            // It is all below that, and what was found there is still so.
+            (None, Some(known)) if known.epoch == recent.epoch && known.below >= start => known.last,
+            (None, _) => return Some(Decided::Unknown(Unknown::Last { below: start, epoch: recent.epoch })),
+        };
+        let last = last.filter(|last| last.lsn() >= horizon);
+        (last != expected).then_some(Decided::Conflict(last))
+    }
+
+    /// Takes a range of the block that is held, or of the next one.
+    fn reserve_held<'p>(
+        &'p self,
+        opener: &mut Opener,
+        held: Held<'p>,
+        need: u32,
+        mode: AppendMode,
+        closed: &mut bool,
+    ) -> Decided<'p> {
+        let blocks_max = self.blocks_max(mode.priority);
+        if self.pool.in_use() > blocks_max {
+            return Decided::Full;
+        }
+        if let Some(reserved) = held.claim(need, closed) {
+            return Decided::Range(reserved);
+        }
+        match opener.open_reserved(&self.pool, need, blocks_max) {
+            Ok(reserved) => {
+                self.look_ahead(opener);
+                Decided::Range(reserved)
+            }
+            Err(reason) => Decided::NoRoom(reason),
+        }
+    }
+
+    /// What a retry gets: the first one's place. If that is not as durable as the retry asks for, it is made so.
+    fn placed_before(&self, place: &IdPlace, durability: Durability) -> Placed {
+        let (lsn, sequence) = (place.position.lsn(), place.sequence);
+        // Of a batch it is the first record, and what is durable behind that is whole: what is written may not be.
+        let durability = if durability == Durability::Written { Durability::Synced } else { durability };
+        let target = Target { lsn, sequence, durability };
+        if durability == Durability::Synced && self.durable() <= lsn {
+            self.last_target(durability).iter().for_each(|last| self.ask_sync(last));
+        }
+        Placed { position: place.position, target, must_lead: false, is_duplicate: true }
+    }
+}

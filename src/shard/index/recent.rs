@@ -1,0 +1,409 @@
+//! What was appended last: the keys and ids of the end of the shard, known to the last record.
+//!
+//! Appends tell nobody of their keys. Whoever asks ([`Engine::with_recent`]) reads what came since from the pool, where
+//! the blocks still are, and so pays for those who never ask. Where the pool has given a block away meanwhile, or an epoch
+//! has begun, it begins anew, with what the key index does not cover yet read from the device if that is little.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::MutexGuard;
+
+use super::walk::{Begun, Name, Walk, Walked};
+use crate::format::{RawRecord, RecordFlags, WholeKeyHash, own_records};
+use crate::index::{Place, RecentBlock, RecentKeys};
+use crate::pool::{Held, Peeked, Sequence};
+use crate::position::{Lsn, Position, ShardId};
+use crate::segment::StoreView;
+use crate::shard::Engine;
+use crate::shard::append::opener::Opener;
+use crate::sync::lock;
+
+/// So much is looked at before others may open blocks again.
+const PIECE_BYTES: u32 = 64 << 10;
+
+/// Looks at a copy that somebody else makes, before others may go on.
+const SPINS: u32 = 200;
+
+/// An id, under the key that it came with: under another one it is another id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct KeyedId(u128);
+
+impl KeyedId {
+    pub(crate) fn new(key: WholeKeyHash, id: u128) -> KeyedId {
+        // 96 bits that nobody can choose: whatever ids are given, two of different keys are the same no sooner than two
+        // random numbers of 96 bits.
+        KeyedId(id ^ (u128::from(key.hash) | u128::from(key.check) << 64))
+    }
+}
+
+/// Where a record with an id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdPlace {
+    pub id: KeyedId,
+    pub position: Position,
+    /// Its block, if it was opened by this process.
+    pub sequence: Sequence,
+}
+
+/// Why nothing can be said now.
+#[derive(Debug)]
+pub(in crate::shard) enum NotNow {
+    /// The shard is shut or has failed.
+    Shut,
+    /// The end of the log is being cut.
+    Cutting,
+    Io(io::Error),
+}
+
+/// Below there not all ids are known that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownIds {
+    pub below: Lsn,
+    /// So many.
+    pub most: usize,
+    epoch: u32,
+}
+
+/// The last record of a key, as far as it was appended lately.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RecentLast {
+    Here(Position),
+    /// There is none from here on.
+    Below(Lsn),
+}
+
+/// The ids of the last records that have one.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct RecentIds {
+    most: usize,
+    /// In order.
+    list: VecDeque<IdPlace>,
+    /// The number of the first of the list; that of any other follows.
+    first: u64,
+    numbers: HashMap<KeyedId, u64>,
+    /// All from here on are known, but those that have left.
+    from: Lsn,
+    /// There are none below that would still count.
+    is_complete: bool,
+}
+
+impl RecentIds {
+    fn new(most: usize) -> RecentIds {
+        // As many can come in front.
+        RecentIds { most, first: 1 << 63, ..RecentIds::default() }
+    }
+
+    fn restart(&mut self, from: Lsn) {
+        *self = RecentIds { from, ..RecentIds::new(self.most) };
+    }
+
+    fn add(&mut self, place: IdPlace) {
+        if self.most == 0 {
+            return;
+        }
+        if self.list.len() == self.most {
+            self.forget_oldest();
+        }
+        self.numbers.insert(place.id, self.first + self.list.len() as u64);
+        self.list.push_back(place);
+    }
+
+    fn forget_oldest(&mut self) {
+        // What lies below is older still.
+        self.is_complete = true;
+        let Some(oldest) = self.list.pop_front() else { return };
+        // Unless it has come once more since.
+        if self.numbers.get(&oldest.id) == Some(&self.first) {
+            self.numbers.remove(&oldest.id);
+        }
+        self.first += 1;
+    }
+
+    /// Below where not all that would count is known, and how many are.
+    fn unknown(&self) -> Option<(Lsn, usize)> {
+        (!self.is_complete).then_some((self.from, self.most - self.list.len()))
+    }
+
+    /// Puts those below in front, of which the newest comes first.
+    fn complete(&mut self, older: &[IdPlace]) {
+        for place in older.iter().take(self.most - self.list.len()) {
+            self.list.push_front(*place);
+            self.first -= 1;
+            self.numbers.entry(place.id).or_insert(self.first);
+        }
+        self.is_complete = true;
+    }
+
+    pub(in crate::shard) fn get(&self, id: &KeyedId) -> Option<&IdPlace> {
+        let number = self.numbers.get(id)?;
+        self.list.get(usize::try_from(number - self.first).ok()?)
+    }
+}
+
+/// The keys and ids of the end of a shard.
+#[derive(Debug)]
+pub(in crate::shard) struct Recent {
+    pub(in crate::shard) keys: RecentKeys,
+    pub(in crate::shard) ids: RecentIds,
+    shard: ShardId,
+    /// What comes next: a block, and how much of it is known.
+    next: Sequence,
+    offset: u32,
+    pub(in crate::shard) epoch: u32,
+    /// A record of whose name a part is in the next block, and the block where it begins.
+    begun: Option<(Begun, RecentBlock, Sequence)>,
+}
+
+/// How far one look has got.
+enum Taken {
+    All,
+    Some,
+    /// Somebody copies.
+    Unfinished,
+    /// It must begin anew.
+    Lost,
+}
+
+impl Recent {
+    fn add(&mut self, name: Name, lsn: Lsn, block: RecentBlock, sequence: Sequence) {
+        self.keys.add(name.key, lsn, block);
+        if let Some(id) = name.id {
+            let position = Position::new(self.shard, block.epoch, lsn, block.lsn);
+            self.ids.add(IdPlace { id: KeyedId::new(name.key, id), position, sequence });
+        }
+    }
+
+    /// Where ids are not known that count.
+    pub(in crate::shard) fn unknown_ids(&self) -> Option<UnknownIds> {
+        let (below, most) = self.ids.unknown()?;
+        Some(UnknownIds { below, most, epoch: self.epoch })
+    }
+
+    fn take_record(&mut self, record: &RawRecord<'_>, block: RecentBlock, log_id: &[u8; 16]) {
+        if record.header.flags.has(RecordFlags::REST) {
+            if let Some((begun, ..)) = &mut self.begun {
+                begun.add(record.body);
+            }
+        } else if record.header.key_bytes > 0 {
+            match Name::of(log_id, &record.header, record.body) {
+                Some(name) => self.add(name, record.lsn, block, self.next),
+                None => self.begun = Some((Begun::new(record), block, self.next)),
+            }
+        }
+        if let Some((begun, block, sequence)) = &self.begun {
+            if let Some(name) = begun.name(log_id) {
+                let (lsn, block, sequence) = (begun.lsn, *block, *sequence);
+                self.begun = None;
+                self.add(name, lsn, block, sequence);
+            }
+        }
+    }
+
+    /// Looks at what came since, up to `last`, which is no block that others reserve in.
+    fn take_in(&mut self, engine: &Engine, opener: &Opener, view: &StoreView, last: Sequence) -> Taken {
+        if opener.epoch() != self.epoch {
+            return Taken::Lost;
+        }
+        let row = view.epochs.last().expect("blocks are opened in an epoch");
+        let mut left = PIECE_BYTES;
+        while self.next <= last {
+            let (lsn, from, bytes) = match engine.pool.peek(self.next, self.offset) {
+                Peeked::Gone => return Taken::Lost,
+                Peeked::Unfinished => return Taken::Unfinished,
+                Peeked::Records { lsn, from, bytes } => (lsn, from, bytes),
+            };
+            let block = RecentBlock { lsn, epoch: row.epoch, nonce: row.nonce };
+            let at = Lsn(lsn.0 + u64::from(from));
+            let mut end = at;
+            for record in own_records(bytes, at) {
+                if end.0 - at.0 >= u64::from(left) {
+                    break;
+                }
+                self.take_record(&record, block, &view.log_id);
+                end = Lsn(end.0 + u64::from(crate::format::encoded_bytes(record.header.body_bytes)));
+            }
+            if self.begun.is_none() && end > at {
+                self.keys.reach(end);
+            }
+            let taken = (end.0 - at.0) as u32;
+            self.offset = from + taken;
+            left = left.saturating_sub(taken);
+            if (taken as usize) < bytes.len() {
+                return Taken::Some;
+            }
+            if self.next == last {
+                break;
+            }
+            (self.next, self.offset) = (self.next.next(), 0);
+        }
+        Taken::All
+    }
+}
+
+impl Engine {
+    /// Lets `act` have what was appended last, complete, while nobody can reserve.
+    ///
+    /// The first time it may read from the device, and waits for it.
+    pub(in crate::shard) fn with_recent<'e, R>(
+        &'e self,
+        act: impl FnOnce(&mut Recent, &mut Opener, Held<'e>) -> R,
+    ) -> Result<R, NotNow> {
+        let mut guard = lock(&self.indexing.recent);
+        loop {
+            let recent = self.begun_recent(&mut guard)?;
+            let mut opener = self.opener();
+            if self.life.is_shut() || self.life.has_failed() {
+                return Err(NotNow::Shut);
+            }
+            if opener.held {
+                return Err(NotNow::Cutting);
+            }
+            let view = self.view();
+            // First without keeping anybody from the open block.
+            let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+            let mut taken = recent.take_in(self, &opener, &view, closed);
+            if matches!(taken, Taken::All) {
+                let held = self.pool.hold();
+                for _ in 0..SPINS {
+                    taken = recent.take_in(self, &opener, &view, held.last());
+                    if !matches!(taken, Taken::Unfinished) {
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+                if matches!(taken, Taken::All) {
+                    return Ok(act(recent, &mut opener, held));
+                }
+            }
+            drop(opener);
+            match taken {
+                Taken::Lost => *guard = None,
+                Taken::Unfinished => crate::sync::pause(),
+                Taken::Some | Taken::All => {}
+            }
+        }
+    }
+
+    /// What was begun, or begins now.
+    fn begun_recent<'g>(
+        &self,
+        guard: &'g mut MutexGuard<'_, Option<Recent>>,
+    ) -> Result<&'g mut Recent, NotNow> {
+        if guard.is_none() {
+            **guard = Some(self.begin_recent().map_err(NotNow::Io)?);
+        }
+        Ok(guard.as_mut().expect("it was begun just now"))
+    }
+
+    fn begin_recent(&self) -> io::Result<Recent> {
+        let config = &self.indexing.config;
+        let mut keys = RecentKeys::new(config.memory_bytes / 2)?;
+        let (epoch, next, at) = {
+            let opener = self.opener();
+            let last = self.pool.last().sequence;
+            // Half of what there is: those that are about to be opened do not catch up with the look at them at once.
+            let kept = u64::from(self.pool.blocks() / 2);
+            let first = opener.sequence().next();
+            let next = Sequence(first.0.max((last.0 + 1).saturating_sub(kept)));
+            let at = match () {
+                () if next > last => opener.end(&self.pool),
+                () if next == first => opener.start(),
+                () => self.pool.lsn_of(next),
+            };
+            (opener.epoch(), next, at)
+        };
+        keys.restart(at);
+        let mut ids = RecentIds::new(config.ids_max);
+        ids.restart(at);
+        let mut recent = Recent { keys, ids, shard: self.id, next, offset: 0, epoch, begun: None };
+        let from = self.indexed();
+        if self.indexes() && from < at && at.0 - from.0 <= 2 * config.run_bytes {
+            recent.keys.restart(from);
+            recent.ids.restart(from);
+            if !self.read_recent(&mut recent, at)? {
+                recent.keys.restart(at);
+                recent.ids.restart(at);
+            }
+        }
+        Ok(recent)
+    }
+
+    /// Reads what the index does not cover from the device, up to `to`; false if that cannot be read.
+    fn read_recent(&self, recent: &mut Recent, to: Lsn) -> io::Result<bool> {
+        let durable = self.durable();
+        let view = self.view();
+        let mut reader = self.lend_scanner()?;
+        let mut walk = Walk { view: &view, reader: &mut reader, block_bytes: self.block_bytes(), durable };
+        let mut at = recent.keys.stretch().end;
+        let is_whole = loop {
+            if at >= to {
+                break true;
+            }
+            let Ok(Some(Walked { identity, lsn, end, records })) = walk.block(at) else { break false };
+            if lsn >= to {
+                break true;
+            }
+            let block = RecentBlock { lsn, epoch: identity.epoch, nonce: identity.nonce };
+            for (name, lsn) in records {
+                recent.add(name, lsn, block, Sequence(0));
+            }
+            recent.keys.reach(end);
+            at = end;
+        };
+        self.take_scanner_back(reader);
+        recent.keys.reach(to);
+        Ok(is_whole)
+    }
+
+    /// The last record of a key that was accepted, if it is one of those that were appended lately. `None` where that
+    /// cannot be told now.
+    pub(crate) fn recent_last(&self, key: &[u8]) -> Option<RecentLast> {
+        let view = self.view();
+        let hash = WholeKeyHash::of(&view.log_id, key);
+        let found = self.with_recent(|recent, _, _| {
+            let place = recent.keys.back(hash).next();
+            (place, recent.keys.stretch().start)
+        });
+        let (place, start) = found.ok()?;
+        match place {
+            Some(place) if place.lsn >= self.view().horizon => place.position(self.id).map(RecentLast::Here),
+            _ => Some(RecentLast::Below(start)),
+        }
+    }
+
+    /// Where records of a key are in the part that is closed, from `from` on, the last one first; and from where on all
+    /// of them are given. `None` where that cannot be told now.
+    pub(in crate::shard) fn recent_places(
+        &self,
+        hash: WholeKeyHash,
+        from: Lsn,
+    ) -> Option<(Vec<Place>, std::ops::Range<Lsn>)> {
+        let mut guard = lock(&self.indexing.recent);
+        loop {
+            let recent = self.begun_recent(&mut guard).ok()?;
+            let taken = {
+                let opener = self.opener();
+                let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+                recent.take_in(self, &opener, &self.view(), closed)
+            };
+            match taken {
+                Taken::Lost => *guard = None,
+                Taken::Some => {}
+                // What somebody copies into is not durable.
+                Taken::All | Taken::Unfinished => {
+                    let places = recent.keys.back(hash).take_while(|place| place.lsn >= from);
+                    return Some((places.collect(), recent.keys.stretch()));
+                }
+            }
+        }
+    }
+
+    /// What was found below where ids are known, the newest one first, if nothing has changed since.
+    pub(crate) fn complete_ids(&self, asked: &UnknownIds, older: &[IdPlace]) {
+        if let Some(recent) = &mut *lock(&self.indexing.recent) {
+            if recent.unknown_ids().as_ref() == Some(asked) {
+                recent.ids.complete(older);
+            }
+        }
+    }
+}
