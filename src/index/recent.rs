@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 
 use super::Place;
-use crate::format::WholeKeyHash;
+use crate::format::{KeyHash, WholeKeyHash};
 use crate::position::Lsn;
 
 /// No entry.
@@ -23,7 +23,24 @@ struct Entry {
     check: u32,
     /// The one before it of the same key.
     before: u32,
-    lsn: Lsn,
+    /// Where it stands, and in the lowest bit, which is free there, whether it has an id.
+    place: u64,
+}
+
+impl Entry {
+    const WITH_ID: u64 = 1;
+
+    fn lsn(&self) -> Lsn {
+        Lsn(self.place & !Entry::WITH_ID)
+    }
+}
+
+/// An entry, to be gathered for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecentEntry {
+    pub key: KeyHash,
+    pub lsn: Lsn,
+    pub has_id: bool,
 }
 
 /// A block with entries.
@@ -78,8 +95,8 @@ impl RecentKeys {
     }
 
     /// A record with this key stands at `lsn`, behind all others, in this block.
-    pub(crate) fn add(&mut self, hash: WholeKeyHash, lsn: Lsn, block: RecentBlock) {
-        assert!(lsn >= self.stretch.end && block.lsn < lsn);
+    pub(crate) fn add(&mut self, hash: WholeKeyHash, lsn: Lsn, has_id: bool, block: RecentBlock) {
+        assert!(lsn >= self.stretch.end && block.lsn < lsn && lsn.0 & Entry::WITH_ID == 0);
         if self.entries.len() == self.most {
             self.forget_oldest();
         }
@@ -87,7 +104,8 @@ impl RecentKeys {
             self.blocks.push_back(block);
         }
         self.stretch.end = Lsn(lsn.0 + 1);
-        self.push(Entry { hash: hash.hash, check: hash.check, before: NONE, lsn });
+        let place = lsn.0 | u64::from(has_id);
+        self.push(Entry { hash: hash.hash, check: hash.check, before: NONE, place });
     }
 
     /// Nothing else begins below `end`.
@@ -119,11 +137,11 @@ impl RecentKeys {
         let kept = self.entries.split_off(self.entries.len() / 2);
         let memory = std::mem::take(&mut self.entries);
         // Behind the last one that is forgotten.
-        self.stretch.start = memory.last().map_or(self.stretch.start, |entry| Lsn(entry.lsn.0 + 1));
+        self.stretch.start = memory.last().map_or(self.stretch.start, |entry| Lsn(entry.lsn().0 + 1));
         self.entries = memory;
         self.entries.clear();
         self.newest.fill(NONE);
-        let first = kept.first().map_or(self.stretch.end, |entry| entry.lsn);
+        let first = kept.first().map_or(self.stretch.end, Entry::lsn);
         while self.blocks.get(1).is_some_and(|block| block.lsn < first) {
             self.blocks.pop_front();
         }
@@ -136,9 +154,29 @@ impl RecentKeys {
         std::iter::from_fn(move || {
             let entry = self.entries.get(next as usize)?;
             next = entry.before;
-            let index = self.blocks.partition_point(|block| block.lsn < entry.lsn) - 1;
+            let lsn = entry.lsn();
+            let index = self.blocks.partition_point(|block| block.lsn < lsn) - 1;
             let RecentBlock { lsn: block, epoch, nonce } = self.blocks[index];
-            Some(Place { lsn: entry.lsn, block, epoch, nonce })
+            Some(Place { lsn, block, epoch, nonce })
+        })
+    }
+
+    /// The blocks with entries from `at` on that another one follows, each with where that stands and its own entries.
+    pub(crate) fn blocks_from(
+        &self,
+        at: Lsn,
+    ) -> impl Iterator<Item = (RecentBlock, Lsn, impl Iterator<Item = RecentEntry> + '_)> {
+        let first = self.blocks.partition_point(|block| block.lsn < at);
+        let blocks = self.blocks.iter().skip(first);
+        blocks.clone().zip(blocks.skip(1)).map(|(block, next)| {
+            let start = self.entries.partition_point(|entry| entry.lsn() < block.lsn);
+            let own = self.entries[start..].iter().take_while(|entry| entry.lsn() < next.lsn);
+            let entry = |entry: &Entry| RecentEntry {
+                key: KeyHash::of_whole(WholeKeyHash { hash: entry.hash, check: entry.check }),
+                lsn: entry.lsn(),
+                has_id: entry.place & Entry::WITH_ID != 0,
+            };
+            (*block, next.lsn, own.map(entry))
         })
     }
 }
@@ -175,7 +213,7 @@ mod tests {
                     _ => {
                         let key = random.below(12) as u8;
                         let in_block = RecentBlock { lsn: block, epoch: 1, nonce: 2 };
-                        keys.add(WholeKeyHash::of(&LOG, &[key]), Lsn(at), in_block);
+                        keys.add(WholeKeyHash::of(&LOG, &[key]), Lsn(at), at % 3 == 0, in_block);
                         model.entry(key).or_default().push((Lsn(at), block));
                         at += 24;
                     }
@@ -189,6 +227,23 @@ mod tests {
                     assert_eq!(places(&keys, key), kept, "seed {seed}");
                 }
             }
+            // What is gathered from it is the same, but for the last block, which none follows.
+            let mut all: Vec<(Lsn, Lsn)> = model.values().flatten().copied().collect();
+            all.sort_unstable();
+            let start = keys.stretch().start;
+            let first = all.iter().find(|(lsn, _)| *lsn >= start).map_or(block, |(_, block)| *block);
+            let from = Lsn(first.0 + u64::from(first < start));
+            let last = all.last().map_or(block, |(_, block)| *block);
+            all.retain(|(_, block)| *block >= from && *block < last);
+            let mut gathered = Vec::new();
+            for (block, next, entries) in keys.blocks_from(from) {
+                assert!(next > block.lsn);
+                gathered.extend(entries.map(|entry| {
+                    assert!(entry.lsn < next && entry.has_id == (entry.lsn.0 % 3 == 0));
+                    (entry.lsn, block.lsn)
+                }));
+            }
+            assert_eq!(gathered, all, "seed {seed}");
             assert_eq!(forgotten, model.values().map(Vec::len).sum::<usize>() > keys.most);
         }
     }

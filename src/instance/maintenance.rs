@@ -15,6 +15,9 @@ use crate::tally;
 /// How often the maintenance thread looks at what nobody asks for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a shard's index is gone on with while much is appended.
+const INDEX_EVERY: Duration = Duration::from_millis(10);
+
 /// A segment that is being made, a piece at a time, beside everything else.
 struct Making {
     engine: Arc<Engine>,
@@ -26,8 +29,8 @@ struct Making {
 pub(crate) struct Maintenance {
     making: Vec<Making>,
     engines: Vec<Arc<Engine>>,
-    /// Shards whose keys are to be indexed further.
-    indexing: VecDeque<Arc<Engine>>,
+    /// Shards whose keys are to be indexed further, and when.
+    indexing: VecDeque<(Instant, Arc<Engine>)>,
     tallies: tally::Registry,
 }
 
@@ -58,8 +61,8 @@ impl Maintenance {
     fn run_loop(&mut self, asked: &Receiver<ShardId>) {
         let mut due = Instant::now() + LOOK_EVERY;
         loop {
-            let due_now = (!self.indexing.is_empty()).then(Instant::now);
-            let next = self.making.iter().map(|making| making.due).chain(due_now).fold(due, Instant::min);
+            let indexing = self.indexing.iter().map(|(due, _)| *due);
+            let next = self.making.iter().map(|making| making.due).chain(indexing).fold(due, Instant::min);
             match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(shard) => self.begin_making(shard),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -75,7 +78,9 @@ impl Maintenance {
             if Instant::now() >= due {
                 self.periodic_checks();
                 self.indexing.clear();
-                self.indexing.extend(self.engines.iter().filter(|engine| engine.indexes()).cloned());
+                let now = Instant::now();
+                let indexing = self.engines.iter().filter(|engine| engine.indexes());
+                self.indexing.extend(indexing.map(|engine| (now, engine.clone())));
                 due = Instant::now() + LOOK_EVERY;
             }
         }
@@ -121,11 +126,15 @@ impl Maintenance {
 
     /// A piece of one shard's index, so that whoever waits for a segment does not wait for more.
     fn go_on_indexing(&mut self) {
-        let Some(engine) = self.indexing.pop_front() else { return };
+        let now = Instant::now();
+        let Some(next) = self.indexing.iter().position(|(due, _)| *due <= now) else { return };
+        let Some((_, engine)) = self.indexing.remove(next) else { return };
         let mut has_more = false;
         contained(&engine, || has_more = engine.go_on_indexing());
         if has_more {
-            self.indexing.push_back(engine);
+            self.indexing.push_back((now, engine));
+        } else if engine.is_index_busy() {
+            self.indexing.push_back((now + INDEX_EVERY, engine));
         }
     }
 

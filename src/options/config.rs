@@ -224,7 +224,7 @@ impl Options {
             let reason = format!("{ids_max} is more than {DEDUP_IDS_MAX}");
             return Err(OpenError::InvalidOption { option: "dedup_ids", reason });
         }
-        Ok(IndexConfig { on: self.index_keys, ids_max, run_bytes: tuning.index_run_bytes, memory_bytes })
+        Ok(IndexConfig { on: !self.index_off, ids_max, run_bytes: tuning.index_run_bytes, memory_bytes })
     }
 
     pub(crate) fn wants_durable(&self) -> bool {

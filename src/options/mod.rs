@@ -77,7 +77,7 @@ pub struct Options {
     on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
-    index_keys: bool,
+    index_off: bool,
     index_bytes: Option<u64>,
     dedup_ids: Option<usize>,
     watch: Option<Watch>,
@@ -278,16 +278,16 @@ impl Options {
         self
     }
 
-    /// Indexes the keys of records, so that [`Log::read_key`](crate::Log::read_key), `read_key_back` and `last` find those of
-    /// one without a scan. Off by default: what was written is read once more for it.
+    /// Indexes the keys of records, so that [`Log::read_key`](crate::Log::read_key), `read_key_back`, `follow_key` and `last`
+    /// find those of one without a scan. On by default.
     ///
-    /// The index is built in the background, from 16 MiB of the log at a time, and takes 2 % of the log or less, in files
-    /// beside the segments (`*.idx`). These can be deleted at any time: they are derived from the log and built anew.
-    /// [`ShardStats::indexed`](crate::stats::ShardStats::indexed) says how far it is. With this off, files that are
-    /// there stay as they are.
+    /// The index is built in the background: from memory, as long as that keeps up with what is appended, and from the disk
+    /// otherwise. It takes 2 % of the log or less, in files beside the segments (`*.idx`). These can be deleted at any time:
+    /// they are derived from the log and built anew. [`ShardStats::indexed`](crate::stats::ShardStats::indexed) says how far
+    /// it is. With this off, files that are there stay as they are, and readers by key look at all records.
     #[must_use]
     pub fn index_keys(mut self, yes: bool) -> Options {
-        self.index_keys = yes;
+        self.index_off = !yes;
         self
     }
 

@@ -13,7 +13,7 @@ pub(in crate::shard) use recent::{NotNow, Recent, UnknownIds};
 use walk::{Walk, Walked, with_id};
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crate::device::Directory;
@@ -30,6 +30,9 @@ const PIECE_BYTES: u64 = 4 << 20;
 
 /// What failed is not tried again before: a full disk may stay full for days, and each try reads a whole run's stretch.
 const RETRY_NS: u64 = 60_000_000_000;
+
+/// A shard that has grown by so much since the last look is looked at again soon.
+const BUSY_BYTES: u64 = 1 << 20;
 
 /// So many runs of the first size become one.
 const RUNS_MERGED: usize = 8;
@@ -61,6 +64,9 @@ pub(in crate::shard) struct Indexing {
     work: Mutex<Option<Work>>,
     /// Until when nothing is tried, after something has failed.
     rests_until: AtomicU64,
+    /// What was durable at the last look, and whether that was much more than at the one before.
+    seen: AtomicU64,
+    is_busy: AtomicBool,
     /// What was appended last. Taken before the opener.
     pub(in crate::shard) recent: Mutex<Option<Recent>>,
 }
@@ -75,6 +81,16 @@ enum Gathered {
     Full { end: Lsn },
     /// What comes next cannot be read.
     Stuck,
+}
+
+impl Gathered {
+    /// There was no room for the block that stands at `lsn`.
+    fn full(builder: &Builder, lsn: Lsn) -> Gathered {
+        let range = builder.range();
+        // Where it is the first, there is a wide gap in front of it.
+        let end = if range.is_empty() { lsn.min(Lsn(range.start.0 + INDEX_BYTES_MAX)) } else { range.end };
+        Gathered::Full { end }
+    }
 }
 
 /// What whoever builds runs keeps from one piece to the next.
@@ -105,6 +121,8 @@ impl Indexing {
             directory: OnceLock::new(),
             work: Mutex::new(None),
             rests_until: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            is_busy: AtomicBool::new(false),
             recent: Mutex::new(None),
         }
     }
@@ -191,6 +209,9 @@ impl Engine {
         if !self.indexes() || self.device.now() < rests_until {
             return false;
         }
+        let durable = self.durable().0;
+        let grown = durable.saturating_sub(self.indexing.seen.swap(durable, Ordering::Relaxed));
+        self.indexing.is_busy.store(grown > BUSY_BYTES, Ordering::Relaxed);
         let mut work = lock(&self.indexing.work);
         let _out = self.calls.begin();
         let done = match &mut *work {
@@ -209,6 +230,11 @@ impl Engine {
             self.indexing.rests_until.store(until.0, Ordering::Relaxed);
             false
         })
+    }
+
+    /// Whether so much is appended that the index should be gone on with soon: before it leaves memory.
+    pub(crate) fn is_index_busy(&self) -> bool {
+        self.indexing.is_busy.load(Ordering::Relaxed)
     }
 
     /// Finds the runs that are there.
@@ -255,14 +281,24 @@ impl Engine {
         let next = runs.iter().map(|run| run.run.range().start).find(|start| *start >= from);
         let limit = next.unwrap_or(durable).min(durable);
         let is_enough = next.is_some() || limit.0.saturating_sub(from.0) >= self.indexing.config.run_bytes;
-        if limit <= from || !is_enough || work.stuck_at == Some(from) {
+        if limit <= from || work.stuck_at == Some(from) {
             return Ok(false);
         }
         if !work.has_begun || work.builder.range().start != from {
             work.builder.begin(from);
             work.has_begun = true;
         }
-        let end = match self.gather(work, &view, limit, durable)? {
+        // From memory as it comes, so that it is still there; from the device once there is enough of it.
+        let recent = match next {
+            None => self.gather_recent(&mut work.builder, &view, limit),
+            Some(_) => None,
+        };
+        let gathered = match recent {
+            Some(gathered) => gathered,
+            None if is_enough => self.gather(work, &view, limit, durable)?,
+            None => return Ok(false),
+        };
+        let end = match gathered {
             Gathered::Some => return Ok(true),
             Gathered::Full { end } => end,
             Gathered::All if next != Some(limit) => return Ok(false),
@@ -301,11 +337,7 @@ impl Engine {
                 std::iter::once((KeyHash::of_whole(name.key), *lsn)).chain(also)
             });
             if work.builder.add_block(&identity, lsn, end, entries) == Built::Full {
-                let range = work.builder.range();
-                // Where it is the first, there is a wide gap in front of it.
-                let end =
-                    if range.is_empty() { lsn.min(Lsn(range.start.0 + INDEX_BYTES_MAX)) } else { range.end };
-                break Gathered::Full { end };
+                break Gathered::full(&work.builder, lsn);
             }
         };
         self.take_scanner_back(reader);

@@ -341,7 +341,8 @@ mod tests {
         let unknown = hints(5).filter(|hint| matches!(hint, Hint::Unknown { .. })).count();
         assert!(unknown > 0 && engine.indexed() < indexed);
         while engine.go_on_indexing() {}
-        assert_eq!(engine.indexed(), indexed);
+        // What is written begins and ends elsewhere.
+        assert!(engine.indexed().0 + (512 << 10) >= indexed.0, "{} of {indexed}", engine.indexed());
         assert!(matches!(hints(5).collect::<Vec<_>>()[..], [Hint::Place(_)]));
         assert!(names().len() < 10, "{:?}", names());
     }
@@ -384,8 +385,8 @@ mod tests {
             assert!(begun.elapsed().as_secs() < 60, "nothing is indexed");
         }
         log.close().unwrap();
-        // By default nobody builds it, nor looks for what is there.
-        let log = options.open(dir.path()).unwrap();
+        // With it off nobody builds it, nor looks for what is there.
+        let log = options.index_keys(false).open(dir.path()).unwrap();
         assert!(!log.engine_of(ShardId(0)).go_on_indexing());
         assert_eq!(log.stats().shards[0].indexed, Lsn(0));
         log.close().unwrap();

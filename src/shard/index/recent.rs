@@ -8,9 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::MutexGuard;
 
-use super::walk::{Begun, Name, Walk, Walked};
-use crate::format::{RawRecord, RecordFlags, WholeKeyHash, own_records};
-use crate::index::{Place, RecentBlock, RecentKeys};
+use super::Gathered;
+use super::walk::{Begun, Name, Walk, Walked, with_id};
+use crate::format::{Identity, RawRecord, RecordFlags, WholeKeyHash, own_records};
+use crate::index::{Builder, Built, Place, RecentBlock, RecentEntry, RecentKeys};
 use crate::pool::{Held, Peeked, Sequence};
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::StoreView;
@@ -23,6 +24,9 @@ const PIECE_BYTES: u32 = 64 << 10;
 
 /// Looks at a copy that somebody else makes, before others may go on.
 const SPINS: u32 = 200;
+
+/// So many pieces are looked at for a run before others may go on with the index.
+const PIECES_AT_ONCE: usize = 64;
 
 /// An id, under the key that it came with: under another one it is another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +170,7 @@ enum Taken {
 
 impl Recent {
     fn add(&mut self, name: Name, lsn: Lsn, block: RecentBlock, sequence: Sequence) {
-        self.keys.add(name.key, lsn, block);
+        self.keys.add(name.key, lsn, name.id.is_some(), block);
         if let Some(id) = name.id {
             let position = Position::new(self.shard, block.epoch, lsn, block.lsn);
             self.ids.add(IdPlace { id: KeyedId::new(name.key, id), position, sequence });
@@ -396,6 +400,53 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Adds to a run what was appended last, as far as that is below `limit`; `None` where that is not known, and must be
+    /// read.
+    pub(super) fn gather_recent(
+        &self,
+        builder: &mut Builder,
+        view: &StoreView,
+        limit: Lsn,
+    ) -> Option<Gathered> {
+        let mut guard = lock(&self.indexing.recent);
+        let at = builder.range().end;
+        if guard.is_none() && limit.0.saturating_sub(at.0) > self.indexing.config.run_bytes {
+            return None; // It would be read for this, and once more for the run.
+        }
+        for _ in 0..PIECES_AT_ONCE {
+            let recent = self.begun_recent(&mut guard).ok()?;
+            let opener = self.opener();
+            let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+            match recent.take_in(self, &opener, &self.view(), closed) {
+                Taken::Lost => {
+                    *guard = None;
+                    return None;
+                }
+                Taken::Some => {}
+                Taken::All | Taken::Unfinished => break,
+            }
+        }
+        let keys = &guard.as_ref()?.keys;
+        if keys.stretch().start > at {
+            return None;
+        }
+        let with_id = with_id(&view.log_id);
+        for (block, next, entries) in keys.blocks_from(at) {
+            if next > limit {
+                break;
+            }
+            let (epoch, nonce) = (block.epoch, block.nonce);
+            let identity = Identity { log_id: view.log_id, shard: view.shard, epoch, nonce };
+            let entries = entries.flat_map(|RecentEntry { key, lsn, has_id }| {
+                std::iter::once((key, lsn)).chain(has_id.then_some((with_id, lsn)))
+            });
+            if builder.add_block(&identity, block.lsn, next, entries) == Built::Full {
+                return Some(Gathered::full(builder, block.lsn));
+            }
+        }
+        Some(Gathered::All)
     }
 
     /// What was found below where ids are known, the newest one first, if nothing has changed since.
