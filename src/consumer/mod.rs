@@ -23,7 +23,7 @@ use crate::error::{ConsumerError, ReadError};
 use crate::format::Committed;
 use crate::notice::Notices;
 use crate::position::{LogId, Lsn, Position, ShardId};
-use crate::read::{Cursor, Follower, Record, Step, Told};
+use crate::read::{Cursor, Follower, NextRecord, Record, Step};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
 
@@ -300,8 +300,8 @@ impl Consumer {
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Record, ReadError>> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
-            if let Some(told) = self.look_or_register(&waker) {
-                return told;
+            if let Some(next) = self.look_or_register(&waker) {
+                return next;
             }
             if !self.lanes[0].engine.is_threaded() {
                 let before: Vec<Lsn> = self.lanes.iter().map(|lane| lane.engine.durable()).collect();
@@ -324,7 +324,7 @@ impl Consumer {
 }
 
 impl Follower for Consumer {
-    fn step(&mut self) -> Told {
+    fn step(&mut self) -> NextRecord {
         let count = self.lanes.len();
         for offset in 0..count {
             let index = (self.turn + offset) % count;

@@ -1,8 +1,8 @@
 //! What can go wrong, one enum per kind of call.
 //!
 //! A message says what failed, where, what was not lost, and what to do. It does not repeat what
-//! [`source`](std::error::Error::source) gives: who prints for a person prints the [chain](error_chain). What the system
-//! said stands at its end, mostly as an `Arc<io::Error>`.
+//! [`source`](std::error::Error::source) gives: who prints for a person prints the [chain](error_chain). What the
+//! system said stands at its end, mostly as an `Arc<io::Error>`.
 
 mod consumer;
 mod open;
@@ -225,8 +225,8 @@ pub enum ReadError {
     /// No record was ever acknowledged at this position.
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
-    /// Read beside the owner: it may have been acknowledged, but the log's files do not tell yet that it is durable. They do
-    /// once more is appended, or within about a second while the owner lives.
+    /// Read beside the owner: it may have been acknowledged, but the log's files do not tell yet that it is durable.
+    /// They do once more is appended, or within about a second while the owner lives.
     #[error("LSN {lsn} of shard {shard} is not known to be durable yet; what lies below {durable} is")]
     NotDurableYet {
         /// The shard.
@@ -236,8 +236,8 @@ pub enum ReadError {
         /// All below it is known to be durable.
         durable: Lsn,
     },
-    /// The place to go on from lies above the end of the shard's log: it was taken of another log, or of this one before the
-    /// shard was put back from an older copy. What is appended next would be passed over.
+    /// The place to go on from lies above the end of the shard's log: it was taken of another log, or of this one
+    /// before the shard was put back from an older copy. What is appended next would be passed over.
     #[error(
         "shard {shard} cannot be followed from LSN {lsn}: its log ends at {end}; it is another log, or was put back \
              from an older copy"

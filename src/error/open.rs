@@ -58,8 +58,8 @@ pub enum OpenError {
         /// The first name that does not belong there.
         found: String,
     },
-    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one whose
-    /// own manifest is gone. Nothing in that folder was touched.
+    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one
+    /// whose own manifest is gone. Nothing in that folder was touched.
     #[error(
         "{} holds {found}, which is not of the log in {}; nothing there was changed: give this log other folders, put \
         back what is missing of the log that it belongs to, or move it away if nobody needs it",

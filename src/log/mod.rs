@@ -77,8 +77,8 @@ impl Log {
         LogReader::open(path.as_ref())
     }
 
-    /// Looks what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment files
-    /// alone. Nothing is changed before [`Salvage::write`], after which the log is opened as any.
+    /// Looks what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment
+    /// files alone. Nothing is changed before [`Salvage::write`], after which the log is opened as any.
     ///
     /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
     /// only the manifest knew of that.
@@ -266,7 +266,8 @@ impl Log {
     /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
     /// epoch), in the order of their timestamps.
     ///
-    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there not told.
+    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there not
+    /// told.
     ///
     /// # Errors
     /// If no memory is available for the readers. The iterator yields errors in reading.
@@ -280,8 +281,8 @@ impl Log {
     /// Truncation and retention do not wait for consumers.
     ///
     /// # Errors
-    /// [`ConsumerError::AboveEnd`] and the like if what it has committed is not in this log as it is now, since one of the
-    /// two was put back from a copy. See [`ConsumerError`].
+    /// [`ConsumerError::AboveEnd`] and the like if what it has committed is not in this log as it is now, since one of
+    /// the two was put back from a copy. See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
         Consumer::open(name, None, &self.inner.consumers, &self.consumers_place()?)
     }
@@ -289,9 +290,9 @@ impl Log {
     /// As [`consumer`](Log::consumer), told where to go on: what it had committed is forgotten, durably when this
     /// returns.
     ///
-    /// It is the way on where a shard was put back from an older copy than the consumer's progress, or the progress is of
-    /// another log, which [`consumer`](Log::consumer) refuses. Of a position, what it says of its shard is recorded even
-    /// where what was committed of another shard is refused, so that several are set one after the other.
+    /// It is the way on where a shard was put back from an older copy than the consumer's progress, or the progress is
+    /// of another log, which [`consumer`](Log::consumer) refuses. Of a position, what it says of its shard is recorded
+    /// even where what was committed of another shard is refused, so that several are set one after the other.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -344,8 +345,8 @@ impl Log {
     /// times its totals. One that is already open is shared.
     ///
     /// Its records are part of the log, under a key that begins with
-    /// [`TALLY_KEY_PREFIX`](crate::tally::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and retention
-    /// keep what the tally needs.
+    /// [`TALLY_KEY_PREFIX`](crate::tally::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and
+    /// retention keep what the tally needs.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -353,8 +354,8 @@ impl Log {
         self.tally_of(name)
     }
 
-    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::tally::Count), [`Min`](crate::tally::Min), [`Max`](crate::tally::Max),
-    /// [`Last`](crate::tally::Last), or your own.
+    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::tally::Count), [`Min`](crate::tally::Min),
+    /// [`Max`](crate::tally::Max), [`Last`](crate::tally::Last), or your own.
     ///
     /// # Errors
     /// See [`TallyError`].

@@ -117,8 +117,8 @@ impl Shard {
     ///
     /// # Errors
     /// As [`read`](Shard::read), and [`ReadError::AboveEnd`] if `lsn` lies above all that was ever accepted: whoever
-    /// remembered it had it of another log, or of this one before it was put back from an older copy, and would miss what
-    /// is appended next.
+    /// remembered it had it of another log, or of this one before it was put back from an older copy, and would miss
+    /// what is appended next.
     pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
         Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
     }

@@ -124,10 +124,11 @@ impl Options {
     /// together take at most a sixteenth of the machine's memory, or of the least limit of the control groups that the
     /// process is in. More than that limit is an error.
     ///
-    /// Readers take memory beside it: one that reads a range, follows or consumes has, for each shard that it reads, one
-    /// window of 768 KiB, or two and two blocks (2 MiB with blocks of 256 KiB) while it reads on and on. One that has
-    /// caught up and waits has given that back, of which at most one is kept for each shard. [`Log::get`](crate::Log::get)
-    /// reads into 64 KiB, or into two blocks where something is wrong; of either, four are kept for each shard.
+    /// Readers take memory beside it: one that reads a range, follows or consumes has, for each shard that it reads,
+    /// one window of 768 KiB, or two and two blocks (2 MiB with blocks of 256 KiB) while it reads on and on. One that
+    /// has caught up and waits has given that back, of which at most one is kept for each shard.
+    /// [`Log::get`](crate::Log::get) reads into 64 KiB, or into two blocks where something is wrong; of either, four
+    /// are kept for each shard.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);
@@ -172,8 +173,8 @@ impl Options {
         self
     }
 
-    /// Whether a log is made where there is none; true by default. Without, a path that is mistyped and a file system that
-    /// is not mounted are an error ([`OpenError::NoLog`](crate::OpenError::NoLog)), and nothing is made.
+    /// Whether a log is made where there is none; true by default. Without, a path that is mistyped and a file system
+    /// that is not mounted are an error ([`OpenError::NoLog`](crate::OpenError::NoLog)), and nothing is made.
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.finds_only = !create;
@@ -277,13 +278,13 @@ impl Options {
         self
     }
 
-    /// Indexes the keys of records, so that [`Log::read_key`](crate::Log::read_key), `read_key_back` and `last` find those of
-    /// one without a scan. Off by default: what was written is read once more for it.
+    /// Indexes the keys of records, so that [`Log::read_key`](crate::Log::read_key), `read_key_back` and `last` find
+    /// those of one without a scan. Off by default: what was written is read once more for it.
     ///
-    /// The index is built in the background, from 16 MiB of the log at a time, and takes 2 % of the log or less, in files
-    /// beside the segments (`*.idx`). These can be deleted at any time: they are derived from the log and built anew.
-    /// [`ShardStats::indexed`](crate::stats::ShardStats::indexed) says how far it is. With this off, files that are
-    /// there stay as they are.
+    /// The index is built in the background, from 16 MiB of the log at a time, and takes 2 % of the log or less, in
+    /// files beside the segments (`*.idx`). These can be deleted at any time: they are derived from the log and built
+    /// anew. [`ShardStats::indexed`](crate::stats::ShardStats::indexed) says how far it is. With this off, files that
+    /// are there stay as they are.
     #[must_use]
     pub fn index_keys(mut self, yes: bool) -> Options {
         self.index_keys = yes;

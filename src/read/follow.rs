@@ -10,7 +10,7 @@ use futures_core::Stream;
 
 use super::Record;
 use super::cursor::{Cursor, Step};
-use super::follower::{Follower, Told};
+use super::follower::{Follower, NextRecord};
 use super::key::Filtered;
 use crate::error::ReadError;
 use crate::position::Lsn;
@@ -108,7 +108,7 @@ impl Follower for Follow {
         self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
     }
 
-    fn step(&mut self) -> Told {
+    fn step(&mut self) -> NextRecord {
         let limit = self.records.source().durable();
         match self.records.next(limit, Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),

@@ -28,7 +28,7 @@ pub use range::Range;
 pub use record::Record;
 
 pub(crate) use cursor::{Cursor, Step, find_cut};
-pub(crate) use follower::{Follower, Told};
+pub(crate) use follower::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
 pub(crate) use key::{Filtered, last, place_behind};
 pub(crate) use merged::times;
