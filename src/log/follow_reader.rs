@@ -100,9 +100,9 @@ impl FollowReader {
         self.stop.clone()
     }
 
-    /// The next record, for which it waits at most `timeout`.
+    /// The next record, waiting for at most `timeout`.
     ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    /// `None` if it has ended or the time is over; [`Iterator::next`] tells which.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
         self.wait(Instant::now().checked_add(timeout))
     }

@@ -86,9 +86,9 @@ impl Follow {
         self.records.is_resting()
     }
 
-    /// The next record, for which it waits at most `timeout`.
+    /// The next record, waiting for at most `timeout`.
     ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    /// `None` if it has ended or the time is over; [`Iterator::next`] tells which.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
         self.wait(Some(timeout))
     }
