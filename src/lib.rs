@@ -42,7 +42,7 @@
 //!
 //! # Append
 //!
-//! [`Log::append`] takes bytes, or a [`Write`] that says more: a key, a priority, a durability. The
+//! [`Log::append`] takes bytes, or a [`Write`], which can also have a key, a priority and a durability. The
 //! record is accepted in the call itself if there is room; the handle that comes back waits for the
 //! rest.
 //!
@@ -78,10 +78,9 @@
 //! | `Written` | written, but not synced | a crash of the process |
 //! | `Synced` (default) | on the device | a crash of the kernel, a power cut |
 //!
-//! A failed write or sync stops the shard for good: everyone who waits gets
-//! [`AppendError::ShardFailed`], and whether *their* records are kept shows after the next open.
-//! Reads go on. Every other [`AppendError`] means that the record was not accepted, except where
-//! its documentation says otherwise.
+//! A failed write or sync stops the shard for good: everyone who waits gets [`AppendError::ShardFailed`], and whether
+//! *their* records are kept is known only after the next open. Reads still work. Every other [`AppendError`] means that
+//! the record was not accepted, except where its documentation says otherwise.
 //!
 //! ## From tasks
 //!
@@ -155,9 +154,8 @@
 //!
 //! # Crash and recover
 //!
-//! There is nothing to call: opening a log recovers it. What was acknowledged is there. Behind it
-//! may be records that were accepted and not yet acknowledged: always a prefix of the shard, never
-//! a part of a batch.
+//! There is nothing to call: opening a log recovers it. What was acknowledged is there. Records that were accepted but
+//! not yet acknowledged may follow it: always a prefix of the shard, never a part of a batch.
 //!
 //! ```rust,standalone_crate
 //! use std::process::Command;
@@ -225,25 +223,25 @@
 //!     assert_eq!(log.merged(time..)?.count(), 1);
 //!     assert_eq!(log.seek(time)?, [b.lsn()]); // one for each shard
 //!
-//!     // One key, from behind a record that was read, and its last record.
+//!     // One key: all its records, those after a known one, and the last.
 //!     let made = log.append(Write::new("made").key("order:9")).wait()?;
 //!     let paid = log.append(Write::new("paid").key("order:9")).wait()?;
 //!     assert_eq!(log.read_key("order:9", ..)?.count(), 2);
 //!     assert_eq!(log.follow_key("order:9", Some(made))?.next().expect("it is open")?.position(), paid);
 //!     assert_eq!(log.last("order:9")?, Some(paid));
 //!
-//!     // While somebody else owns it, from another process too: takes no lock, writes nothing.
+//!     // Beside the owner, also from another process: takes no lock, writes nothing.
 //!     let reader = Log::open_read_only(dir.path())?;
 //!     assert_eq!(reader.shards(), 1);
 //!     Ok(())
 //! }
 //! ```
 //!
-//! A corrupt region does not end an iterator: it yields the error, and the next call goes on behind the damage.
+//! A corrupt region does not end an iterator: it yields the error, and the next call resumes after the damage.
 //!
 //! # Follow
 //!
-//! [`Shard::follow`] reads from an LSN on and then waits for what comes, as a blocking iterator or
+//! [`Shard::follow`] reads from an LSN on and then waits for new records, as a blocking iterator or
 //! a `futures_core::Stream`. It ends when the log is closed, after it has delivered all that was
 //! durable.
 //!
@@ -357,10 +355,10 @@
 //! | option | default | change it |
 //! |---|---|---|
 //! | [`shards`](Options::shards) | one per core | fewer at low load: every shard pads blocks of its own |
-//! | [`memory_bytes`](Options::memory_bytes) | 64 MiB per shard, or less on a small machine | to bound memory, or to absorb longer bursts |
+//! | [`memory_bytes`](Options::memory_bytes) | at most 64 MiB per shard | to bound memory, or to absorb longer bursts |
 //! | [`segment_bytes`](Options::segment_bytes) | 256 MiB | to free space in smaller steps |
 //! | [`block_bytes`](Options::block_bytes) | 256 KiB | to the value that `sawmill tune` recommends for bulk loads |
-//! | [`require_durable`](Options::require_durable) | off | to refuse a place where a sync means nothing, such as tmpfs |
+//! | [`require_durable`](Options::require_durable) | off | to refuse tmpfs and the like, where a sync means nothing |
 //! | [`directories`](Options::directories) | the log's own | to spread the shards over several devices |
 //!
 //! ```

@@ -23,7 +23,7 @@ use crate::error::{ConsumerError, ReadError};
 use crate::format::Committed;
 use crate::notice::Notices;
 use crate::position::{LogId, Lsn, Position, ShardId};
-use crate::read::{Cursor, Follower, Record, Step, Told};
+use crate::read::{Cursor, Follower, NextRecord, Record, Step};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
 
@@ -72,10 +72,9 @@ struct Lane {
 
 /// A reader of all shards with durable progress. By [`Log::consumer`](crate::Log::consumer).
 ///
-/// [`next`](Iterator::next) blocks until a record is durable, as a [`Stream`] it waits for it; both
-/// end when the log is closed or stopped, or by [`stop`](Consumer::stop). Records of one shard come
-/// in their order; shards take turns. Each record comes at least once: after a crash those that were
-/// not committed come again.
+/// [`next`](Iterator::next) blocks until a record is durable, as a [`Stream`] it waits for it; both end when the log is
+/// closed or stopped, or by [`stop`](Consumer::stop). Records of one shard come in their order; shards take turns. Each
+/// record is delivered at least once: after a crash, those that were not committed are delivered again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -219,8 +218,8 @@ impl Consumer {
     /// earlier position than one committed before changes nothing.
     ///
     /// # Errors
-    /// [`ConsumerError::NotAPosition`] of what is not durable, or of no shard of this log;
-    /// [`ConsumerError::Closed`] once the log is closed, which records what was committed before.
+    /// [`ConsumerError::NotAPosition`] for what is not durable, or not in this log;
+    /// [`ConsumerError::Closed`] once the log is closed, which records what was committed until then.
     pub fn commit(&self, position: Position) -> Result<(), ConsumerError> {
         if !self.in_opening_process() {
             return Err(ConsumerError::Forked);
@@ -238,8 +237,8 @@ impl Consumer {
     /// Makes what was committed durable.
     ///
     /// # Errors
-    /// Where it cannot be written. After that the progress of this consumer is not recorded any more,
-    /// since a failed sync is final; a reopen goes on from what was durable.
+    /// If it cannot be written. From then on the progress of this consumer is not recorded any more, since a failed
+    /// sync is final; a reopen resumes from what was durable.
     pub fn flush(&self) -> Result<(), ConsumerError> {
         if !self.in_opening_process() {
             return Err(ConsumerError::Forked);
@@ -265,7 +264,7 @@ impl Consumer {
     /// Bytes of the log, headers included, between what was committed and what is durable, over all
     /// shards. 0 if every record was committed.
     ///
-    /// To tell that, it reads where it would go on, in each shard that has something there.
+    /// To find out, it reads at the place where it would resume, in each shard that has something there.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.lanes.iter().map(|lane| self.lag_of(lane)).sum()
@@ -290,9 +289,9 @@ impl Consumer {
         if matches!(left, Ok(Step::End)) { 0 } else { durable.0 - from.0 }
     }
 
-    /// The next record, for which it waits at most `timeout`.
+    /// The next record, waiting for at most `timeout`.
     ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    /// `None` if it has ended or the time is over; [`Iterator::next`] tells which.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
         self.wait(Instant::now().checked_add(timeout))
     }
@@ -300,8 +299,8 @@ impl Consumer {
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Record, ReadError>> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
-            if let Some(told) = self.look_or_register(&waker) {
-                return told;
+            if let Some(next) = self.look_or_register(&waker) {
+                return next;
             }
             if !self.lanes[0].engine.is_threaded() {
                 let before: Vec<Lsn> = self.lanes.iter().map(|lane| lane.engine.durable()).collect();
@@ -324,7 +323,7 @@ impl Consumer {
 }
 
 impl Follower for Consumer {
-    fn step(&mut self) -> Told {
+    fn step(&mut self) -> NextRecord {
         let count = self.lanes.len();
         for offset in 0..count {
             let index = (self.turn + offset) % count;

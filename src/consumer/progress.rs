@@ -85,8 +85,8 @@ pub(super) struct Begun<'a> {
 }
 
 impl Begun<'_> {
-    /// Takes over what the consumer of this name had committed; nothing if it is new. If it is told where to go on, that
-    /// is what it has committed from now on, durably.
+    /// Takes over what the consumer of this name had committed; nothing if it is new. If it is told where to go on,
+    /// that is what it has committed from now on, durably.
     pub(super) fn open(
         mut self,
         directory: &dyn Directory,

@@ -3,6 +3,8 @@
 //! What is locked is the folder itself, by its own descriptor: a lock file can be deleted and made anew, and then be
 //! locked by a second owner. The lock file is locked beside it: for versions that know no other lock, for file systems
 //! where a folder cannot be locked (NFS), and because it names the owner.
+//!
+//! How long an open waits for a lock: `instance/lock.rs`.
 
 use std::fs;
 use std::io::{self, Read};

@@ -7,10 +7,10 @@ use crate::position::{LogId, Lsn, Position, ShardId};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
-    /// The name cannot be a file's: 1 to 64 letters, digits, `.`, `-` and `_` can.
+    /// The name is not valid: it must be 1 to 64 letters, digits, `.`, `-` and `_`.
     #[error("`{0}` is no name for a consumer: 1 to 64 letters, digits, `.`, `-` and `_` are")]
     Name(String),
-    /// There is a consumer of this name already.
+    /// A consumer of this name is already open.
     #[error("the consumer `{0}` is in use; drop it there first")]
     InUse(String),
     /// There is no consumer of this name.
@@ -22,7 +22,7 @@ pub enum ConsumerError {
     /// The position is not one of a durable record of this log. Nothing was committed.
     #[error("{0} is not the position of a durable record")]
     NotAPosition(Position),
-    /// Both copies of its progress are damaged. Remove the files `consumer-NAME.*` to begin anew.
+    /// Both copies of its progress are damaged. Remove the files `consumer-NAME.*` to start over.
     #[error("the progress of consumer `{name}` is damaged in both copies; remove its files to begin anew")]
     Damaged {
         /// Its name.
@@ -34,8 +34,8 @@ pub enum ConsumerError {
         /// Its name.
         name: String,
     },
-    /// What it has committed lies above the end of the shard's log: the shard was put back from an older copy, and the
-    /// consumer's progress was not. Opened like that it would pass over what is appended next. Go on by
+    /// What it has committed lies above the end of the shard's log: the shard was restored from an older copy, and the
+    /// consumer's progress was not. It would skip what is appended next. Say where to resume with
     /// [`Log::consumer_from`](crate::Log::consumer_from).
     #[error(
         "consumer `{name}` has committed {position} of shard {shard}, whose log ends at LSN {end}: the shard was put \
@@ -51,9 +51,9 @@ pub enum ConsumerError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// What it has committed was a record of this shard as it went on once, and not as it is: the shard was put back
-    /// from an older copy and has gone on since. Which of its records the consumer knows cannot be told. Go on by
-    /// [`Log::consumer_from`](crate::Log::consumer_from).
+    /// What it has committed belongs to a history that this shard no longer has: the shard was restored from an older
+    /// copy and has been appended to since. Which of its records the consumer knows cannot be told. Say where to resume
+    /// with [`Log::consumer_from`](crate::Log::consumer_from).
     #[error(
         "consumer `{name}` has committed {position} of shard {shard} as it was before it was put back from an older \
              copy; its log ends at LSN {end} now; say by `consumer_from` where to go on"
@@ -68,7 +68,8 @@ pub enum ConsumerError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// Its progress is that of a consumer of another log. Go on by [`Log::consumer_from`](crate::Log::consumer_from).
+    /// Its progress belongs to a consumer of another log. Say where to resume with
+    /// [`Log::consumer_from`](crate::Log::consumer_from).
     #[error(
         "the progress of consumer `{name}` is of the log {log}, and this is {own}; say by `consumer_from` where to go \
              on"
@@ -76,7 +77,7 @@ pub enum ConsumerError {
     OtherLog {
         /// Its name.
         name: String,
-        /// The log that its positions are of.
+        /// The log that its positions belong to.
         log: LogId,
         /// This log.
         own: LogId,
@@ -92,7 +93,7 @@ pub enum ConsumerError {
         /// What the system said.
         source: SharedIo,
     },
-    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    /// This process was forked from the one that opened the log, and must not use it.
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// The log has been closed.

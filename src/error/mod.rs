@@ -1,8 +1,8 @@
 //! What can go wrong, one enum per kind of call.
 //!
-//! A message says what failed, where, what was not lost, and what to do. It does not repeat what
-//! [`source`](std::error::Error::source) gives: who prints for a person prints the [chain](error_chain). What the system
-//! said stands at its end, mostly as an `Arc<io::Error>`.
+//! A message says what failed, where, what was not lost, and what to do. It does not repeat its
+//! [`source`](std::error::Error::source): to show an error to a person, print the [chain](error_chain). The system's
+//! own error stands at its end, mostly as an `Arc<io::Error>`.
 
 mod consumer;
 mod open;
@@ -103,7 +103,7 @@ pub(crate) use has_two_causes;
 has_all_causes!(AppendError, ReadError, TruncateError);
 has_two_causes!(ConsumerError::Read);
 
-/// Why a record was refused, or its fate is not known.
+/// Why a record was refused, or why its fate is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
@@ -153,8 +153,8 @@ pub enum AppendError {
     /// A batch of no records. Nothing was accepted.
     #[error("a batch of no records")]
     EmptyBatch,
-    /// The disk has no room for another segment. Nothing was accepted; what was is safe. It goes on
-    /// when space is made, for instance by `truncate_before`.
+    /// The disk has no room for another segment. Nothing was accepted; what was accepted before is safe. Appends resume
+    /// once there is space, for instance after `truncate_before`.
     #[error("shard {shard} cannot grow, nothing was accepted; make space, or truncate the log")]
     NoSpace {
         /// The shard.
@@ -162,8 +162,8 @@ pub enum AppendError {
         /// What the system said.
         source: SharedIo,
     },
-    /// Another segment could not be made, for another reason than lack of space: too many open files, or a device that
-    /// fails. Nothing was accepted; what was is safe. It goes on when a later try succeeds.
+    /// Another segment could not be made, for a reason other than lack of space: too many open files, or a device that
+    /// fails. Nothing was accepted; what was accepted before is safe. Appends resume when a later try succeeds.
     #[error(
         "shard {shard} cannot make its next segment, nothing was accepted; the next append tries again{}",
         advice(source)
@@ -181,17 +181,16 @@ pub enum AppendError {
     /// The log has been closed. If this comes from an append, nothing was accepted.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
-    /// for itself. Only the wait is refused: a
-    /// record that was accepted (there was room for it when the append was made, or it has a
-    /// [`Commit`](crate::Commit)) is on its way all the same, one that stood in line is withdrawn. From
-    /// [`Admitted`](crate::append::Admitted), which waits for room alone, nothing was accepted.
+    /// The calling thread runs a shard (by `Options::drive`, or as the log's own thread that calls a waker) and would
+    /// wait for itself. Only the wait is refused: a record that was accepted (there was room for it when the append was
+    /// made, or it has a [`Commit`](crate::Commit)) will be written all the same; one that was waiting in line is
+    /// withdrawn. From [`Admitted`](crate::append::Admitted), which only waits for room, nothing was accepted.
     #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// The shard does not exist.
     #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
-    /// This process is a fork of the one that opened the log, which is not ours to write.
+    /// This process was forked from the one that opened the log, and must not write to it.
     #[error("{}", Unavailable::Forked)]
     Forked,
 }
@@ -200,7 +199,7 @@ fn last_of_key(last: Option<Position>) -> String {
     last.map_or_else(|| "none".to_owned(), |position| format!("at {position}"))
 }
 
-/// Why a shard stopped: told alike to everybody who waits.
+/// Why a shard stopped: everybody who waits gets the same.
 #[derive(Debug, thiserror::Error)]
 #[error("shard {shard} has stopped; records below LSN {durable} are durable, the outcome of later ones is unknown, \
          a reopen recovers; {}: {operation} failed", path.display())]
@@ -208,9 +207,9 @@ fn last_of_key(last: Option<Position>) -> String {
 pub struct Failure {
     /// The shard.
     pub shard: ShardId,
-    /// What failed: `write`, `sync`, ...; `another shard's flush` where the device that this one shares with it has
-    /// failed, and may have lost what it had taken from both; `a flush of the same device` where that was a call for
-    /// something else there, as a manifest or a consumer's progress.
+    /// What failed: `write`, `sync`, ...; `another shard's flush` if that failed on the device that both share, which
+    /// may have lost writes of both; `a flush of the same device` if it was for something else there, such as a
+    /// manifest or a consumer's progress.
     pub operation: &'static str,
     /// Where.
     pub path: PathBuf,
@@ -224,14 +223,14 @@ pub struct Failure {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// What was written there is not there any more, or not as it was written.
+    /// What was written there is missing, or is not as it was written.
     #[error("shard {shard} is damaged at LSN {lsn}{}: {cause}", damaged_place(*end, file, *offset))]
     Damaged {
         /// The shard.
         shard: ShardId,
         /// The damaged place.
         lsn: Lsn,
-        /// Where the shard can be read again, if that was looked for.
+        /// Where the readable part continues, if that was looked for.
         end: Option<Lsn>,
         /// The segment's file in the shard's folder; `None` if there is no segment for this place.
         file: Option<String>,
@@ -240,7 +239,7 @@ pub enum ReadError {
         /// What is wrong with it.
         cause: Defect,
     },
-    /// It was truncated away: at the beginning of the log if `lsn` is below `horizon`; else cut off its end by
+    /// It was truncated: at the beginning of the log if `lsn` is below `horizon`, otherwise at the end, by
     /// `truncate_after` or a crash.
     #[error("LSN {lsn} of shard {shard} was {}", truncated_where(*lsn, *horizon))]
     Truncated {
@@ -254,8 +253,8 @@ pub enum ReadError {
     /// No record was ever acknowledged at this position.
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
-    /// Read beside the owner: it may have been acknowledged, but the log's files do not tell yet that it is durable. They do
-    /// once more is appended, or within about a second while the owner lives.
+    /// Read beside the owner: it may have been acknowledged, but the log's files do not show yet that it is durable.
+    /// They will once more is appended, or within about a second while the owner lives.
     #[error("LSN {lsn} of shard {shard} is not known to be durable yet; what lies below {durable} is")]
     NotDurableYet {
         /// The shard.
@@ -265,8 +264,8 @@ pub enum ReadError {
         /// All below it is known to be durable.
         durable: Lsn,
     },
-    /// The place to go on from lies above the end of the shard's log: it was taken of another log, or of this one before the
-    /// shard was put back from an older copy. What is appended next would be passed over.
+    /// The place to resume from lies above the end of the shard's log: it comes from another log, or from this one
+    /// before the shard was restored from an older copy. What is appended next would be skipped.
     #[error(
         "shard {shard} cannot be followed from LSN {lsn}: its log ends at {end}; it is another log, or was put back \
              from an older copy"
@@ -288,11 +287,11 @@ pub enum ReadError {
     /// The log was closed before the record was written.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
-    /// for itself. Nothing was passed over.
+    /// The calling thread runs a shard (by `Options::drive`, or as the log's own thread that calls a waker) and would
+    /// wait for itself. No record was skipped.
     #[error("{}", Unavailable::OwnThread)]
     OwnThread,
-    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    /// This process was forked from the one that opened the log, and must not use it.
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// A file could not be read.
@@ -346,7 +345,7 @@ pub enum TruncateError {
         /// What was asked for.
         lsn: Lsn,
     },
-    /// The record's batch goes on behind it, and a batch is whole or absent. Nothing was cut.
+    /// The record's batch continues after it, and a batch is whole or absent. Nothing was cut.
     #[error("the record at LSN {lsn} of shard {shard} is not the last of its batch; nothing was cut")]
     InsideBatch {
         /// The shard.
@@ -373,14 +372,14 @@ pub enum TruncateError {
     /// The log has been closed.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The caller's thread turns a shard (`Options::drive`; or it is the log's own, which calls a waker) and would wait
-    /// for itself. Nothing was cut.
+    /// The calling thread runs a shard (by `Options::drive`, or as the log's own thread that calls a waker) and would
+    /// wait for itself. Nothing was cut.
     #[error("{}", Unavailable::OwnThread)]
     OwnThread,
     /// The shard does not exist.
     #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),
-    /// This process is a fork of the one that opened the log, which is not ours to touch.
+    /// This process was forked from the one that opened the log, and must not use it.
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// The manifest could not be written: whether the truncation holds shows at the next open. Or nothing was begun,
@@ -403,7 +402,7 @@ pub enum CloseError {
     /// The log was closed before.
     #[error("the log is closed already")]
     Closed,
-    /// This process is a fork of the one that opened the log, which goes on with it.
+    /// This process was forked from the one that opened the log, and that one goes on using it.
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// Called on a thread of the log itself (by a waker, or by [`Options::on_stuck`](crate::Options::on_stuck)),

@@ -50,7 +50,7 @@ pub enum OpenError {
         /// What the system said, if it was asked.
         source: Option<SharedIo>,
     },
-    /// The directory holds something that is no log; nothing in it was touched.
+    /// The directory holds something that is not a log; nothing in it was touched.
     #[error("{} holds `{found}`, which is no part of a log; give an empty or a new directory", path.display())]
     Foreign {
         /// The directory.
@@ -58,8 +58,8 @@ pub enum OpenError {
         /// The first name that does not belong there.
         found: String,
     },
-    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one whose
-    /// own manifest is gone. Nothing in that folder was touched.
+    /// Where a shard of this log is, or would be made, lies something else: a shard of another log, or files of one
+    /// whose own manifest is gone. Nothing in that folder was touched.
     #[error(
         "{} holds {found}, which is not of the log in {}; nothing there was changed: give this log other folders, put \
         back what is missing of the log that it belongs to, or move it away if nobody needs it",
@@ -73,14 +73,14 @@ pub enum OpenError {
         /// The log's own directory.
         log: PathBuf,
     },
-    /// There is no log, and none is to be made ([`Options::create`](crate::Options::create)). Nothing was changed.
+    /// There is no log, and none may be created ([`Options::create`](crate::Options::create)). Nothing was changed.
     #[error("{} holds no log (is its file system mounted?), and none was to be made", path.display())]
     NoLog {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// The log's own directory was moved, copied or restored while its shards lie elsewhere. If this is the one that
-    /// counts, say so ([`Options::relocated`](crate::Options::relocated)). Nothing was changed.
+    /// The log's own directory was moved, copied or restored while its shards lie elsewhere. If this is the copy that
+    /// counts, say so with [`Options::relocated`](crate::Options::relocated). Nothing was changed.
     #[error("{} belongs to the log in {}, and {} is a copy of it or was moved: if it is to go on in its place, \
              open it as relocated; nothing was changed", folder.display(), owner.display(), path.display())]
     Relocated {
@@ -134,7 +134,7 @@ pub enum OpenError {
     /// A file or folder could not be used.
     #[error("{}: {operation} failed{}", path.display(), super::advice(source))]
     Io {
-        /// What was tried, as `reading the manifest`.
+        /// What was tried, such as `reading the manifest`.
         operation: &'static str,
         /// Where.
         path: PathBuf,

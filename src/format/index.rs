@@ -20,7 +20,7 @@ pub(crate) const INDEX_PAGE_BYTES: usize = GRANULE as usize;
 pub(crate) const PLACE_UNIT: u64 = 8;
 
 /// Of a key's hash, so many bits are kept: among a million keys one in sixty thousand that is not there looks as if it
-/// were.
+/// were. Each page spends fewer on it: it has the distances between hashes (`gap_bits` in `index_pages`).
 pub(super) const KEY_HASH_BITS: u32 = 36;
 
 /// No file covers more of the log.

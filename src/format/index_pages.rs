@@ -1,4 +1,5 @@
-//! The pages of an index file: places, blocks and keys. Each has a checksum that is seeded with the file and its number.
+//! The pages of an index file: places, blocks and keys. Each has a checksum that is seeded with the file and its
+//! number.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -164,7 +164,8 @@ pub(crate) struct RawRecord<'a> {
 }
 
 impl<'a> RawRecord<'a> {
-    /// The record at the start of `rest`, which stands at `lsn`, without a look at its checksum; its lengths are checked.
+    /// The record at the start of `rest`, which stands at `lsn`, without a look at its checksum; its lengths are
+    /// checked.
     #[inline]
     fn parse(rest: &'a [u8], lsn: Lsn) -> Result<RawRecord<'a>, Defect> {
         let header = rest.get(..RECORD_HEADER_BYTES as usize).ok_or(Defect::Length)?;

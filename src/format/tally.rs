@@ -21,7 +21,8 @@ pub(crate) struct AnchorRow {
     /// [`LogId::to_bytes`](crate::position::LogId::to_bytes) of its log; zeros if it was not known. Rows ended above it
     /// before there was one, and so does one of those when it is read.
     pub log: [u8; 16],
-    /// Which epoch owns the last byte below `complete`, and that epoch's [seed](super::EpochSeed); 0 if it was not known.
+    /// Which epoch owns the last byte below `complete`, and that epoch's [seed](super::EpochSeed); 0 if it was not
+    /// known.
     pub epoch: u32,
     pub seed: u32,
 }

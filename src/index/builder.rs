@@ -36,8 +36,8 @@ pub(crate) enum Built {
 }
 
 impl Builder {
-    /// A builder of runs over at most `stretch` bytes of the log, with at most `bytes` of memory, or with what one block
-    /// of up to `block_bytes` needs, if that is more.
+    /// A builder of runs over at most `stretch` bytes of the log, with at most `bytes` of memory, or with what one
+    /// block of up to `block_bytes` needs, if that is more.
     ///
     /// # Errors
     /// Where there is no such memory.

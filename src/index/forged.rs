@@ -14,7 +14,8 @@ impl Sink for Nowhere {
     }
 }
 
-/// Makes a file of these bytes, with or without right checksums, asks it for keys, and merges it with nothing; gives how many places it gave.
+/// Makes a file of these bytes, with or without right checksums, asks it for keys, and merges it with nothing; gives
+/// how many places it gave.
 ///
 /// The first bytes say what the header says; the others are the pages, over and over.
 pub(crate) fn look_at(bytes: &[u8]) -> usize {

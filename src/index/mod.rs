@@ -5,8 +5,8 @@
 //! that follow each other, and [`Run`] answers lookups. [`RecentKeys`] has the places of what was appended last, in memory. All of it is derived from the log: whoever asks reads the
 //! record that is named, and believes that. A run that does not check is no error, it is as if it were not there.
 //!
-//! Nothing of that performs I/O: pages are read through [`Pages`] and written through [`Sink`]; [`files`] has both for a
-//! shard's folder.
+//! Nothing of that performs I/O: pages are read through [`Pages`] and written through [`Sink`]; [`files`] has both for
+//! a shard's folder.
 
 mod builder;
 mod cache;

@@ -9,11 +9,11 @@ use crate::position::Lsn;
 use crate::read::{self, Range, Source};
 
 impl Log {
-    /// Where a time (nanoseconds since the Unix epoch) begins in each shard: the place of its first durable record at or
-    /// after it, or the durable LSN if there is none yet. To be read or [followed](Shard::follow) from.
+    /// Where a time (nanoseconds since the Unix epoch) begins in each shard: the place of its first durable record at
+    /// or after it, or the durable LSN if there is none yet. To be read or [followed](Shard::follow) from.
     ///
-    /// It takes a handful of reads, however long the log is. Where records directly in front of that place are damaged, and
-    /// may belong to the time as well, it is the place of the damage, of which readers from there on are told.
+    /// It takes a handful of reads, however long the log is. Where records directly in front of that place are damaged,
+    /// and may belong to the time as well, it is the place of the damage, of which readers from there on are told.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -37,7 +37,8 @@ impl Log {
 
 impl Shard {
     /// The durable records at or after a time (nanoseconds since the Unix epoch), in order; otherwise as
-    /// [`read`](Shard::read). It begins there as [`Log::seek`] says, and tells of damage that may have held some of them.
+    /// [`read`](Shard::read). It begins there as [`Log::seek`] says, and tells of damage that may have held some of
+    /// them.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

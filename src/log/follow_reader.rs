@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::foreign::ForeignShard;
 use crate::error::ReadError;
 use crate::position::Lsn;
-use crate::read::{Cursor, Filtered, Follower, Record, Source, Step, Told};
+use crate::read::{Cursor, Filtered, Follower, NextRecord, Record, Source, Step};
 use crate::sync::{lock, wake};
 use crate::sys::Process;
 
@@ -21,10 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The records of a shard from an LSN on, and what comes after them, read beside the shard's owner. By
 /// [`ShardReader::follow`](super::ShardReader::follow).
 ///
-/// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner does
-/// not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is said at
-/// [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`] alone: a log that was closed may be opened again.
-/// The stream needs a thread of its shard's while tasks wait; where none can be made it gives [`ReadError::Io`].
+/// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner
+/// does not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is
+/// said at [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`] alone: a log that was closed may be
+/// opened again. The stream needs a thread of its shard's while tasks wait; where none can be made it gives
+/// [`ReadError::Io`].
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct FollowReader {
@@ -99,17 +100,17 @@ impl FollowReader {
         self.stop.clone()
     }
 
-    /// The next record, for which it waits at most `timeout`.
+    /// The next record, waiting for at most `timeout`.
     ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    /// `None` if it has ended or the time is over; [`Iterator::next`] tells which.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
         self.wait(Instant::now().checked_add(timeout))
     }
 
-    fn wait(&mut self, deadline: Option<Instant>) -> Told {
+    fn wait(&mut self, deadline: Option<Instant>) -> NextRecord {
         loop {
-            if let Some(told) = self.look() {
-                return told;
+            if let Some(next) = self.look() {
+                return next;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match left {
@@ -120,7 +121,7 @@ impl FollowReader {
     }
 
     /// The next record that is known to be durable already.
-    fn known(&mut self) -> Told {
+    fn known(&mut self) -> NextRecord {
         match self.records.next(self.shard.durable(), Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
@@ -134,7 +135,7 @@ impl Follower for FollowReader {
         !self.process.is_current() || self.stop.is_stopped()
     }
 
-    fn step(&mut self) -> Told {
+    fn step(&mut self) -> NextRecord {
         if let Some(error) = self.unwatched.take() {
             return Some(Err(ReadError::Io { shard: self.shard.id(), source: Arc::new(error) }));
         }
@@ -335,10 +336,10 @@ mod tests {
         assert!(matches!(reader.shard(ShardId(7)).follow(Lsn::MIN), Err(ReadError::NoSuchShard(_))));
     }
 
-    struct Told(Sender<()>);
+    struct SendOnWake(Sender<()>);
 
-    impl Wake for Told {
-        fn wake(self: Arc<Told>) {
+    impl Wake for SendOnWake {
+        fn wake(self: Arc<SendOnWake>) {
             let _ = self.0.send(());
         }
     }
@@ -349,7 +350,7 @@ mod tests {
         let (log, reader) = open();
         let mut tail = reader.shard(ShardId(0)).follow(Lsn::MIN).unwrap();
         let (told, woken) = channel();
-        let waker = Arc::new(Told(told)).into();
+        let waker = Arc::new(SendOnWake(told)).into();
         let mut context = Context::from_waker(&waker);
         assert!(Pin::new(&mut tail).poll_next(&mut context).is_pending());
         let position = log.append(b"record").wait().unwrap();
@@ -379,7 +380,7 @@ mod tests {
         let start = |_| Err(io::Error::from(io::ErrorKind::WouldBlock));
         tail.stop.ticker = Arc::new(Ticker { start, ..Ticker::default() });
         let (told, _woken) = channel();
-        let waker = Arc::new(Told(told)).into();
+        let waker = Arc::new(SendOnWake(told)).into();
         let mut context = Context::from_waker(&waker);
         for _ in 0..2 {
             let polled = Pin::new(&mut tail).poll_next(&mut context);

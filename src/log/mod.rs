@@ -59,7 +59,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in `path` with the default [`Options`], or makes a new one.
+    /// Opens the log in `path` with the default [`Options`], or creates one.
     ///
     /// # Errors
     /// See [`Options::open`].
@@ -67,9 +67,9 @@ impl Log {
         Options::new().open(path)
     }
 
-    /// Opens the log in `path` to read it beside its owner, whether that is running or dead. Takes no
-    /// lock, writes nothing and recovers nothing. Serves what the files themselves show to be durable,
-    /// which may lag behind the owner by the blocks written last.
+    /// Opens the log in `path` to read it beside its owner, whether the owner is running or dead. Takes no lock, writes
+    /// nothing and recovers nothing. Serves what the files themselves show to be durable, which may lag behind the
+    /// owner by the blocks written last.
     ///
     /// # Errors
     /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
@@ -77,11 +77,11 @@ impl Log {
         LogReader::open(path.as_ref())
     }
 
-    /// Looks what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment files
-    /// alone. Nothing is changed before [`Salvage::write`], after which the log is opened as any.
+    /// Finds out what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment
+    /// files alone. Nothing is changed before [`Salvage::write`]; after it, the log can be opened as usual.
     ///
     /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
-    /// only the manifest knew of that.
+    /// only the manifest knew that they were.
     ///
     /// # Errors
     /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
@@ -266,10 +266,11 @@ impl Log {
     /// The durable records of all shards within a range of timestamps (nanoseconds since the Unix
     /// epoch), in the order of their timestamps.
     ///
-    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there not told.
+    /// Where the range begins is found as by [`seek`](Log::seek): what lies before it is not read, and damage there is
+    /// not reported.
     ///
     /// # Errors
-    /// If no memory is available for the readers. The iterator yields errors in reading.
+    /// If no memory is available for the readers. Read errors are yielded by the iterator.
     pub fn merged(&self, range: impl RangeBounds<u64>) -> Result<Merged, ReadError> {
         Merged::new(self.inner.engines.iter().map(source), &range)
     }
@@ -280,18 +281,18 @@ impl Log {
     /// Truncation and retention do not wait for consumers.
     ///
     /// # Errors
-    /// [`ConsumerError::AboveEnd`] and the like if what it has committed is not in this log as it is now, since one of the
-    /// two was put back from a copy. See [`ConsumerError`].
+    /// [`ConsumerError::AboveEnd`] and the like if this log does not have what the consumer has committed, because one
+    /// of the two was restored from a copy. See [`ConsumerError`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, ConsumerError> {
         Consumer::open(name, None, &self.inner.consumers, &self.consumers_place()?)
     }
 
-    /// As [`consumer`](Log::consumer), told where to go on: what it had committed is forgotten, durably when this
+    /// As [`consumer`](Log::consumer), but from a given place on. What it had committed is forgotten, durably when this
     /// returns.
     ///
-    /// It is the way on where a shard was put back from an older copy than the consumer's progress, or the progress is of
-    /// another log, which [`consumer`](Log::consumer) refuses. Of a position, what it says of its shard is recorded even
-    /// where what was committed of another shard is refused, so that several are set one after the other.
+    /// Use it where a shard was restored from a copy that is older than the consumer's progress, or where the progress
+    /// belongs to another log: [`consumer`](Log::consumer) refuses both. A position is recorded for its own shard even
+    /// if the progress in another shard is still refused, so that several shards can be set one after the other.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -305,12 +306,13 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// [`ConsumerError::NotAPosition`] if the position is none of a durable record of this log. See [`ConsumerError`].
+    /// [`ConsumerError::NotAPosition`] if the position is not that of a durable record of this log. See
+    /// [`ConsumerError`].
     pub fn consumer_from(&self, name: &str, from: consumer::From) -> Result<Consumer, ConsumerError> {
         Consumer::open(name, Some(from), &self.inner.consumers, &self.consumers_place()?)
     }
 
-    /// The names of all consumers that this log remembers, sorted; open ones too.
+    /// The names of all consumers that this log knows, open ones included, in alphabetical order.
     ///
     /// # Errors
     /// [`ConsumerError::List`] if the log's folder cannot be read; [`ConsumerError::Closed`] and the like.
@@ -318,7 +320,8 @@ impl Log {
         consumer::names(&self.consumers_place()?)
     }
 
-    /// Forgets a consumer and what it has committed, durably. One that is made by this name later is new.
+    /// Forgets a consumer and what it has committed, durably. One that is opened under this name later starts from the
+    /// beginning.
     ///
     /// # Errors
     /// [`ConsumerError::InUse`] while it is open, [`ConsumerError::Unknown`] if there is none. See
@@ -338,14 +341,14 @@ impl Log {
         })
     }
 
-    /// The tally of this name, of sums: running totals that lose nothing, at a fraction of the writes.
+    /// The tally of this name, which keeps sums: running totals that lose nothing, at a fraction of the writes.
     ///
-    /// A new tally is empty. One that the log already has is read back, which takes as long as reading a few
-    /// times its totals. One that is already open is shared.
+    /// A new tally is empty. One that the log already has is read back, which takes a few times as long as reading its
+    /// totals. One that is already open is shared.
     ///
     /// Its records are part of the log, under a key that begins with
-    /// [`TALLY_KEY_PREFIX`](crate::tally::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and retention
-    /// keep what the tally needs.
+    /// [`TALLY_KEY_PREFIX`](crate::tally::TALLY_KEY_PREFIX); readers of a whole shard see them. Truncation and
+    /// retention keep what the tally needs.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -353,8 +356,8 @@ impl Log {
         self.tally_of(name)
     }
 
-    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::tally::Count), [`Min`](crate::tally::Min), [`Max`](crate::tally::Max),
-    /// [`Last`](crate::tally::Last), or your own.
+    /// As [`tally`](Log::tally), with another [`Fold`]: [`Count`](crate::tally::Count), [`Min`](crate::tally::Min),
+    /// [`Max`](crate::tally::Max), [`Last`](crate::tally::Last), or your own.
     ///
     /// # Errors
     /// See [`TallyError`].
@@ -420,7 +423,7 @@ impl Log {
         self.inner.engines[usize::from(shard.0)].turn_until(|| once);
     }
 
-    /// Which log it is, wherever it lives: to be kept beside positions that are kept elsewhere.
+    /// Identifies the log, wherever its files are. Store it with positions that you keep elsewhere.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -436,7 +439,7 @@ impl Log {
         self.inner.engines[0].view().public_id()
     }
 
-    /// Where the log lives.
+    /// The log's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
@@ -460,17 +463,17 @@ impl Log {
 }
 
 impl Options {
-    /// Opens the log in `path` and recovers it, or makes a new one.
+    /// Opens the log in `path` and recovers it, or creates one.
     ///
-    /// A new log makes its directory and the [`directories`](Options::directories) of its shards, but no folder above
-    /// them: the file system that belongs there may not be mounted. For a log that exists no folder is made.
+    /// A new log gets its directory and the [`directories`](Options::directories) of its shards, but their parents must
+    /// exist, since the file system that belongs there may not be mounted. For an existing log no directory is created.
     ///
     /// This process owns the directory until the log is closed. Recovery reads at most the segments
     /// behind the last checkpoint; everything it keeps is durable before this returns.
     ///
     /// # Errors
-    /// See [`OpenError`]. On any error, what was there is left as it was. Where making a log fails half-way, the next
-    /// open takes up what was made.
+    /// See [`OpenError`]. On any error, what was there is left as it was. If creating a log fails halfway, the next
+    /// open completes it.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Log, OpenError> {
         open::open(path.as_ref(), self).map(|instance| Log { inner: Arc::new(instance) })
     }

@@ -26,9 +26,9 @@ use crate::tally::{self, Fold, TallyError};
 /// A log that is read and not owned. By [`Log::open_read_only`](crate::Log::open_read_only).
 ///
 /// Each call looks at the log's files again: at the shard's manifest, at the segments that it did not know, and at the
-/// blocks that came. What it gives is never wrong, and may lag: that a block is durable is told by the blocks after it, so
-/// while records come it knows all but those of the last few blocks, and once none come it knows all within about a second,
-/// when the owner writes its idle marker. A record that the owner has acknowledged and this cannot tell yet is
+/// blocks that came. What it gives is never wrong, and may lag: that a block is durable is told by the blocks after it,
+/// so while records come it knows all but those of the last few blocks, and once none come it knows all within about a
+/// second, when the owner writes its idle marker. A record that the owner has acknowledged and this cannot tell yet is
 /// [`ReadError::NotDurableYet`].
 ///
 /// ```
@@ -217,8 +217,8 @@ impl LogReader {
     /// Reads the record at a position, if it is known to be durable.
     ///
     /// # Errors
-    /// See [`ReadError`]; [`ReadError::NotDurableYet`] of one that may be acknowledged, which the log's files do not tell
-    /// yet.
+    /// See [`ReadError`]; [`ReadError::NotDurableYet`] of one that may be acknowledged, which the log's files do not
+    /// tell yet.
     pub fn get(&self, position: Position) -> Result<Record, ReadError> {
         let shard = self.shards.get(usize::from(position.shard().0));
         let shard = shard.ok_or(ReadError::NoSuchShard(position.shard()))?;

@@ -84,9 +84,9 @@ impl Shard {
         self.engine().map_or(Lsn::MIN, |engine| engine.durable())
     }
 
-    /// The durable records within a range of LSNs, in order. The range need not start at a record.
-    /// Beyond the end of the log it is empty, which says nothing of what comes: whoever goes on from a place that was
-    /// remembered elsewhere [follows](Shard::follow) it, or compares it with [`durable_lsn`](Shard::durable_lsn).
+    /// The durable records within a range of LSNs, in order. The range need not start at a record. Beyond the end of
+    /// the log it is empty, even if this log never reached that far: to resume from an LSN that was stored elsewhere,
+    /// [follow](Shard::follow) from it, or compare it with [`durable_lsn`](Shard::durable_lsn).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -100,7 +100,7 @@ impl Shard {
     /// ```
     ///
     /// # Errors
-    /// If the shard does not exist. The iterator yields errors in reading, and goes on behind them.
+    /// If the shard does not exist. Read errors are yielded by the iterator, which resumes after them.
     pub fn read(&self, range: impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         Range::new(source(self.engine().map_err(ReadError::NoSuchShard)?), &range)
     }
@@ -126,18 +126,17 @@ impl Shard {
     /// The records from `lsn` on, then new ones as they become durable: a blocking iterator and a stream.
     ///
     /// # Errors
-    /// As [`read`](Shard::read), and [`ReadError::AboveEnd`] if `lsn` lies above all that was ever accepted: whoever
-    /// remembered it had it of another log, or of this one before it was put back from an older copy, and would miss what
-    /// is appended next.
+    /// As [`read`](Shard::read), and [`ReadError::AboveEnd`] if `lsn` lies above all that was ever accepted. It then
+    /// comes from another log, or from this one before it was restored from an older copy, and a follower would miss
+    /// what is appended next.
     pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
         Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)
     }
 
-    /// Gives up everything below `lsn`. When this returns, readers no longer see it, and that is durable.
+    /// Drops everything below `lsn`. When this returns, readers no longer see it, and that is durable.
     /// Space is freed by whole segments. Works on a full disk.
     ///
-    /// If `lsn` is above the durable LSN, the shard is synced first, and only what is durable then is
-    /// given up.
+    /// If `lsn` is above the durable LSN, the shard is synced first, and only what is durable then is dropped.
     ///
     /// # Errors
     /// See [`TruncateError`].
@@ -145,13 +144,13 @@ impl Shard {
         self.engine().map_err(TruncateError::NoSuchShard)?.truncate_before(lsn)
     }
 
-    /// Cuts off everything behind the record at `lsn`, which is kept. Durable when this returns. What
+    /// Cuts off everything after the record at `lsn`, which is kept. Durable when this returns. What
     /// was cut never comes back, and its LSNs are never assigned again. Appends to this shard wait
     /// meanwhile.
     ///
     /// # Errors
-    /// [`TruncateError::NotARecord`] if no record starts at `lsn`, [`TruncateError::InsideBatch`] if
-    /// its batch goes on behind it; see [`TruncateError`].
+    /// [`TruncateError::NotARecord`] if no record starts at `lsn`, [`TruncateError::InsideBatch`] if its batch
+    /// continues after it; see [`TruncateError`].
     pub fn truncate_after(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let engine = self.engine().map_err(TruncateError::NoSuchShard)?;
         let mut nonce = [0; 8];

@@ -1,8 +1,8 @@
 //! What the directory is: a log with a manifest, nothing yet, or something else.
 //!
-//! Before a shard's folder is touched, `sawmill.creating` says durably which log is being made, and it is gone, durably,
-//! before that log is opened for the first time. So what carries the id that stands there, and no other thing, is the
-//! leftover of an interrupted making, in which nothing was ever acknowledged.
+//! Before a shard's folder is touched, `sawmill.creating` says durably which log is being made, and it is gone,
+//! durably, before that log is opened for the first time. So what carries the id that stands there, and no other thing,
+//! is the leftover of an interrupted making, in which nothing was ever acknowledged.
 
 use std::io;
 use std::path::Path;

@@ -17,7 +17,8 @@ use crate::position::{Lsn, ShardId};
 use crate::recovery::{Salvaged, Unsalvageable, salvage as salvage_shard};
 use crate::segment::{SegmentReader, all_segments, is_manifest_lost, write_manifest};
 
-/// What can be rebuilt of a log's shards whose manifest is lost in both copies. By [`Log::salvage`](crate::Log::salvage).
+/// What can be rebuilt of a log's shards whose manifest is lost in both copies. By
+/// [`Log::salvage`](crate::Log::salvage).
 ///
 /// The log is locked until this is dropped, and nothing is changed before [`write`](Salvage::write).
 #[derive(Debug)]

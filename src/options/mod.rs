@@ -125,10 +125,10 @@ impl Options {
     /// together take at most a sixteenth of the machine's memory, or of the least limit of the control groups that the
     /// process is in. More than that limit is an error.
     ///
-    /// Readers take memory beside it: one that reads a range, follows or consumes has, for each shard that it reads, one
-    /// window of 768 KiB, or two and two blocks (2 MiB with blocks of 256 KiB) while it reads on and on. One that has
-    /// caught up and waits has given that back, of which at most one is kept for each shard. [`Log::get`](crate::Log::get)
-    /// reads into 64 KiB, or into two blocks where something is wrong; of either, four are kept for each shard.
+    /// Readers use memory in addition. A range, follower or consumer has one window of 768 KiB for each shard that it
+    /// reads, or two windows and two blocks (2 MiB with blocks of 256 KiB) during a long scan. One that has caught up
+    /// and waits has given its memory back; at most one window is kept for each shard. [`Log::get`](crate::Log::get)
+    /// reads into 64 KiB, or into two blocks where something is wrong; up to four of either are kept for each shard.
     #[must_use]
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = Some(bytes);
@@ -173,8 +173,8 @@ impl Options {
         self
     }
 
-    /// Whether a log is made where there is none; true by default. Without, a path that is mistyped and a file system that
-    /// is not mounted are an error ([`OpenError::NoLog`](crate::OpenError::NoLog)), and nothing is made.
+    /// Whether to create a log where there is none; true by default. With `false`, a mistyped path or a file system
+    /// that is not mounted is an error ([`OpenError::NoLog`](crate::OpenError::NoLog)), and nothing is created.
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.finds_only = !create;
@@ -182,8 +182,8 @@ impl Options {
     }
 
     /// Opens a log whose own directory was moved, copied or restored while its shards lie elsewhere
-    /// ([`directories`](Options::directories)), and lets the shards belong to it from now on. Refused otherwise
-    /// ([`OpenError::Relocated`](crate::OpenError::Relocated)): of two copies one alone may go on.
+    /// ([`directories`](Options::directories)), and makes the shards its own from now on. Otherwise such an open is
+    /// refused ([`OpenError::Relocated`](crate::OpenError::Relocated)), since only one of two copies may continue.
     #[must_use]
     pub fn relocated(mut self, relocated: bool) -> Options {
         self.relocated = relocated;
@@ -327,10 +327,11 @@ impl Options {
     /// Lets each shard drop a segment once everything in it is older than this. Otherwise as
     /// [`retain_bytes`](Options::retain_bytes). With both, whichever comes first.
     ///
-    /// The age is not told by the records' own times: a wall clock that is set, forward or back, makes nothing old or
-    /// young. Each shard remembers, on disk, what it had at which time. For how long the log was closed is told by the
-    /// wall clock once it has run evenly for five minutes, or an eighth of the age; a log that is never open for so
-    /// long goes by the time for which it is open. Up to a thirty-second of the age more is kept.
+    /// The age does not depend on the records' timestamps: setting the wall clock, forward or back, makes nothing older
+    /// or younger. Each shard records on disk where its log ended at which time. Time during which the log is closed is
+    /// taken from the wall clock, once that has run evenly for five minutes or an eighth of the age; in a log that is
+    /// never open for so long, only the time during which it is open counts. Up to a thirty-second of the age more is
+    /// kept.
     #[must_use]
     pub fn retain_age(mut self, age: Duration) -> Options {
         self.retain_age = Some(age);
@@ -339,8 +340,8 @@ impl Options {
 
     /// Spreads the shards over these directories, usually one per device: shard `n` goes to directory `n % len`.
     ///
-    /// Each shard's folder there belongs to this log alone and is locked for itself. A log is never made where shards
-    /// of another one lie ([`OpenError::NotOfThisLog`](crate::OpenError::NotOfThisLog)).
+    /// Each shard's folder there belongs to this log alone and is locked for itself. A log is never created where
+    /// shards of another one lie ([`OpenError::NotOfThisLog`](crate::OpenError::NotOfThisLog)).
     #[must_use]
     pub fn directories<P: Into<PathBuf>>(mut self, directories: impl IntoIterator<Item = P>) -> Options {
         self.directories = Some(directories.into_iter().map(Into::into).collect());

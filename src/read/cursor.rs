@@ -465,7 +465,7 @@ pub(super) fn header_at(reader: &mut SegmentReader, view: &StoreView, place: Lsn
     header_in(bytes, view, place)
 }
 
-/// The same, in the granule that was read there. A copy of a header that a record holds is none: it names another place.
+/// The same, in the granule that was read there. A copy of a header in a record is none: it names another place.
 pub(super) fn header_in(granule: &[u8], view: &StoreView, place: Lsn) -> Option<BlockHeader> {
     debug_assert!(granule.len() > BLOCK_HEADER_BYTES as usize);
     let header = BlockHeader::decode(granule).ok()?;

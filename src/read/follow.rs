@@ -10,7 +10,7 @@ use futures_core::Stream;
 
 use super::Record;
 use super::cursor::{Cursor, Step};
-use super::follower::{Follower, Told};
+use super::follower::{Follower, NextRecord};
 use super::key::Filtered;
 use crate::error::ReadError;
 use crate::position::Lsn;
@@ -86,9 +86,9 @@ impl Follow {
         self.records.is_resting()
     }
 
-    /// The next record, for which it waits at most `timeout`.
+    /// The next record, waiting for at most `timeout`.
     ///
-    /// `None` if it ended or the time was over; [`Iterator::next`] tells which.
+    /// `None` if it has ended or the time is over; [`Iterator::next`] tells which.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<Record, ReadError>> {
         self.wait(Some(timeout))
     }
@@ -108,7 +108,7 @@ impl Follower for Follow {
         self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
     }
 
-    fn step(&mut self) -> Told {
+    fn step(&mut self) -> NextRecord {
         let limit = self.records.source().durable();
         match self.records.next(limit, Lsn::MAX) {
             Step::Record(record) => Some(Ok(record)),

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use super::Record;
 use crate::error::ReadError;
 
-/// What a reader has to say: a record or an error, or that it has ended.
-pub(crate) type Told = Option<Result<Record, ReadError>>;
+/// What a reader yields next, as an iterator does.
+pub(crate) type NextRecord = Option<Result<Record, ReadError>>;
 
 /// A reader that is woken to look again.
 pub(crate) trait Follower {
@@ -16,7 +16,7 @@ pub(crate) trait Follower {
     fn is_ended(&self) -> bool;
 
     /// The next record or error that is there; `None` if there is none now.
-    fn step(&mut self) -> Told;
+    fn step(&mut self) -> NextRecord;
 
     /// There is nothing to read now: gives back the memory for it.
     fn rest(&mut self);
@@ -25,7 +25,7 @@ pub(crate) trait Follower {
     fn register(&mut self, waker: &Waker);
 
     /// What there is to say now; `None` if it must wait.
-    fn look(&mut self) -> Option<Told> {
+    fn look(&mut self) -> Option<NextRecord> {
         // Asked before the step: what became durable before the end is delivered.
         let ended = self.is_ended();
         let step = self.step();
@@ -36,7 +36,7 @@ pub(crate) trait Follower {
     }
 
     /// As [`look`](Follower::look); where it must wait, the waker is left, and has missed nothing.
-    fn look_or_register(&mut self, waker: &Waker) -> Option<Told> {
+    fn look_or_register(&mut self, waker: &Waker) -> Option<NextRecord> {
         self.look().or_else(|| {
             self.register(waker);
             self.look()
@@ -44,7 +44,7 @@ pub(crate) trait Follower {
     }
 
     /// As a stream is polled.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Told> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<NextRecord> {
         self.look_or_register(context.waker()).map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -30,7 +30,7 @@ pub use record::Record;
 
 pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
-pub(crate) use follower::{Follower, Told};
+pub(crate) use follower::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
 pub(crate) use key::{Filtered, ids_below, last, last_below, place_behind};
 pub(crate) use merged::times;

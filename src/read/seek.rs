@@ -1,8 +1,8 @@
 //! Where a time begins in a shard: looked up in a handful of reads, however long the shard is.
 //!
-//! Times rise along a shard: all that lies below a block that is older than the time asked for is older too. Nothing else
-//! is relied on. From such a block on, records are walked one by one. The nearest one is looked for by bisection, which
-//! passes over blocks that are damaged; then the walk is longer, and ends in the same place.
+//! Times rise along a shard: all that lies below a block that is older than the time asked for is older too. Nothing
+//! else is relied on. From such a block on, records are walked one by one. The nearest one is looked for by bisection,
+//! which passes over blocks that are damaged; then the walk is longer, and ends in the same place.
 
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The start of a block that is older than the time, not far in front of where that begins; where the log begins, if
-    /// none was found.
+    /// The start of a block that is older than the time, not far in front of where that begins; where the log begins,
+    /// if none was found.
     fn last_before(&mut self, limit: Lsn) -> Lsn {
         let mut last = self.view.horizon;
         let (mut from, mut to) = (last, limit);
@@ -276,8 +276,8 @@ mod tests {
         }
     }
 
-    /// Against all that a plain scan gives: the same place, and under damage one that is not too late, nor before damage
-    /// behind which something older lies.
+    /// Against all that a plain scan gives: the same place, and under damage one that is not too late, nor before
+    /// damage behind which something older lies.
     #[test]
     fn it_finds_what_a_scan_finds() {
         let (mut exact, mut told, mut lost) = (0, 0, 0);
@@ -327,8 +327,8 @@ mod tests {
         assert!(exact > 1_000 && told > 20 && lost > 20, "{exact} {told} {lost}");
     }
 
-    /// What lies behind damage that a log is opened past was written later than what comes next, by a clock that was set
-    /// back since.
+    /// What lies behind damage that a log is opened past was written later than what comes next, by a clock that was
+    /// set back since.
     #[test]
     fn times_rise_behind_damage_that_a_log_was_opened_past() {
         let machine = SimMachine::new(1);

@@ -135,8 +135,8 @@ fn who_stands_at_the_end_of_a_segment_that_is_truncated_has_missed_nothing() {
     assert_eq!(position(behind.next()), last);
 }
 
-/// Nor who stands in front of a marker, which is a block without records, behind the last record itself, or where the log
-/// was cut.
+/// Nor who stands in front of a marker, which is a block without records, behind the last record itself, or where the
+/// log was cut.
 #[test]
 fn who_stands_in_front_of_no_record_that_is_truncated_has_missed_nothing() {
     for seams in [false, true] {

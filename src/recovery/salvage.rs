@@ -14,7 +14,8 @@ use crate::format::{
 use crate::position::Lsn;
 use crate::segment::{Segment, SegmentReader, segment_name};
 
-/// An epoch to which nothing was appended left no block, and its number must not be used twice: so many are passed over.
+/// An epoch to which nothing was appended left no block, and its number must not be used twice: so many are passed
+/// over.
 const EPOCHS_AHEAD: u32 = 1024;
 
 /// Why no manifest can be rebuilt. Nothing is taken where two answers are possible.
@@ -64,8 +65,8 @@ pub(crate) struct Salvaged {
     pub doubts: Vec<Doubt>,
 }
 
-/// What the blocks of a file say that have it begin at one place of the stream. A file that was used again has blocks of
-/// each time, as far as they were not overwritten.
+/// What the blocks of a file say that have it begin at one place of the stream. A file that was used again has blocks
+/// of each time, as far as they were not overwritten.
 #[derive(Clone, Debug)]
 struct Life {
     base: u64,
@@ -249,8 +250,8 @@ impl Look {
     }
 }
 
-/// Which of its lives the file is in: the last one, whatever is left of those before, also at its start. `None` if it has
-/// no block.
+/// Which of its lives the file is in: the last one, whatever is left of those before, also at its start. `None` if it
+/// has no block.
 fn place(mut look: Look) -> Option<Placed> {
     let bytes = look.segment.row.bytes;
     let last = *look.lives.last_key_value()?.0;

@@ -75,8 +75,8 @@ impl Draft {
         self.is_reserved || filled >= self.bytes
     }
 
-    /// What was filled of it when `error` ended that, as a segment of its own: where no space can be set aside, that there
-    /// is no room shows only now.
+    /// What was filled of it when `error` ended that, as a segment of its own: where no space can be set aside, that
+    /// there is no room shows only now.
     pub(crate) fn shortened(self, filled: u64, error: io::Error) -> Result<Draft, (Draft, io::Error)> {
         match is_want_of_room(&error) && !self.is_reserved && filled >= self.floor {
             true => Ok(Draft { bytes: filled, ..self }),

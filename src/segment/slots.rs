@@ -369,8 +369,8 @@ pub(crate) enum Copy {
     Damaged(Defect),
 }
 
-/// Reads one copy of a slot. What is not on disk for certain is made so first, so that a dead owner's failed sync is not
-/// believed; where the folder was opened to read that is not possible, nor is anything relied upon there.
+/// Reads one copy of a slot. What is not on disk for certain is made so first, so that a dead owner's failed sync is
+/// not believed; where the folder was opened to read that is not possible, nor is anything relied upon there.
 pub(crate) fn read_copy(
     directory: &dyn Directory,
     name: &str,

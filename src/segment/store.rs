@@ -84,8 +84,8 @@ impl ShardStore {
         directory.sync()
     }
 
-    /// Reads the manifest and opens what it lists. Nothing is written. Of the files to which nothing is written any more
-    /// at most `open_files_max` stay open.
+    /// Reads the manifest and opens what it lists. Nothing is written. Of the files to which nothing is written any
+    /// more at most `open_files_max` stay open.
     ///
     /// The numbers of segments that are missing or shorter than they were made come beside it.
     pub(crate) fn open(

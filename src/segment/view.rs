@@ -123,11 +123,11 @@ pub(crate) fn continuations(
     own.map(|own| (own, end)).into_iter().chain(bases)
 }
 
-/// The segments that a manifest lists, and the rows of those that are missing or too short. Of those that are `known` none
-/// is opened again.
+/// The segments that a manifest lists, and the rows of those that are missing or too short. Of those that are `known`
+/// none is opened again.
 ///
-/// Those to which nothing is written, which end at `settled` or below, are closed again for as long as nobody reads from
-/// them: `files` opens them then.
+/// Those to which nothing is written, which end at `settled` or below, are closed again for as long as nobody reads
+/// from them: `files` opens them then.
 pub(super) fn open_segments(
     directory: &dyn Directory,
     manifest: &ShardManifest,
@@ -198,7 +198,8 @@ impl StoreSnapshot {
         Ok(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence })
     }
 
-    /// As it is by now; `None` if nothing has changed. Files that are known and hold what they held are not opened again.
+    /// As it is by now; `None` if nothing has changed. Files that are known and hold what they held are not opened
+    /// again.
     pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
         let Seen { sequence, body, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
         // The newer copy cannot be read just now: what it said stands. Gone back to the older one, the log would end

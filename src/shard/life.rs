@@ -7,9 +7,10 @@
 //! | `Closing` | the last block is closed and asked for: whoever turns the shard stops once all of it is durable | the close |
 //! | `Ended` | nobody turns it any more; readers that follow it come to an end | the close, when its last step is done |
 //!
-//! The stages follow each other and none comes back ([`Life::advance`]). A failure (promise 5) is no stage of its own: a
-//! shard that has stopped is still to be closed, and one that is being closed can fail. It is told once ([`Life::fail`])
-//! by whoever meets it, and the first one stays. A shard that is open to be read only is born with one.
+//! The stages follow each other and none comes back ([`Life::advance`]). A failure (promise 5) is no stage of its own:
+//! a shard that has stopped is still to be closed, and one that is being closed can fail. It is told once
+//! ([`Life::fail`]) by whoever meets it, and the first one stays. A shard that is open to be read only is born with
+//! one.
 //!
 //! Two words follow from this one and are not asked for it: admission's word says that nothing is accepted, for the
 //! append path, which looks at that word alone ([`Admission::shut`](crate::admission::Admission::shut)); and the holder

@@ -1,9 +1,10 @@
 //! One shard: it moves work between producers, committer and device.
 //!
 //! [`Engine`] is what producers, waiters and the shard's thread share; [`life`] has its stages. A shard is a value that
-//! is *turned* ([`turn`]): its own thread does so ([`run::thread`]), a blocking caller that finds it idle leads one block
-//! itself ([`turn::lead`]), a task of the application's stands in for the thread (`run/tokio_task.rs`), and where there are
-//! no threads, whoever waits turns it. All go through the same committer under the same lock, the token ([`token`]).
+//! is *turned* ([`turn`]): its own thread does so ([`run::thread`]), a blocking caller that finds it idle leads one
+//! block itself ([`turn::lead`]), a task of the application's stands in for the thread (`run/tokio_task.rs`), and where
+//! there are no threads, whoever waits turns it. All go through the same committer under the same lock, the token
+//! ([`token`]).
 //!
 //! | folder | what is in it |
 //! |---|---|

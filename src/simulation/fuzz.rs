@@ -80,8 +80,8 @@ fn check(records: impl Iterator<Item = Result<crate::Record, ReadError>>, positi
 
 /// A log directory with arbitrary changes: opened, read, written to.
 ///
-/// The first byte chooses how the log ended, and whether a manifest is lost as well and rebuilt; each six bytes after it
-/// change one place.
+/// The first byte chooses how the log ended, and whether a manifest is lost as well and rebuilt; each six bytes after
+/// it change one place.
 pub fn mutated_directory(bytes: &[u8]) {
     let Some((&how, changes)) = bytes.split_first() else { return };
     let inner = SimMachine::new(1);

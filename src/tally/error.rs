@@ -37,8 +37,8 @@ pub enum UpdateError {
     /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open.
     #[error("the tally could not be flushed")]
     Failed(#[source] AppendError),
-    /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted. Whether this is kept shows
-    /// at the next open.
+    /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted. Whether this is kept
+    /// shows at the next open.
     #[error("the fold of the tally panicked")]
     FoldPanicked,
     /// The log has been closed. It was not counted.
@@ -95,8 +95,8 @@ pub enum TallyError {
         /// Where the shard begins.
         horizon: Lsn,
     },
-    /// Its totals were durable above the end of the shard's log: the shard was put back from an older copy, and the tally's
-    /// files were not. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    /// Its totals were durable above the end of the shard's log: the shard was put back from an older copy, and the
+    /// tally's files were not. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
     #[error(
         "the tally `{name}` needs shard {shard} up to LSN {needed}, whose log ends at {end}: the shard was put back \
              from an older copy; put back both, or remove the tally"
@@ -111,8 +111,8 @@ pub enum TallyError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// Its totals were durable in this shard as it went on once, and not as it is: the shard was put back from an older copy
-    /// and has gone on since. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    /// Its totals were durable in this shard as it went on once, and not as it is: the shard was put back from an older
+    /// copy and has gone on since. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
     #[error(
         "the tally `{name}` needs what shard {shard} had at LSN {needed} before it was put back from an older copy; \
              put back both, or remove the tally"

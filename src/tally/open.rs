@@ -65,7 +65,8 @@ impl<F: Fold> Flushes for Core<F> {
 
 /// Writes totals anew where recovery would have to read far. Called by the maintenance thread.
 pub(crate) fn ask_checkpoints(registry: &Registry) {
-    // Not waited for: whoever has it may be ending a tally, whose last flush may need a segment of the maintenance thread's.
+    // Not waited for: whoever has it may be ending a tally, whose last flush may need a segment of the maintenance
+    // thread's.
     let Ok(open) = registry.try_lock().map(|open| open.tallies.clone()) else { return };
     open.iter().filter(|tally| tally.lags()).for_each(|tally| tally.ask_checkpoint());
 }

@@ -112,7 +112,8 @@ fn told(log: &Log, what: &str) -> usize {
     log.stats().notices.iter().filter(|line| line.contains(what)).count()
 }
 
-/// The engine is not told that somebody made room: it sees that when a refused append has it try again, in the background.
+/// The engine is not told that somebody made room: it sees that when a refused append has it try again, in the
+/// background.
 fn append_once_there_is_room(log: &Log) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -172,8 +173,8 @@ fn less_than_a_segment_is_used_on_tmpfs() {
     room_for_less_than_a_segment("tmpfs", 64);
 }
 
-/// A log was copied or restored so that its segments lack the space that they had: on a full disk that is a refusal, and
-/// not a shard that stops.
+/// A log was copied or restored so that its segments lack the space that they had: on a full disk that is a refusal,
+/// and not a shard that stops.
 fn copied_without_its_space(kind: &str, mib: u64, how: &str) {
     let Some(mount) = Mount::make(kind, mib) else { return };
     let dir = mount.path().join("log");

@@ -63,7 +63,8 @@ fn threads_are_named_and_block_signals() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let _log = Options::new().shards(3).open(dir.path()).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    // Three shards, a maintenance thread and the watch. A thread names itself and blocks its signals when it first runs.
+    // Three shards, a maintenance thread and the watch. A thread names itself and blocks its signals when it first
+    // runs.
     while named_and_blocking() < 5 {
         assert!(std::time::Instant::now() < deadline, "{} threads", named_and_blocking());
         std::thread::yield_now();

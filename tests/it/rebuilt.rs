@@ -1,5 +1,5 @@
-//! Shards whose manifest is lost in both copies, rebuilt from their segment files. The histories do the same to whatever
-//! they have made (`simulation/history/rebuilt.rs`).
+//! Shards whose manifest is lost in both copies, rebuilt from their segment files. The histories do the same to
+//! whatever they have made (`simulation/history/rebuilt.rs`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -114,8 +114,8 @@ fn a_consumer_that_is_being_opened_holds_up_no_other() {
     log.close().unwrap();
 }
 
-/// The maintenance thread hangs in a manifest, with no operation of the shard's out: that is told of, and whoever waits for the
-/// segment is told once the shard is given up.
+/// The maintenance thread hangs in a manifest, with no operation of the shard's out: that is told of, and whoever waits
+/// for the segment is told once the shard is given up.
 #[test]
 fn maintenance_that_hangs_is_told_of_and_can_be_given_up() {
     let disk = Disk::new(13);

@@ -29,8 +29,8 @@ impl World {
         self.random = random;
     }
 
-    /// An operation in flight failed to flush its device. What that has lost beside it shows once whoever submitted it is
-    /// told: what is acknowledged between the two no engine can take back.
+    /// An operation in flight failed to flush its device. What that has lost beside it shows once whoever submitted it
+    /// is told: what is acknowledged between the two no engine can take back.
     pub(super) fn flush_failed(&mut self, flight: &InFlight) {
         let device = self.file(flight.operation.file.number()).device();
         self.untold.push((flight.queue, flight.operation.id, device));

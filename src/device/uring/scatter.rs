@@ -68,8 +68,8 @@ impl UringScatter {
         loop {
             while call.in_flight < READS_AT_ONCE {
                 let Some(entry) = call.entry() else { break };
-                // SAFETY: buffer and files live in `self.call` until all completions were reaped, or for ever; the parts
-                // of the buffer are disjoint, as `read` has asserted, and nobody looks at them meanwhile.
+                // SAFETY: buffer and files live in `self.call` until all completions were reaped, or for ever; the
+                // parts of the buffer are disjoint, as `read` has asserted, and nobody looks at them meanwhile.
                 unsafe { ring.submission().push(&entry) }
                     .expect("the ring has room for all that are in flight");
                 call.in_flight += 1;

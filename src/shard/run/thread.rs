@@ -1,4 +1,6 @@
-//! The shard's own thread.
+//! The shard's own thread: turns while there is something to do, then sleeps in its queue.
+//!
+//! It does not spin first. Who appends looks whether it sleeps, and wakes it (`shard/wait/wake_state.rs`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

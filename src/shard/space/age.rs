@@ -2,7 +2,8 @@
 //!
 //! Records' own times cannot tell: they never go back, so one moment in which the clock stood in the future is in all
 //! later ones. And a clock that is wrong now would make all of them old at once. So the shard keeps a time of its own,
-//! which rises with time that has passed for certain, and remembers how long its log was at which time.
+//! which rises with time that has passed for certain, and remembers how long its log was at which time. What retention
+//! makes of that: `retention.rs`.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! The space that a shard takes: segments made ready, retention, truncation at both ends, and whether the folder is still
-//! its own.
+//! The space that a shard takes: segments made ready, retention, truncation at both ends, and whether the folder is
+//! still its own.
 
 mod age;
 mod folder_check;

@@ -4,6 +4,8 @@
 //! device's cache by then. A segment filled at full speed makes every commit meanwhile wait ten times as long; filled
 //! a piece at a time, with rests as long as the room in use will last, it is hardly felt. Whoever fills up segments
 //! quickly gets no rests.
+//!
+//! When the next segment is begun, and so how far ahead the zeros are: `Engine::look_ahead` (`make.rs`).
 
 use std::io;
 use std::sync::Arc;

@@ -2,8 +2,9 @@
 //!
 //! Whatever is filled with zeros for a segment is written beside the records of the one before it, and flushed by their
 //! commits. So segments start small and double no sooner than the log has eight of a size, which keeps the zeros at
-//! about as many bytes as the records. But to make one costs a few flushes, whatever its size: where one was used up before
-//! the next was there it was too small, and where one lasts for less than a second no spare of its size is used again.
+//! about as many bytes as the records. But to make one costs a few flushes, whatever its size: where one was used up
+//! before the next was there it was too small, and where one lasts for less than a second no spare of its size is used
+//! again.
 
 use crate::segment::Size;
 use crate::time::Nanos;

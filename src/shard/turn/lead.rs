@@ -10,8 +10,8 @@
 //! records gather as they do while the shard's thread has writes in flight. Where no thread waits, the shard's
 //! own takes over.
 //!
-//! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the
-//! others who were just woken (`wait/commit_delay.rs`); so does the shard's thread before a block that it writes itself.
+//! Where the device must be told to flush, one lead is in flight at a time, and whoever is next waits for the others
+//! who were just woken (`wait/commit_delay.rs`); so does the shard's thread before a block that it writes itself.
 
 use std::io;
 use std::ops::RangeInclusive;

@@ -1,6 +1,7 @@
 //! Sealing: a block is closed, given its header, and handed to the committer. The caller holds the token.
 //!
-//! *When* a block is sealed is the committer's decision: [`Committer::should_seal`](crate::committer::Committer::should_seal).
+//! *When* a block is sealed is the committer's decision:
+//! [`Committer::should_seal`](crate::committer::Committer::should_seal).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

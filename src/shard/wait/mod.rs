@@ -1,7 +1,7 @@
 //! Waiting for a shard: until an append is durable, or until there are new records (followers).
 
 pub(super) mod commit_delay;
-mod own_thread;
+mod deadlock_guard;
 pub(super) mod waiters;
 pub(super) mod wake_state;
 

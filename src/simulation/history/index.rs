@@ -51,7 +51,8 @@ impl History {
         }
     }
 
-    /// Each record with a key is where the index says that it is, or in a stretch of which it says that it knows nothing.
+    /// Each record with a key is where the index says that it is, or in a stretch of which it says that it knows
+    /// nothing.
     fn check_index(&mut self, log: &Log, shard: ShardId, random: &mut Random) {
         let engine = log.engine_of(shard);
         let indexed = engine.indexed();
