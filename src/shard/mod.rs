@@ -38,7 +38,7 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
-pub(crate) use index::{Hint, IndexConfig, KeyOrder, KeyQuery};
+pub(crate) use index::{Hint, IndexConfig, KeyOrder, KeyPlaces, KeyQuery, Runs, current_runs};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

@@ -1,5 +1,6 @@
 //! What the key index says of a key.
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,6 +37,32 @@ pub(crate) enum KeyOrder {
     Backward,
 }
 
+/// Whose runs are looked in: those of a shard that is open here, or of one that somebody else owns.
+pub(crate) trait Runs: Debug {
+    /// The pages of a run.
+    ///
+    /// # Errors
+    /// Where nobody has looked which runs there are.
+    fn pages(&self, run: &RunFile) -> Result<FilePages, Defect>;
+
+    /// A run turned out to be none.
+    fn forget(&self, run: &RunFile);
+}
+
+impl Runs for Engine {
+    fn pages(&self, run: &RunFile) -> Result<FilePages, Defect> {
+        let directory = self.indexing.directory.get().ok_or(Defect::Unreadable)?;
+        Ok(FilePages::new(directory, run, Some(&self.indexing.cache)))
+    }
+
+    fn forget(&self, run: &RunFile) {
+        let gone = self.indexing.change(&self.view(), |runs| runs.retain(|kept| kept.number != run.number));
+        if let Some(directory) = self.indexing.directory.get() {
+            gone.iter().for_each(|run| run.remove(directory.as_ref()));
+        }
+    }
+}
+
 impl Engine {
     /// Where records of a key may be in `range`, as far as it is [`indexed`](Engine::indexed): in order, or from the end on.
     ///
@@ -45,63 +72,21 @@ impl Engine {
         let view = self.view();
         let runs = self.indexing.runs();
         // As far as these very runs reach: others may have come or gone meanwhile.
-        let known = beginning(&view).unwrap_or(Lsn::MAX)..indexed(&runs, &view);
-        let range = range.start.max(known.start).max(view.horizon)..range.end.min(known.end);
-        let first = runs.partition_point(|run| run.run.range().end <= range.start);
-        let end = runs.partition_point(|run| run.run.range().start < range.end);
-        KeyPlaces {
-            engine: self,
-            hash: KeyHash::of(&view.log_id, key),
-            view,
-            left: first..end.max(first),
-            runs,
-            range,
-            order,
-            current: None,
-        }
+        let reach = indexed(&runs, &view);
+        let asked = KeyQuery { key, stretch: range, order, most: usize::MAX };
+        KeyPlaces::new(self, view, runs, reach, &asked)
     }
 
-    /// At most so many of them; and the stretch that was not told of. All of `stretch` that the index does not reach is
-    /// unknown.
+    /// At most so many of them, as [`KeyPlaces::some`] gives them.
     pub(crate) fn some_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let KeyQuery { key, ref stretch, order, most } = *asked;
-        let mut places = self.key_places(key, stretch.clone(), order);
-        let mut hints = Vec::new();
-        let is_out_of_reach = places.range.is_empty() || places.range.end < stretch.end;
-        if order == KeyOrder::Backward && is_out_of_reach {
-            let from = places.range.end.clamp(stretch.start, stretch.end);
-            let from = if places.range.is_empty() { stretch.start } else { from };
-            return (vec![Hint::Unknown { from, to: stretch.end }], stretch.start..from);
-        }
-        hints.extend(Iterator::take(places.by_ref(), most));
-        let Range { start, end } = places.range;
-        match order {
-            KeyOrder::Forward if hints.len() < most => {
-                let from = start.clamp(stretch.start, stretch.end);
-                if from < stretch.end {
-                    hints.push(Hint::Unknown { from, to: stretch.end });
-                }
-                (hints, stretch.end..stretch.end)
-            }
-            KeyOrder::Forward => (hints, start..stretch.end),
-            KeyOrder::Backward if hints.len() < most => (hints, stretch.start..stretch.start),
-            KeyOrder::Backward => (hints, stretch.start..end),
-        }
-    }
-
-    /// A run turned out to be none.
-    fn forget_run(&self, run: &RunFile) {
-        let gone = self.indexing.change(&self.view(), |runs| runs.retain(|kept| kept.number != run.number));
-        if let Some(directory) = self.indexing.directory.get() {
-            gone.iter().for_each(|run| run.remove(directory.as_ref()));
-        }
+        self.key_places(asked.key, asked.stretch.clone(), asked.order).some(asked)
     }
 }
 
 /// The places of a key.
 #[derive(Debug)]
-pub(crate) struct KeyPlaces<'e> {
-    engine: &'e Engine,
+pub(crate) struct KeyPlaces<'i> {
+    index: &'i dyn Runs,
     hash: KeyHash,
     view: Arc<StoreView>,
     runs: Arc<Vec<RunFile>>,
@@ -120,7 +105,75 @@ struct Current {
     places: Places<FilePages>,
 }
 
-impl KeyPlaces<'_> {
+impl<'i> KeyPlaces<'i> {
+    /// Those that runs which are of this view, in order, know of below `reach`.
+    pub(crate) fn new(
+        index: &'i dyn Runs,
+        view: Arc<StoreView>,
+        runs: Arc<Vec<RunFile>>,
+        reach: Lsn,
+        asked: &KeyQuery<'_>,
+    ) -> KeyPlaces<'i> {
+        let KeyQuery { key, ref stretch, order, .. } = *asked;
+        let start = stretch.start.max(beginning(&view).unwrap_or(Lsn::MAX)).max(view.horizon);
+        let range = start..stretch.end.min(reach);
+        let first = runs.partition_point(|run| run.run.range().end <= range.start);
+        let end = runs.partition_point(|run| run.run.range().start < range.end);
+        let (hash, left) = (KeyHash::of(&view.log_id, key), first..end.max(first));
+        KeyPlaces { index, hash, view, left, runs, range, order, current: None }
+    }
+
+    /// At most so many of them; and the stretch that was not told of. All of `stretch` that the index does not reach is
+    /// unknown.
+    pub(crate) fn some(mut self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        let KeyQuery { ref stretch, order, most, .. } = *asked;
+        let mut hints = Vec::new();
+        let is_out_of_reach = self.range.is_empty() || self.range.end < stretch.end;
+        if order == KeyOrder::Backward && is_out_of_reach {
+            let from = self.range.end.clamp(stretch.start, stretch.end);
+            let from = if self.range.is_empty() { stretch.start } else { from };
+            return (vec![Hint::Unknown { from, to: stretch.end }], stretch.start..from);
+        }
+        hints.extend(Iterator::take(self.by_ref(), most));
+        let Range { start, end } = self.range;
+        match order {
+            KeyOrder::Forward if hints.len() < most => {
+                let from = start.clamp(stretch.start, stretch.end);
+                if from < stretch.end {
+                    hints.push(Hint::Unknown { from, to: stretch.end });
+                }
+                (hints, stretch.end..stretch.end)
+            }
+            KeyOrder::Forward => (hints, start..stretch.end),
+            KeyOrder::Backward if hints.len() < most => (hints, stretch.start..stretch.start),
+            KeyOrder::Backward => (hints, stretch.start..end),
+        }
+    }
+
+    /// The next run that was not looked at.
+    fn next_run(&self) -> Option<usize> {
+        let Range { start, end } = self.left;
+        (start < end).then(|| if self.order == KeyOrder::Forward { start } else { end - 1 })
+    }
+
+    /// What no run covers in front of the next one, or behind them all; told of now.
+    fn gap(&mut self) -> Option<Hint> {
+        let Range { start: from, end: to } = self.range;
+        let run = self.next_run().map(|index| self.runs[index].run.range());
+        let (from, to) = match (self.order, run) {
+            (KeyOrder::Forward, Some(run)) => (from, run.start.min(to)),
+            (KeyOrder::Backward, Some(run)) => (run.end.max(from), to),
+            (_, None) => (from, to),
+        };
+        (from < to).then(|| {
+            match self.order {
+                KeyOrder::Forward => self.range.start = to,
+                KeyOrder::Backward => self.range.end = from,
+            }
+            Hint::Unknown { from, to }
+        })
+    }
+
     /// The part of what was not told of that a run covers; told of now.
     fn rest_of(&mut self, index: usize) -> Range<Lsn> {
         let run = self.runs[index].run.range();
@@ -148,7 +201,7 @@ impl KeyPlaces<'_> {
 
     fn unknown(&mut self, index: usize, defect: Defect) -> Hint {
         if defect != Defect::Unreadable {
-            self.engine.forget_run(&self.runs[index]);
+            self.index.forget(&self.runs[index]);
         }
         let Range { start: from, end: to } = self.rest_of(index);
         Hint::Unknown { from, to }
@@ -181,14 +234,16 @@ impl Iterator for KeyPlaces<'_> {
                     }
                 }
             }
+            if let Some(gap) = self.gap() {
+                return Some(gap);
+            }
             let index = match self.order {
                 KeyOrder::Forward => self.left.next()?,
                 KeyOrder::Backward => self.left.next_back()?,
             };
-            let indexing = &self.engine.indexing;
             let run = &self.runs[index];
-            let pages = FilePages::new(indexing.directory.get()?, run, Some(&indexing.cache));
-            match run.run.places(pages, self.hash, self.range.clone()) {
+            let pages = self.index.pages(run);
+            match pages.and_then(|pages| run.run.places(pages, self.hash, self.range.clone())) {
                 Ok(places) => self.current = Some(Current { index, places }),
                 Err(defect) => return Some(self.unknown(index, defect)),
             }
