@@ -66,6 +66,30 @@ pub(crate) fn list_runs(
     Ok((runs, highest))
 }
 
+/// The runs in a shard's folder, which is somebody else's, by their numbers, and how many names there are in it. Of those
+/// that are `known`, by their numbers as well, none is opened again: that a file was replaced shows once a page is read.
+pub(crate) fn look_for_runs(
+    directory: &dyn Directory,
+    log_id: &[u8; 16],
+    shard: u16,
+    known: &[RunFile],
+) -> io::Result<(Vec<RunFile>, usize)> {
+    let names = directory.list()?;
+    let mut page = AlignedBuffer::zeroed(INDEX_PAGE_BYTES)?;
+    let mut run = |number| {
+        if let Ok(index) = known.binary_search_by_key(&number, |run| run.number) {
+            return Some(known[index].clone());
+        }
+        // What is gone by now, cannot be read or is not written yet may be there the next time.
+        let file = directory.open_again(&run_name(number)).ok()?;
+        let run = read_run(file.as_ref(), &mut page, log_id, shard).ok()?;
+        Some(RunFile { number, id: file.id().ok()?, run: Arc::new(run) })
+    };
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| run_number(name)).collect();
+    numbers.sort_unstable();
+    Ok((numbers.into_iter().filter_map(&mut run).collect(), names.len()))
+}
+
 fn read_run(file: &dyn File, page: &mut AlignedBuffer, log_id: &[u8; 16], shard: u16) -> Result<Run, Defect> {
     let bytes = file.bytes().map_err(|_| Defect::Unreadable)?;
     match file.read_at(&mut page[..INDEX_PAGE_BYTES], 0) {

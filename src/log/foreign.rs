@@ -1,10 +1,12 @@
 //! A shard that somebody else owns: what its files say.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::follow_reader::Ticker;
+use super::foreign_index::ForeignIndex;
 use super::reader::{Finding, ShardSummary};
 use crate::device::Directory;
 use crate::error::{OpenError, ReadError};
@@ -13,6 +15,7 @@ use crate::position::{Lsn, ShardId};
 use crate::read::Source;
 use crate::recovery::{self, Facts, Scan, Verdict};
 use crate::segment::{KnownBlocks, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView};
+use crate::shard::{Hint, KeyQuery};
 use crate::sync::lock;
 use crate::sys::Process;
 
@@ -37,6 +40,7 @@ pub(super) struct ForeignShard {
     reader: Mutex<Option<SegmentReader>>,
     random_reader: Mutex<Option<RandomReader>>,
     known_blocks: KnownBlocks,
+    index: ForeignIndex,
     /// For the tasks that follow it.
     ticker: Arc<Ticker>,
 }
@@ -61,6 +65,7 @@ impl ForeignShard {
         ForeignShard {
             id,
             log_id: log.log_id,
+            index: ForeignIndex::new(directory.clone()),
             directory,
             block_bytes: log.block_bytes,
             segment_bytes: log.segment_bytes,
@@ -236,6 +241,10 @@ impl Source for ForeignShard {
 
     fn make_durable(&self, _end: Lsn) -> Result<(), ReadError> {
         Ok(())
+    }
+
+    fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        self.index.key_places(&self.view(), asked)
     }
 
     fn block_bytes(&self) -> u32 {

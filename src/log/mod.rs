@@ -3,6 +3,7 @@
 mod by_time;
 mod follow_reader;
 mod foreign;
+mod foreign_index;
 mod post;
 mod reader;
 mod shard;

@@ -143,7 +143,8 @@ impl LogReader {
         Ok(shard)
     }
 
-    /// As [`Log::read_key`], of what is known to be durable now.
+    /// As [`Log::read_key`], of what is known to be durable now. What the log's owner has indexed is used where it lies
+    /// beside the records, also when nobody has the log open.
     ///
     /// # Errors
     /// As [`Log::read_key`], and where the log's files cannot be read.

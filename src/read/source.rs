@@ -59,10 +59,7 @@ pub(crate) trait Source: Send + Sync + Debug {
     fn make_durable(&self, end: Lsn) -> Result<(), ReadError>;
 
     /// What the key index knows of a key's places in a stretch, in order; and the stretch that it was not asked for.
-    fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let Range { start: from, end: to } = asked.stretch;
-        (vec![Hint::Unknown { from, to }], to..to)
-    }
+    fn key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>);
 
     /// What is known in memory of the last record of a key that was accepted. `None` where nothing is.
     fn recent_last(&self, key: &[u8]) -> Option<RecentLast> {

@@ -39,7 +39,9 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
-pub(crate) use index::{Hint, IdPlace, IndexConfig, KeyOrder, KeyQuery, KeyedId, RecentLast};
+pub(crate) use index::{
+    Hint, IdPlace, IndexConfig, KeyOrder, KeyPlaces, KeyQuery, KeyedId, RecentLast, Runs, current_runs,
+};
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;
 #[cfg(feature = "tokio-uring")]

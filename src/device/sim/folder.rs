@@ -330,6 +330,7 @@ impl File for SimHandle {
             return Err(stopped());
         }
         world.counters.reads += 1;
+        world.counters.read_bytes += bytes.len() as u64;
         if world.random.per_mille(world.faults.read_error) {
             world.counters.read_errors += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));

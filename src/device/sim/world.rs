@@ -94,6 +94,7 @@ pub(crate) struct Counters {
     /// Files of which a device lost something when another's flush failed.
     pub lost_beside: u64,
     pub reads: u64,
+    pub read_bytes: u64,
     pub read_errors: u64,
     pub short: u64,
     pub stuck: u64,

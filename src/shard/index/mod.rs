@@ -3,11 +3,12 @@
 //! Runs are built beside everything else, a piece at a time, from blocks that are durable and whole. Nobody waits for
 //! them, and whatever fails is tried again later. What they say is a hint: see [`Engine::key_places`](Engine::key_places).
 
+mod lookup;
 mod places;
 mod recent;
 mod walk;
 
-pub(crate) use places::{Hint, KeyOrder, KeyQuery};
+pub(crate) use places::{Hint, KeyOrder, KeyPlaces, KeyQuery, Runs};
 pub(crate) use recent::{IdPlace, KeyedId, RecentLast};
 pub(in crate::shard) use recent::{NotNow, Recent, UnknownIds};
 use walk::{Walk, Walked, with_id};
@@ -140,14 +141,7 @@ impl Indexing {
         let mut runs = self.runs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut next = runs.to_vec();
         change(&mut next);
-        next.sort_by_key(|run| (run.run.header.start, std::cmp::Reverse(run.run.header.end)));
-        let mut at = Lsn::MIN;
-        next.retain(|run| {
-            let range = run.run.range();
-            let follows = range.start >= at;
-            at = if follows { range.end } else { at };
-            follows
-        });
+        put_in_order(&mut next);
         self.indexed.store(indexed(&next, view).0, Ordering::SeqCst);
         let kept = |run: &&RunFile| next.iter().any(|kept| kept.number == run.number);
         let gone: Vec<RunFile> = runs.iter().filter(|run| !kept(run)).cloned().collect();
@@ -155,6 +149,25 @@ impl Indexing {
         *runs = Arc::new(next);
         gone
     }
+}
+
+/// In order; of those that overlap, the one that begins first, and of these the longest.
+fn put_in_order(runs: &mut Vec<RunFile>) {
+    runs.sort_by_key(|run| (run.run.header.start, std::cmp::Reverse(run.run.header.end)));
+    let mut at = Lsn::MIN;
+    runs.retain(|run| {
+        let range = run.run.range();
+        let follows = range.start >= at;
+        at = if follows { range.end } else { at };
+        follows
+    });
+}
+
+/// Those of the runs that were built from the log as it is, in order; none overlaps another.
+pub(crate) fn current_runs(mut runs: Vec<RunFile>, view: &StoreView) -> Vec<RunFile> {
+    runs.retain(|run| is_current(run, view));
+    put_in_order(&mut runs);
+    runs
 }
 
 /// Where the first block of the log stands.

@@ -1,10 +1,11 @@
 //! What the key index says of a key.
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{beginning, indexed};
-use crate::format::{Defect, KeyHash, WholeKeyHash};
+use crate::format::{Defect, KeyHash};
 use crate::index::{FilePages, Place, Places, RunFile};
 use crate::position::Lsn;
 use crate::segment::StoreView;
@@ -36,6 +37,32 @@ pub(crate) enum KeyOrder {
     Backward,
 }
 
+/// Whose runs are looked in: those of a shard that is open here, or of one that somebody else owns.
+pub(crate) trait Runs: Debug {
+    /// The pages of a run.
+    ///
+    /// # Errors
+    /// Where nobody has looked which runs there are.
+    fn pages(&self, run: &RunFile) -> Result<FilePages, Defect>;
+
+    /// A run turned out to be none.
+    fn forget(&self, run: &RunFile);
+}
+
+impl Runs for Engine {
+    fn pages(&self, run: &RunFile) -> Result<FilePages, Defect> {
+        let directory = self.indexing.directory.get().ok_or(Defect::Unreadable)?;
+        Ok(FilePages::new(directory, run, Some(&self.indexing.cache)))
+    }
+
+    fn forget(&self, run: &RunFile) {
+        let gone = self.indexing.change(&self.view(), |runs| runs.retain(|kept| kept.number != run.number));
+        if let Some(directory) = self.indexing.directory.get() {
+            gone.iter().for_each(|run| run.remove(directory.as_ref()));
+        }
+    }
+}
+
 impl Engine {
     /// Where records of a key may be in `range`, as far as it is [`indexed`](Engine::indexed): in order, or from the end on.
     ///
@@ -45,121 +72,23 @@ impl Engine {
         let view = self.view();
         let runs = self.indexing.runs();
         // As far as these very runs reach: others may have come or gone meanwhile.
-        let known = beginning(&view).unwrap_or(Lsn::MAX)..indexed(&runs, &view);
-        let range = range.start.max(known.start).max(view.horizon)..range.end.min(known.end);
-        let first = runs.partition_point(|run| run.run.range().end <= range.start);
-        let end = runs.partition_point(|run| run.run.range().start < range.end);
-        KeyPlaces {
-            engine: self,
-            hash: KeyHash::of(&view.log_id, key),
-            view,
-            left: first..end.max(first),
-            runs,
-            range,
-            order,
-            current: None,
-        }
-    }
-
-    /// At most so many of them; and the stretch that was not told of. Behind what is indexed, places are those of what was
-    /// appended last, as far as it is durable. Where neither knows, that is said.
-    pub(crate) fn some_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        match asked.order {
-            KeyOrder::Forward => self.first_key_places(asked),
-            KeyOrder::Backward => self.last_key_places(asked),
-        }
-    }
-
-    fn first_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let KeyQuery { key, ref stretch, most, .. } = *asked;
-        let mut places = self.key_places(key, stretch.clone(), KeyOrder::Forward);
-        let mut hints: Vec<Hint> = Iterator::take(places.by_ref(), most).collect();
-        let from = places.range.start.clamp(stretch.start, stretch.end);
-        if hints.len() == most || from == stretch.end {
-            return (hints, from..stretch.end);
-        }
-        let (recent, known) = self.recently(key, from..stretch.end);
-        if known.start > from {
-            hints.push(Hint::Unknown { from, to: known.start });
-            return (hints, known.start..stretch.end);
-        }
-        let room = most - hints.len();
-        hints.extend(recent.iter().rev().take(room).map(|place| Hint::Place(*place)));
-        if let Some(next) = recent.iter().rev().nth(room) {
-            return (hints, next.lsn..stretch.end);
-        }
-        if known.end < stretch.end {
-            hints.push(Hint::Unknown { from: known.end, to: stretch.end });
-        }
-        (hints, stretch.end..stretch.end)
-    }
-
-    fn last_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let KeyQuery { key, ref stretch, most, .. } = *asked;
-        let mut places = self.key_places(key, stretch.clone(), KeyOrder::Backward);
-        let reach = if places.range.is_empty() { stretch.start } else { places.range.end };
-        let reach = reach.clamp(stretch.start, stretch.end);
-        let mut hints = Vec::new();
-        if reach < stretch.end {
-            let (recent, known) = self.recently(key, reach..stretch.end);
-            if known.end < stretch.end {
-                return (vec![Hint::Unknown { from: known.end, to: stretch.end }], stretch.start..known.end);
-            }
-            hints.extend(recent.iter().take(most).map(|place| Hint::Place(*place)));
-            if let Some(last) = recent.get(most.saturating_sub(1)) {
-                return (hints, stretch.start..last.lsn);
-            }
-            if known.start > reach {
-                hints.push(Hint::Unknown { from: reach, to: known.start });
-                return (hints, stretch.start..reach);
-            }
-        }
-        let room = most - hints.len();
-        let before = hints.len();
-        hints.extend(Iterator::take(places.by_ref(), room));
-        let end = if hints.len() - before < room { stretch.start } else { places.range.end };
-        (hints, stretch.start..end)
-    }
-
-    /// The places of a key in what was appended last, the last one first; and the part of the stretch that they are all of.
-    fn recently(&self, key: &[u8], stretch: Range<Lsn>) -> (Vec<Place>, Range<Lsn>) {
-        let nothing = || (Vec::new(), stretch.start..stretch.start);
-        // The empty key stands for records with an id.
-        if !self.indexes() || key.is_empty() {
-            return nothing();
-        }
-        // In this order: what was durable before is among what is closed.
-        let durable = self.durable();
-        let hash = WholeKeyHash::of(&self.view().log_id, key);
-        let Some((places, known)) = self.recent_places(hash, stretch.start) else { return nothing() };
-        let known = known.start.max(stretch.start)..known.end.min(durable).min(stretch.end);
-        if known.is_empty() {
-            return nothing();
-        }
-        let is_known = |place: &Place| known.contains(&place.lsn);
-        (places.into_iter().filter(is_known).collect(), known)
-    }
-
-    /// A run turned out to be none.
-    fn forget_run(&self, run: &RunFile) {
-        let gone = self.indexing.change(&self.view(), |runs| runs.retain(|kept| kept.number != run.number));
-        if let Some(directory) = self.indexing.directory.get() {
-            gone.iter().for_each(|run| run.remove(directory.as_ref()));
-        }
+        let reach = indexed(&runs, &view);
+        let asked = KeyQuery { key, stretch: range, order, most: usize::MAX };
+        KeyPlaces::new(self, view, runs, reach, &asked)
     }
 }
 
 /// The places of a key.
 #[derive(Debug)]
-pub(crate) struct KeyPlaces<'e> {
-    engine: &'e Engine,
+pub(crate) struct KeyPlaces<'i> {
+    index: &'i dyn Runs,
     hash: KeyHash,
     view: Arc<StoreView>,
     runs: Arc<Vec<RunFile>>,
     /// Those that were not looked at.
     left: Range<usize>,
     /// What was not told of.
-    range: Range<Lsn>,
+    pub(super) range: Range<Lsn>,
     order: KeyOrder,
     current: Option<Current>,
 }
@@ -171,7 +100,75 @@ struct Current {
     places: Places<FilePages>,
 }
 
-impl KeyPlaces<'_> {
+impl<'i> KeyPlaces<'i> {
+    /// Those that runs which are of this view, in order, know of below `reach`.
+    pub(crate) fn new(
+        index: &'i dyn Runs,
+        view: Arc<StoreView>,
+        runs: Arc<Vec<RunFile>>,
+        reach: Lsn,
+        asked: &KeyQuery<'_>,
+    ) -> KeyPlaces<'i> {
+        let KeyQuery { key, ref stretch, order, .. } = *asked;
+        let start = stretch.start.max(beginning(&view).unwrap_or(Lsn::MAX)).max(view.horizon);
+        let range = start..stretch.end.min(reach);
+        let first = runs.partition_point(|run| run.run.range().end <= range.start);
+        let end = runs.partition_point(|run| run.run.range().start < range.end);
+        let (hash, left) = (KeyHash::of(&view.log_id, key), first..end.max(first));
+        KeyPlaces { index, hash, view, left, runs, range, order, current: None }
+    }
+
+    /// At most so many of them; and the stretch that was not told of. All of `stretch` that the index does not reach is
+    /// unknown.
+    pub(crate) fn some(mut self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        let KeyQuery { ref stretch, order, most, .. } = *asked;
+        let mut hints = Vec::new();
+        let is_out_of_reach = self.range.is_empty() || self.range.end < stretch.end;
+        if order == KeyOrder::Backward && is_out_of_reach {
+            let from = self.range.end.clamp(stretch.start, stretch.end);
+            let from = if self.range.is_empty() { stretch.start } else { from };
+            return (vec![Hint::Unknown { from, to: stretch.end }], stretch.start..from);
+        }
+        hints.extend(Iterator::take(self.by_ref(), most));
+        let Range { start, end } = self.range;
+        match order {
+            KeyOrder::Forward if hints.len() < most => {
+                let from = start.clamp(stretch.start, stretch.end);
+                if from < stretch.end {
+                    hints.push(Hint::Unknown { from, to: stretch.end });
+                }
+                (hints, stretch.end..stretch.end)
+            }
+            KeyOrder::Forward => (hints, start..stretch.end),
+            KeyOrder::Backward if hints.len() < most => (hints, stretch.start..stretch.start),
+            KeyOrder::Backward => (hints, stretch.start..end),
+        }
+    }
+
+    /// The next run that was not looked at.
+    fn next_run(&self) -> Option<usize> {
+        let Range { start, end } = self.left;
+        (start < end).then(|| if self.order == KeyOrder::Forward { start } else { end - 1 })
+    }
+
+    /// What no run covers in front of the next one, or behind them all; told of now.
+    fn gap(&mut self) -> Option<Hint> {
+        let Range { start: from, end: to } = self.range;
+        let run = self.next_run().map(|index| self.runs[index].run.range());
+        let (from, to) = match (self.order, run) {
+            (KeyOrder::Forward, Some(run)) => (from, run.start.min(to)),
+            (KeyOrder::Backward, Some(run)) => (run.end.max(from), to),
+            (_, None) => (from, to),
+        };
+        (from < to).then(|| {
+            match self.order {
+                KeyOrder::Forward => self.range.start = to,
+                KeyOrder::Backward => self.range.end = from,
+            }
+            Hint::Unknown { from, to }
+        })
+    }
+
     /// The part of what was not told of that a run covers; told of now.
     fn rest_of(&mut self, index: usize) -> Range<Lsn> {
         let run = self.runs[index].run.range();
@@ -199,7 +196,7 @@ impl KeyPlaces<'_> {
 
     fn unknown(&mut self, index: usize, defect: Defect) -> Hint {
         if defect != Defect::Unreadable {
-            self.engine.forget_run(&self.runs[index]);
+            self.index.forget(&self.runs[index]);
         }
         let Range { start: from, end: to } = self.rest_of(index);
         Hint::Unknown { from, to }
@@ -232,14 +229,16 @@ impl Iterator for KeyPlaces<'_> {
                     }
                 }
             }
+            if let Some(gap) = self.gap() {
+                return Some(gap);
+            }
             let index = match self.order {
                 KeyOrder::Forward => self.left.next()?,
                 KeyOrder::Backward => self.left.next_back()?,
             };
-            let indexing = &self.engine.indexing;
             let run = &self.runs[index];
-            let pages = FilePages::new(indexing.directory.get()?, run, Some(&indexing.cache));
-            match run.run.places(pages, self.hash, self.range.clone()) {
+            let pages = self.index.pages(run);
+            match pages.and_then(|pages| run.run.places(pages, self.hash, self.range.clone())) {
                 Ok(places) => self.current = Some(Current { index, places }),
                 Err(defect) => return Some(self.unknown(index, defect)),
             }
