@@ -114,8 +114,9 @@ impl Log {
     /// The position of the last record of a key that was accepted, durable or not. `None` if it has none, or none that is
     /// not truncated.
     ///
-    /// It looks at the records of the key's shard from the last one backwards, for which their blocks are written; below
-    /// what is indexed ([`Options::index_keys`](crate::Options::index_keys)), at the last one of the key alone.
+    /// Where the key was written lately it is known in memory, once somebody has asked for a key of the shard: about a
+    /// microsecond, and 50 ns for each record of the shard since the last such question. Elsewhere the index finds it
+    /// ([`Options::index_keys`](crate::Options::index_keys)); where there is none, the shard is read from the end on.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
