@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sawmill::{Log, Options, Position, ShardId, Write};
+use sawmill::{Durability, Log, Options, Position, ShardId, Write};
 
 const TIMES: usize = 5;
 /// Records of one key among all, in the log that is read.
@@ -164,11 +164,50 @@ fn lookups() {
     show("seek of a time", seek, scan);
 }
 
+/// Appends on a condition and with an id, beside plain ones: one thread, buffered, each key's stream gone through.
+fn terms() {
+    const KEYS: u64 = 10_000;
+    let count = records() / 5;
+    let dir = folder();
+    let log = open(dir.path(), true);
+    let mut last: Vec<Option<Position>> = vec![None; KEYS as usize];
+    let write = |number: u64| {
+        let key = (number % KEYS).to_be_bytes();
+        Write::new(PAYLOAD).key(key).durability(Durability::Buffered)
+    };
+    let time = |what: &str, append: &mut dyn FnMut(u64)| {
+        let began = Instant::now();
+        (0..count).for_each(append);
+        println!("  {what:<46} {:>12.0} ns", began.elapsed().as_secs_f64() * 1e9 / count as f64);
+    };
+    println!("appended to {KEYS} keys, by one thread");
+    time("no terms", &mut |number| {
+        let position = log.post(write(number)).unwrap();
+        last[(number % KEYS) as usize] = Some(position);
+    });
+    log.last(&0_u64.to_be_bytes()).unwrap();
+    time("if_last", &mut |number| {
+        let last = &mut last[(number % KEYS) as usize];
+        *last = Some(log.append(write(number).if_last(*last)).admitted().wait().unwrap().position());
+    });
+    time("id", &mut |number| {
+        log.post(write(number).id(number.into())).unwrap();
+    });
+    time("id, each a duplicate", &mut |number| {
+        log.post(write(number).id((count - 1 - number % 1_000).into())).unwrap();
+    });
+    time("last, of a key written lately", &mut |number| {
+        assert!(log.last(&(number % KEYS).to_be_bytes()).unwrap().is_some());
+    });
+    log.close().unwrap();
+}
+
 fn main() {
     // `cargo test --benches` asks whether it runs.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
     loads();
+    terms();
     lookups();
 }

@@ -15,7 +15,7 @@
 //! 2. [Append](#append) from threads, [from tasks](#from-tasks), [in batches](#batches),
 //!    [with many in flight](#many-in-flight)
 //! 3. [Crash and recover](#crash-and-recover)
-//! 4. [Read](#read), [follow](#follow), [consume](#consume)
+//! 4. [Read](#read), [one key](#one-key), [follow](#follow), [consume](#consume)
 //! 5. [Overload](#overload)
 //! 6. [Tallies](#tallies): running totals
 //! 7. [Free space](#free-space), [tune](#tune), [watch](#watch)
@@ -238,6 +238,33 @@
 //! ```
 //!
 //! A corrupt region does not end an iterator: it yields the error, and the next call resumes after the damage.
+//!
+//! ## One key
+//!
+//! A key names a stream: its records are [read](Log::read_key) and [followed](Log::follow_key) on their own, found by an
+//! index that is built in the background. A writer can append [only if](Write::if_last) nothing came between, and
+//! [once](Write::id), however often it retries, across crashes.
+//!
+//! ```
+//! use sawmill::{AppendError, Log, Write};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     let opened = log.append(Write::new("opened").key("account:3").if_last(None)).wait()?;
+//!
+//!     // A request that may come again, decided by what was read up to `opened`.
+//!     let debit = || Write::new("debit 5").key("account:3").if_last(Some(opened)).id(0x5eed);
+//!     let first = log.append(debit()).wait()?;
+//!     assert_eq!(log.append(debit()).wait()?, first); // a retry: nothing was appended
+//!
+//!     // Somebody who has not seen the debit.
+//!     let late = log.append(Write::new("close").key("account:3").if_last(Some(opened))).wait();
+//!     assert!(matches!(late, Err(AppendError::Conflict { last, .. }) if last == Some(first)));
+//!     assert_eq!(log.read_key("account:3", ..)?.count(), 2);
+//!     Ok(())
+//! }
+//! ```
 //!
 //! # Follow
 //!

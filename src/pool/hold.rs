@@ -105,6 +105,12 @@ impl<'a> Held<'a> {
         (swapped && fits).then(|| Reserved { pool, slot, sequence, offset: tail.offset(), bytes })
     }
 
+    /// Closes the block that is held for good, so that nobody reserves before others are opened; false if none was open.
+    pub(crate) fn close(mut self) -> bool {
+        let Some(tail) = self.open.take() else { return false };
+        self.swap(tail, tail.into_closed())
+    }
+
     /// Makes `next` of the word that was held.
     fn swap(&self, tail: Tail, next: Tail) -> bool {
         let held = tail.0 | Tail::CLOSED | Tail::HELD;

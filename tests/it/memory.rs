@@ -5,7 +5,10 @@ use std::process::Command;
 use sawmill::{Durability, Lsn, Options, ShardId, Write};
 
 const CHILD: &str = "SAWMILL_MEMORY_CHILD";
+const INDEX: &str = "SAWMILL_MEMORY_INDEX";
 const MIB: u64 = 1 << 20;
+
+const INDEX_BYTES: u64 = 2 * MIB;
 
 const SHARDS: u16 = 2;
 const MEMORY: u64 = 16 * MIB;
@@ -22,18 +25,69 @@ fn most_resident() -> u64 {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
 }
 
-#[test]
-fn resident_memory_is_bounded() {
+/// What a test of this file takes in a process of its own.
+fn taken_by(test: &str, variable: &str, value: &str) -> u64 {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "memory::child", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(CHILD, env!("CARGO_TARGET_TMPDIR"))
+        .env(variable, value)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success(), "{text}{}", String::from_utf8_lossy(&child.stderr));
     let taken = text.lines().find_map(|line| line.split_once("resident: ")).expect("the child says").1;
-    let taken: u64 = taken.trim().parse().unwrap();
-    let bound = MEMORY * u64::from(SHARDS) + 32 * MIB + 2 * MIB * READERS + WAITING as u64 * WAITING_BYTES;
+    taken.trim().parse().unwrap()
+}
+
+/// The keys of a log are many, and what is known of them in memory is bounded.
+#[test]
+fn the_index_keeps_to_its_memory() {
+    let [without, with] = ["off", "on"].map(|index| taken_by("memory::child_with_keys", INDEX, index));
+    let more = with.saturating_sub(without);
+    println!("{} KiB more with an index of {} KiB", more >> 10, INDEX_BYTES >> 10);
+    // Beside it, what it reads and writes through.
+    assert!(more <= INDEX_BYTES + 3 * MIB, "{} KiB for an index of {}", more >> 10, INDEX_BYTES >> 10);
+    assert!(more >= INDEX_BYTES / 4, "the load was no load: {} KiB", more >> 10);
+}
+
+#[test]
+fn child_with_keys() {
+    let Ok(parent) = std::env::var(CHILD) else { return };
+    let Ok(index) = std::env::var(INDEX) else { return };
+    let before = most_resident();
+    let dir = tempfile::tempdir_in(parent).unwrap();
+    let options = Options::new().shards(1).memory_bytes(MEMORY).segment_bytes(32 * MIB).dedup_ids(1024);
+    let log = options.index_keys(index == "on").index_bytes(INDEX_BYTES).open(dir.path()).unwrap();
+    // A plain table of them would take 30 MiB.
+    let mut first = None;
+    for number in 0..600_000_u64 {
+        let write = Write::new([7; 24]).key(number.to_be_bytes());
+        let position = log.post(write).unwrap();
+        first.get_or_insert(position);
+    }
+    log.sync().wait().unwrap();
+    if index == "on" {
+        let shard = || log.stats().shards[0].clone();
+        while shard().indexed.0 + (24 << 20) < shard().durable_lsn.0 {
+            std::thread::yield_now();
+        }
+        for number in 0..2_000_u64 {
+            let write = Write::new([7; 24]).key((1_000_000 + number).to_be_bytes()).id(number.into());
+            log.append(write.durability(Durability::Buffered).if_last(None)).wait().unwrap();
+        }
+        assert_eq!(log.read_key(&0_u64.to_be_bytes(), ..).unwrap().count(), 1);
+        assert_eq!(log.last(&0_u64.to_be_bytes()).unwrap(), first);
+    }
+    println!("resident: {}", most_resident() - before);
+}
+
+#[test]
+fn resident_memory_is_bounded() {
+    let taken = taken_by("memory::child", INDEX, "on");
+    let bound = (MEMORY + INDEX_BYTES) * u64::from(SHARDS)
+        + 32 * MIB
+        + 2 * MIB * READERS
+        + WAITING as u64 * WAITING_BYTES;
     println!("{} of {} MiB", taken / MIB, bound / MIB);
     assert!(taken <= bound, "{} of {} MiB", taken / MIB, bound / MIB);
     assert!(taken >= MEMORY, "the load was no load: {} MiB", taken / MIB);
@@ -45,6 +99,7 @@ fn child() {
     let before = most_resident();
     let dir = tempfile::tempdir_in(parent).unwrap();
     let options = Options::new().shards(SHARDS).memory_bytes(MEMORY).segment_bytes(32 * MIB);
+    let options = options.index_bytes(INDEX_BYTES);
     let log = options.retain_bytes(64 * MIB).open(dir.path()).unwrap();
     // More than fits, from more threads than cores: everything is full all the time.
     std::thread::scope(|scope| {

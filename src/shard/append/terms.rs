@@ -61,8 +61,8 @@ impl Engine {
             match need {
                 Some(need) => self.reserve_held(opener, held, need, mode, &mut closed),
                 None => {
-                    drop(held);
-                    let (opened, was_open) = self.open_planned(opener, &bodies, mode.priority);
+                    let was_open = held.close();
+                    let (opened, _) = self.open_planned(opener, &bodies, mode.priority);
                     closed = was_open && opened.is_err();
                     Decided::Group(opened)
                 }

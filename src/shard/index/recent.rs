@@ -226,6 +226,7 @@ impl Recent {
                 self.take_record(&record, block, &view.log_id);
                 end = Lsn(end.0 + u64::from(crate::format::encoded_bytes(record.header.body_bytes)));
             }
+            assert!(end > at || bytes.is_empty(), "a record that was copied is whole");
             if self.begun.is_none() && end > at {
                 self.keys.reach(end);
             }
