@@ -1,7 +1,7 @@
 //! Where atomics and locks come from: std's, or `loom`'s when a model is checked.
 //!
 //! Only the files that synchronise threads use this; each has a model beside it. Build with
-//! `RUSTFLAGS="--cfg sawmill_loom"` and run `cargo test --release --lib loom_`.
+//! `RUSTFLAGS="--cfg sawmill_loom"` and run `cargo test --profile models --lib loom_`.
 
 #[cfg(all(test, sawmill_loom))]
 pub(crate) use loom::sync::Arc as ModelArc;

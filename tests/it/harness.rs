@@ -45,33 +45,41 @@ fn disk() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
+/// Makes one test per ground out of a function that takes a [`Ground`], where the log has threads of its own.
+#[macro_export]
+macro_rules! on_own_threads {
+    ($name:ident) => {
+        use sawmill::Backend;
+        use $crate::harness::Ground;
+
+        #[test]
+        fn uring() {
+            super::$name(Ground { backend: Backend::Uring, memory: false, driven: false });
+        }
+
+        #[test]
+        fn syscall() {
+            super::$name(Ground { backend: Backend::Syscall, memory: false, driven: false });
+        }
+
+        #[test]
+        fn uring_in_memory() {
+            super::$name(Ground { backend: Backend::Uring, memory: true, driven: false });
+        }
+
+        #[test]
+        fn syscall_in_memory() {
+            super::$name(Ground { backend: Backend::Syscall, memory: true, driven: false });
+        }
+    };
+}
+
 /// Makes one test per ground out of each function that takes a [`Ground`].
 #[macro_export]
 macro_rules! on_every_ground {
     ($($name:ident),* $(,)?) => {
         $(mod $name {
-            use sawmill::Backend;
-            use $crate::harness::Ground;
-
-            #[test]
-            fn uring() {
-                super::$name(Ground { backend: Backend::Uring, memory: false, driven: false });
-            }
-
-            #[test]
-            fn syscall() {
-                super::$name(Ground { backend: Backend::Syscall, memory: false, driven: false });
-            }
-
-            #[test]
-            fn uring_in_memory() {
-                super::$name(Ground { backend: Backend::Uring, memory: true, driven: false });
-            }
-
-            #[test]
-            fn syscall_in_memory() {
-                super::$name(Ground { backend: Backend::Syscall, memory: true, driven: false });
-            }
+            $crate::on_own_threads!($name);
 
             #[cfg(feature = "tokio-uring")]
             #[test]

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use sawmill::{Backend, Durability, Log, Options, Position, ShardId, Write};
 
 use crate::harness::Ground;
-use crate::on_every_ground;
 
-on_every_ground!(what_a_killed_process_was_told_is_there);
+mod what_a_killed_process_was_told_is_there {
+    crate::on_own_threads!(what_a_killed_process_was_told_is_there);
+}
 
 const ROUNDS: u32 = 60;
 const THREADS: u32 = 4;

@@ -2,8 +2,10 @@
 //! says why it does not. Nothing is passed over in silence.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sawmill::consumer::From;
+use sawmill::tally::{Sum, TallyOptions};
 use sawmill::{
     ConsumerError, Log, LogId, Lsn, Options, Position, ReadError, ShardId, TallyError, TruncateError, Write,
 };
@@ -254,7 +256,9 @@ fn a_follower_from_above_the_end_is_refused() {
 
 /// Flushes so much that the tally's anchor moves.
 fn add(log: &Log, rounds: usize) {
-    let tally = log.tally("likes").unwrap();
+    // Each of its updates is waited for, and none needs to share a flush with another.
+    let options = TallyOptions::new().interval(Duration::from_millis(1));
+    let tally = log.tally_with::<Sum>("likes", &options).unwrap();
     for key in 0..rounds * 40 {
         tally.add(format!("key {}", key % 40), 1).wait().unwrap();
         if key % 4 == 0 {
@@ -279,7 +283,7 @@ fn a_tally_that_is_newer_than_its_shard_says_so() {
     let told = |log: &Log| {
         [log.tally("likes").unwrap_err(), {
             let reader = Log::open_read_only(dir.path()).unwrap();
-            reader.tally::<sawmill::tally::Sum>("likes").unwrap_err()
+            reader.tally::<Sum>("likes").unwrap_err()
         }]
     };
     for error in told(&log) {
