@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::foreign::ForeignShard;
 use crate::error::ReadError;
 use crate::position::Lsn;
-use crate::read::{Cursor, Filtered, Follower, Record, Source, Step, Told};
+use crate::read::{Follower, Record, Source, Step, Tail, Told};
 use crate::sync::{lock, wake};
 use crate::sys::Process;
 
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct FollowReader {
-    records: Filtered,
+    records: Tail,
     shard: Arc<ForeignShard>,
     stop: FollowReaderStop,
     /// Nobody would wake whoever waits for it.
@@ -66,7 +66,7 @@ impl FollowReaderStop {
 
 impl FollowReader {
     pub(super) fn new(shard: &Arc<ForeignShard>, from: Lsn) -> Result<FollowReader, ReadError> {
-        FollowReader::begin(shard, from, Filtered::all)
+        FollowReader::begin(shard, from, None)
     }
 
     /// The same, of one key.
@@ -75,20 +75,16 @@ impl FollowReader {
         key: &[u8],
         from: Lsn,
     ) -> Result<FollowReader, ReadError> {
-        FollowReader::begin(shard, from, |cursor| Filtered::of_key(cursor, key))
+        FollowReader::begin(shard, from, Some(key))
     }
 
-    fn begin(
-        shard: &Arc<ForeignShard>,
-        from: Lsn,
-        filter: impl FnOnce(Cursor) -> Filtered,
-    ) -> Result<FollowReader, ReadError> {
+    fn begin(shard: &Arc<ForeignShard>, from: Lsn, key: Option<&[u8]>) -> Result<FollowReader, ReadError> {
         let (id, end) = (shard.id(), shard.known_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard: id, lsn: from, end });
         }
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
-        let records = filter(Cursor::at_rest(shard.source(), from)?);
+        let records = Tail::new(shard.source(), from, key)?;
         let process = Process::current();
         Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process })
     }
@@ -121,7 +117,7 @@ impl FollowReader {
 
     /// The next record that is known to be durable already.
     fn known(&mut self) -> Told {
-        match self.records.next(self.shard.durable(), Lsn::MAX) {
+        match self.records.next(self.shard.durable()) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
             Step::End => None,

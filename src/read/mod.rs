@@ -17,6 +17,7 @@ mod range;
 mod record;
 mod seek;
 mod source;
+mod tail;
 mod window;
 
 pub use back::RangeBack;
@@ -30,10 +31,11 @@ pub use record::Record;
 pub(crate) use cursor::{Cursor, Step, find_cut};
 pub(crate) use follower::{Follower, Told};
 pub(crate) use get::{get, get_many};
-pub(crate) use key::{Filtered, last, place_behind};
+pub(crate) use key::{last, place_behind};
 pub(crate) use merged::times;
 pub(crate) use seek::seek;
 pub(crate) use source::Source;
+pub(crate) use tail::Tail;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ impl History {
     pub(super) fn end(&mut self, log: Log) -> Ended {
         self.look_at_all();
         self.followers.fill_with(|| None);
+        self.key_followers.clear();
         self.beside = None;
         let stats = log.stats();
         // A shard that failed because the machine stopped has lost nothing of what was written.
