@@ -136,6 +136,53 @@ fn a_log_is_shown_from_a_time_on() {
     assert_eq!((code, error.contains("2026-11-27T20:00")), (2, true), "{error}");
 }
 
+/// Of a key as of all records; where its records were put by hand, it has some in a shard that it does not route to.
+#[test]
+fn a_key_is_shown_from_a_time_on_and_of_a_shard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let log = Options::new().shards(2).segment_bytes(1 << 20).open(dir.path()).unwrap();
+    let (home, away) = (log.route(b"k"), ShardId(1 - log.route(b"k").0));
+    for number in 0..60u32 {
+        let write = Write::new(format!("record {number}").into_bytes());
+        let (shard, key) = [(home, &b"k"[..]), (home, b"other"), (away, b"k")][number as usize % 3];
+        log.shard(shard).append(write.key(key)).wait().unwrap();
+    }
+    log.shard(away).append(b"keyless").wait().unwrap();
+    log.close().unwrap();
+    let dump = |arguments: &[&str]| {
+        let (code, out, error) = text(&sawmill(&[&["dump", path], arguments].concat()));
+        assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}");
+        out
+    };
+    let all = dump(&[]);
+    let column = |line: usize, column: usize| all.lines().nth(line).unwrap().split(' ').nth(column).unwrap();
+    let time = |line: usize| format!("{}ns", column(line, 1));
+    let (home, away) = (home.0.to_string(), away.0.to_string());
+    // The first record from then on is one of the key's, or one of the other key's.
+    for (from, first) in [(30, 30), (31, 33)] {
+        let own = |shard: &[&str]| dump(&[&["--key", "k", "--from", &time(from)], shard].concat());
+        let expected: Vec<&str> = all.lines().skip(first).step_by(3).take((62 - first) / 3).collect();
+        assert_eq!(own(&[]).lines().collect::<Vec<_>>(), expected, "from line {from}");
+        assert_eq!(own(&["--shard", &home]).lines().collect::<Vec<_>>(), expected);
+        assert_eq!(own(&["--limit", "2"]).lines().collect::<Vec<_>>(), expected[..2]);
+    }
+    assert_eq!(dump(&["--key", "k", "--from", "2520-02-29T23:59Z"]), "");
+    assert_eq!(dump(&["--key", "k", "--shard", &home]), dump(&["--key", "k"]));
+    // What lies elsewhere is of no stream, and shown where it lies.
+    let there: Vec<&str> = all.lines().skip(2).step_by(3).take(20).collect();
+    assert_eq!(dump(&["--key", "k", "--shard", &away]).lines().collect::<Vec<_>>(), there);
+    let late = dump(&["--key", "k", "--shard", &away, "--from", &time(31)]);
+    assert_eq!(late.lines().collect::<Vec<_>>(), there[10..]);
+    assert_eq!(dump(&["--key", "", "--shard", &away]) + &dump(&["--key", "", "--shard", &home]), "");
+    // The LSN of a record stands in its position.
+    let lsn = column(30, 0).split(['@', '.', ')']).nth(1).unwrap();
+    let from_there = dump(&["--key", "k", "--from", lsn]);
+    assert_eq!(from_there, dump(&["--key", "k", "--from", &time(30)]));
+    let (code, _, error) = text(&sawmill(&["dump", path, "--key", "k", "--shard", "9"]));
+    assert_eq!((code, error.contains("shard 9 does not exist")), (1, true), "{error}");
+}
+
 #[test]
 fn damage_is_found_and_repaired_only_on_demand() {
     let dir = tempfile::tempdir().unwrap();

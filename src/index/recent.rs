@@ -81,6 +81,12 @@ impl RecentKeys {
         Ok(RecentKeys { most, entries, newest, blocks: VecDeque::new(), stretch: Lsn::MIN..Lsn::MIN })
     }
 
+    /// Whether so much of it stands at or above `from` that some of that is forgotten soon.
+    pub(crate) fn is_full_from(&self, from: Lsn) -> bool {
+        let below = self.entries.partition_point(|entry| entry.lsn() < from);
+        self.entries.len() - below > self.most / 8 * 3
+    }
+
     /// Forgets everything, and begins anew at `at`.
     pub(crate) fn restart(&mut self, at: Lsn) {
         self.entries.clear();

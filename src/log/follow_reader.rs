@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::foreign::ForeignShard;
 use crate::error::ReadError;
 use crate::position::Lsn;
-use crate::read::{Cursor, Filtered, Follower, NextRecord, Record, Source, Step};
+use crate::read::{Follower, NextRecord, Record, Source, Step, Tail};
 use crate::sync::{lock, wake};
 use crate::sys::Process;
 
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct FollowReader {
-    records: Filtered,
+    records: Tail,
     shard: Arc<ForeignShard>,
     stop: FollowReaderStop,
     /// Nobody would wake whoever waits for it.
@@ -67,7 +67,7 @@ impl FollowReaderStop {
 
 impl FollowReader {
     pub(super) fn new(shard: &Arc<ForeignShard>, from: Lsn) -> Result<FollowReader, ReadError> {
-        FollowReader::begin(shard, from, Filtered::all)
+        FollowReader::begin(shard, from, None)
     }
 
     /// The same, of one key.
@@ -76,20 +76,16 @@ impl FollowReader {
         key: &[u8],
         from: Lsn,
     ) -> Result<FollowReader, ReadError> {
-        FollowReader::begin(shard, from, |cursor| Filtered::of_key(cursor, key))
+        FollowReader::begin(shard, from, Some(key))
     }
 
-    fn begin(
-        shard: &Arc<ForeignShard>,
-        from: Lsn,
-        filter: impl FnOnce(Cursor) -> Filtered,
-    ) -> Result<FollowReader, ReadError> {
+    fn begin(shard: &Arc<ForeignShard>, from: Lsn, key: Option<&[u8]>) -> Result<FollowReader, ReadError> {
         let (id, end) = (shard.id(), shard.known_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard: id, lsn: from, end });
         }
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
-        let records = filter(Cursor::at_rest(shard.source(), from)?);
+        let records = Tail::new(shard.source(), from, key)?;
         let process = Process::current();
         Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process })
     }
@@ -122,7 +118,7 @@ impl FollowReader {
 
     /// The next record that is known to be durable already.
     fn known(&mut self) -> NextRecord {
-        match self.records.next(self.shard.durable(), Lsn::MAX) {
+        match self.records.next(self.shard.durable()) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
             Step::End => None,

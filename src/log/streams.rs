@@ -86,8 +86,8 @@ impl Log {
     /// The records of a key from behind a position on, or from its first one, then those that come, each once it is
     /// durable: a blocking iterator and a stream.
     ///
-    /// It looks at all records of the key's shard: a task that follows from far behind is busy until it comes to one of
-    /// the key.
+    /// Where it is far behind it is as [`read_key`](Log::read_key): as far as the key's shard is indexed, what is not the
+    /// key's is not read. Behind that it looks at all records of the shard: a task is busy until it comes to one of the key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -171,7 +171,8 @@ impl LogReader {
         KeyRangeBack::new(self.shard_of_key(key)?.source(), key, &range)
     }
 
-    /// As [`Log::follow_key`], of what becomes known to be durable.
+    /// As [`Log::follow_key`], of what becomes known to be durable; by what its owner has indexed, as
+    /// [`read_key`](LogReader::read_key).
     ///
     /// # Errors
     /// As [`read_key`](LogReader::read_key), and [`ReadError::AboveEnd`] as [`Shard::follow`](crate::Shard::follow).

@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use super::Record;
-use super::cursor::{Cursor, Step};
+use super::cursor::Step;
 use super::follower::{Follower, NextRecord};
-use super::key::Filtered;
+use super::tail::Tail;
 use crate::error::ReadError;
 use crate::position::Lsn;
 use crate::shard::{Engine, Registration};
@@ -25,7 +25,7 @@ use crate::shard::{Engine, Registration};
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Follow {
-    records: Filtered,
+    records: Tail,
     stop: FollowStop,
     registration: Option<Registration>,
 }
@@ -47,25 +47,21 @@ impl FollowStop {
 
 impl Follow {
     pub(crate) fn new(engine: Arc<Engine>, from: Lsn) -> Result<Follow, ReadError> {
-        Follow::begin(engine, from, Filtered::all)
+        Follow::begin(engine, from, None)
     }
 
     /// The same, of one key.
     pub(super) fn of_key(engine: Arc<Engine>, key: &[u8], from: Lsn) -> Result<Follow, ReadError> {
-        Follow::begin(engine, from, |cursor| Filtered::of_key(cursor, key))
+        Follow::begin(engine, from, Some(key))
     }
 
-    fn begin(
-        engine: Arc<Engine>,
-        from: Lsn,
-        filter: impl FnOnce(Cursor) -> Filtered,
-    ) -> Result<Follow, ReadError> {
+    fn begin(engine: Arc<Engine>, from: Lsn, key: Option<&[u8]>) -> Result<Follow, ReadError> {
         let (shard, end) = (engine.id, engine.accepted_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard, lsn: from, end });
         }
         let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
-        Ok(Follow { records: filter(Cursor::at_rest(engine, from)?), stop, registration: None })
+        Ok(Follow { records: Tail::new(engine, from, key)?, stop, registration: None })
     }
 
     /// A handle that ends this reader.
@@ -77,7 +73,7 @@ impl Follow {
     /// Reads as far as a limit, below which nothing is whole.
     #[cfg(test)]
     pub(super) fn stop_at(&mut self, limit: Lsn) {
-        assert!(matches!(self.records.next(limit, Lsn::MAX), Step::End));
+        assert!(matches!(self.records.next(limit), Step::End));
     }
 
     /// Whether it holds nothing to read into.
@@ -110,7 +106,7 @@ impl Follower for Follow {
 
     fn step(&mut self) -> NextRecord {
         let limit = self.records.source().durable();
-        match self.records.next(limit, Lsn::MAX) {
+        match self.records.next(limit) {
             Step::Record(record) => Some(Ok(record)),
             Step::Error(error) => Some(Err(error)),
             Step::End => None,

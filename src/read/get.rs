@@ -255,10 +255,14 @@ fn in_gap(
 
 /// A record in fragments.
 fn assemble(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
-    // Its first fragment is written. The others were accepted with it, and may still be under way.
-    source.flush(position.lsn(), true)?;
     let mut cursor = Cursor::new(source.clone(), position.lsn())?;
-    match cursor.next(source.written(), Lsn::MAX) {
+    let mut step = cursor.next(source.written(), Lsn::MAX);
+    if matches!(step, Step::End) {
+        // Its first fragment is written. The others were accepted with it, and are still under way.
+        source.flush(position.lsn(), true)?;
+        step = cursor.next(source.written(), Lsn::MAX);
+    }
+    match step {
         Step::Record(record) if record.position() == position => Ok(record),
         Step::Error(error) => Err(error),
         Step::Record(_) | Step::End => Err(ReadError::NotAPosition(position)),

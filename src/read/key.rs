@@ -15,28 +15,23 @@ use crate::pool::Sequence;
 use crate::position::{Lsn, Position};
 use crate::shard::{IdPlace, KeyedId, RecentLast};
 
-/// The records of a shard in order: all of them, or those of one key.
+/// The records of a key in order, out of all those of its shard.
 #[derive(Debug)]
-pub(crate) struct Filtered {
+pub(super) struct Filtered {
     cursor: Cursor,
-    key: Option<Box<[u8]>>,
+    key: Box<[u8]>,
 }
 
 impl Filtered {
-    pub(crate) fn all(cursor: Cursor) -> Filtered {
-        Filtered { cursor, key: None }
-    }
-
-    pub(crate) fn of_key(cursor: Cursor, key: &[u8]) -> Filtered {
-        Filtered { cursor, key: Some(key.into()) }
+    pub(super) fn new(cursor: Cursor, key: &[u8]) -> Filtered {
+        Filtered { cursor, key: key.into() }
     }
 
     /// As [`Cursor::next`].
-    #[inline]
-    pub(crate) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
+    pub(super) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
             match self.cursor.next(limit, end) {
-                Step::Record(record) if !is_of(&record, self.key.as_deref()) => {}
+                Step::Record(record) if !is_of(&record, &self.key) => {}
                 step => return step,
             }
         }
@@ -48,13 +43,17 @@ impl Filtered {
     }
 
     /// As [`Cursor::rest`].
-    pub(crate) fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.cursor.rest();
     }
 
     #[cfg(test)]
-    pub(crate) fn is_resting(&self) -> bool {
+    pub(super) fn is_resting(&self) -> bool {
         self.cursor.is_resting()
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     pub(super) fn source(&self) -> &Arc<dyn Source> {
@@ -63,8 +62,8 @@ impl Filtered {
 }
 
 /// Without a key there is no stream: no record is of the empty one.
-fn is_of(record: &Record, key: Option<&[u8]>) -> bool {
-    key.is_none_or(|key| !key.is_empty() && record.key() == key)
+fn is_of(record: &Record, key: &[u8]) -> bool {
+    !key.is_empty() && record.key() == key
 }
 
 /// What records with an id are found under, in place of a key.

@@ -19,7 +19,7 @@ const PLACES_GROWTH: usize = 8;
 
 /// Records that were looked up by the index, and come next.
 #[derive(Debug)]
-struct Found {
+pub(super) struct Found {
     /// Places to ask for the next time.
     places: usize,
     ready: VecDeque<Result<Record, ReadError>>,
@@ -29,14 +29,23 @@ struct Found {
 }
 
 impl Found {
-    fn nothing(source: &dyn Source) -> Found {
+    pub(super) fn nothing(source: &dyn Source) -> Found {
         let truncations = source.truncations();
         Found { places: 1, ready: VecDeque::new(), seen: truncations.load(Ordering::SeqCst), truncations }
     }
 
     /// Whether there are any, and they may be cut off by now.
-    fn is_outdated(&self) -> bool {
+    pub(super) fn is_outdated(&self) -> bool {
         !self.ready.is_empty() && self.truncations.load(Ordering::SeqCst) != self.seen
+    }
+
+    /// The next of them.
+    pub(super) fn next(&mut self) -> Option<Result<Record, ReadError>> {
+        self.ready.pop_front()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ready.clear();
     }
 
     /// Asks the index for what it knows first of a stretch. Gives of which stretch it knows nothing, behind what is ready
@@ -44,7 +53,7 @@ impl Found {
     ///
     /// # Errors
     /// In a fork, where its locks may be held by nobody.
-    fn look_up(
+    pub(super) fn look_up(
         &mut self,
         source: &Arc<dyn Source>,
         key: &[u8],
@@ -118,7 +127,7 @@ impl KeyRange {
         let limit = source.durable();
         Ok(KeyRange {
             found: Found::nothing(source.as_ref()),
-            records: Filtered::of_key(Cursor::at_rest(source.clone(), start)?, key),
+            records: Filtered::new(Cursor::at_rest(source.clone(), start)?, key),
             unknown: start..start,
             left: start..end,
             given: start,
@@ -156,11 +165,11 @@ impl Iterator for KeyRange {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.found.is_outdated() {
-                self.found.ready.clear();
+                self.found.clear();
                 self.left.start = self.given;
                 self.unknown = self.given..self.given;
             }
-            let item = self.found.ready.pop_front().or_else(|| {
+            let item = self.found.next().or_else(|| {
                 let end = self.unknown.end;
                 if self.unknown.is_empty() {
                     return None;
@@ -256,7 +265,7 @@ impl KeyRangeBack {
 
     /// The next of what was looked up; `None` if that is all.
     fn next_found(&mut self) -> Option<Result<Record, ReadError>> {
-        if let Some(item) = self.found.ready.pop_front() {
+        if let Some(item) = self.found.next() {
             return Some(item);
         }
         if self.records.is_none() && !self.unknown.is_empty() {
@@ -291,7 +300,7 @@ impl Iterator for KeyRangeBack {
         }
         loop {
             if self.found.is_outdated() {
-                self.found.ready.clear();
+                self.found.clear();
                 self.left.end = self.given;
                 self.unknown = Lsn::MIN..Lsn::MIN;
             }

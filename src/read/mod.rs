@@ -18,6 +18,7 @@ mod range;
 mod record;
 mod seek;
 mod source;
+mod tail;
 mod window;
 
 pub use back::RangeBack;
@@ -32,10 +33,11 @@ pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
 pub(crate) use follower::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
-pub(crate) use key::{Filtered, ids_below, last, last_below, place_behind};
+pub(crate) use key::{ids_below, last, last_below, place_behind};
 pub(crate) use merged::times;
 pub(crate) use seek::seek;
 pub(crate) use source::Source;
+pub(crate) use tail::Tail;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write
 mod ends;
 mod index;
 mod interrupted;
+mod key_followers;
 mod keys;
 mod readers;
 mod rebuilt;
@@ -21,6 +22,7 @@ mod terms;
 mod times;
 mod waits;
 
+use key_followers::KeyFollower;
 use readers::Follower;
 
 const PATH: &str = "/log";
@@ -38,6 +40,7 @@ pub(super) struct History {
     pending: Vec<Pending>,
     /// Per shard: one that goes on from step to step, for as long as the log is open.
     followers: Vec<Option<Follower>>,
+    key_followers: Vec<KeyFollower>,
     /// Reads beside the log that is open.
     beside: Option<LogReader>,
     /// Places of records that were cut off.
@@ -105,6 +108,7 @@ impl History {
             consumed: vec![[None; 2]; usize::from(plan.shards)],
             pending: Vec::new(),
             followers: (0..plan.shards).map(|_| None).collect(),
+            key_followers: Vec::new(),
             beside: None,
             cut: Vec::new(),
             terms: terms::Given::new(plan.seed),
@@ -441,20 +445,12 @@ impl History {
                 if !follower.as_ref().is_some_and(|follower| follower.is_below(position)) {
                     *follower = None;
                 }
+                self.key_followers.retain(|follower| follower.is_below(position));
             }
             Err(
                 TruncateError::InsideBatch { .. } | TruncateError::NotARecord { .. } | TruncateError::Read(_),
             ) => oracle.truncate_after_refused(),
             Err(_) => {}
-        }
-    }
-}
-
-impl Log {
-    /// Turns all shards: once each, or until nothing happens any more.
-    fn turn_all(&self, once: bool) {
-        for shard in 0..self.shards() {
-            self.turn_shard(ShardId(shard), once);
         }
     }
 }

@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 79] = [
+const EVERYTHING: [&str; 81] = [
     "appends",
     "batches",
     "refusals",
@@ -55,6 +55,8 @@ const EVERYTHING: [&str; 79] = [
     "read by key, indexed",
     "read by key beside the owner",
     "followed by key",
+    "followed by key beside the owner",
+    "followers of keys told of truncation",
     "bounds that were cut off",
     "last records",
     "appended under terms",

@@ -66,15 +66,18 @@ fn child_with_keys() {
         first.get_or_insert(position);
     }
     log.sync().wait().unwrap();
+    eprintln!("loaded: {} KiB", (most_resident() - before) >> 10);
     if index == "on" {
         let shard = || log.stats().shards[0].clone();
-        while shard().indexed.0 + (24 << 20) < shard().durable_lsn.0 {
+        while shard().indexed.0 + (4 << 20) < shard().durable_lsn.0 {
             std::thread::yield_now();
         }
+        eprintln!("indexed: {} KiB", (most_resident() - before) >> 10);
         for number in 0..2_000_u64 {
             let write = Write::new([7; 24]).key((1_000_000 + number).to_be_bytes()).id(number.into());
             log.append(write.durability(Durability::Buffered).if_last(None)).wait().unwrap();
         }
+        eprintln!("appended: {} KiB", (most_resident() - before) >> 10);
         assert_eq!(log.read_key(&0_u64.to_be_bytes(), ..).unwrap().count(), 1);
         assert_eq!(log.last(&0_u64.to_be_bytes()).unwrap(), first);
     }

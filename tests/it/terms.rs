@@ -86,11 +86,10 @@ fn of_two_writers_with_one_condition_one_wins() {
             let (log, won, lost) = (&log, &won, &lost);
             scope.spawn(move || {
                 let mut known: BTreeMap<u64, Option<Position>> = BTreeMap::new();
-                for round in 0..600 {
+                for round in 0..200 {
                     let key = (round * 7 + thread) % KEYS;
-                    let write = |payload: Vec<u8>| {
-                        Write::new(payload).key(key.to_le_bytes()).durability(Durability::Buffered)
-                    };
+                    // Waited for, so that the others come to be in between.
+                    let write = |payload: Vec<u8>| Write::new(payload).key(key.to_le_bytes());
                     if thread == 0 {
                         log.append(write(Vec::new())).wait().unwrap();
                         continue;
@@ -138,7 +137,7 @@ fn of_two_writers_with_one_condition_one_wins() {
         assert_eq!(log.last(&key.to_le_bytes()).unwrap(), before);
     }
     assert_eq!(checked, won.into_inner());
-    assert!(checked > 50 && lost.into_inner() > 50);
+    assert!(checked > 20 && lost.into_inner() > 20);
     log.close().unwrap();
 }
 

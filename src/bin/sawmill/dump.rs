@@ -24,11 +24,11 @@ pub struct Dump {
     #[arg(long)]
     shard: Option<u16>,
     /// From this time on, such as 2026-11-27T20:00 (UTC), 2026-11-27T22:00+02:00, or 1795809600000000000ns as records
-    /// are shown with it; or, of a shard, from this LSN on.
+    /// are shown with it; or, of a shard or a key, from this LSN on.
     #[arg(long, value_name = "TIME|LSN")]
     from: Option<Start>,
-    /// Of this key alone, in its order.
-    #[arg(long, conflicts_with_all = ["shard", "from"])]
+    /// Of this key alone, in its order; with --shard, those that lie there, also where the key does not route to it.
+    #[arg(long)]
     key: Option<OsString>,
     /// At most so many.
     #[arg(long)]
@@ -97,17 +97,47 @@ impl Dump {
     }
 
     fn records(&self, log: &LogReader) -> Result<Box<Records>, Error> {
-        if let Some(key) = &self.key {
-            return Ok(Box::new(log.read_key(key.as_bytes(), ..)?));
+        let Some(key) = self.key.as_ref().map(|key| key.as_bytes()) else { return self.all_records(log) };
+        let home = log.route(key);
+        let shard = self.shard.map_or(home, ShardId);
+        if shard != home {
+            let key = key.to_owned();
+            let is_meant = move |item: &Result<Record, ReadError>| {
+                item.as_ref().map_or(true, |record| !key.is_empty() && record.key() == key)
+            };
+            return Ok(Box::new(self.all_records(log)?.filter(is_meant)));
         }
-        Ok(match (self.shard.map(|shard| log.shard(ShardId(shard))), self.from) {
-            // An explicit start below the horizon is told; the default one is where the log begins.
-            (Some(shard), Some(Start::Lsn(lsn))) if lsn > 0 => Box::new(shard.read(Lsn(lsn)..)?),
-            (Some(shard), Some(Start::Time(time))) => Box::new(shard.read_from(time)?),
-            (Some(shard), _) => Box::new(shard.read(..)?),
-            (None, Some(Start::Lsn(_))) => return Err("--from with an LSN needs --shard".into()),
+        let Some(from) = self.from else { return Ok(Box::new(log.read_key(key, ..)?)) };
+        // From the first record there, whosever it is; told of what may hide earlier ones.
+        let mut told = Vec::new();
+        for item in Dump::records_of(log, shard, Some(from))? {
+            match item {
+                Ok(first) => {
+                    let records = log.read_key(key, first.position()..)?;
+                    return Ok(Box::new(told.into_iter().map(Err).chain(records)));
+                }
+                Err(error) => told.push(error),
+            }
+        }
+        Ok(Box::new(told.into_iter().map(Err)))
+    }
+
+    fn all_records(&self, log: &LogReader) -> Result<Box<Records>, Error> {
+        Ok(match (self.shard, self.from) {
+            (Some(shard), from) => Dump::records_of(log, ShardId(shard), from)?,
+            (None, Some(Start::Lsn(_))) => return Err("--from with an LSN needs --shard or --key".into()),
             (None, Some(Start::Time(time))) => Box::new(log.merged(time..)?),
             (None, None) => Box::new(log.merged(..)?),
+        })
+    }
+
+    fn records_of(log: &LogReader, shard: ShardId, from: Option<Start>) -> Result<Box<Records>, Error> {
+        let shard = log.shard(shard);
+        Ok(match from {
+            // An explicit start below the horizon is told; the default one is where the log begins.
+            Some(Start::Lsn(lsn)) if lsn > 0 => Box::new(shard.read(Lsn(lsn)..)?),
+            Some(Start::Time(time)) => Box::new(shard.read_from(time)?),
+            _ => Box::new(shard.read(..)?),
         })
     }
 }

@@ -32,8 +32,9 @@ const PIECE_BYTES: u64 = 4 << 20;
 /// What failed is not tried again before: a full disk may stay full for days, and each try reads a whole run's stretch.
 const RETRY_NS: u64 = 60_000_000_000;
 
-/// A shard that has grown by so much since the last look is looked at again soon.
-const BUSY_BYTES: u64 = 1 << 20;
+/// A shard that has grown by this part of its memory since the last look is looked at again soon, a hundred times as soon as
+/// another: what it grows by until then is still there.
+const BUSY_PART: u64 = 512;
 
 /// So many runs of the first size become one.
 const RUNS_MERGED: usize = 8;
@@ -224,7 +225,8 @@ impl Engine {
         }
         let durable = self.durable().0;
         let grown = durable.saturating_sub(self.indexing.seen.swap(durable, Ordering::Relaxed));
-        self.indexing.is_busy.store(grown > BUSY_BYTES, Ordering::Relaxed);
+        let pool = u64::from(self.pool.blocks()) * u64::from(self.block_bytes());
+        self.indexing.is_busy.store(grown > pool / BUSY_PART, Ordering::Relaxed);
         let mut work = lock(&self.indexing.work);
         let _out = self.calls.begin();
         let done = match &mut *work {
@@ -306,14 +308,21 @@ impl Engine {
             None => self.gather_recent(&mut work.builder, &view, limit),
             Some(_) => None,
         };
+        let (is_needed, is_full) = self.recent_lacks(from);
         let gathered = match recent {
             Some(gathered) => gathered,
-            None if is_enough => self.gather(work, &view, limit, durable)?,
+            None if is_enough || is_needed => self.gather(work, &view, limit, durable)?,
             None => return Ok(false),
         };
         let end = match gathered {
             Gathered::Some => return Ok(true),
             Gathered::Full { end } => end,
+            // What is forgotten in memory is to be found in a run.
+            Gathered::All
+                if next != Some(limit) && (is_needed || is_full) && !work.builder.range().is_empty() =>
+            {
+                work.builder.range().end
+            }
             Gathered::All if next != Some(limit) => return Ok(false),
             Gathered::All => limit.min(Lsn(from.0 + INDEX_BYTES_MAX)),
             Gathered::Stuck => {

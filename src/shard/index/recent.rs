@@ -403,6 +403,13 @@ impl Engine {
         }
     }
 
+    /// Whether what was appended last is known from a later place than `from` on, and whether it soon will be.
+    pub(super) fn recent_lacks(&self, from: Lsn) -> (bool, bool) {
+        let recent = lock(&self.indexing.recent);
+        let keys = recent.as_ref().map(|recent| &recent.keys);
+        keys.map_or((false, false), |keys| (keys.stretch().start > from, keys.is_full_from(from)))
+    }
+
     /// Adds to a run what was appended last, as far as that is below `limit`; `None` where that is not known, and must be
     /// read.
     pub(super) fn gather_recent(

@@ -22,6 +22,7 @@ impl History {
         self.look_at_all();
         self.note_terms_end();
         self.followers.fill_with(|| None);
+        self.key_followers.clear();
         self.beside = None;
         let stats = log.stats();
         // A shard that failed because the machine stopped has lost nothing of what was written.

@@ -80,3 +80,12 @@ impl History {
         (payload, self.next_payload)
     }
 }
+
+impl Log {
+    /// Turns all shards: once each, or until nothing happens any more.
+    pub(super) fn turn_all(&self, once: bool) {
+        for shard in 0..self.shards() {
+            self.turn_shard(ShardId(shard), once);
+        }
+    }
+}

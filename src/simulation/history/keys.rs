@@ -1,7 +1,6 @@
 //! Reading by key, held against a plain list of what was accepted.
 
 use std::ops::Bound;
-use std::time::Duration;
 
 use super::History;
 use crate::error::ReadError;
@@ -98,7 +97,7 @@ impl History {
     }
 
     /// All that was expected, or, where something failed, nothing else.
-    fn check_stream(
+    pub(super) fn check_stream(
         &mut self,
         log: &Log,
         key: &[u8],
@@ -144,23 +143,6 @@ impl History {
             Ok(_) | Err(ReadError::ShardFailed(_)) => {}
             Err(error) => self.check_error(&error, failed_calls),
         }
-    }
-
-    fn follow_key(&mut self, log: &Log, key: &'static [u8], failed_calls: u64) {
-        let shard = log.route(key);
-        let accepted = self.oracles[usize::from(shard.0)].accepted();
-        let behind = accepted.get(self.random.below(accepted.len() as u64 * 2 + 1) as usize);
-        let behind = behind.map(|record| record.position);
-        let mut tail = match log.follow_key(key, behind) {
-            Ok(tail) => tail,
-            Err(error) => return self.check_error(&error, failed_calls),
-        };
-        let items: Vec<_> = std::iter::from_fn(|| tail.next_timeout(Duration::ZERO)).collect();
-        let durable = log.shard(shard).durable_lsn();
-        let mut expected = self.stream(log, key);
-        expected.retain(|position| Some(*position) > behind && position.lsn() < durable);
-        self.tally.add("followed by key", expected.len() as u64);
-        self.check_stream(log, key, &expected, items, failed_calls);
     }
 
     /// Of what a reader beside the owner knows.
