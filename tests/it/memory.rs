@@ -45,8 +45,8 @@ fn the_index_keeps_to_its_memory() {
     let [without, with] = ["off", "on"].map(|index| taken_by("memory::child_with_keys", INDEX, index));
     let more = with.saturating_sub(without);
     println!("{} KiB more with an index of {} KiB", more >> 10, INDEX_BYTES >> 10);
-    // Beside it, what it reads and writes through.
-    assert!(more <= INDEX_BYTES + 3 * MIB, "{} KiB for an index of {}", more >> 10, INDEX_BYTES >> 10);
+    // Beside it, what is read through: by whoever builds it, and by those who ask.
+    assert!(more <= INDEX_BYTES + 14 * MIB, "{} KiB for an index of {}", more >> 10, INDEX_BYTES >> 10);
     assert!(more >= INDEX_BYTES / 4, "the load was no load: {} KiB", more >> 10);
 }
 
@@ -58,26 +58,23 @@ fn child_with_keys() {
     let dir = tempfile::tempdir_in(parent).unwrap();
     let options = Options::new().shards(1).memory_bytes(MEMORY).segment_bytes(32 * MIB).dedup_ids(1024);
     let log = options.index_keys(index == "on").index_bytes(INDEX_BYTES).open(dir.path()).unwrap();
-    // A plain table of them would take 30 MiB.
+    // A plain table of them would take 50 MiB.
     let mut first = None;
-    for number in 0..600_000_u64 {
+    for number in 0..1_000_000_u64 {
         let write = Write::new([7; 24]).key(number.to_be_bytes());
         let position = log.post(write).unwrap();
         first.get_or_insert(position);
     }
     log.sync().wait().unwrap();
-    eprintln!("loaded: {} KiB", (most_resident() - before) >> 10);
     if index == "on" {
         let shard = || log.stats().shards[0].clone();
         while shard().indexed.0 + (4 << 20) < shard().durable_lsn.0 {
             std::thread::yield_now();
         }
-        eprintln!("indexed: {} KiB", (most_resident() - before) >> 10);
         for number in 0..2_000_u64 {
-            let write = Write::new([7; 24]).key((1_000_000 + number).to_be_bytes()).id(number.into());
+            let write = Write::new([7; 24]).key((2_000_000 + number).to_be_bytes()).id(number.into());
             log.append(write.durability(Durability::Buffered).if_last(None)).wait().unwrap();
         }
-        eprintln!("appended: {} KiB", (most_resident() - before) >> 10);
         assert_eq!(log.read_key(&0_u64.to_be_bytes(), ..).unwrap().count(), 1);
         assert_eq!(log.last(&0_u64.to_be_bytes()).unwrap(), first);
     }

@@ -211,6 +211,9 @@ impl Recent {
         let row = view.epochs.last().expect("blocks are opened in an epoch");
         let mut left = PIECE_BYTES;
         while self.next <= last {
+            if left == 0 {
+                return Taken::Some;
+            }
             let (lsn, from, bytes) = match engine.pool.peek(self.next, self.offset) {
                 Peeked::Gone => return Taken::Lost,
                 Peeked::Unfinished => return Taken::Unfinished,
