@@ -93,6 +93,11 @@ impl KeyTail {
     }
 
     fn next(&mut self, limit: Lsn) -> Step {
+        if self.records.source().check_process().is_err() {
+            // In a fork, also where nothing is to come: the cursor says so, once.
+            self.records.seek(self.told);
+            return self.records.next(limit, Lsn::MAX);
+        }
         loop {
             if self.found.is_outdated() {
                 self.found.clear();
