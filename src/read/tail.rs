@@ -93,6 +93,11 @@ impl KeyTail {
     }
 
     fn next(&mut self, limit: Lsn) -> Step {
+        if self.records.source().check_process().is_err() {
+            // In a fork, also where nothing is to come: the cursor says so, once.
+            self.records.seek(self.told);
+            return self.records.next(limit, Lsn::MAX);
+        }
         loop {
             if self.found.is_outdated() {
                 self.found.clear();
@@ -285,7 +290,13 @@ mod tests {
                         own[number as usize].push(log.append(write).wait().unwrap());
                     }
                 }
-                4 => (0..random.below(6)).for_each(|_| _ = log.engine_of(SHARD).go_on_indexing()),
+                4 => {
+                    (0..random.below(6)).for_each(|_| _ = log.engine_of(SHARD).go_on_indexing());
+                    // Between runs there are gaps then, for who reads beside the owner.
+                    if random.below(4) == 0 {
+                        machine.spoil_index(&mut random);
+                    }
+                }
                 5 | 6 => {
                     let number = random.below(6);
                     let places = &own[number as usize];
@@ -342,7 +353,7 @@ mod tests {
     #[test]
     fn each_record_comes_once_whatever_comes_meanwhile() {
         let by_index: u64 = (0..25).map(play).sum();
-        assert!(by_index > 1_000, "{by_index}");
+        assert!(by_index > 300, "{by_index}");
     }
 
     /// Records that were found are gone before they were given; or all that is gone was given.

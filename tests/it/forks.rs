@@ -120,6 +120,8 @@ fn readers_and_handles_are_not_the_childs() {
     assert_eq!(range.by_ref().take(400).count(), 400);
     let by_key = log.read_key(b"key", ..).unwrap();
     let by_key_back = log.read_key_back(b"key", ..).unwrap();
+    let mut by_key_tail = log.follow_key(b"key", None).unwrap();
+    assert!(by_key_tail.next_timeout(Duration::ZERO).is_none(), "it has come to the end");
     let mut follow = shard.follow(position.lsn()).unwrap();
     let mut consumer = log.consumer("reader").unwrap();
     assert!(consumer.next().is_some());
@@ -135,6 +137,9 @@ fn readers_and_handles_are_not_the_childs() {
         for told in [by_key.collect::<Vec<_>>(), by_key_back.collect()] {
             assert!(matches!(told[..], [Err(ReadError::Forked)]), "{told:?}");
         }
+        let told =
+            std::iter::from_fn(|| by_key_tail.next_timeout(Duration::from_secs(50))).collect::<Vec<_>>();
+        assert!(matches!(told[..], [Err(ReadError::Forked)]), "{told:?}");
         // Its memory is somebody else's by now.
         drop(range);
         assert!(mine.all(|record| record.is_ok()));
