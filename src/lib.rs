@@ -440,6 +440,7 @@ mod open;
 pub mod options;
 mod pool;
 mod position;
+mod queue;
 pub mod read;
 mod recovery;
 mod router;
