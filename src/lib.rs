@@ -440,7 +440,7 @@ mod open;
 pub mod options;
 mod pool;
 mod position;
-mod queue;
+pub mod queue;
 pub mod read;
 mod recovery;
 mod router;
@@ -462,10 +462,13 @@ struct Readme;
 
 pub use append::{Append, Commit};
 pub use consumer::Consumer;
-pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError, error_chain};
+pub use error::{
+    AppendError, CloseError, ConsumerError, OpenError, QueueError, ReadError, TruncateError, error_chain,
+};
 pub use log::{Log, Shard};
 pub use options::{Backend, OnDamage, Options};
 pub use position::{LogId, Lsn, Position, ShardId};
+pub use queue::Queue;
 pub use read::Record;
 pub use tally::{Tally, TallyError, UpdateError};
 pub use write::{Durability, Priority, Write};

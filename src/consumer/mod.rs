@@ -17,6 +17,7 @@ use futures_core::Stream;
 
 pub(crate) use progress::Progress;
 pub use resume::From;
+pub(crate) use resume::resume;
 
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};

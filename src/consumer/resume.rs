@@ -69,7 +69,7 @@ pub(super) fn replaced(
 /// # Errors
 /// Where that epoch is not one of this shard, or not the one of this number: it is of another history of the shard, which
 /// may have had other records where those that are here now stand.
-pub(super) fn resume(
+pub(crate) fn resume(
     name: &str,
     engine: &Engine,
     committed: Option<Committed>,

@@ -6,6 +6,7 @@
 
 mod consumer;
 mod open;
+mod queue;
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -19,6 +20,7 @@ use crate::position::{Lsn, Position, ShardId};
 pub use crate::recovery::Damage;
 pub use consumer::ConsumerError;
 pub use open::OpenError;
+pub use queue::QueueError;
 
 /// An I/O error that many callers can hold.
 pub(crate) type SharedIo = Arc<io::Error>;
@@ -101,7 +103,7 @@ macro_rules! has_two_causes {
 pub(crate) use has_two_causes;
 
 has_all_causes!(AppendError, ReadError, TruncateError);
-has_two_causes!(ConsumerError::Read);
+has_two_causes!(ConsumerError::Read, QueueError::Read);
 
 /// Why a record was refused, or its fate is not known.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -387,6 +389,9 @@ pub enum CloseError {
     /// What a consumer has committed could not be recorded; the log itself is closed.
     #[error("what a consumer committed could not be recorded; the log itself is closed")]
     Consumer(#[source] ConsumerError),
+    /// What a queue was told could not be recorded; the log itself is closed.
+    #[error("what a queue was told could not be recorded; the log itself is closed")]
+    Queue(#[source] QueueError),
     /// The end could not be recorded: the next open recovers as after a crash.
     #[error("the end of shard {shard} could not be recorded; the next open recovers as after a crash")]
     Io {

@@ -259,7 +259,9 @@ mod tests {
                 let mut flipped = body.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 if let Ok((log, other)) = decode_queue(&flipped) {
-                    assert!(log != LogId::from_bytes([9; 16]) || other != state || bit_is_reserved(bit, &state));
+                    assert!(
+                        log != LogId::from_bytes([9; 16]) || other != state || bit_is_reserved(bit, &state)
+                    );
                 }
                 let mut torn = slot.clone();
                 torn[32 + bit / 8] ^= 1 << (bit % 8);

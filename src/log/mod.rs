@@ -4,6 +4,7 @@ mod by_time;
 mod follow_reader;
 mod foreign;
 mod post;
+mod queues;
 mod reader;
 mod shard;
 mod streams;

@@ -60,10 +60,6 @@ impl Dead {
     pub(super) fn all(&self) -> impl Iterator<Item = &DeadRecord> {
         self.letters.values()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.letters.len()
-    }
 }
 
 #[cfg(test)]

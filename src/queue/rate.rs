@@ -91,7 +91,10 @@ mod tests {
             for (first, from) in came.iter().enumerate().step_by(17) {
                 for (last, until) in came.iter().enumerate().skip(first).take(300) {
                     let most = burst + (*until - *from) as f64 / SECOND_NS * per_second;
-                    assert!((last - first + 1) as f64 <= most + 0.01, "{per_second} a second: {first}..={last}");
+                    assert!(
+                        (last - first + 1) as f64 <= most + 0.01,
+                        "{per_second} a second: {first}..={last}"
+                    );
                 }
             }
             assert!(came.len() > 500, "{per_second} a second: {} came", came.len());

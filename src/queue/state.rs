@@ -231,7 +231,8 @@ impl State {
 
     /// What nobody has said anything of while it was theirs is anybody's.
     pub(super) fn expire(&mut self, moment: Moment) {
-        while let Some((until, position)) = self.leases.first().copied().filter(|(end, _)| *end <= moment.now) {
+        while let Some((until, position)) = self.leases.first().copied().filter(|(end, _)| *end <= moment.now)
+        {
             self.fail(position, until, "its lease ran out", moment);
         }
     }
@@ -340,11 +341,6 @@ impl State {
 
     // What there is.
 
-    /// For each shard the last record that was read.
-    pub(super) fn read(&self) -> &[Option<Committed>] {
-        &self.read
-    }
-
     /// Records that are neither done nor dead, of those that were read, and what they amount to; and the earliest time of
     /// one.
     pub(super) fn open(&self) -> (u64, u64, Option<u64>) {
@@ -352,6 +348,17 @@ impl State {
         (self.open.len() as u64, bytes, self.open.values().map(|entry| entry.facts.timestamp).min())
     }
 
+    /// Whether somebody may wait for no more than that something is done.
+    pub(super) fn is_full(&self) -> bool {
+        self.leases.len() >= self.limits.in_hand || self.waiting.len() >= self.limits.waiting
+    }
+
+    /// When the first of those is due that wait to be handed out again.
+    pub(super) fn next_due(&self) -> Option<Nanos> {
+        self.waiting.first().map(|(due, _)| *due)
+    }
+
+    #[cfg(test)]
     pub(super) fn in_hand(&self) -> usize {
         self.leases.len()
     }

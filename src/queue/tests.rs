@@ -1,5 +1,6 @@
 //! Tests of queues: the state machine beside a plain model in virtual time, and whole queues on a simulated machine.
 
+mod crashes;
 mod machine;
 mod model;
 

@@ -33,6 +33,7 @@ mod positions;
 mod power_cut;
 mod process_hygiene;
 mod process_limits;
+mod queue;
 mod read_only;
 mod reading;
 mod rebuilt;

@@ -65,7 +65,8 @@ impl Machine {
 
     fn take(&mut self) {
         let moment = self.moment();
-        let unread = self.model.records.iter().copied().find(|at| self.model.known[at].place == Place::Unread);
+        let unread =
+            self.model.records.iter().copied().find(|at| self.model.known[at].place == Place::Unread);
         let taken = match self.state.next(moment) {
             Next::Again(grant) => {
                 self.count("handed out again");
@@ -103,10 +104,7 @@ impl Machine {
                 self.state.retry_after(position, lease, delay, moment),
                 self.model.retry(position, lease, self.now + delay),
             ),
-            3 => (
-                self.state.reject(position, lease, "no", moment),
-                self.model.reject(position, lease),
-            ),
+            3 => (self.state.reject(position, lease, "no", moment), self.model.reject(position, lease)),
             4 => (
                 self.state.extend(position, lease, delay + 1, moment),
                 self.model.extend(position, lease, self.now + delay + 1),
@@ -191,7 +189,10 @@ impl Machine {
     fn drain(&mut self) {
         self.held.clear();
         loop {
-            while let Some(grant) = { self.take(); self.held.pop() } {
+            while let Some(grant) = {
+                self.take();
+                self.held.pop()
+            } {
                 assert_eq!(self.state.done(grant.position, grant.lease), Ok(()));
                 assert!(self.model.done(grant.position, grant.lease));
             }

@@ -77,7 +77,8 @@ impl Model {
         });
         let again = due.min().map(|(_, position)| position);
         let may_read = self.count(|place| matches!(place, Place::Waiting { .. })) < self.waiting;
-        let unread = self.records.iter().copied().find(|position| self.known[position].place == Place::Unread);
+        let unread =
+            self.records.iter().copied().find(|position| self.known[position].place == Place::Unread);
         let position = again.or(unread.filter(|_| may_read))?;
         let (attempts, holder) = (self.known[&position].attempts + 1, self.next_holder);
         self.next_holder += 1;
@@ -139,9 +140,13 @@ impl Model {
             *known = before.unwrap_or(Known { place: Place::Unread, attempts: 0, holder: 0 });
             known.holder = 0;
             known.place = match known.place {
-                Place::InHand { .. } | Place::Waiting { .. } if known.attempts >= saved.attempts => Place::Dead,
+                Place::InHand { .. } | Place::Waiting { .. } if known.attempts >= saved.attempts => {
+                    Place::Dead
+                }
                 Place::InHand { .. } => Place::Waiting { due: now },
-                Place::Waiting { due } => Place::Waiting { due: now + due.saturating_sub(then).saturating_sub(now - then) },
+                Place::Waiting { due } => {
+                    Place::Waiting { due: now + due.saturating_sub(then).saturating_sub(now - then) }
+                }
                 place => place,
             };
         }
