@@ -134,7 +134,6 @@ impl History {
         for known in self.known.values_mut() {
             if closed {
                 known.flushed = known.live;
-                // It was in hand when the log was closed.
             }
             known.live = known.live.or(known.flushed);
             known.flushed = known.live;
@@ -255,7 +254,10 @@ impl History {
         }
         let position = letters[self.random.below(letters.len() as u64) as usize];
         if self.queue().requeue(position).is_ok() {
-            self.known.get_mut(&position).expect("it was handed out").live = Told::default();
+            let known = self.known.get_mut(&position).expect("it was handed out");
+            known.live = Told::default();
+            // A flush that fails may write that, whatever comes after it.
+            known.flushed = known.flushed.or(known.live);
             self.count("requeued");
         }
     }
