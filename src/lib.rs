@@ -15,7 +15,7 @@
 //! 2. [Append](#append) from threads, [from tasks](#from-tasks), [in batches](#batches),
 //!    [with many in flight](#many-in-flight)
 //! 3. [Crash and recover](#crash-and-recover)
-//! 4. [Read](#read), [follow](#follow), [consume](#consume)
+//! 4. [Read](#read), [follow](#follow), [consume](#consume), [hand out](#hand-out)
 //! 5. [Overload](#overload)
 //! 6. [Tallies](#tallies): running totals
 //! 7. [Free space](#free-space), [tune](#tune), [watch](#watch)
@@ -283,6 +283,26 @@
 //!     mailer.commit(record.position())?; // durable within about a second
 //!     mailer.flush()?; // or now
 //!     assert_eq!(mailer.lag(), 0);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Hand out
+//!
+//! A [queue](Log::queue) leases each record to one of many workers, until that one says that it is done, when to try again,
+//! or why not. What a worker drops, or holds beyond its lease or a crash, is handed out again.
+//!
+//! ```
+//! use sawmill::{Log, queue::QueueOptions};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     log.append("to: nobody").wait()?;
+//!     let queue = log.queue("mailer", QueueOptions::new().attempts(3))?;
+//!     let delivery = queue.take().wait().expect("the log is open")?; // `.await` it in a task
+//!     delivery.reject("no such address")?; // or `done()`, or `retry_after(..)`
+//!     assert_eq!(queue.rejected().next().expect("there is one").reason(), "no such address");
 //!     Ok(())
 //! }
 //! ```

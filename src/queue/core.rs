@@ -1,6 +1,6 @@
 //! An open queue: what it decides, what it reads, what it writes, and who waits for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     files: Files,
     clock: Arc<Clock>,
     stopped: AtomicBool,
+    /// So many dead letters have gone, and that was not told yet; 0 if it was.
+    untold: AtomicU64,
 }
 
 /// What a queue is made of, when it is opened.
@@ -84,6 +86,7 @@ impl Core {
             files: parts.files,
             clock: Arc::new(Clock::new(parts.device)),
             stopped: AtomicBool::new(false),
+            untold: AtomicU64::new(0),
         }
     }
 
@@ -129,12 +132,20 @@ impl Core {
             self.clock.note();
         }
         if gone > forgotten {
-            self.notices.warn(format!(
-                "queue `{}`: there are too many dead letters; the oldest {gone} are forgotten",
-                self.name
-            ));
+            self.untold.store(gone, Ordering::SeqCst);
         }
         Some(result)
+    }
+
+    /// Tells of dead letters that went, under no lock.
+    fn tell_forgotten(&self) {
+        match self.untold.swap(0, Ordering::SeqCst) {
+            0 => {}
+            gone => self.notices.warn(format!(
+                "queue `{}`: there are too many dead letters; the oldest {gone} are forgotten",
+                self.name
+            )),
+        }
     }
 
     /// The same for who may be told why not.
@@ -142,7 +153,9 @@ impl Core {
         if !self.in_opening_process() {
             return Err(QueueError::Forked);
         }
-        self.with(act).ok_or(QueueError::Closed)
+        let result = self.with(act).ok_or(QueueError::Closed);
+        self.tell_forgotten();
+        result
     }
 
     /// Says what becomes of a record, and wakes who may have waited for that.
@@ -185,6 +198,7 @@ impl Core {
         // Asked before the step: what became durable before the end is handed out.
         let ended = self.engines.iter().all(|engine| engine.is_ended());
         let (taken, error, wakes) = self.hand_out(most);
+        self.tell_forgotten();
         let (mut deliveries, mut error) = (Vec::with_capacity(taken.len()), error);
         for (delivery, failed) in self.read_again(taken) {
             deliveries.extend(delivery);

@@ -1,8 +1,8 @@
 //! What a queue remembers, durably: written a second after something has changed, with all that changed meanwhile.
 //!
 //! What a queue is told is memory, and takes a lock under which nobody does I/O. A thread of the queue's own writes it down,
-//! so that a flush that hangs holds up no worker; the same thread wakes those who wait for a moment and have no thread
-//! themselves.
+//! so that a flush that hangs holds up no worker. The same thread wakes tasks that wait for a moment, as when a lease ends;
+//! while a flush hangs they learn of it late, and threads that wait do not.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,6 +40,36 @@ pub(super) fn remove(name: &str, directory: &dyn Directory, calls: &Calls) -> Re
     })
 }
 
+fn of_manifest(name: &str, error: ManifestError) -> QueueError {
+    let name = name.to_owned();
+    match error {
+        ManifestError::Io { source, .. } => QueueError::Io { name, source: source.into() },
+        ManifestError::TooNew => QueueError::TooNew { name },
+        ManifestError::Missing | ManifestError::Damaged(_) => QueueError::Damaged { name },
+    }
+}
+
+/// What the files say, if they are of this log.
+fn decode(name: &str, log: LogId, body: &[u8]) -> Result<QueueState, QueueError> {
+    let name = || name.to_owned();
+    let (recorded, saved) = decode_queue(body).map_err(|_| QueueError::Damaged { name: name() })?;
+    if recorded != log {
+        return Err(QueueError::OtherLog { name: name(), log: recorded, own: log });
+    }
+    Ok(saved)
+}
+
+/// What they say, read beside whoever owns them.
+pub(super) fn peek(name: &str, log: LogId, directory: &dyn Directory) -> Result<QueueState, QueueError> {
+    check_name(name)?;
+    let body =
+        ManifestFiles::peek(directory, &prefix(name), SlotKind::Queue).map_err(|error| match error {
+            ManifestError::Missing => QueueError::Unknown(name.to_owned()),
+            error => of_manifest(name, error),
+        })?;
+    decode(name, log, &body)
+}
+
 #[derive(Debug)]
 enum State {
     Open(ManifestFiles),
@@ -68,20 +98,12 @@ impl Files {
         calls: &Arc<Calls>,
     ) -> Result<(Files, QueueState), QueueError> {
         let _out = calls.begin();
-        let name = || name.to_owned();
         let fresh = || Ok(encode_queue(log, &QueueState::default()));
-        let made = ManifestFiles::open_or_create(directory, &prefix(&name()), SlotKind::Queue, fresh);
-        let (files, body) = made.map_err(|error| match error {
-            ManifestError::Io { source, .. } => QueueError::Io { name: name(), source: source.into() },
-            ManifestError::TooNew => QueueError::TooNew { name: name() },
-            ManifestError::Missing | ManifestError::Damaged(_) => QueueError::Damaged { name: name() },
-        })?;
-        let (recorded, saved) = decode_queue(&body).map_err(|_| QueueError::Damaged { name: name() })?;
-        if recorded != log {
-            return Err(QueueError::OtherLog { name: name(), log: recorded, own: log });
-        }
+        let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Queue, fresh);
+        let (files, body) = made.map_err(|error| of_manifest(name, error))?;
+        let saved = decode(name, log, &body)?;
         let state = Mutex::new(State::Open(files));
-        Ok((Files { name: name(), log, state, calls: calls.clone() }, saved))
+        Ok((Files { name: name.to_owned(), log, state, calls: calls.clone() }, saved))
     }
 
     fn told(&self, source: &SharedIo) -> QueueError {

@@ -5,7 +5,8 @@
 //! says anything of is handed out again.
 //!
 //! From the bottom up: `state` decides, with `rate` and `dead` as parts of it; `feed` reads, `files` writes, `wait` knows
-//! who waits; `core` ties them together, `take` and `delivery` are what workers hold, and `open` knows all queues of a log.
+//! who waits; `core` ties them together, `take` and `delivery` are what workers hold, `open` knows all queues of a log, and
+//! `peek` looks at one from outside.
 
 mod core;
 mod dead;
@@ -14,6 +15,7 @@ mod feed;
 mod files;
 mod open;
 mod options;
+mod peek;
 mod rate;
 mod state;
 mod take;
@@ -29,6 +31,8 @@ use std::time::Duration;
 pub use delivery::Delivery;
 pub(crate) use open::{Place, Registry, end_all, open, remove};
 pub use options::QueueOptions;
+pub use peek::QueueSummary;
+pub(crate) use peek::peek;
 pub use take::{Take, TakeBatch};
 
 use self::core::Core;

@@ -124,7 +124,11 @@ impl State {
                 state.dead.add(letter);
             }
         }
-        for open in saved.open.into_iter().filter(|open| !state.dead.has(open.position)).collect::<Vec<_>>() {
+        for open in saved.open {
+            // Nothing that was written says so; what somebody else has made is not to be believed.
+            if state.dead.has(open.position) || state.open.contains_key(&open.position) {
+                continue;
+            }
             let due = moment.now + open.delay_ns.saturating_sub(passed);
             let entry = Entry {
                 facts: Facts { timestamp: open.timestamp, bytes: open.bytes },

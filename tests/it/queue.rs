@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use sawmill::queue::{Delivery, Lag, Queue, QueueOptions};
-use sawmill::{Log, QueueError, ReadError, ShardId, Write};
+use sawmill::{Log, Options, QueueError, ReadError, ShardId, Write};
 
 use crate::harness::Ground;
 use crate::on_every_ground;
@@ -429,6 +429,36 @@ fn what_was_truncated_or_cut_off_is_not_handed_out(ground: Ground) {
     log.close().unwrap();
     let log = ground.options().open(dir.path()).unwrap();
     assert_eq!(told(&log.queue("mailer", options()).unwrap()), (vec![], 0));
+}
+
+/// Without a flush or a close: the files as they are some time after it was said.
+#[test]
+fn what_a_queue_is_told_is_written_down_by_itself() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let files = || {
+        ["queue-mailer.manifest.0", "queue-mailer.manifest.1"]
+            .map(|name| (dir.path().join(name), std::fs::read(dir.path().join(name)).unwrap()))
+    };
+    let log = Options::new().shards(1).open(dir.path()).unwrap();
+    append(&log, 0..3);
+    let queue = log.queue("mailer", options()).unwrap();
+    let (first, _in_hand) = (take(&queue), take(&queue));
+    queue.flush().unwrap();
+    let before = files();
+    first.done().unwrap();
+    let mut after = files();
+    while after == before || after != files() {
+        std::thread::yield_now();
+        after = files();
+    }
+    take(&queue).done().unwrap();
+    log.close().unwrap();
+    after.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let log = Options::new().shards(1).open(dir.path()).unwrap();
+    let queue = log.queue("mailer", options()).unwrap();
+    let (in_hand, next) = (take(&queue), take(&queue));
+    assert_eq!([&in_hand, &next].map(|own| (number(own), own.attempt())), [(1, 2), (2, 1)]);
+    assert!(is_empty(&queue));
 }
 
 fn no_more_are_in_hand_than_may_be(ground: Ground) {
