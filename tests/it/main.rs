@@ -34,6 +34,7 @@ mod power_cut;
 mod process_hygiene;
 mod process_limits;
 mod queue;
+mod queue_kills;
 mod read_only;
 mod reading;
 mod rebuilt;
