@@ -327,15 +327,16 @@ pub enum TruncateError {
         /// What was asked for.
         lsn: Lsn,
     },
-    /// A tally needs it to know its totals. Nothing was cut.
-    #[error("the tally `{tally}` needs shard {shard} at LSN {lsn}; nothing was cut")]
+    /// A tally needs it to know its totals, or a consumer or a queue that the log waits for
+    /// ([`Options::retain_for`](crate::Options::retain_for)) has still to read it. Nothing was cut.
+    #[error("{by} needs shard {shard} from LSN {from} on; nothing was cut")]
     Needed {
         /// The shard.
         shard: ShardId,
         /// What may be cut ends here, at this end of the log.
-        lsn: Lsn,
-        /// Its name.
-        tally: String,
+        from: Lsn,
+        /// Who needs it, with its name, and what lets it go.
+        by: String,
     },
     /// The record could not be read. Nothing was cut.
     #[error("the record to cut at could not be read; nothing was cut")]

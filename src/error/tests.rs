@@ -169,7 +169,7 @@ fn readers_and_truncation_tell_what_they_hold() {
     each!(TruncateError:
         NotARecord { .. } => NotARecord { shard: SHARD, lsn: LSN },
         InsideBatch { .. } => InsideBatch { shard: SHARD, lsn: LSN },
-        Needed { .. } => Needed { shard: SHARD, lsn: LSN, tally: name() },
+        Needed { .. } => Needed { shard: SHARD, from: LSN, by: "the tally `likes`".into() },
         Read(_) => Read(ReadError::ShardFailed(failure())),
         ShardFailed(_) => ShardFailed(failure()),
         Closed => Closed,

@@ -278,7 +278,7 @@ impl Log {
     /// A reader of all shards that durably remembers how far it has got.
     ///
     /// A new one starts at the beginning of the log. Only one of each name can be open at a time.
-    /// Truncation and retention do not wait for consumers.
+    /// Truncation and retention do not wait for consumers, but those of [`Options::retain_for`].
     ///
     /// # Errors
     /// [`ConsumerError::AboveEnd`] and the like if what it has committed is not in this log as it is now, since one of the
@@ -336,6 +336,7 @@ impl Log {
             directory: self.inner.directory.as_ref(),
             calls: &self.inner.calls,
             notices: &self.inner.notices,
+            retain_for: &self.inner.config.retain_for,
         })
     }
 

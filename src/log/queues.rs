@@ -9,7 +9,8 @@ impl Log {
     ///
     /// A new one begins with the first record that the log has kept. One that the log remembers goes on where it was. One
     /// that is already open is shared, and the options of the first open stay in force. Its state takes two files in the
-    /// log's folder, and nothing in the log. Truncation and retention do not wait for queues.
+    /// log's folder, and nothing in the log. Truncation and retention do not wait for queues, but those of
+    /// [`Options::retain_for`](crate::Options::retain_for).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -53,6 +54,7 @@ impl Log {
             device: &self.inner.device,
             calls: &self.inner.calls,
             notices: &self.inner.notices,
+            retain_for: &self.inner.config.retain_for,
         })
     }
 }

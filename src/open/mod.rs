@@ -212,6 +212,7 @@ fn open_locked(
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines)
         .map_err(OpenError::at("listing the directory", path))?;
+    queue::hold_all(&inner.config.retain_for, inner.directory.as_ref(), &inner.engines);
     start_threads(&inner).map_err(OpenError::at(NO_THREAD, path))?;
     report(&inner, made);
     #[cfg(feature = "tokio-uring")]

@@ -10,11 +10,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::open::Place;
+use crate::consumer::{Hold, behind};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{QueueError, SharedIo};
 use crate::format::{QueueState, SlotKind, decode_queue, encode_queue};
-use crate::position::LogId;
+use crate::position::{LogId, Lsn};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
+use crate::shard::Holder;
 use crate::sync::lock;
 use crate::time::Nanos;
 
@@ -59,6 +62,29 @@ fn decode(name: &str, log: LogId, body: &[u8]) -> Result<QueueState, QueueError>
     Ok(saved)
 }
 
+/// What a queue asks the log to keep of each shard: what was not read, what is not done, and dead letters.
+fn floors(saved: &QueueState) -> Vec<Lsn> {
+    let mut floors: Vec<Lsn> = saved.read.iter().map(|read| behind(*read)).collect();
+    let open = saved.open.iter().map(|open| open.position);
+    for position in open.chain(saved.dead.iter().map(|dead| dead.position)) {
+        if let Some(own) = floors.get_mut(usize::from(position.shard().0)) {
+            *own = position.lsn().min(*own);
+        }
+    }
+    floors
+}
+
+/// What each copy of a queue's files asks the log to keep of the first shards, of the others all; no copies where there are
+/// no files.
+pub(super) fn asked(name: &str, own: LogId, directory: &dyn Directory) -> io::Result<Vec<Vec<Lsn>>> {
+    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Queue)?;
+    let asked = |body: &Vec<u8>| match decode_queue(body) {
+        Ok((log, saved)) if log == own => floors(&saved),
+        _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
+    };
+    Ok(bodies.iter().map(asked).collect())
+}
+
 /// What they say, read beside whoever owns them.
 pub(super) fn peek(name: &str, log: LogId, directory: &dyn Directory) -> Result<QueueState, QueueError> {
     check_name(name)?;
@@ -72,7 +98,7 @@ pub(super) fn peek(name: &str, log: LogId, directory: &dyn Directory) -> Result<
 
 #[derive(Debug)]
 enum State {
-    Open(ManifestFiles),
+    Open(ManifestFiles, Hold),
     /// A write failed: what the files hold shows at the next open.
     Failed(SharedIo),
     /// They may be somebody else's by now.
@@ -91,19 +117,15 @@ pub(super) struct Files {
 
 impl Files {
     /// The files of this name, which are made where there are none, and what they say.
-    pub(super) fn open(
-        name: &str,
-        log: LogId,
-        directory: &dyn Directory,
-        calls: &Arc<Calls>,
-    ) -> Result<(Files, QueueState), QueueError> {
-        let _out = calls.begin();
+    pub(super) fn open(name: &str, log: LogId, place: &Place<'_>) -> Result<(Files, QueueState), QueueError> {
+        let _out = place.calls.begin();
         let fresh = || Ok(encode_queue(log, &QueueState::default()));
-        let made = ManifestFiles::open_or_create(directory, &prefix(name), SlotKind::Queue, fresh);
+        let made = ManifestFiles::open_or_create(place.directory, &prefix(name), SlotKind::Queue, fresh);
         let (files, body) = made.map_err(|error| of_manifest(name, error))?;
         let saved = decode(name, log, &body)?;
-        let state = Mutex::new(State::Open(files));
-        Ok((Files { name: name.to_owned(), log, state, calls: calls.clone() }, saved))
+        let hold = Hold::begin(Holder::Queue, name, place.engines, place.retain_for);
+        let state = Mutex::new(State::Open(files, hold));
+        Ok((Files { name: name.to_owned(), log, state, calls: place.calls.clone() }, saved))
     }
 
     fn told(&self, source: &SharedIo) -> QueueError {
@@ -113,8 +135,8 @@ impl Files {
     /// Writes down what `save` gives, if it gives anything.
     pub(super) fn write(&self, save: impl FnOnce() -> Option<QueueState>) -> Result<(), QueueError> {
         let mut state = lock(&self.state);
-        let files = match &mut *state {
-            State::Open(files) => files,
+        let (files, hold) = match &mut *state {
+            State::Open(files, hold) => (files, hold),
             State::Failed(source) => return Err(self.told(source)),
             State::Closed => return Err(QueueError::Closed),
         };
@@ -122,7 +144,7 @@ impl Files {
         let body = encode_queue(self.log, &saved);
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one says what was durable before.
-        files.write_one(&body).map_err(|error| {
+        hold.write(files, &body, &floors(&saved)).map_err(|error| {
             let source = SharedIo::new(error);
             *state = State::Failed(source.clone());
             self.told(&source)

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use delivery::Delivery;
-pub(crate) use open::{Place, Registry, end_all, open, remove};
+pub(crate) use open::{Place, Registry, end_all, hold_all, open, remove};
 pub use options::QueueOptions;
 pub use peek::QueueSummary;
 pub(crate) use peek::peek;
@@ -50,8 +50,8 @@ use crate::read::Record;
 /// there: what was in somebody's hands is handed out at once, delays go on, what was durably done never comes again, and the
 /// number of an attempt may be short by those of the last second.
 ///
-/// A queue does not hold the log: truncation and retention do not wait for it. What was truncated before it was handed out
-/// is told by [`ReadError::Truncated`].
+/// A queue does not hold the log, unless its name is one of [`Options::retain_for`](crate::Options::retain_for): truncation and
+/// retention do not wait for it. What was truncated before it was handed out is told by [`ReadError::Truncated`].
 ///
 /// ```
 /// use std::time::Duration;

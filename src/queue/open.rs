@@ -7,13 +7,13 @@ use super::feed::Feed;
 use super::files::{self, Files};
 use super::options::QueueOptions;
 use super::state::{Moment, State};
-use crate::consumer::resume;
+use crate::consumer::{self, resume};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{ConsumerError, QueueError};
 use crate::format::{Committed, QueueState};
 use crate::notice::Notices;
 use crate::position::{Lsn, Position};
-use crate::shard::Engine;
+use crate::shard::{Engine, Holder};
 use crate::sync::lock;
 
 /// The queues of a log that are open now: one per name.
@@ -42,6 +42,8 @@ pub(crate) struct Place<'a> {
     pub device: &'a Arc<dyn Device>,
     pub calls: &'a Arc<Calls>,
     pub notices: &'a Arc<Notices>,
+    /// Names that truncation and retention wait for.
+    pub retain_for: &'a [String],
 }
 
 /// The place of a name.
@@ -80,7 +82,7 @@ pub(crate) fn open(
         return Ok(core.clone());
     }
     let log = place.engines[0].view().public_id();
-    let (files, mut saved) = Files::open(name, log, place.directory, place.calls)?;
+    let (files, mut saved) = Files::open(name, log, place)?;
     let from = from(name, place.engines, &mut saved)?;
     let moment = Moment { now: place.device.now(), wall: place.device.wall() };
     let state = State::restore(limits, place.engines.len(), saved, moment);
@@ -131,7 +133,33 @@ pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Resu
         // Whether its state could be written does not matter any more.
         let _ = core.end();
     }
-    files::remove(name, place.directory, place.calls)
+    files::remove(name, place.directory, place.calls)?;
+    place.engines.iter().for_each(|engine| engine.release(Holder::Queue, name));
+    Ok(())
+}
+
+/// Lets no truncation go past what the consumers and queues of these names have still to read, whether they are opened or
+/// not, or were ever.
+pub(crate) fn hold_all(names: &[String], directory: &dyn Directory, engines: &[Arc<Engine>]) {
+    let log = engines[0].view().public_id();
+    for name in names {
+        let asked = [
+            (Holder::Consumer, consumer::asked(name, log, directory)),
+            (Holder::Queue, files::asked(name, log, directory)),
+        ];
+        let mut holds = false;
+        for (holder, copies) in asked {
+            // What cannot be read now may ask for anything.
+            let copies = copies.unwrap_or_else(|_| vec![Vec::new()]);
+            if !copies.is_empty() {
+                consumer::hold_copies(holder, name, engines, &copies);
+                holds = true;
+            }
+        }
+        if !holds {
+            consumer::hold_copies(Holder::Nobody, name, engines, &[]);
+        }
+    }
 }
 
 /// Makes durable what queues were told for the last time, when the log is closed and still owned.

@@ -1,6 +1,7 @@
 //! Tests of queues: the state machine beside a plain model in virtual time, and whole queues on a simulated machine.
 
 mod crashes;
+mod holds;
 mod machine;
 mod model;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Random;
 use crate::queue::{Delivery, Queue, QueueOptions};
 use crate::simulation::{End, Faults, Simulated};
-use crate::{Log, Options, Position, QueueError};
+use crate::{Log, Options, Position, QueueError, ShardId, TruncateError};
 
 const PATH: &str = "/queues";
 const SECOND: u64 = 1_000_000_000;
@@ -65,6 +65,8 @@ struct History {
     machine: Simulated,
     attempts: u32,
     lease: u64,
+    /// The log waits for the queue, and is truncated as far as that lets it.
+    is_held: bool,
     log: Option<(Log, Queue)>,
     held: Vec<InHand>,
     /// What was acknowledged, or found after a crash.
@@ -78,7 +80,8 @@ impl History {
         let (attempts, lease) = (1 + random.below(5) as u32, (1 + random.below(20)) * SECOND);
         let machine = Simulated::seed(seed);
         let (log, held, known, counts) = (None, Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let mut history = History { random, machine, attempts, lease, log, held, known, counts };
+        let is_held = random.below(2) == 0;
+        let mut history = History { random, machine, attempts, lease, is_held, log, held, known, counts };
         history.open();
         history
     }
@@ -99,10 +102,18 @@ impl History {
     fn open(&mut self) {
         self.machine.set_faults(&Faults::default());
         let options = Options::new().shards(2).block_bytes(4096).segment_bytes(16_384).memory_bytes(1 << 16);
+        let options = if self.is_held { options.retain_for(["mailer"]) } else { options };
         let log = options.device(&self.machine).open(PATH).expect("a crash does no harm");
         let found: Vec<Position> =
             log.merged(..).unwrap().map(|record| record.expect("nothing is damaged").position()).collect();
-        assert!(self.known.keys().all(|position| found.contains(position)), "acknowledged is kept");
+        self.known.retain(|position, known| {
+            let is_there = found.contains(position);
+            assert!(
+                is_there || self.is_held && known.was_done,
+                "{position} is gone, and was not done: {known:?}"
+            );
+            is_there
+        });
         found.into_iter().for_each(|position| {
             self.known.entry(position).or_default();
         });
@@ -255,11 +266,26 @@ impl History {
         let position = letters[self.random.below(letters.len() as u64) as usize];
         if self.queue().requeue(position).is_ok() {
             let known = self.known.get_mut(&position).expect("it was handed out");
-            known.live = Told::default();
-            // A flush that fails may write that, whatever comes after it.
-            known.flushed = known.flushed.or(known.live);
+            let before = std::mem::take(&mut known.live);
+            // A flush that fails may write either, whatever comes after it.
+            known.flushed = known.flushed.or(before).or(known.live);
             self.count("requeued");
         }
+    }
+
+    fn truncate(&mut self) {
+        let (log, _) = self.log.as_ref().expect("it is open");
+        let shard = ShardId(self.random.below(2) as u16);
+        let shard = log.shard(shard);
+        let cut = match shard.truncate_before(shard.durable_lsn()) {
+            Ok(()) => return,
+            Err(TruncateError::Needed { from, .. }) => from,
+            Err(_) => return,
+        };
+        if shard.truncate_before(cut).is_err() {
+            return; // It may be cut for all that, or not, and what is there shows after the crash.
+        }
+        self.count("truncations to what is held");
     }
 
     fn step(&mut self) {
@@ -269,7 +295,8 @@ impl History {
             45..75 => self.settle(),
             75..83 => self.machine.device().pause(Duration::from_nanos(self.random.below(8 * SECOND))),
             83..93 => self.flush(),
-            93..96 => self.requeue(),
+            93..95 => self.requeue(),
+            95..97 if self.is_held => self.truncate(),
             _ => self.crash(),
         }
         if self.machine.has_stopped() {
@@ -334,6 +361,7 @@ fn workers_and_machines_die_and_every_record_is_handled() {
         "leases lost",
         "leases that ran out",
         "requeued",
+        "truncations to what is held",
     ];
     let missing: Vec<_> = all.into_iter().filter(|what| !total.contains_key(what)).collect();
     assert!(count < 300 || missing.is_empty(), "never happened: {missing:?}");
