@@ -1,5 +1,6 @@
 //! An open queue: what it decides, what it reads, what it writes, and who waits for it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
@@ -45,7 +46,6 @@ struct Held {
 }
 
 /// A queue that is open. All its handles share one. Of its locks `feed` is taken first, then `held`, then the others.
-#[derive(Debug)]
 pub(crate) struct Core {
     pub(super) name: String,
     engines: Box<[Arc<Engine>]>,
@@ -60,6 +60,13 @@ pub(crate) struct Core {
     stopped: AtomicBool,
     /// So many dead letters have gone, and that was not told yet; 0 if it was.
     untold: AtomicU64,
+}
+
+impl fmt::Debug for Core {
+    /// Its name, and not what it has read, which is the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What a queue is made of, when it is opened.
