@@ -31,11 +31,19 @@ pub struct QueueOptions {
     attempts: u32,
     rate: Option<f64>,
     in_hand: usize,
+    /// Dead letters that are kept. Tests have fewer.
+    pub(super) dead: usize,
 }
 
 impl Default for QueueOptions {
     fn default() -> QueueOptions {
-        QueueOptions { lease: Duration::from_secs(30), attempts: 5, rate: None, in_hand: 10_000 }
+        QueueOptions {
+            lease: Duration::from_secs(30),
+            attempts: 5,
+            rate: None,
+            in_hand: 10_000,
+            dead: DEAD_MAX,
+        }
     }
 }
 
@@ -90,7 +98,7 @@ impl QueueOptions {
             attempts: self.attempts,
             in_hand: self.in_hand,
             waiting: WAITING_MAX,
-            dead: DEAD_MAX,
+            dead: self.dead,
             per_second: self.rate,
         })
     }

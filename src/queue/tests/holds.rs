@@ -121,6 +121,29 @@ fn what_a_consumer_has_not_committed_is_kept_and_others_hold_nothing() {
     assert!(matches!(own.flush(), Err(QueueError::Closed)));
 }
 
+/// Not what is held, but what goes: it is told and counted, also over a reopen.
+#[test]
+fn dead_letters_that_are_too_many_are_told_of() {
+    let machine = Simulated::seed(6);
+    let mut options = QueueOptions::new();
+    options.dead = 3;
+    let log = open_for(&machine, &[]);
+    append(&log, 5);
+    let own = log.queue("mailer", options.clone()).unwrap();
+    for number in 0..5 {
+        own.take().wait().unwrap().unwrap().reject(format!("for {number}")).unwrap();
+    }
+    let told = "queue `mailer`: there are too many dead letters; the oldest 2 are forgotten";
+    let lines = log.stats().notices;
+    assert_eq!(lines.iter().filter(|line| line.contains(told)).count(), 1, "{lines:?}");
+    let reasons = |own: &Queue| own.rejected().map(|letter| letter.reason().to_owned()).collect::<Vec<_>>();
+    assert_eq!(reasons(&own), ["for 2", "for 3", "for 4"]);
+    log.close().unwrap();
+    let log = open_for(&machine, &[]);
+    let own = log.queue("mailer", options).unwrap();
+    assert_eq!((reasons(&own).len(), own.rejected().forgotten()), (3, 2));
+}
+
 #[test]
 fn a_name_that_nobody_can_have_is_refused() {
     let machine = Simulated::seed(5);
