@@ -1,9 +1,8 @@
 //! An append-only log engine for one Linux host.
 //!
-//! Many threads or tasks append small records. The engine packs them into large aligned blocks,
-//! writes the blocks past the page cache (`O_DIRECT`) through io_uring or plain system calls, makes
-//! each block durable once for everyone who waits for it (group commit), and acknowledges every
-//! caller.
+//! Many threads or tasks append small records. The engine packs them into large aligned blocks, writes the blocks past the
+//! page cache (`O_DIRECT`) through io_uring or plain system calls, makes each block durable once for everyone who waits for
+//! it (group commit), and acknowledges every caller.
 //!
 //! A log is a directory. It is split into *shards*: independent sequences, normally one per core,
 //! each with its own files and its own thread. Records with the same key go to the same shard and
@@ -15,7 +14,7 @@
 //! 2. [Append](#append) from threads, [from tasks](#from-tasks), [in batches](#batches),
 //!    [with many in flight](#many-in-flight)
 //! 3. [Crash and recover](#crash-and-recover)
-//! 4. [Read](#read), [one key](#one-key), [follow](#follow), [consume](#consume)
+//! 4. [Read](#read), [one key](#one-key), [follow](#follow), [consume](#consume), [hand out](#hand-out)
 //! 5. [Overload](#overload)
 //! 6. [Tallies](#tallies): running totals
 //! 7. [Free space](#free-space), [tune](#tune), [watch](#watch)
@@ -42,7 +41,7 @@
 //!
 //! # Append
 //!
-//! [`Log::append`] takes bytes, or a [`Write`], which can also have a key, a priority and a durability. The
+//! [`Log::append`] takes bytes, or a [`Write`], which can also have a key, a durability, a condition and more. The
 //! record is accepted in the call itself if there is room; the handle that comes back waits for the
 //! rest.
 //!
@@ -223,13 +222,6 @@
 //!     assert_eq!(log.merged(time..)?.count(), 1);
 //!     assert_eq!(log.seek(time)?, [b.lsn()]); // one for each shard
 //!
-//!     // One key: all its records, those after a known one, and the last.
-//!     let made = log.append(Write::new("made").key("order:9")).wait()?;
-//!     let paid = log.append(Write::new("paid").key("order:9")).wait()?;
-//!     assert_eq!(log.read_key("order:9", ..)?.count(), 2);
-//!     assert_eq!(log.follow_key("order:9", Some(made))?.next().expect("it is open")?.position(), paid);
-//!     assert_eq!(log.last("order:9")?, Some(paid));
-//!
 //!     // Beside the owner, also from another process: takes no lock, writes nothing.
 //!     let reader = Log::open_read_only(dir.path())?;
 //!     assert_eq!(reader.shards(), 1);
@@ -242,8 +234,7 @@
 //! ## One key
 //!
 //! A key names a stream: its records are [read](Log::read_key) and [followed](Log::follow_key) on their own, found by an
-//! index that is built in the background. A writer can append [only if](Write::if_last) nothing came between, and
-//! [once](Write::id), however often it retries, across crashes.
+//! index. A writer can append [only if](Write::if_last) nothing came between, and [once](Write::id), however often it retries.
 //!
 //! ```
 //! use sawmill::{AppendError, Log, Write};
@@ -258,7 +249,6 @@
 //!     let first = log.append(debit()).wait()?;
 //!     assert_eq!(log.append(debit()).wait()?, first); // a retry: nothing was appended
 //!
-//!     // Somebody who has not seen the debit.
 //!     let late = log.append(Write::new("close").key("account:3").if_last(Some(opened))).wait();
 //!     assert!(matches!(late, Err(AppendError::Conflict { last, .. }) if last == Some(first)));
 //!     assert_eq!(log.read_key("account:3", ..)?.count(), 2);
@@ -308,6 +298,26 @@
 //!     mailer.commit(record.position())?; // durable within about a second
 //!     mailer.flush()?; // or now
 //!     assert_eq!(mailer.lag(), 0);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Hand out
+//!
+//! A [queue](Log::queue) leases each record to one of many workers, until that one says that it is done, when to try again,
+//! or why not. What a worker drops, or holds beyond its lease or a crash, is handed out again.
+//!
+//! ```
+//! use sawmill::{Log, queue::QueueOptions};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let log = Log::open(dir.path())?;
+//!     log.append("to: nobody").wait()?;
+//!     let queue = log.queue("mailer", QueueOptions::new().attempts(3))?;
+//!     let delivery = queue.take().wait().expect("the log is open")?; // `.await` it in a task
+//!     delivery.reject("no such address")?; // or `done()`, or `retry_after(..)`
+//!     assert_eq!(queue.rejected().next().expect("there is one").reason(), "no such address");
 //!     Ok(())
 //! }
 //! ```
@@ -389,8 +399,6 @@
 //! | [`directories`](Options::directories) | the log's own | to spread the shards over several devices |
 //!
 //! ```
-//! use std::time::Duration;
-//!
 //! use sawmill::Options;
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -400,7 +408,6 @@
 //!         .memory_bytes(8 << 20)
 //!         .segment_bytes(64 << 20)
 //!         .retain_bytes(8 << 30)
-//!         .retain_age(Duration::from_secs(7 * 24 * 60 * 60))
 //!         .open(dir.path())?;
 //!     assert_eq!(log.shards(), 2);
 //!     Ok(())
@@ -409,9 +416,8 @@
 //!
 //! # Watch
 //!
-//! [`Log::stats`] has counters for each shard, and in `notices` every fallback, warning and failure
-//! as a line of text; the feature `tracing` (on by default) logs the same lines.
-//! [`Options::on_stuck`] tells you of a device that does not answer.
+//! [`Log::stats`] has counters for each shard, and in `notices` every fallback, warning and failure as a line of text; the
+//! feature `tracing` (on by default) logs the same lines. [`Options::on_stuck`] tells you of a device that does not answer.
 //!
 //! ```
 //! use sawmill::Log;
@@ -420,12 +426,8 @@
 //!     let dir = tempfile::tempdir()?;
 //!     let log = Log::open(dir.path())?;
 //!     log.append("payload").wait()?;
-//!     let stats = log.stats();
-//!     for shard in &stats.shards {
+//!     for shard in log.stats().shards {
 //!         println!("shard {}: {} records, durable to {}", shard.shard, shard.records, shard.durable_lsn);
-//!     }
-//!     for line in &stats.notices {
-//!         println!("{line}");
 //!     }
 //!     Ok(())
 //! }
@@ -441,8 +443,7 @@
 //! | `simulation` | `sawmill::simulation`: a simulated disk for your own crash tests |
 //! | `tokio-uring` | shards inside the application's own tokio-uring runtimes |
 //!
-//! The repository's `docs/` have the architecture, the promises and their tests, the format on disk,
-//! and what was measured.
+//! The repository's `docs/` have the architecture, the promises and their tests, the format on disk, and what was measured.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -465,6 +466,7 @@ mod open;
 pub mod options;
 mod pool;
 mod position;
+pub mod queue;
 pub mod read;
 mod recovery;
 mod router;
@@ -486,10 +488,13 @@ struct Readme;
 
 pub use append::{Append, Commit};
 pub use consumer::Consumer;
-pub use error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, TruncateError, error_chain};
+pub use error::{
+    AppendError, CloseError, ConsumerError, OpenError, QueueError, ReadError, TruncateError, error_chain,
+};
 pub use log::{Log, Shard};
 pub use options::{Backend, OnDamage, Options};
 pub use position::{LogId, Lsn, Position, ShardId};
+pub use queue::Queue;
 pub use read::Record;
 pub use tally::{Tally, TallyError, UpdateError};
 pub use write::{Durability, Priority, Write};

@@ -304,6 +304,46 @@ fn the_bench_counts_only_what_it_reads_back() {
 }
 
 #[test]
+fn a_queue_is_shown_and_dead_letters_are_put_back() {
+    use sawmill::queue::QueueOptions;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    some_log(dir.path());
+    let (code, _, error) = text(&sawmill(&["queue", "mailer", path, "--requeue", "all"]));
+    assert_eq!(code, 1);
+    assert!(error.contains("there is no queue `mailer`"), "{error}");
+    let log = Options::new().open(dir.path()).unwrap();
+    let queue = log.queue("mailer", QueueOptions::new().attempts(9)).unwrap();
+    let mut batch = queue.take_batch(12).wait().unwrap().unwrap();
+    let last = batch.pop().unwrap();
+    let position = last.record().position().to_string();
+    last.reject("no such address").unwrap();
+    let _in_hand = batch.split_off(8);
+    batch.into_iter().for_each(|delivery| delivery.done().unwrap());
+    queue.flush().unwrap();
+    let show = || {
+        let (code, out, error) = text(&sawmill(&["queue", "mailer", path]));
+        assert_eq!(code, 0, "{error}");
+        out
+    };
+    let out = show();
+    assert!(out.contains("mailer: 31 records not done"), "{out}");
+    assert!(out.contains("3 of them in hand") && out.contains("1 dead letters, 0 forgotten"), "{out}");
+    assert!(out.contains(&format!("{position} 1x `no such address` k\\n record ")), "{out}");
+    let (code, _, error) = text(&sawmill(&["queue", "mailer", path, "--requeue", &position]));
+    assert!(code == 1 && error.contains("is open already"), "{error}");
+    log.close().unwrap();
+    let (code, _, error) = text(&sawmill(&["queue", "mailer", path, "--requeue", "0@1.1"]));
+    assert!(code == 1 && error.contains("there is no dead letter at 0@1.1"), "{error}");
+    let (code, out, error) = text(&sawmill(&["queue", "mailer", path, "--requeue", &position]));
+    assert_eq!((code, out.as_str()), (0, "1 put back, 0 are not in the log any more\n"), "{error}");
+    let out = show();
+    assert!(out.contains("mailer: 32 records not done") && out.contains("0 dead letters"), "{out}");
+    let (_, out, _) = text(&sawmill(&["queue", "mailer", path, "--json"]));
+    assert!(out.contains("\"records\":32") && out.contains("\"handed_out\":4"), "{out}");
+}
+
+#[test]
 fn a_tally_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

@@ -89,7 +89,8 @@ impl Commit {
     }
 
     /// Whether the record was there before, with the same [`id`](crate::Write::id): nothing was appended, and this has the
-    /// outcome of the first one.
+    /// outcome of the first one. What that one's record says is at [`position`](Commit::position), and may be something else
+    /// than what was appended now.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
         self.is_duplicate

@@ -4,6 +4,7 @@
 //! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
 //! there after a reopen or a crash. `progress` is what is remembered, `resume` where it goes on from there.
 
+mod hold;
 mod progress;
 mod resume;
 
@@ -15,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-pub(crate) use progress::Progress;
+pub(crate) use hold::{Hold, behind, hold_copies};
+pub(crate) use progress::{Progress, asked};
 pub use resume::From;
+pub(crate) use resume::resume;
 
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};
@@ -54,6 +57,8 @@ pub(crate) struct Place<'a> {
     pub directory: &'a dyn Directory,
     pub calls: &'a Arc<Calls>,
     pub notices: &'a Arc<Notices>,
+    /// Names that truncation and retention wait for.
+    pub retain_for: &'a [String],
 }
 
 impl Place<'_> {
@@ -156,7 +161,7 @@ pub(crate) fn remove(name: &str, registry: &Registry, place: &Place<'_>) -> Resu
     let progress = Arc::new(Progress::new(name, place.log(), 0, place.calls));
     let begun = progress.begin();
     enter(registry, &progress)?;
-    let removed = begun.remove(place.directory);
+    let removed = begun.remove(place);
     leave(registry, &progress);
     place.engines[0].tell_of_flushes();
     removed
@@ -181,7 +186,7 @@ impl Consumer {
         // alone, and a close waits for it.
         let begun = progress.begin();
         enter(registry, &progress)?;
-        let opened = begun.open(place.directory, from, place.engines).and_then(|()| {
+        let opened = begun.open(from, place).and_then(|()| {
             let engines: Arc<[Arc<Engine>]> = place.engines.into();
             let lanes = lanes(&engines, &progress)?;
             if engines[0].is_threaded() {

@@ -9,14 +9,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::Place;
+use super::hold::{Hold, behind};
 use super::resume::{From, check_log, replaced};
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo, error_chain};
 use crate::format::{Committed, SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
-use crate::position::{LogId, ShardId};
+use crate::position::{LogId, Lsn, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
-use crate::shard::Engine;
+use crate::shard::Holder;
 use crate::sync::lock;
 
 /// What was committed is written down so long after it, with all that came meanwhile.
@@ -50,7 +52,7 @@ struct Noted {
 
 #[derive(Debug)]
 enum Files {
-    Open(ManifestFiles),
+    Open(ManifestFiles, Hold),
     /// A write failed: what the files hold shows at the next open.
     Failed(SharedIo),
     /// They are not opened yet, or may be somebody else's by now.
@@ -60,6 +62,22 @@ enum Files {
 /// What a consumer's files are called.
 fn prefix(name: &str) -> String {
     format!("consumer-{name}")
+}
+
+/// What a consumer asks the log to keep of each shard.
+fn floors(shards: &[Option<Committed>]) -> Vec<Lsn> {
+    shards.iter().map(|committed| behind(*committed)).collect()
+}
+
+/// What each copy of a consumer's files asks the log to keep of the first shards, of the others all; no copies where there
+/// are no files.
+pub(crate) fn asked(name: &str, own: LogId, directory: &dyn Directory) -> io::Result<Vec<Vec<Lsn>>> {
+    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Progress)?;
+    let asked = |body: &Vec<u8>| match decode_progress(body) {
+        Ok((log, shards)) if log.is_none_or(|log| log == own) => floors(&shards),
+        _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
+    };
+    Ok(bodies.iter().map(asked).collect())
 }
 
 /// The names of all that have files in the folder.
@@ -85,14 +103,10 @@ pub(super) struct Begun<'a> {
 }
 
 impl Begun<'_> {
-    /// Takes over what the consumer of this name had committed; nothing if it is new. If it is told where to go on,
-    /// that is what it has committed from now on, durably.
-    pub(super) fn open(
-        mut self,
-        directory: &dyn Directory,
-        from: Option<From>,
-        engines: &[Arc<Engine>],
-    ) -> Result<(), ConsumerError> {
+    /// Takes over what the consumer of this name had committed; nothing if it is new. If it is told where to go on, that
+    /// is what it has committed from now on, durably.
+    pub(super) fn open(mut self, from: Option<From>, place: &Place<'_>) -> Result<(), ConsumerError> {
+        let (directory, engines) = (place.directory, place.engines);
         let _out = self.progress.calls.begin();
         let name = || self.progress.name.clone();
         let made = ManifestFiles::open_or_create(directory, &prefix(&name()), SlotKind::Progress, || {
@@ -108,28 +122,32 @@ impl Begun<'_> {
         if !matches!(from, Some(From::Start | From::End)) {
             check_log(&self.progress.name, log, self.progress.log)?;
         }
+        let hold = Hold::begin(Holder::Consumer, &self.progress.name, engines, place.retain_for);
         if let Some(from) = from {
             found = replaced(from, engines, &found)?;
             // Both copies: of what was there before nothing is to be believed any more.
             let written = files.write(&encode_progress(self.progress.log, &found));
             written.map_err(|error| ConsumerError::Io { name: name(), source: error.into() })?;
+            hold.written(&floors(&found));
         }
         lock(&self.progress.noted).shards = found;
-        *self.files = Files::Open(files);
+        *self.files = Files::Open(files, hold);
         Ok(())
     }
 }
 
 impl Begun<'_> {
     /// Takes the files away, durably.
-    pub(super) fn remove(self, directory: &dyn Directory) -> Result<(), ConsumerError> {
+    pub(super) fn remove(self, place: &Place<'_>) -> Result<(), ConsumerError> {
         let _out = self.progress.calls.begin();
         let name = || self.progress.name.clone();
-        let removed = ManifestFiles::remove(directory, &prefix(&name()));
-        removed.and_then(|()| directory.sync()).map_err(|error| match error.kind() {
+        let removed = ManifestFiles::remove(place.directory, &prefix(&name()));
+        removed.and_then(|()| place.directory.sync()).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ConsumerError::Unknown(name()),
             _ => ConsumerError::Io { name: name(), source: error.into() },
-        })
+        })?;
+        place.engines.iter().for_each(|engine| engine.release(Holder::Consumer, &name()));
+        Ok(())
     }
 }
 
@@ -252,21 +270,21 @@ impl Progress {
 
     fn write(&self, files: &mut Files) -> Result<(), ConsumerError> {
         let told = |source: &SharedIo| ConsumerError::Io { name: self.name.clone(), source: source.clone() };
-        let manifest = match files {
-            Files::Open(manifest) => manifest,
+        let (manifest, hold) = match files {
+            Files::Open(manifest, hold) => (manifest, hold),
             Files::Failed(source) => return Err(told(source)),
             Files::Closed => return Err(ConsumerError::Closed),
         };
-        let body = {
+        let (body, asked) = {
             let mut noted = lock(&self.noted);
             if !std::mem::take(&mut noted.dirty) {
                 return Ok(());
             }
-            encode_progress(self.log, &noted.shards)
+            (encode_progress(self.log, &noted.shards), floors(&noted.shards))
         };
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one is a little older, and some records come twice.
-        manifest.write_one(&body).map_err(|error| {
+        hold.write(manifest, &body, &asked).map_err(|error| {
             let source = SharedIo::new(error);
             *files = Files::Failed(source.clone());
             told(&source)

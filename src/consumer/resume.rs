@@ -67,9 +67,9 @@ pub(super) fn replaced(
 /// What its epoch does not own any more was cut off or lost: then it is set back to the cut, and passes over nothing.
 ///
 /// # Errors
-/// Where that epoch is not one of this shard, or not the one of this number: it is of another history of the shard,
-/// which may have had other records where those that are here now stand.
-pub(super) fn resume(
+/// Where that epoch is not one of this shard, or not the one of this number: it is of another history of the shard, which
+/// may have had other records where those that are here now stand.
+pub(crate) fn resume(
     name: &str,
     engine: &Engine,
     committed: Option<Committed>,

@@ -6,6 +6,7 @@
 
 mod consumer;
 mod open;
+mod queue;
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -19,6 +20,7 @@ use crate::position::{Lsn, Position, ShardId};
 pub use crate::recovery::Damage;
 pub use consumer::ConsumerError;
 pub use open::OpenError;
+pub use queue::QueueError;
 
 /// An I/O error that many callers can hold.
 pub(crate) type SharedIo = Arc<io::Error>;
@@ -101,7 +103,7 @@ macro_rules! has_two_causes {
 pub(crate) use has_two_causes;
 
 has_all_causes!(AppendError, ReadError, TruncateError);
-has_two_causes!(ConsumerError::Read);
+has_two_causes!(ConsumerError::Read, QueueError::Read);
 
 /// Why a record was refused, or why its fate is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -353,15 +355,16 @@ pub enum TruncateError {
         /// What was asked for.
         lsn: Lsn,
     },
-    /// A tally needs it to know its totals. Nothing was cut.
-    #[error("the tally `{tally}` needs shard {shard} at LSN {lsn}; nothing was cut")]
+    /// A tally needs it to know its totals, or a consumer or a queue that the log waits for
+    /// ([`Options::retain_for`](crate::Options::retain_for)) has still to read it. Nothing was cut.
+    #[error("{by} needs shard {shard} from LSN {from} on; nothing was cut")]
     Needed {
         /// The shard.
         shard: ShardId,
         /// What may be cut ends here, at this end of the log.
-        lsn: Lsn,
-        /// Its name.
-        tally: String,
+        from: Lsn,
+        /// Who needs it, with its name, and what lets it go.
+        by: String,
     },
     /// The record could not be read. Nothing was cut.
     #[error("the record to cut at could not be read; nothing was cut")]
@@ -415,6 +418,9 @@ pub enum CloseError {
     /// What a consumer has committed could not be recorded; the log itself is closed.
     #[error("what a consumer committed could not be recorded; the log itself is closed")]
     Consumer(#[source] ConsumerError),
+    /// What a queue was told could not be recorded; the log itself is closed.
+    #[error("what a queue was told could not be recorded; the log itself is closed")]
+    Queue(#[source] QueueError),
     /// The end could not be recorded: the next open recovers as after a crash.
     #[error("the end of shard {shard} could not be recorded; the next open recovers as after a crash")]
     Io {

@@ -11,8 +11,8 @@ use super::{Failure, SharedIo, error_chain};
 use crate::error::{Damage, Defect};
 use crate::log::Finding;
 use crate::{
-    AppendError, CloseError, ConsumerError, LogId, Lsn, OpenError, Position, ReadError, ShardId, TallyError,
-    TruncateError, UpdateError,
+    AppendError, CloseError, ConsumerError, LogId, Lsn, OpenError, Position, QueueError, ReadError, ShardId,
+    TallyError, TruncateError, UpdateError,
 };
 
 const SHARD: ShardId = ShardId(77);
@@ -116,6 +116,7 @@ fn opening_and_closing_tell_what_they_hold() {
         OwnThread => OwnThread,
         ShardFailed(_) => ShardFailed(failure()),
         Consumer(_) => Consumer(ConsumerError::Io { name: name(), source: shared() }),
+        Queue(_) => Queue(QueueError::Io { name: name(), source: shared() }),
         Io { .. } => Io { shard: SHARD, source: shared() },
         NoThread { .. } => NoThread { source: shared() },
     );
@@ -172,7 +173,7 @@ fn readers_and_truncation_tell_what_they_hold() {
     each!(TruncateError:
         NotARecord { .. } => NotARecord { shard: SHARD, lsn: LSN },
         InsideBatch { .. } => InsideBatch { shard: SHARD, lsn: LSN },
-        Needed { .. } => Needed { shard: SHARD, lsn: LSN, tally: name() },
+        Needed { .. } => Needed { shard: SHARD, from: LSN, by: "the tally `likes`".into() },
         Read(_) => Read(ReadError::ShardFailed(failure())),
         ShardFailed(_) => ShardFailed(failure()),
         Closed => Closed,
@@ -204,6 +205,22 @@ fn consumers_and_tallies_tell_what_they_hold() {
         Closed => Closed,
         Unknown(_) => Unknown(name()),
         List(_) => List(shared()),
+    );
+    each!(QueueError:
+        Name(_) => Name(name()),
+        Options { .. } => Options { option: "lease", reason: "none".into() },
+        Unknown(_) => Unknown(name()),
+        LeaseLost(_) => LeaseLost(position()),
+        NotRejected(_) => NotRejected(position()),
+        Damaged { .. } => Damaged { name: name() },
+        TooNew { .. } => TooNew { name: name() },
+        AboveEnd { .. } => AboveEnd { name: name(), shard: SHARD, position: position(), end: LSN },
+        OtherHistory { .. } => OtherHistory { name: name(), shard: SHARD, position: position(), end: LSN },
+        OtherLog { .. } => OtherLog { name: name(), log: id(), own: id() },
+        Read(_) => Read(ReadError::ShardFailed(failure())),
+        Io { .. } => Io { name: name(), source: shared() },
+        Forked => Forked,
+        Closed => Closed,
     );
     each!(TallyError:
         Name(_) => Name(name()),

@@ -7,6 +7,7 @@ use super::index::{IndexEpoch, IndexHeader};
 use super::index_pages::{IndexKeys, IndexPage};
 use super::manifest::{LogLayout, SegmentRow, ShardLayout};
 use super::progress::{ProgressHead, ProgressRow};
+use super::queue::{DeadRow, OpenRow, QueueHead};
 use super::record::RecordHeader;
 use super::slot::SlotHeader;
 use super::tally::{AnchorRow, TallyHeader};
@@ -54,6 +55,9 @@ fn layouts() -> Vec<Layout> {
         layout!(SegmentRow { base, bytes, file, reserved }),
         layout!(ProgressHead { log }),
         layout!(ProgressRow { position, committed, seed }),
+        layout!(QueueHead { log, wall, forgotten, shards, open, dead, reserved }),
+        layout!(OpenRow { position, timestamp, bytes, delay_ns, attempts, reserved }),
+        layout!(DeadRow { position, timestamp, bytes, rejected, attempts, reason_bytes }),
         layout!(AgesRow { log_id, own, wall, marks, reserved }),
         layout!(AgeMark { lsn, own }),
         layout!(AnchorRow { id, oldest, complete, fold, shard, reserved, log, epoch, seed }),

@@ -16,6 +16,7 @@ mod index_pages;
 mod manifest;
 mod progress;
 mod public_id;
+mod queue;
 mod record;
 mod siphash;
 mod slot;
@@ -38,6 +39,7 @@ pub(crate) use index_pages::{
 pub(crate) use manifest::{LogManifest, SegmentRow, ShardManifest};
 pub(crate) use progress::{Committed, decode_progress, encode_progress};
 pub(crate) use public_id::public_id;
+pub(crate) use queue::{DeadRecord, OpenRecord, QueueState, decode_queue, encode_queue};
 pub(crate) use record::{
     RECORD_HEADER_BYTES, RECORD_ID_BYTES, RawRecord, RecordFlags, RecordHeader, Records, Walk, encode_record,
     encoded_bytes, own_records, told_bytes,

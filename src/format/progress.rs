@@ -36,15 +36,30 @@ pub(crate) struct Committed {
     pub seed: u32,
 }
 
-pub(crate) fn encode_progress(log: LogId, shards: &[Option<Committed>]) -> Vec<u8> {
-    let mut body = bytemuck::bytes_of(&ProgressHead { log: log.to_bytes() }).to_vec();
-    for committed in shards {
-        let row = ProgressRow {
+impl ProgressRow {
+    pub(super) fn of(committed: Option<Committed>) -> ProgressRow {
+        ProgressRow {
             position: committed.map_or([0; 16], |committed| committed.position.to_bytes()),
             committed: u32::from(committed.is_some()),
             seed: committed.map_or(0, |committed| committed.seed),
-        };
-        body.extend_from_slice(bytemuck::bytes_of(&row));
+        }
+    }
+
+    /// # Errors
+    /// [`Defect::Length`] if it says neither that there is one nor that there is none.
+    pub(super) fn committed(&self) -> Result<Option<Committed>, Defect> {
+        match self.committed {
+            0 => Ok(None),
+            1 => Ok(Some(Committed { position: Position::from_bytes(self.position), seed: self.seed })),
+            _ => Err(Defect::Length),
+        }
+    }
+}
+
+pub(crate) fn encode_progress(log: LogId, shards: &[Option<Committed>]) -> Vec<u8> {
+    let mut body = bytemuck::bytes_of(&ProgressHead { log: log.to_bytes() }).to_vec();
+    for committed in shards {
+        body.extend_from_slice(bytemuck::bytes_of(&ProgressRow::of(*committed)));
     }
     body
 }
@@ -65,11 +80,7 @@ pub(crate) fn decode_progress(body: &[u8]) -> Result<(Option<LogId>, Vec<Option<
     };
     let rows = rows.chunks_exact(size_of::<ProgressRow>()).map(|row| {
         let row: ProgressRow = bytemuck::pod_read_unaligned(row);
-        match row.committed {
-            0 => Ok(None),
-            1 => Ok(Some(Committed { position: Position::from_bytes(row.position), seed: row.seed })),
-            _ => Err(Defect::Length),
-        }
+        row.committed()
     });
     Ok((log, rows.collect::<Result<_, Defect>>()?))
 }

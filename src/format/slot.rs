@@ -21,12 +21,13 @@ pub(crate) enum SlotKind {
     Tally = 4,
     Home = 5,
     Ages = 6,
+    Queue = 7,
 }
 
 impl SlotKind {
     /// Written one copy at a time, so that the other one is older; else both say the same.
     pub(crate) fn copies_differ(self) -> bool {
-        matches!(self, SlotKind::Progress | SlotKind::Tally | SlotKind::Ages)
+        matches!(self, SlotKind::Progress | SlotKind::Tally | SlotKind::Ages | SlotKind::Queue)
     }
 }
 

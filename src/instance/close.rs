@@ -11,6 +11,7 @@ use super::lock::Leaving;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::{CloseError, error_chain};
+use crate::queue;
 use crate::shard::{Ended, Engine, WorkerHandle};
 use crate::sync::lock;
 use crate::tally;
@@ -78,14 +79,15 @@ impl Instance {
             return Err(CloseError::Closed);
         }
         let workers = std::mem::take(&mut *lock(&self.workers));
-        close_all(&self.engines, &self.consumers, &self.tallies, workers, &self.lock)
+        let readers = (&self.consumers, &self.queues);
+        close_all(&self.engines, readers, &self.tallies, workers, &self.lock)
     }
 }
 
 /// Writes out and ends all shards, then gives the lock up.
 fn close_all(
     engines: &[Arc<Engine>],
-    consumers: &Registry,
+    (consumers, queues): (&Registry, &queue::Registry),
     tallies: &tally::Registry,
     workers: Vec<WorkerHandle>,
     lock: &Arc<dyn Lock>,
@@ -112,6 +114,7 @@ fn close_all(
         result = result.and(closed);
     }
     let flushed = consumer::end_all(consumers).map_err(CloseError::Consumer);
+    let flushed = flushed.and(queue::end_all(queues).map_err(CloseError::Queue));
     // Last: what hangs until here is told of.
     for watch in watch {
         watch.join();
@@ -132,10 +135,11 @@ impl Drop for Instance {
         }
         let workers = std::mem::take(&mut *lock(&self.workers));
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
-        let (consumers, tallies) = (self.consumers.clone(), self.tallies.clone());
+        let (consumers, queues, tallies) =
+            (self.consumers.clone(), self.queues.clone(), self.tallies.clone());
         let (notices, path) = (self.notices.clone(), self.path.clone());
         let close = move |workers| {
-            if let Err(error) = close_all(&engines, &consumers, &tallies, workers, &held) {
+            if let Err(error) = close_all(&engines, (&consumers, &queues), &tallies, workers, &held) {
                 notices.error(format!("closing {}: {}", path.display(), error_chain(&error)));
             }
         };

@@ -21,6 +21,7 @@ use crate::consumer;
 use crate::device::{Calls, Device, Directory, Lock};
 use crate::notice::Notices;
 use crate::options::Config;
+use crate::queue;
 use crate::router::Router;
 use crate::shard::{Engine, StripedRefs, WorkerHandle};
 use crate::tally;
@@ -43,6 +44,7 @@ pub(crate) struct Instance {
     /// Blocking calls on the log's own files.
     pub calls: Arc<Calls>,
     pub consumers: consumer::Registry,
+    pub queues: queue::Registry,
     pub tallies: tally::Registry,
 }
 

@@ -5,6 +5,7 @@ mod follow_reader;
 mod foreign;
 mod foreign_index;
 mod post;
+mod queues;
 mod reader;
 mod shard;
 mod streams;
@@ -279,7 +280,7 @@ impl Log {
     /// A reader of all shards that durably remembers how far it has got.
     ///
     /// A new one starts at the beginning of the log. Only one of each name can be open at a time.
-    /// Truncation and retention do not wait for consumers.
+    /// Truncation and retention do not wait for consumers, but those of [`Options::retain_for`].
     ///
     /// # Errors
     /// [`ConsumerError::AboveEnd`] and the like if this log does not have what the consumer has committed, because one
@@ -339,6 +340,7 @@ impl Log {
             directory: self.inner.directory.as_ref(),
             calls: &self.inner.calls,
             notices: &self.inner.notices,
+            retain_for: &self.inner.config.retain_for,
         })
     }
 

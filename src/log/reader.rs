@@ -13,10 +13,11 @@ use std::sync::Arc;
 use super::follow_reader::FollowReader;
 use super::foreign::{ForeignShard, is_of};
 use crate::device::{Device, Directory, RealDevice};
-use crate::error::{OpenError, ReadError};
+use crate::error::{OpenError, QueueError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};
 use crate::options::open_files;
 use crate::position::{LogId, Lsn, Position, ShardId};
+use crate::queue::{self, QueueSummary};
 use crate::read::{self, Merged, Range, RangeBack, Record, Source};
 use crate::recovery::Damage;
 use crate::router::Router;
@@ -182,6 +183,22 @@ impl LogReader {
             Ok(Some(shard.source()))
         };
         tally::peek::<F>(name, self.directory.as_ref(), shard_of)
+    }
+
+    /// What a queue had written down last, which is up to a second old where the log is open, and what is known to be
+    /// durable since.
+    ///
+    /// Reads all that it has not handed out.
+    ///
+    /// # Errors
+    /// [`QueueError::Unknown`] if there is none of this name. See [`QueueError`].
+    pub fn queue(&self, name: &str) -> Result<QueueSummary, QueueError> {
+        let shards = self.shards.iter().map(|shard| {
+            shard.refresh().map_err(QueueError::Read)?;
+            Ok(shard.source())
+        });
+        let shards: Vec<_> = shards.collect::<Result<_, QueueError>>()?;
+        queue::peek(name, self.id(), self.directory.as_ref(), &shards)
     }
 
     /// As [`Log::id`](crate::Log::id).

@@ -28,6 +28,8 @@ impl Log {
     /// in the key's shard, one that is truncated for the beginning. An empty key has no records; neither has another one
     /// those that were appended to a [`Shard`](crate::Shard) that it does not route to.
     ///
+    /// It reads the disk, and waits for it: in a task, off the runtime's threads (`spawn_blocking`).
+    ///
     /// As far as the key's shard is indexed ([`Options::index_keys`](crate::Options::index_keys)), what is not the key's is
     /// not read, and damage to it not seen. Elsewhere it looks at all records of the shard within the range.
     ///

@@ -36,6 +36,7 @@ use crate::instance::hand_out;
 use crate::instance::{Instance, Locks, start_threads, take_lock};
 use crate::notice::Notices;
 use crate::options::{Layout, OnDamage, Options};
+use crate::queue;
 use crate::router::Router;
 use crate::shard::{Engine, StripedRefs, link_shards, same};
 use crate::tally;
@@ -206,10 +207,12 @@ fn open_locked(
         closed: AtomicBool::new(false),
         directory,
         consumers: Registry::default(),
+        queues: queue::Registry::default(),
         tallies: tally::Registry::default(),
     };
     tally::hold_all(inner.directory.as_ref(), &inner.engines)
         .map_err(OpenError::at("listing the directory", path))?;
+    queue::hold_all(&inner.config.retain_for, inner.directory.as_ref(), &inner.engines);
     start_threads(&inner).map_err(OpenError::at(NO_THREAD, path))?;
     report(&inner, made);
     #[cfg(feature = "tokio-uring")]

@@ -8,6 +8,7 @@ use crate::committer::SealThreshold;
 use crate::device::{Device, RealDevice};
 use crate::error::OpenError;
 use crate::format::GRANULE;
+use crate::segment::is_name;
 #[cfg(feature = "tokio-uring")]
 use crate::shard::Drive;
 use crate::shard::{IndexConfig, SpaceConfig};
@@ -180,6 +181,10 @@ impl Options {
             );
             return invalid("memory_bytes", reason);
         }
+        if let Some(name) = self.retain_for.iter().find(|name| !is_name(name)) {
+            let reason = format!("`{name}` is no name for a consumer or a queue");
+            return invalid("retain_for", reason);
+        }
         let blocks = u32::try_from(memory_bytes / block_bytes).unwrap_or(u32::MAX);
         let (record_bytes, record_limit) =
             record_limit(self.record_bytes, u64::from(blocks), block_bytes, layout.segment_bytes)?;
@@ -207,6 +212,7 @@ impl Options {
             backend: self.backend,
             pin_threads: self.pin_threads,
             on_damage: self.on_damage,
+            retain_for: self.retain_for.clone(),
             watch: self.watch.clone(),
             #[cfg(feature = "tokio-uring")]
             drive: self.drive.clone(),
@@ -301,6 +307,8 @@ pub(crate) struct Config {
     pub backend: Backend,
     pub pin_threads: bool,
     pub on_damage: OnDamage,
+    /// Names that truncation and retention wait for.
+    pub retain_for: Vec<String>,
     pub watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]
     pub drive: Option<Drive>,

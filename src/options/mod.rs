@@ -77,6 +77,7 @@ pub struct Options {
     on_damage: OnDamage,
     retain_bytes: Option<u64>,
     retain_age: Option<Duration>,
+    retain_for: Vec<String>,
     index_off: bool,
     index_bytes: Option<u64>,
     dedup_ids: Option<usize>,
@@ -335,6 +336,41 @@ impl Options {
     #[must_use]
     pub fn retain_age(mut self, age: Duration) -> Options {
         self.retain_age = Some(age);
+        self
+    }
+
+    /// Lets truncation and retention wait for the consumers and queues of these names: what they have still to read, or to
+    /// do, is kept, a queue's dead letters included. By default the log waits for none.
+    ///
+    /// A name holds the log from its first record, also before anybody opens it. What was read and committed, or done, is
+    /// let go once that is durable, up to right behind the last record of which that is so.
+    /// [`Shard::truncate_before`](crate::Shard::truncate_before) is refused with
+    /// [`TruncateError::Needed`](crate::TruncateError::Needed); retention keeps more, without a word, so that a reader that is
+    /// dead can fill the disk. [`Log::remove_consumer`](crate::Log::remove_consumer) and
+    /// [`Log::remove_queue`](crate::Log::remove_queue) are the way on then: what is removed holds nothing until it is
+    /// opened again, or the log is.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use sawmill::{Options, ShardId, TruncateError, queue::QueueOptions};
+    /// let log = Options::new().shards(1).retain_for(["mailer"]).open(dir.path())?;
+    /// let queue = log.queue("mailer", QueueOptions::new())?;
+    /// let (first, _next) = (log.append("to: you").wait()?, log.append("to: me").wait()?);
+    /// queue.take().wait().expect("it is open")?.done()?;
+    /// queue.flush()?; // or a second later
+    ///
+    /// // As far as possible: here the first record goes, and the next one is kept.
+    /// let shard = log.shard(ShardId(0));
+    /// if let Err(TruncateError::Needed { from, .. }) = shard.truncate_before(shard.durable_lsn()) {
+    ///     assert!(from > first.lsn());
+    ///     shard.truncate_before(from)?;
+    /// }
+    /// assert_eq!(queue.take().wait().expect("it is open")?.record().payload(), b"to: me");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn retain_for<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Options {
+        self.retain_for = names.into_iter().map(Into::into).collect();
         self
     }
 

@@ -19,19 +19,19 @@ use crate::shard::{IdPlace, KeyedId, RecentLast};
 #[derive(Debug)]
 pub(super) struct Filtered {
     cursor: Cursor,
-    key: Box<[u8]>,
+    wanted: Wanted,
 }
 
 impl Filtered {
     pub(super) fn new(cursor: Cursor, key: &[u8]) -> Filtered {
-        Filtered { cursor, key: key.into() }
+        Filtered { cursor, wanted: Wanted::key(key) }
     }
 
     /// As [`Cursor::next`].
     pub(super) fn next(&mut self, limit: Lsn, end: Lsn) -> Step {
         loop {
             match self.cursor.next(limit, end) {
-                Step::Record(record) if !is_of(&record, &self.key) => {}
+                Step::Record(record) if !self.wanted.has(&record) => {}
                 step => return step,
             }
         }
@@ -52,8 +52,8 @@ impl Filtered {
         self.cursor.is_resting()
     }
 
-    pub(super) fn key(&self) -> &[u8] {
-        &self.key
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
     }
 
     pub(super) fn source(&self) -> &Arc<dyn Source> {
@@ -61,17 +61,35 @@ impl Filtered {
     }
 }
 
-/// Without a key there is no stream: no record is of the empty one.
-fn is_of(record: &Record, key: &[u8]) -> bool {
-    !key.is_empty() && record.key() == key
+/// Which records are looked up.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    OfKey(Box<[u8]>),
+    /// Those with an id.
+    WithId,
 }
 
-/// What records with an id are found under, in place of a key.
-const WITH_ID: &[u8] = b"";
+impl Wanted {
+    pub(super) fn key(key: &[u8]) -> Wanted {
+        Wanted::OfKey(key.into())
+    }
 
-/// Whether it is one of those that are found under that.
-pub(super) fn is_under(record: &Record, key: &[u8]) -> bool {
-    if key == WITH_ID { record.id().is_some() } else { record.key() == key }
+    /// What the index has them under.
+    pub(super) fn name(&self) -> &[u8] {
+        match self {
+            Wanted::OfKey(key) => key,
+            // No record is of the empty key.
+            Wanted::WithId => b"",
+        }
+    }
+
+    pub(super) fn has(&self, record: &Record) -> bool {
+        match self {
+            // Without a key there is no stream: no record is of the empty one.
+            Wanted::OfKey(key) => !key.is_empty() && record.key() == &**key,
+            Wanted::WithId => record.id().is_some(),
+        }
+    }
 }
 
 /// Where a position lies in its key's shard: where the log begins, if it is truncated.
@@ -133,7 +151,7 @@ pub(crate) fn last_below(
     key: &[u8],
     end: Lsn,
 ) -> Result<Option<Position>, ReadError> {
-    match below(source, key, end)?.and_then(|mut back| back.next()) {
+    match below(source, Wanted::key(key), end)?.and_then(|mut back| back.next()) {
         Some(Ok(record)) => Ok(Some(record.position())),
         None | Some(Err(ReadError::Truncated { .. })) => Ok(None),
         Some(Err(error)) => Err(error),
@@ -145,7 +163,7 @@ pub(crate) fn last_below(
 pub(crate) fn ids_below(source: &Arc<dyn Source>, end: Lsn, most: usize) -> Result<Vec<IdPlace>, ReadError> {
     let log_id = source.view().log_id;
     let mut ids = Vec::new();
-    for record in below(source, WITH_ID, end)?.into_iter().flatten() {
+    for record in below(source, Wanted::WithId, end)?.into_iter().flatten() {
         if ids.len() == most {
             break;
         }
@@ -163,8 +181,8 @@ pub(crate) fn ids_below(source: &Arc<dyn Source>, end: Lsn, most: usize) -> Resu
     Ok(ids)
 }
 
-/// The records of a key below a place, the last one first.
-fn below(source: &Arc<dyn Source>, key: &[u8], end: Lsn) -> Result<Option<KeyRangeBack>, ReadError> {
+/// Records below a place, the last one first.
+fn below(source: &Arc<dyn Source>, wanted: Wanted, end: Lsn) -> Result<Option<KeyRangeBack>, ReadError> {
     let start = source.view().horizon;
     if end <= start {
         return Ok(None);
@@ -175,7 +193,7 @@ fn below(source: &Arc<dyn Source>, key: &[u8], end: Lsn) -> Result<Option<KeyRan
         source.flush(Lsn(end.0 - 1), true)?;
     }
     let limit = source.written().max(source.durable());
-    Ok(Some(KeyRangeBack::below(source.clone(), key, start..end, limit, None)))
+    Ok(Some(KeyRangeBack::below(source.clone(), wanted, start..end, limit, None)))
 }
 
 #[cfg(test)]

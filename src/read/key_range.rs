@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Step};
-use super::key::{Filtered, is_under, places};
+use super::key::{Filtered, Wanted, places};
 use super::{RangeBack, Record, Source, get_many};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};
@@ -56,7 +56,7 @@ impl Found {
     pub(super) fn look_up(
         &mut self,
         source: &Arc<dyn Source>,
-        key: &[u8],
+        wanted: &Wanted,
         stretch: Range<Lsn>,
         order: KeyOrder,
     ) -> Result<(Range<Lsn>, Range<Lsn>), ReadError> {
@@ -64,7 +64,7 @@ impl Found {
         self.seen = self.truncations.load(Ordering::SeqCst);
         let most = self.places;
         self.places = (most * PLACES_GROWTH).min(PLACES_MAX);
-        let asked = KeyQuery { key, stretch, order, most };
+        let asked = KeyQuery { key: wanted.name(), stretch, order, most };
         let (hints, mut left) = source.key_places(&asked);
         let stretch = asked.stretch;
         let mut unknown = left.start..left.start;
@@ -84,7 +84,7 @@ impl Found {
         }
         // What is not of the key, or not there any more, was no more than a hint.
         let is_there = |item: &Result<Record, ReadError>| match item {
-            Ok(record) => is_under(record, key),
+            Ok(record) => wanted.has(record),
             Err(ReadError::Truncated { .. } | ReadError::NotAPosition(_)) => false,
             Err(_) => true,
         };
@@ -101,7 +101,6 @@ impl Found {
 #[must_use = "iterators are lazy"]
 pub struct KeyRange {
     source: Arc<dyn Source>,
-    key: Box<[u8]>,
     found: Found,
     /// Looked through record by record, once what was found is given.
     records: Filtered,
@@ -131,7 +130,6 @@ impl KeyRange {
             unknown: start..start,
             left: start..end,
             given: start,
-            key: key.into(),
             limit,
             source,
         })
@@ -146,7 +144,8 @@ impl KeyRange {
 
     fn look_up(&mut self) -> Result<(), ReadError> {
         let left = self.left.clone();
-        (self.unknown, self.left) = self.found.look_up(&self.source, &self.key, left, KeyOrder::Forward)?;
+        let wanted = self.records.wanted();
+        (self.unknown, self.left) = self.found.look_up(&self.source, wanted, left, KeyOrder::Forward)?;
         if !self.unknown.is_empty() {
             self.records.seek(self.unknown.start);
         }
@@ -212,7 +211,7 @@ impl Iterator for KeyRange {
 #[must_use = "iterators are lazy"]
 pub struct KeyRangeBack {
     source: Arc<dyn Source>,
-    key: Box<[u8]>,
+    wanted: Wanted,
     found: Found,
     /// A stretch that is looked through record by record, once what was found is given.
     records: Option<RangeBack>,
@@ -239,12 +238,12 @@ impl KeyRangeBack {
         let end = if key.is_empty() { start } else { end.map_or(accepted, |end| end.min(accepted)) };
         let error = if end > start { source.make_durable(end).err() } else { None };
         let limit = source.durable();
-        Ok(KeyRangeBack::below(source, key, start..end, limit, error))
+        Ok(KeyRangeBack::below(source, Wanted::key(key), start..end, limit, error))
     }
 
     pub(super) fn below(
         source: Arc<dyn Source>,
-        key: &[u8],
+        wanted: Wanted,
         places: Range<Lsn>,
         limit: Lsn,
         error: Option<ReadError>,
@@ -256,7 +255,7 @@ impl KeyRangeBack {
             unknown: end..end,
             left: places.start..end,
             given: end,
-            key: key.into(),
+            wanted,
             limit,
             source,
             error,
@@ -278,9 +277,9 @@ impl KeyRangeBack {
                 }
             }
         }
-        let key = &self.key;
+        let wanted = &self.wanted;
         let is_own = |item: &Result<Record, ReadError>| match item {
-            Ok(record) => is_under(record, key),
+            Ok(record) => wanted.has(record),
             Err(_) => true,
         };
         let item = self.records.as_mut()?.find(is_own);
@@ -314,7 +313,7 @@ impl Iterator for KeyRangeBack {
                 return None;
             }
             let left = self.left.clone();
-            match self.found.look_up(&self.source, &self.key, left, KeyOrder::Backward) {
+            match self.found.look_up(&self.source, &self.wanted, left, KeyOrder::Backward) {
                 Ok((unknown, left)) => (self.unknown, self.left) = (unknown, left),
                 Err(error) => {
                     self.left = Lsn::MIN..Lsn::MIN;

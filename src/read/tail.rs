@@ -151,7 +151,8 @@ impl KeyTail {
             return;
         }
         let stretch = self.told..limit;
-        let Ok((unknown, left)) = self.found.look_up(&source, self.records.key(), stretch, KeyOrder::Forward)
+        let Ok((unknown, left)) =
+            self.found.look_up(&source, self.records.wanted(), stretch, KeyOrder::Forward)
         else {
             // In a fork, as the cursor says.
             self.unknown = self.told..limit;

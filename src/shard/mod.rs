@@ -49,7 +49,7 @@ pub use run::ShardDriver;
 #[cfg(feature = "tokio-uring")]
 use run::drives;
 pub(crate) use run::{Ended, WorkerHandle};
-pub(crate) use space::{Filled, Filling, SpaceConfig};
+pub(crate) use space::{Filled, Filling, Holder, SpaceConfig};
 pub(crate) use wait::{Registration, Waiters};
 
 /// Whether this thread turns a shard, and must not block for one.

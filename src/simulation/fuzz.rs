@@ -6,7 +6,8 @@ use std::path::Path;
 use super::{End, Simulated, plan::Plan, play};
 use crate::device::sim::SimMachine;
 use crate::format::{
-    BlockHeader, LogManifest, Records, ShardManifest, SlotKind, decode_progress, decode_slot,
+    BlockHeader, LogManifest, Records, ShardManifest, SlotKind, decode_progress, decode_queue, decode_slot,
+    encode_queue,
 };
 use crate::open;
 use crate::{Durability, Log, Lsn, Options, Position, ReadError, ShardId, Write};
@@ -19,7 +20,7 @@ pub fn decode(bytes: &[u8]) {
         skipping.skip_to(Lsn(header.lsn().0.saturating_add(88)));
         assert!(records.take_while(Result::is_ok).count() <= bytes.len() / 16);
     }
-    for kind in [SlotKind::Log, SlotKind::Shard, SlotKind::Progress] {
+    for kind in [SlotKind::Log, SlotKind::Shard, SlotKind::Progress, SlotKind::Queue] {
         let _ = decode_slot(kind, bytes);
     }
     if let Ok(manifest) = LogManifest::decode(bytes) {
@@ -29,6 +30,9 @@ pub fn decode(bytes: &[u8]) {
         assert_eq!(ShardManifest::decode(&manifest.encode()).as_ref(), Ok(&manifest));
     }
     let _ = decode_progress(bytes);
+    if let Ok((log, state)) = decode_queue(bytes) {
+        assert_eq!(decode_queue(&encode_queue(log, &state)), Ok((log, state)));
+    }
 }
 
 /// Any bytes as an index file, behind checksums that are right: asked for keys, and merged.

@@ -273,7 +273,7 @@ impl History {
             let shard = log.shard(ShardId(shard));
             match shard.truncate_before(shard.durable_lsn()) {
                 Ok(()) => self.counts.truncated += 1,
-                Err(TruncateError::Needed { lsn, .. }) => {
+                Err(TruncateError::Needed { from: lsn, .. }) => {
                     self.counts.held += 1;
                     self.counts.anchors += u64::from(lsn > Lsn(100_000));
                     let _ = shard.truncate_before(lsn);

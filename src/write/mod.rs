@@ -14,7 +14,8 @@ pub(crate) use batch::List;
 pub use durability::{Durability, Priority};
 pub(crate) use terms::Terms;
 
-/// What to append: a payload, and optionally a key, a priority and a durability.
+/// What to append: a payload, and optionally a key, a priority, a durability, a condition ([`if_last`](Write::if_last)) and
+/// an id ([`id`](Write::id)).
 ///
 /// Anything that is bytes converts into one. Owned bytes (`Vec<u8>`, `Box<[u8]>`, `String`) make the
 /// handle of the append `'static`.
@@ -100,8 +101,11 @@ impl<'a> Write<'a> {
     ///
     /// Who appends without a condition pays nothing for this. Who appends with one keeps others from the shard's open block
     /// for about a microsecond. The first time after an open, and where the key was not written lately, its last record is looked for as by
-    /// [`Log::last`](crate::Log::last), in this call: without an index ([`Options::index_keys`](crate::Options::index_keys))
-    /// that may take long.
+    /// [`Log::last`](crate::Log::last), in this call, also of a task: without an index
+    /// ([`Options::index_keys`](crate::Options::index_keys)) that may take long.
+    ///
+    /// What came between is read from behind what one knew:
+    /// `log.read_key(key, (known.map_or(Unbounded, Excluded), Unbounded))`, with [`Bound`](std::ops::Bound)'s variants.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -122,6 +126,9 @@ impl<'a> Write<'a> {
     /// appends nothing ([`Commit::is_duplicate`](crate::Commit::is_duplicate)). That holds across crashes and reopens, for as
     /// long as the record is in the log and no more than [`Options::dedup_ids`](crate::Options::dedup_ids) ids came after it
     /// in its shard.
+    ///
+    /// What a retry was decided by may have changed with the first one: whoever decides before appending appends what came
+    /// of it either way, a refusal too, and answers a duplicate by what the first one's record says.
     ///
     /// Under another key it is another id. It is looked up before a condition ([`if_last`](Write::if_last)): the retry of a
     /// conditional append that succeeded is a duplicate and no conflict. The record keeps its id

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
+use sawmill::queue::{Lag, QueueOptions};
 use sawmill::tally::Fold;
 use sawmill::{
-    AppendError, Commit, ConsumerError, Log, Options, ReadError, ShardId, TallyError, UpdateError,
+    AppendError, Commit, ConsumerError, Log, Options, QueueError, ReadError, ShardId, TallyError, UpdateError,
 };
 
 use crate::harness::is_alone;
@@ -60,6 +61,8 @@ fn is_refused(log: &Log) -> bool {
         && matches!(log.sync().wait(), Err(AppendError::Forked))
         && matches!(log.tally("likes"), Err(TallyError::Forked))
         && matches!(log.consumer("reader"), Err(ConsumerError::Forked))
+        && matches!(log.queue("mailer", QueueOptions::new()), Err(QueueError::Forked))
+        && matches!(log.remove_queue("mailer"), Err(QueueError::Forked))
         && matches!(log.shard(ShardId(0)).read(..), Err(ReadError::Forked))
         && matches!(log.read_key(b"key", ..), Err(ReadError::Forked))
         && matches!(log.read_key_back(b"key", ..), Err(ReadError::Forked))
@@ -125,6 +128,9 @@ fn readers_and_handles_are_not_the_childs() {
     let mut follow = shard.follow(position.lsn()).unwrap();
     let mut consumer = log.consumer("reader").unwrap();
     assert!(consumer.next().is_some());
+    let queue = log.queue("mailer", QueueOptions::new()).unwrap();
+    let [done, kept, dropped] = [(); 3].map(|()| queue.take().wait().unwrap().unwrap());
+    let mut taking = pin!(queue.take_batch(9));
     assert!(forked(|| {
         assert!(matches!(log.get(position), Err(ReadError::Forked)));
         let own = open(&other);
@@ -149,6 +155,15 @@ fn readers_and_handles_are_not_the_childs() {
         assert!(matches!(told, Some(Err(ReadError::Forked))));
         assert!(matches!(consumer.commit(position), Err(ConsumerError::Forked)));
         assert!(matches!(consumer.flush(), Err(ConsumerError::Forked)));
+        assert!(matches!(queue.take_timeout(Duration::ZERO), Some(Err(ReadError::Forked))));
+        let told = taking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(told, Poll::Ready(Some(Err(ReadError::Forked)))));
+        assert!(matches!(done.done(), Err(QueueError::Forked)));
+        assert!(matches!(kept.extend(Duration::ZERO), Err(QueueError::Forked)));
+        assert!(matches!(queue.requeue(position), Err(QueueError::Forked)));
+        assert!(matches!(queue.flush(), Err(QueueError::Forked)));
+        assert!(queue.rejected().next().is_none() && queue.lag() == Lag::default());
+        drop(dropped);
         assert!(tally.get(b"key").is_none() && tally.durable(b"key").is_none());
         assert!(tally.totals().next().is_none());
         assert!(matches!(tally.flush(), Err(TallyError::Forked)));

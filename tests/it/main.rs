@@ -33,6 +33,8 @@ mod positions;
 mod power_cut;
 mod process_hygiene;
 mod process_limits;
+mod queue;
+mod queue_kills;
 mod read_only;
 mod reading;
 mod rebuilt;

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use sawmill::consumer::From;
+use sawmill::queue::QueueOptions;
 use sawmill::tally::{Sum, TallyOptions};
 use sawmill::{
-    ConsumerError, Log, LogId, Lsn, Options, Position, ReadError, ShardId, TallyError, TruncateError, Write,
+    ConsumerError, Log, LogId, Lsn, Options, Position, QueueError, ReadError, ShardId, TallyError,
+    TruncateError, Write,
 };
 use tempfile::TempDir;
 
@@ -107,6 +109,58 @@ fn a_consumer_that_is_newer_than_its_shard_says_so() {
         let next = append(&log, SHARD, 2);
         assert_eq!(rest(log.consumer("mailer").unwrap()), next);
     }
+}
+
+/// Its positions are of another moment than the shard, of another log, or damaged: nothing is passed over in silence, and
+/// it begins anew once it was removed.
+#[test]
+fn a_queue_that_is_not_of_its_log_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("shard-0000");
+    append_between(&dir, 10);
+    let copied = tempfile::tempdir().unwrap();
+    copy(&shard, copied.path());
+    append_between(&dir, 20);
+    let queue_of = |log: &Log| log.queue("mailer", QueueOptions::new());
+    let drain = |log: &Log| {
+        let queue = queue_of(log).unwrap();
+        let taken = std::iter::from_fn(|| queue.take_timeout(Duration::ZERO));
+        taken.map(|delivery| delivery.unwrap().done().unwrap()).count()
+    };
+    let log = open(&dir, 1);
+    append(&log, SHARD, 5);
+    assert_eq!(drain(&log), 35);
+    log.close().unwrap();
+    put_back(&copied, &shard);
+    let log = open(&dir, 1);
+    let error = queue_of(&log).unwrap_err();
+    assert!(matches!(&error, QueueError::AboveEnd { name, .. } if name == "mailer"), "{error}");
+    append(&log, SHARD, 100);
+    let error = queue_of(&log).unwrap_err();
+    assert!(matches!(error, QueueError::OtherHistory { shard: SHARD, .. }), "{error}");
+    log.remove_queue("mailer").unwrap();
+    assert_eq!(drain(&log), 110);
+    log.close().unwrap();
+
+    let other = tempfile::tempdir().unwrap();
+    drop(open(&other, 1));
+    let copies = ["queue-mailer.manifest.0", "queue-mailer.manifest.1"];
+    for name in copies {
+        std::fs::copy(dir.path().join(name), other.path().join(name)).unwrap();
+    }
+    let log = open(&other, 1);
+    let error = queue_of(&log).unwrap_err();
+    assert!(matches!(error, QueueError::OtherLog { own, .. } if own == log.id()), "{error}");
+    log.close().unwrap();
+    for name in copies {
+        let mut bytes = std::fs::read(other.path().join(name)).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(other.path().join(name), bytes).unwrap();
+    }
+    let log = open(&other, 1);
+    assert!(matches!(queue_of(&log), Err(QueueError::Damaged { .. })));
+    log.remove_queue("mailer").unwrap();
+    assert_eq!(drain(&log), 0);
 }
 
 /// The copy is of the epoch that the position is of: what is missing was cut, as by `truncate_after`.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use sawmill::options::{OnStuck, Stuck};
+use sawmill::queue::QueueOptions;
 use sawmill::{AppendError, Log, Options, Position};
 
 use crate::fuse::{Disk, Faults};
@@ -84,6 +85,44 @@ fn a_flush_that_hangs_is_told_of_and_holds_up_nobody() {
     let next = |name| log.consumer(name).unwrap().next().unwrap().unwrap().position();
     assert_eq!(next("slow"), first[2], "what was committed while it hung was recorded by the close");
     assert!(next("quick") > first[2]);
+}
+
+/// The same of a queue's flush, which comes by itself: what it is told meanwhile costs no I/O, other queues are flushed, and
+/// leases end.
+#[test]
+fn a_queues_flush_that_hangs_holds_up_nobody() {
+    let disk = Disk::new(13);
+    let Some(mounted) = disk.mount() else { return };
+    let (options, told, _) = watched();
+    let log = options.clone().open(mounted.log()).unwrap();
+    let lease = Duration::from_millis(20);
+    let [slow, quick] =
+        ["slow", "quick"].map(|name| log.queue(name, QueueOptions::new().lease(lease)).unwrap());
+    let _answers = Answers(disk.clone());
+    append(&log, 3).unwrap();
+    hold(&disk, "queue-slow");
+    slow.take().wait().unwrap().unwrap().done().unwrap();
+    disk.wait_for_held(1); // By itself, within a second or so.
+    assert_told(&told);
+    let held = slow.take().wait().unwrap().unwrap();
+    let last = slow.take().wait().unwrap().unwrap();
+    last.done().unwrap();
+    let again = slow.take().wait().unwrap().unwrap();
+    assert_eq!((again.record().position(), again.attempt()), (held.record().position(), 2));
+    again.done().unwrap();
+    quick.take().wait().unwrap().unwrap().done().unwrap();
+    quick.flush().unwrap();
+    drop(log.queue("another", QueueOptions::new()).unwrap());
+    assert_eq!(disk.held(), 1, "the flush has hung all the while");
+    disk.unpin();
+    log.close().unwrap();
+    let log = options.open(mounted.log()).unwrap();
+    let left = |name| log.queue(name, QueueOptions::new()).unwrap().lag().records;
+    assert_eq!(
+        (left("slow"), left("quick")),
+        (0, 2),
+        "what was said while it hung was recorded by the close"
+    );
 }
 
 /// While a consumer is opened, too, and the close waits for no longer than the device lets it.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod dump;
+mod queue;
 mod repair;
 mod show;
 mod start;
@@ -36,6 +37,7 @@ enum Command {
     Tune(tune::Tune),
     Stat(stat::Stat),
     Tally(tally::Tally),
+    Queue(queue::Queue),
     Dump(dump::Dump),
     Tail(dump::Tail),
     Verify(verify::Verify),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Tune(tune) => tune.run(),
         Command::Stat(stat) => stat.run(),
         Command::Tally(tally) => tally.run(),
+        Command::Queue(queue) => queue.run(),
         Command::Dump(dump) => dump.run(),
         Command::Tail(tail) => tail.run(),
         Command::Verify(verify) => verify.run(),

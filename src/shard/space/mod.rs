@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 pub(crate) use pace::{Filled, Filling};
 use retention::Retention;
+pub(crate) use retention_pin::Holder;
 pub(super) use retention_pin::RetentionPin;
 use segment_size::SegmentHistory;
 use shortage::Shortage;

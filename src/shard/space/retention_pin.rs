@@ -6,9 +6,20 @@ use crate::sync::lock;
 
 use crate::shard::Engine;
 
+/// Who needs something, beside its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Tally,
+    Consumer,
+    Queue,
+    /// A name in `retain_for` that nobody has opened yet.
+    Nobody,
+}
+
 /// One who needs something.
 #[derive(Clone, Debug)]
 pub(in crate::shard) struct RetentionPin {
+    holder: Holder,
     name: String,
     /// Everything from here on...
     oldest: Lsn,
@@ -16,22 +27,60 @@ pub(in crate::shard) struct RetentionPin {
     newest: Lsn,
 }
 
+impl RetentionPin {
+    fn is(&self, holder: Holder, name: &str) -> bool {
+        self.holder == holder && self.name == name
+    }
+
+    /// For who is refused.
+    fn by(&self) -> String {
+        let name = &self.name;
+        match self.holder {
+            Holder::Tally => format!("the tally `{name}`"),
+            Holder::Consumer => {
+                format!("the consumer `{name}` (in `retain_for`; `remove_consumer` lets it go)")
+            }
+            Holder::Queue => format!("the queue `{name}` (in `retain_for`; `remove_queue` lets it go)"),
+            Holder::Nobody => format!("`{name}` (in `retain_for`, and neither a consumer nor a queue yet)"),
+        }
+    }
+}
+
 impl Engine {
-    /// Lets no truncation touch what `name` needs.
+    /// Lets no truncation touch what the tally `name` needs.
     pub(crate) fn pin(&self, name: &str, oldest: Lsn, newest: Lsn) {
+        self.pin_for(Holder::Tally, name, oldest, newest);
+    }
+
+    /// The tally needs nothing any more.
+    pub(crate) fn unpin(&self, name: &str) {
+        self.release(Holder::Tally, name);
+    }
+
+    /// Lets no truncation at the beginning touch what somebody has still to read.
+    pub(crate) fn hold(&self, holder: Holder, name: &str, oldest: Lsn) {
+        self.pin_for(holder, name, oldest, Lsn::MIN);
+    }
+
+    /// It needs nothing any more.
+    pub(crate) fn release(&self, holder: Holder, name: &str) {
+        lock(&self.pins).retain(|pin| !pin.is(holder, name));
+    }
+
+    /// Whether somebody has said that it needs something.
+    pub(crate) fn is_held(&self, holder: Holder, name: &str) -> bool {
+        lock(&self.pins).iter().any(|pin| pin.is(holder, name))
+    }
+
+    fn pin_for(&self, holder: Holder, name: &str, oldest: Lsn, newest: Lsn) {
         let mut pins = lock(&self.pins);
-        match pins.iter_mut().find(|pin| pin.name == name) {
+        match pins.iter_mut().find(|pin| pin.is(holder, name)) {
             Some(own) => {
                 own.oldest = oldest;
                 own.newest = newest;
             }
-            None => pins.push(RetentionPin { name: name.to_owned(), oldest, newest }),
+            None => pins.push(RetentionPin { holder, name: name.to_owned(), oldest, newest }),
         }
-    }
-
-    /// It needs nothing any more.
-    pub(crate) fn unpin(&self, name: &str) {
-        lock(&self.pins).retain(|pin| pin.name != name);
     }
 
     /// The lowest LSN that somebody needs.
@@ -44,7 +93,7 @@ impl Engine {
         let pins = lock(&self.pins);
         match pins.iter().find(|pin| pin.oldest < lsn) {
             None => Ok(()),
-            Some(pin) => Err(self.needed(&pin.name, pin.oldest)),
+            Some(pin) => Err(self.needed(pin, pin.oldest)),
         }
     }
 
@@ -53,11 +102,11 @@ impl Engine {
         let pins = lock(&self.pins);
         match pins.iter().find(|pin| cut < pin.newest) {
             None => Ok(()),
-            Some(pin) => Err(self.needed(&pin.name, pin.newest.min(self.durable()))),
+            Some(pin) => Err(self.needed(pin, pin.newest.min(self.durable()))),
         }
     }
 
-    fn needed(&self, name: &str, lsn: Lsn) -> TruncateError {
-        TruncateError::Needed { shard: self.id, lsn, tally: name.to_owned() }
+    fn needed(&self, pin: &RetentionPin, from: Lsn) -> TruncateError {
+        TruncateError::Needed { shard: self.id, from, by: pin.by() }
     }
 }

@@ -28,8 +28,8 @@ fn truncate(log: &Log) -> bool {
     let shard = log.shard(ShardId(0));
     match shard.truncate_before(shard.durable_lsn()) {
         Ok(()) => false,
-        Err(TruncateError::Needed { lsn, tally, .. }) => {
-            assert_eq!(tally, "likes");
+        Err(TruncateError::Needed { from: lsn, by, .. }) => {
+            assert_eq!(by, "the tally `likes`");
             shard.truncate_before(lsn).unwrap();
             true
         }

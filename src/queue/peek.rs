@@ -1,0 +1,84 @@
+//! What a queue has on disk, read beside whoever owns the log.
+
+use std::sync::Arc;
+
+use super::files;
+use super::{DeadLetter, Lag};
+use crate::device::Directory;
+use crate::error::{QueueError, ReadError};
+use crate::format::QueueState;
+use crate::position::{LogId, Lsn, Position, ShardId};
+use crate::read::{Cursor, Source, Step, get};
+
+/// A queue as it was written down last, up to a second ago where the log is open. By
+/// [`LogReader::queue`](crate::log::LogReader::queue).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct QueueSummary {
+    /// What it had still to do, of what is known to be durable now. The age of the oldest is as of the newest record.
+    pub lag: Lag,
+    /// Records that were handed out and are neither done nor dead letters: in hand, or waiting to be tried again.
+    pub handed_out: u64,
+    /// The dead letters, the oldest first.
+    pub rejected: Vec<DeadLetter>,
+    /// Dead letters that are listed no more, since there were too many.
+    pub forgotten: u64,
+}
+
+pub(crate) fn peek(
+    name: &str,
+    log: LogId,
+    directory: &dyn Directory,
+    shards: &[Arc<dyn Source>],
+) -> Result<QueueSummary, QueueError> {
+    let saved = files::peek(name, log, directory)?;
+    let mut unread = Unread::default();
+    for (index, source) in shards.iter().enumerate() {
+        let read = saved.read.get(index).copied().flatten().map(|read| read.position);
+        unread.count(source, read)?;
+    }
+    let get = |position: Position| {
+        let ShardId(shard) = position.shard();
+        get(shards.get(usize::from(shard))?, position).ok()
+    };
+    let QueueState { open, dead, forgotten, .. } = saved;
+    let rejected = dead.into_iter().map(|letter| DeadLetter { record: get(letter.position), letter });
+    let times = open.iter().map(|open| open.timestamp).chain(unread.oldest);
+    let newest = open.iter().map(|open| open.timestamp).max().unwrap_or(0).max(unread.newest);
+    let lag = Lag {
+        records: unread.records + open.len() as u64,
+        bytes: unread.bytes + open.iter().map(|open| open.bytes).sum::<u64>(),
+        oldest: times.min().map(|time| std::time::Duration::from_nanos(newest.saturating_sub(time))),
+    };
+    Ok(QueueSummary { lag, handed_out: open.len() as u64, rejected: rejected.collect(), forgotten })
+}
+
+/// What was never handed out.
+#[derive(Default)]
+struct Unread {
+    records: u64,
+    bytes: u64,
+    oldest: Option<u64>,
+    newest: u64,
+}
+
+impl Unread {
+    fn count(&mut self, source: &Arc<dyn Source>, read: Option<Position>) -> Result<(), QueueError> {
+        let from = read.map_or(source.view().horizon, |read| Lsn(read.lsn().0 + 1));
+        let mut cursor = Cursor::new(source.clone(), from).map_err(QueueError::Read)?;
+        loop {
+            match cursor.next(source.durable(), Lsn::MAX) {
+                Step::End => return Ok(()),
+                Step::Record(record) => {
+                    self.records += 1;
+                    self.bytes += super::feed::facts(&record).bytes;
+                    self.oldest = self.oldest.into_iter().chain([record.timestamp()]).min();
+                    self.newest = self.newest.max(record.timestamp());
+                }
+                // What is damaged or gone is no record.
+                Step::Error(ReadError::Damaged { .. } | ReadError::Truncated { .. }) => {}
+                Step::Error(error) => return Err(QueueError::Read(error)),
+            }
+        }
+    }
+}
