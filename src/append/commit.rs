@@ -63,8 +63,9 @@ impl Commit {
             None => engine.put_payload(&write.key, &write.payload, mode),
             Some(terms) => {
                 let payload = write.payload.whole();
-                let payloads = List::Slices(&[&payload]);
-                terms::put(&engine, &Batch { key: &write.key, id: terms.id, payloads }, terms, mode, None)
+                let one = [&*payload];
+                let batch = Batch { key: &write.key, id: terms.id, payloads: List::Slices(&one) };
+                terms::put(&engine, &batch, terms, mode, None)
             }
         };
         match put {

@@ -49,6 +49,13 @@ impl Pool {
         Held { pool: self, open: None }
     }
 
+    /// The last block in which nobody reserves any more. The caller holds the lock under which blocks are opened.
+    pub(crate) fn last_closed(&self) -> Sequence {
+        let tail = self.load_tail();
+        let last = self.sequence(tail);
+        if tail.closed() { last } else { Sequence(last.0.saturating_sub(1)) }
+    }
+
     /// Where a block stands whose memory was not given to another one. The caller holds the lock under which blocks are
     /// opened.
     pub(crate) fn lsn_of(&self, sequence: Sequence) -> Lsn {

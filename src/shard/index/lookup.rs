@@ -88,3 +88,59 @@ impl Engine {
         (places.into_iter().filter(is_known).collect(), known)
     }
 }
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use crate::device::sim::SimMachine;
+    use crate::simulation::Simulated;
+    use crate::{Durability, Options, Position, Write};
+
+    const KEYS: u64 = 50;
+
+    /// No run is there yet, and nothing is read to find a key, nor to find that it is not there.
+    #[test]
+    fn what_was_appended_last_is_known_in_memory() {
+        let machine = SimMachine::new(1);
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(1 << 20);
+        let log = options.device(&Simulated::of(&machine)).open("/log").unwrap();
+        let append = |number: u64, durability| {
+            let write = Write::new([7; 300]).key((number % KEYS).to_be_bytes()).durability(durability);
+            log.append(write).wait().unwrap()
+        };
+        let mut all: Vec<Position> = (0..1_000).map(|number| append(number, Durability::Synced)).collect();
+        all.push(append(0, Durability::Buffered));
+        log.last(b"nobody").unwrap();
+        let before = machine.counters().reads;
+        for key in 0..KEYS {
+            let last = all.iter().skip(key as usize).step_by(KEYS as usize).next_back();
+            assert_eq!(log.last(&key.to_be_bytes()).unwrap(), last.copied());
+            let absent = (key + KEYS).to_be_bytes();
+            assert_eq!(log.last(&absent).unwrap(), None);
+            assert_eq!(log.read_key(&absent, ..).unwrap().count(), 0);
+            assert_eq!(log.read_key_back(&absent, ..).unwrap().count(), 0);
+        }
+        // What is not durable is waited for, and looked through.
+        let reads = machine.counters().reads - before;
+        assert!(reads <= 4, "{reads} reads");
+        log.close().unwrap();
+    }
+
+    /// Each question would go through all places of the key: it is read as a whole instead.
+    #[test]
+    fn a_key_that_has_nearly_all_records_is_read_through() {
+        let machine = SimMachine::new(1);
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(4 << 20).memory_bytes(1 << 20);
+        let log = options.device(&Simulated::of(&machine)).open("/log").unwrap();
+        let all: Vec<Position> =
+            (0..4_000).map(|_| log.post(Write::new([7; 50]).key(b"hot")).unwrap()).collect();
+        log.sync().wait().unwrap();
+        let found: Vec<Position> =
+            log.read_key(b"hot", ..).unwrap().map(|record| record.unwrap().position()).collect();
+        assert_eq!(found, all);
+        let mut found: Vec<Position> =
+            log.read_key_back(b"hot", ..).unwrap().map(|record| record.unwrap().position()).collect();
+        found.reverse();
+        assert_eq!(found, all);
+        log.close().unwrap();
+    }
+}

@@ -22,6 +22,9 @@ use crate::sync::lock;
 /// So much is looked at before others may open blocks again.
 const PIECE_BYTES: u32 = 64 << 10;
 
+/// Of more records of one key no places are given: each question would go through all of them.
+const PLACES_MAX: usize = 1024;
+
 /// Looks at a copy that somebody else makes, before others may go on.
 const SPINS: u32 = 200;
 
@@ -268,7 +271,7 @@ impl Engine {
             }
             let view = self.view();
             // First without keeping anybody from the open block.
-            let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+            let closed = self.pool.last_closed();
             let mut taken = recent.take_in(self, &opener, &view, closed);
             if matches!(taken, Taken::All) {
                 let held = self.pool.hold();
@@ -379,8 +382,8 @@ impl Engine {
         }
     }
 
-    /// Where records of a key are in the part that is closed, from `from` on, the last one first; and from where on all
-    /// of them are given. `None` where that cannot be told now.
+    /// Where records of a key are in the part that is closed, from `from` on, the last one first; and of what stretch these
+    /// are all. `None` where that cannot be told now, or they are so many that whoever asks had better read all of it.
     pub(in crate::shard) fn recent_places(
         &self,
         hash: WholeKeyHash,
@@ -391,7 +394,7 @@ impl Engine {
             let recent = self.begun_recent(&mut guard).ok()?;
             let taken = {
                 let opener = self.opener();
-                let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+                let closed = self.pool.last_closed();
                 recent.take_in(self, &opener, &self.view(), closed)
             };
             match taken {
@@ -400,7 +403,8 @@ impl Engine {
                 // What somebody copies into is not durable.
                 Taken::All | Taken::Unfinished => {
                     let places = recent.keys.back(hash).take_while(|place| place.lsn >= from);
-                    return Some((places.collect(), recent.keys.stretch()));
+                    let places: Vec<Place> = places.take(PLACES_MAX + 1).collect();
+                    return (places.len() <= PLACES_MAX).then(|| (places, recent.keys.stretch()));
                 }
             }
         }
@@ -429,7 +433,7 @@ impl Engine {
         for _ in 0..PIECES_AT_ONCE {
             let recent = self.begun_recent(&mut guard).ok()?;
             let opener = self.opener();
-            let closed = Sequence(self.pool.last().sequence.0.saturating_sub(1));
+            let closed = self.pool.last_closed();
             match recent.take_in(self, &opener, &self.view(), closed) {
                 Taken::Lost => {
                     *guard = None;
