@@ -10,7 +10,10 @@ use crate::position::{Lsn, Position};
 
 /// The positions of the records of a batch, of which the first one is given.
 pub(crate) fn batch_of(source: &Arc<dyn Source>, first: Position) -> Result<Vec<Position>, ReadError> {
-    source.flush(first.lsn(), true)?;
+    // Behind a first record that is durable the batch is whole.
+    if source.durable() <= first.lsn() {
+        source.flush(first.lsn(), true)?;
+    }
     let limit = source.written().max(source.durable());
     let mut cursor = Cursor::new(source.clone(), first.lsn())?;
     let mut positions = Vec::new();

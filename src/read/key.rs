@@ -190,7 +190,7 @@ fn below(source: &Arc<dyn Source>, wanted: Wanted, end: Lsn) -> Result<Option<Ke
     // Read from its block, which is written for that. Of what was accepted nothing is left out: none of it is half
     // there.
     if source.written().max(source.durable()) < end {
-        source.flush(Lsn(end.0 - 1), true)?;
+        source.flush(Lsn(end.min(source.accepted_end()).0.saturating_sub(1)), true)?;
     }
     let limit = source.written().max(source.durable());
     Ok(Some(KeyRangeBack::below(source.clone(), wanted, start..end, limit, None)))

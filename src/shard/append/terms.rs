@@ -10,7 +10,7 @@ use super::opener::{NoRoom, Opener};
 use super::{AppendMode, Batch, OpenedGroup};
 use crate::error::{AppendError, ReadError};
 use crate::format::WholeKeyHash;
-use crate::pool::{Held, Reserved};
+use crate::pool::{Held, Reserved, Sequence};
 use crate::position::{Lsn, Position};
 use crate::shard::engine::{Engine, Placed, Refused, Target, Undecided, Unknown};
 use crate::shard::index::{IdPlace, KeyedId, NotNow, Recent};
@@ -157,7 +157,10 @@ impl Engine {
 
     /// What a retry gets: the first one's place. If that is not as durable as the retry asks for, it is made so.
     fn placed_before(&self, place: &IdPlace, durability: Durability) -> Placed {
-        let (lsn, sequence) = (place.position.lsn(), place.sequence);
+        let lsn = place.position.lsn();
+        // Of a block that was opened by another process, or was found in the log: with the last one, if not before.
+        let is_known = place.sequence != Sequence::default();
+        let sequence = if is_known { place.sequence } else { self.pool.last().sequence };
         // Of a batch it is the first record, and what is durable behind that is whole: what is written may not be.
         let durability = if durability == Durability::Written { Durability::Synced } else { durability };
         let target = Target { lsn, sequence, durability };

@@ -150,8 +150,10 @@ impl History {
         let failed_calls = self.failed_calls();
         let Some(reader) = self.beside.as_ref().filter(|_| !self.is_damaged()) else { return };
         let look = || {
+            // First what looks at the manifest again: a truncation that failed may stand there.
+            let items = reader.read_key(key, ..)?.collect::<Vec<_>>();
             let all = reader.shard(reader.route(key)).read(..)?.collect::<Result<Vec<_>, ReadError>>()?;
-            Ok((all, reader.read_key(key, ..)?.collect::<Vec<_>>(), reader.last(key)?))
+            Ok((all, items, reader.last(key)?))
         };
         match look() {
             Ok((all, items, last)) => {
