@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::error::AppendError;
-use crate::position::Position;
+use crate::position::{Lsn, Position};
 use crate::read::{self, Source};
-use crate::shard::{AppendMode, Batch, EngineRef, LastBelow, Placed, Refused, Undecided, Unknown};
+use crate::shard::{
+    AppendMode, Batch, EngineRef, IdPlace, LastBelow, Placed, Refused, Undecided, Unknown, UnknownIds,
+};
 use crate::write::Terms;
 
 /// Accepts a batch, which is not empty, if its terms hold and there is room now.
@@ -22,16 +24,27 @@ pub(super) fn put(
     let source: Arc<dyn Source> = engine.arc();
     let refused = |error| Refused::Error(AppendError::unreadable(engine.id, error));
     let mut known: Option<LastBelow> = None;
+    let mut ids: Option<(UnknownIds, Vec<IdPlace>)> = None;
     loop {
         match engine.put_under(batch, terms, known.as_ref(), mode, positions.as_deref_mut()) {
-            // What somebody else appends meanwhile is in memory, so this ends; but for one who falls behind by all of that.
+            // What others append meanwhile is in memory. Where that has gone on, only what came since is looked up.
             Err(Undecided::Unknown(Unknown::Last { below, epoch })) => {
-                let last = read::last_below(&source, batch.key, below).map_err(refused)?;
+                let before = known.filter(|known| known.epoch == epoch && known.below <= below);
+                let from = before.map_or(Lsn::MIN, |before| before.below);
+                let last = read::last_within(&source, batch.key, from..below).map_err(refused)?;
+                let last = last.or(before.and_then(|before| before.last));
                 known = Some(LastBelow { below, epoch, last });
             }
             Err(Undecided::Unknown(Unknown::Ids(asked))) => {
-                let older = read::ids_below(&source, asked.below, asked.most).map_err(refused)?;
-                engine.complete_ids(&asked, &older);
+                let before = ids.take().filter(|(before, _)| {
+                    before.epoch == asked.epoch && before.below <= asked.below && before.most >= asked.most
+                });
+                let (from, older) =
+                    before.map_or((Lsn::MIN, Vec::new()), |(before, older)| (before.below, older));
+                let mut found = read::ids_within(&source, from..asked.below, asked.most).map_err(refused)?;
+                found.extend(older);
+                engine.complete_ids(&asked, &found);
+                ids = Some((asked, found));
             }
             Ok(placed) if placed.is_duplicate => {
                 if let Some(positions) = positions {

@@ -3,7 +3,7 @@
 //! A key's records lie in the shard that it routes to. Where they lie there the key index may know
 //! ([`Source::key_places`]); of what it does not know all records are looked at ([`Filtered`]).
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
@@ -142,28 +142,32 @@ pub(crate) fn last(source: &Arc<dyn Source>, key: &[u8]) -> Result<Option<Positi
         Some(RecentLast::Below(lsn)) => lsn,
         None => source.accepted_end(),
     };
-    last_below(source, key, below)
+    last_within(source, key, Lsn::MIN..below)
 }
 
-/// The last record of a key below a place.
-pub(crate) fn last_below(
+/// The last record of a key in a stretch.
+pub(crate) fn last_within(
     source: &Arc<dyn Source>,
     key: &[u8],
-    end: Lsn,
+    stretch: Range<Lsn>,
 ) -> Result<Option<Position>, ReadError> {
-    match below(source, Wanted::key(key), end)?.and_then(|mut back| back.next()) {
+    match back_within(source, Wanted::key(key), stretch)?.and_then(|mut back| back.next()) {
         Some(Ok(record)) => Ok(Some(record.position())),
         None | Some(Err(ReadError::Truncated { .. })) => Ok(None),
         Some(Err(error)) => Err(error),
     }
 }
 
-/// The last records with an id below a place, the newest one first, and no more than `most`. What is damaged is not there
+/// The last records with an id in a stretch, the newest one first, and no more than `most`. What is damaged is not there
 /// any more, and neither is its id.
-pub(crate) fn ids_below(source: &Arc<dyn Source>, end: Lsn, most: usize) -> Result<Vec<IdPlace>, ReadError> {
+pub(crate) fn ids_within(
+    source: &Arc<dyn Source>,
+    stretch: Range<Lsn>,
+    most: usize,
+) -> Result<Vec<IdPlace>, ReadError> {
     let log_id = source.view().log_id;
     let mut ids = Vec::new();
-    for record in below(source, Wanted::WithId, end)?.into_iter().flatten() {
+    for record in back_within(source, Wanted::WithId, stretch)?.into_iter().flatten() {
         if ids.len() == most {
             break;
         }
@@ -181,9 +185,13 @@ pub(crate) fn ids_below(source: &Arc<dyn Source>, end: Lsn, most: usize) -> Resu
     Ok(ids)
 }
 
-/// Records below a place, the last one first.
-fn below(source: &Arc<dyn Source>, wanted: Wanted, end: Lsn) -> Result<Option<KeyRangeBack>, ReadError> {
-    let start = source.view().horizon;
+/// Records of a stretch, the last one first.
+fn back_within(
+    source: &Arc<dyn Source>,
+    wanted: Wanted,
+    stretch: Range<Lsn>,
+) -> Result<Option<KeyRangeBack>, ReadError> {
+    let (start, end) = (source.view().horizon.max(stretch.start), stretch.end);
     if end <= start {
         return Ok(None);
     }

@@ -33,7 +33,7 @@ pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
 pub(crate) use follower::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
-pub(crate) use key::{ids_below, last, last_below, place_behind};
+pub(crate) use key::{ids_within, last, last_within, place_behind};
 pub(crate) use merged::times;
 pub(crate) use seek::seek;
 pub(crate) use source::Source;

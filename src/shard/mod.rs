@@ -40,7 +40,8 @@ pub(crate) use engine_ref::{EngineRef, StripedRefs};
 pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
 pub(crate) use index::{
-    Hint, IdPlace, IndexConfig, KeyOrder, KeyPlaces, KeyQuery, KeyedId, RecentLast, Runs, current_runs,
+    Hint, IdPlace, IndexConfig, KeyOrder, KeyPlaces, KeyQuery, KeyedId, RecentLast, Runs, UnknownIds,
+    current_runs,
 };
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;

@@ -92,6 +92,7 @@ impl Engine {
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests {
     use crate::device::sim::SimMachine;
+    use crate::options::Tuning;
     use crate::simulation::Simulated;
     use crate::{Durability, Options, Position, Write};
 
@@ -141,6 +142,36 @@ mod tests {
             log.read_key_back(b"hot", ..).unwrap().map(|record| record.unwrap().position()).collect();
         found.reverse();
         assert_eq!(found, all);
+        log.close().unwrap();
+    }
+
+    /// What has no keys is covered as well, as it comes, and nothing of it is read.
+    #[test]
+    fn the_index_goes_on_over_what_has_no_keys() {
+        let machine = SimMachine::new(1);
+        let tuning = Tuning { index_run_bytes: 64 << 10, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(4096).segment_bytes(4 << 20).memory_bytes(1 << 20);
+        let log = options.tuned(tuning).device(&Simulated::of(&machine)).open("/log").unwrap();
+        let engine = log.engine_for(b"");
+        let mut own: Vec<Position> = Vec::new();
+        for number in 0..300_u64 {
+            if number % 100 == 0 {
+                own.push(log.append(Write::new([7; 100]).key(b"seldom")).wait().unwrap());
+            }
+            log.append([7; 3_000]).wait().unwrap();
+            let calls = (0..100).take_while(|_| engine.go_on_indexing()).count();
+            assert!(calls < 100, "it does not come to an end");
+        }
+        let (indexed, durable) = (engine.indexed(), engine.durable());
+        assert!(indexed.0 + (130 << 10) > durable.0, "{indexed} of {durable}");
+        let before = machine.counters().reads;
+        assert_eq!(log.last(b"seldom").unwrap(), own.last().copied());
+        assert_eq!(log.last(b"never").unwrap(), None);
+        let found: Vec<Position> =
+            log.read_key(b"seldom", ..).unwrap().map(|record| record.unwrap().position()).collect();
+        assert_eq!(found, own);
+        let reads = machine.counters().reads - before;
+        assert!(reads <= 20, "{reads} reads");
         log.close().unwrap();
     }
 }

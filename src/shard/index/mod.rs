@@ -9,8 +9,8 @@ mod recent;
 mod walk;
 
 pub(crate) use places::{Hint, KeyOrder, KeyPlaces, KeyQuery, Runs};
-pub(crate) use recent::{IdPlace, KeyedId, RecentLast};
-pub(in crate::shard) use recent::{NotNow, Recent, UnknownIds};
+pub(crate) use recent::{IdPlace, KeyedId, RecentLast, UnknownIds};
+pub(in crate::shard) use recent::{NotNow, Recent};
 use walk::{Walk, Walked, with_id};
 
 use std::io;

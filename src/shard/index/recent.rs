@@ -10,8 +10,10 @@ use std::sync::MutexGuard;
 
 use super::Gathered;
 use super::walk::{Begun, Name, Walk, Walked, with_id};
-use crate::format::{Identity, RawRecord, RecordFlags, WholeKeyHash, own_records};
-use crate::index::{Builder, Built, Place, RecentBlock, RecentEntry, RecentKeys};
+use crate::format::{
+    BLOCK_HEADER_BYTES, Identity, RawRecord, RecordFlags, WholeKeyHash, own_records, round_to_granule,
+};
+use crate::index::{Builder, Built, Place, RecentEntry, RecentKeys};
 use crate::pool::{Held, Peeked, Sequence};
 use crate::position::{Lsn, Position, ShardId};
 use crate::segment::StoreView;
@@ -68,7 +70,7 @@ pub(crate) struct UnknownIds {
     pub below: Lsn,
     /// So many.
     pub most: usize,
-    epoch: u32,
+    pub epoch: u32,
 }
 
 /// The last record of a key, as far as it was appended lately.
@@ -158,7 +160,7 @@ pub(in crate::shard) struct Recent {
     offset: u32,
     pub(in crate::shard) epoch: u32,
     /// A record of whose name a part is in the next block, and the block where it begins.
-    begun: Option<(Begun, RecentBlock, Sequence)>,
+    begun: Option<(Begun, Lsn, Sequence)>,
 }
 
 /// How far one look has got.
@@ -172,10 +174,11 @@ enum Taken {
 }
 
 impl Recent {
-    fn add(&mut self, name: Name, lsn: Lsn, block: RecentBlock, sequence: Sequence) {
-        self.keys.add(name.key, lsn, name.id.is_some(), block);
+    /// A record stands at `lsn`, in the block at `block`.
+    fn add(&mut self, name: Name, lsn: Lsn, block: Lsn, epoch: u32, sequence: Sequence) {
+        self.keys.add(name.key, lsn, name.id.is_some());
         if let Some(id) = name.id {
-            let position = Position::new(self.shard, block.epoch, lsn, block.lsn);
+            let position = Position::new(self.shard, epoch, lsn, block);
             self.ids.add(IdPlace { id: KeyedId::new(name.key, id), position, sequence });
         }
     }
@@ -186,14 +189,14 @@ impl Recent {
         Some(UnknownIds { below, most, epoch: self.epoch })
     }
 
-    fn take_record(&mut self, record: &RawRecord<'_>, block: RecentBlock, log_id: &[u8; 16]) {
+    fn take_record(&mut self, record: &RawRecord<'_>, block: Lsn, log_id: &[u8; 16]) {
         if record.header.flags.has(RecordFlags::REST) {
             if let Some((begun, ..)) = &mut self.begun {
                 begun.add(record.body);
             }
         } else if record.header.key_bytes > 0 {
             match Name::of(log_id, &record.header, record.body) {
-                Some(name) => self.add(name, record.lsn, block, self.next),
+                Some(name) => self.add(name, record.lsn, block, self.epoch, self.next),
                 None => self.begun = Some((Begun::new(record), block, self.next)),
             }
         }
@@ -201,7 +204,7 @@ impl Recent {
             if let Some(name) = begun.name(log_id) {
                 let (lsn, block, sequence) = (begun.lsn, *block, *sequence);
                 self.begun = None;
-                self.add(name, lsn, block, sequence);
+                self.add(name, lsn, block, self.epoch, sequence);
             }
         }
     }
@@ -212,6 +215,7 @@ impl Recent {
             return Taken::Lost;
         }
         let row = view.epochs.last().expect("blocks are opened in an epoch");
+        let is_closed = engine.pool.is_closed();
         let mut left = PIECE_BYTES;
         while self.next <= last {
             if left == 0 {
@@ -222,14 +226,14 @@ impl Recent {
                 Peeked::Unfinished => return Taken::Unfinished,
                 Peeked::Records { lsn, from, bytes } => (lsn, from, bytes),
             };
-            let block = RecentBlock { lsn, epoch: row.epoch, nonce: row.nonce };
+            self.keys.begin_block(lsn, row.epoch, row.nonce);
             let at = Lsn(lsn.0 + u64::from(from));
             let mut end = at;
             for record in own_records(bytes, at) {
                 if end.0 - at.0 >= u64::from(left) {
                     break;
                 }
-                self.take_record(&record, block, &view.log_id);
+                self.take_record(&record, lsn, &view.log_id);
                 end = Lsn(end.0 + u64::from(crate::format::encoded_bytes(record.header.body_bytes)));
             }
             assert!(end > at || bytes.is_empty(), "a record that was copied is whole");
@@ -242,12 +246,27 @@ impl Recent {
             if (taken as usize) < bytes.len() {
                 return Taken::Some;
             }
-            if self.next == last {
+            if self.next == last && !is_closed {
                 break;
             }
-            (self.next, self.offset) = (self.next.next(), 0);
+            self.end_block(lsn);
         }
         Taken::All
+    }
+
+    /// All of the block at `lsn` was taken, and nothing more comes there.
+    fn end_block(&mut self, lsn: Lsn) {
+        // One that holds no record takes no place, unless it is a marker, which has no key.
+        if self.offset <= BLOCK_HEADER_BYTES {
+            self.keys.drop_block(lsn);
+        } else {
+            let end = Lsn(lsn.0 + round_to_granule(u64::from(self.offset)));
+            self.keys.end_block(end);
+            if self.begun.is_none() {
+                self.keys.reach(end);
+            }
+        }
+        (self.next, self.offset) = (self.next.next(), 0);
     }
 }
 
@@ -260,8 +279,9 @@ impl Engine {
         act: impl FnOnce(&mut Recent, &mut Opener, Held<'e>) -> R,
     ) -> Result<R, NotNow> {
         let mut guard = lock(&self.indexing.recent);
+        let mut may_read = true;
         loop {
-            let recent = self.begun_recent(&mut guard)?;
+            let recent = self.begun_recent(&mut guard, may_read)?;
             let mut opener = self.opener();
             if self.life.is_shut() || self.life.has_failed() {
                 return Err(NotNow::Shut);
@@ -288,7 +308,11 @@ impl Engine {
             }
             drop(opener);
             match taken {
-                Taken::Lost => *guard = None,
+                Taken::Lost => {
+                    *guard = None;
+                    // What takes longer than the pool lasts is not done twice.
+                    may_read = false;
+                }
                 Taken::Unfinished => crate::sync::pause(),
                 Taken::Some | Taken::All => {}
             }
@@ -299,14 +323,16 @@ impl Engine {
     fn begun_recent<'g>(
         &self,
         guard: &'g mut MutexGuard<'_, Option<Recent>>,
+        may_read: bool,
     ) -> Result<&'g mut Recent, NotNow> {
         if guard.is_none() {
-            **guard = Some(self.begin_recent().map_err(NotNow::Io)?);
+            **guard = Some(self.begin_recent(may_read).map_err(NotNow::Io)?);
         }
         Ok(guard.as_mut().expect("it was begun just now"))
     }
 
-    fn begin_recent(&self) -> io::Result<Recent> {
+    /// What is not indexed yet is read, if it may be and is little.
+    fn begin_recent(&self, may_read: bool) -> io::Result<Recent> {
         let config = &self.indexing.config;
         let mut keys = RecentKeys::new(config.memory_bytes / 2)?;
         let (epoch, next, at) = {
@@ -328,7 +354,7 @@ impl Engine {
         ids.restart(at);
         let mut recent = Recent { keys, ids, shard: self.id, next, offset: 0, epoch, begun: None };
         let from = self.indexed();
-        if self.indexes() && from < at && at.0 - from.0 <= 2 * config.run_bytes {
+        if may_read && self.indexes() && from < at && at.0 - from.0 <= 2 * config.run_bytes {
             recent.keys.restart(from);
             recent.ids.restart(from);
             if !self.read_recent(&mut recent, at)? {
@@ -354,10 +380,11 @@ impl Engine {
             if lsn >= to {
                 break true;
             }
-            let block = RecentBlock { lsn, epoch: identity.epoch, nonce: identity.nonce };
-            for (name, lsn) in records {
-                recent.add(name, lsn, block, Sequence(0));
+            recent.keys.begin_block(lsn, identity.epoch, identity.nonce);
+            for (name, place) in records {
+                recent.add(name, place, lsn, identity.epoch, Sequence::default());
             }
+            recent.keys.end_block(end);
             recent.keys.reach(end);
             at = end;
         };
@@ -390,15 +417,19 @@ impl Engine {
         from: Lsn,
     ) -> Option<(Vec<Place>, std::ops::Range<Lsn>)> {
         let mut guard = lock(&self.indexing.recent);
+        let mut may_read = true;
         loop {
-            let recent = self.begun_recent(&mut guard).ok()?;
+            let recent = self.begun_recent(&mut guard, may_read).ok()?;
             let taken = {
                 let opener = self.opener();
                 let closed = self.pool.last_closed();
                 recent.take_in(self, &opener, &self.view(), closed)
             };
             match taken {
-                Taken::Lost => *guard = None,
+                Taken::Lost => {
+                    *guard = None;
+                    may_read = false;
+                }
                 Taken::Some => {}
                 // What somebody copies into is not durable.
                 Taken::All | Taken::Unfinished => {
@@ -431,7 +462,7 @@ impl Engine {
             return None; // It would be read for this, and once more for the run.
         }
         for _ in 0..PIECES_AT_ONCE {
-            let recent = self.begun_recent(&mut guard).ok()?;
+            let recent = self.begun_recent(&mut guard, true).ok()?;
             let opener = self.opener();
             let closed = self.pool.last_closed();
             match recent.take_in(self, &opener, &self.view(), closed) {
