@@ -6,11 +6,13 @@
 mod lookup;
 mod places;
 mod recent;
+mod recent_ids;
 mod walk;
 
 pub(crate) use places::{Hint, KeyOrder, KeyPlaces, KeyQuery, Runs};
-pub(crate) use recent::{IdPlace, KeyedId, RecentLast, UnknownIds};
 pub(in crate::shard) use recent::{NotNow, Recent};
+pub(crate) use recent::{RecentLast, UnknownIds};
+pub(crate) use recent_ids::{IdPlace, KeyedId};
 use walk::{Walk, Walked, with_id};
 
 use std::io;
