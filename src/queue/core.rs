@@ -14,12 +14,16 @@ use super::state::{Grant, Moment, Next, State};
 use super::wait::{Place, Waiting};
 use crate::device::Device;
 use crate::error::{QueueError, ReadError, Unavailable, error_chain};
+use crate::format::Defect;
 use crate::notice::Notices;
 use crate::position::{Lsn, Position};
 use crate::read::{Record, Source, get, get_many};
 use crate::shard::Engine;
 use crate::sync::lock;
 use crate::time::Nanos;
+
+/// A record that could not be read is tried again so long after it.
+const UNREADABLE_FOR_NS: u64 = 1_000_000_000;
 
 /// What takers are told: records, or an error, or that nothing comes any more.
 pub(super) type Told = Option<Result<Vec<Delivery>, ReadError>>;
@@ -99,6 +103,10 @@ impl Core {
 
     /// Starts its thread, where there are any.
     pub(super) fn start(self: &Arc<Core>) -> Result<(), QueueError> {
+        // With what it was opened: a record that became a dead letter then is written down as if that came later.
+        if lock(&self.held).state.has_changed() {
+            self.clock.note();
+        }
         if !self.device.threaded() {
             return Ok(());
         }
@@ -293,15 +301,18 @@ impl Core {
         all
     }
 
-    /// A record that is gone is done with; at another error it may be better luck next time.
-    fn could_not_read(&self, grant: Grant, error: &ReadError) {
+    /// A record that is gone is done with: truncated, or cut off while the queue was open. At another error there may be
+    /// better luck after a pause. Nobody had it, so that this costs no attempt, unless what was read is damaged: that
+    /// does not pass, and ends as a dead letter.
+    pub(super) fn could_not_read(&self, grant: Grant, error: &ReadError) {
         let Grant { position, lease, .. } = grant;
         let _ = self.settle(position, |state, moment| match error {
-            ReadError::Truncated { .. } => state.done(position, lease),
-            error => {
+            ReadError::Truncated { .. } | ReadError::NotAPosition(_) => state.done(position, lease),
+            ReadError::Damaged { cause, .. } if *cause != Defect::Unreadable => {
                 let why = format!("it could not be read: {}", error_chain(error));
-                state.release(position, lease, &why, moment)
+                state.put_back(position, lease, Some(&why), UNREADABLE_FOR_NS, moment)
             }
+            _ => state.put_back(position, lease, None, UNREADABLE_FOR_NS, moment),
         });
     }
 
@@ -424,6 +435,12 @@ impl Core {
             let mut held = lock(&self.held);
             held.state.has_changed().then(|| held.state.save(moment))
         })
+    }
+
+    /// Whether what has changed is going to be written by the queue's thread.
+    #[cfg(test)]
+    pub(super) fn will_write(&self) -> bool {
+        self.clock.will_flush()
     }
 
     pub(super) fn stop(&self, stopped: bool) {
