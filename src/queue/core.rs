@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::delivery::Delivery;
 use super::feed::{Feed, facts};
 use super::files::{Clock, Files};
@@ -49,7 +50,8 @@ struct Held {
     ended: bool,
 }
 
-/// A queue that is open. All its handles share one. Of its locks `feed` is taken first, then `held`, then the others.
+/// A queue that is open. All its handles share one. Of its locks `ahead` is taken first, then `feed`, then `held`, then the
+/// others.
 pub(crate) struct Core {
     pub(super) name: String,
     engines: Box<[Arc<Engine>]>,
@@ -58,6 +60,8 @@ pub(crate) struct Core {
     held: Mutex<Held>,
     /// Held while records are read that were not before.
     feed: Mutex<Feed>,
+    /// Held while what was not handed out is counted, before all others.
+    ahead: Mutex<Vec<Ahead>>,
     waiting: Arc<Waiting>,
     files: Files,
     clock: Arc<Clock>,
@@ -93,6 +97,7 @@ impl Core {
             notices: parts.notices.clone(),
             held: Mutex::new(Held { state: parts.state, ended: false }),
             feed: Mutex::new(parts.feed),
+            ahead: Mutex::new(parts.engines.iter().map(Ahead::new).collect()),
             waiting: Arc::default(),
             files: parts.files,
             clock: Arc::new(Clock::new(parts.device)),
@@ -399,13 +404,25 @@ impl Core {
         if !self.in_opening_process() {
             return super::Lag::default();
         }
-        let unread = lock(&self.feed).unread();
-        let moment = self.moment();
-        let (records, bytes, oldest) = lock(&self.held).state.open();
-        let oldest = oldest.into_iter().chain(unread.oldest).min();
+        let mut ahead = lock(&self.ahead);
+        let reached = lock(&self.feed).reached();
+        ahead.iter_mut().zip(reached).for_each(|(own, reached)| own.count(reached));
+        // What was handed out meanwhile is open, and counted there alone.
+        let feed = lock(&self.feed);
+        let (reached, moment) = (feed.reached(), self.moment());
+        let (mut records, mut bytes, mut oldest) = lock(&self.held).state.open();
+        drop(feed);
+        for (own, reached) in ahead.iter().zip(reached) {
+            let left = own.left(reached);
+            if left.records > 0 {
+                records += left.records;
+                bytes = bytes.saturating_add(left.bytes);
+                oldest = oldest.into_iter().chain(own.oldest(reached)).min();
+            }
+        }
         super::Lag {
-            records: records + unread.records,
-            bytes: bytes + unread.bytes,
+            records,
+            bytes,
             oldest: oldest.map(|time| Duration::from_nanos(moment.wall.saturating_sub(time))),
         }
     }
@@ -435,6 +452,13 @@ impl Core {
             let mut held = lock(&self.held);
             held.state.has_changed().then(|| held.state.save(moment))
         })
+    }
+
+    /// As if a backlog were being counted all the while.
+    #[cfg(test)]
+    pub(super) fn while_counting<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _counting = lock(&self.ahead);
+        act()
     }
 
     /// Whether what has changed is going to be written by the queue's thread.

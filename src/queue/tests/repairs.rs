@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::machine::{at, deliver, fresh, limits, position};
 use crate::error::ReadError;
 use crate::format::{DeadRecord, Defect, OpenRecord, QueueState};
-use crate::position::ShardId;
+use crate::position::{Lsn, ShardId};
+use crate::queue::ahead::{Ahead, Sum};
+use crate::queue::feed::Feed;
 use crate::queue::state::{Grant, Next, State};
 use crate::queue::{Queue, QueueOptions};
 use crate::simulation::{End, Simulated};
@@ -14,6 +16,12 @@ use crate::{Log, Options};
 
 fn open(machine: &Simulated) -> Log {
     Options::new().shards(1).device(machine).open("/log").unwrap()
+}
+
+fn append(log: &Log, count: usize) {
+    for _ in 0..count {
+        log.append(b"abc").wait().unwrap();
+    }
 }
 
 fn queue(log: &Log, attempts: u32) -> Queue {
@@ -135,4 +143,44 @@ fn rows_of_what_was_never_read_are_not_believed() {
     for grant in taken {
         state.reject(grant.position, grant.lease, "no", at(1)).unwrap();
     }
+}
+
+/// What is handed out while it is counted is not left, and what is appended meanwhile is counted the next time.
+#[test]
+fn a_backlog_is_counted_beside_whoever_is_handed_it_and_as_far_as_it_went() {
+    let log = open(&Simulated::seed(1));
+    let engine = log.engine_of(ShardId(0));
+    let mut feed = Feed::new(&[engine.clone()], &[Lsn::MIN]).unwrap();
+    let mut ahead = Ahead::new(&engine);
+    let left = |ahead: &Ahead, feed: &Feed| ahead.left(feed.reached()[0]).records;
+    append(&log, 10);
+    let (limit, before) = (engine.durable(), feed.reached()[0]);
+    append(&log, 5);
+    (0..4).for_each(|_| drop(feed.step().unwrap().unwrap()));
+    ahead.count_below(limit, before);
+    assert_eq!(left(&ahead, &feed), 6);
+    (0..2).for_each(|_| drop(feed.step().unwrap().unwrap()));
+    assert_eq!(left(&ahead, &feed), 4);
+    ahead.count(feed.reached()[0]);
+    assert_eq!(ahead.left(feed.reached()[0]), Sum { records: 9, bytes: 27 });
+    (0..9).for_each(|_| drop(feed.step().unwrap().unwrap()));
+    append(&log, 1);
+    assert_eq!(left(&ahead, &feed), 0);
+    ahead.count(feed.reached()[0]);
+    assert_eq!(left(&ahead, &feed), 1, "from where it was handed out to");
+}
+
+/// As long as a backlog is being counted.
+#[test]
+fn whoever_takes_or_settles_does_not_wait_for_a_count() {
+    let log = open(&Simulated::seed(1));
+    append(&log, 3);
+    let own = queue(&log, 2);
+    own.0.while_counting(|| {
+        own.take().wait().unwrap().unwrap().done().unwrap();
+        drop(own.take().wait().unwrap().unwrap());
+        own.flush().unwrap();
+    });
+    assert_eq!(own.lag().records, 2);
+    own.0.while_counting(|| log.close().unwrap());
 }
