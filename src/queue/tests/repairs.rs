@@ -150,8 +150,8 @@ fn rows_of_what_was_never_read_are_not_believed() {
 fn a_backlog_is_counted_beside_whoever_is_handed_it_and_as_far_as_it_went() {
     let log = open(&Simulated::seed(1));
     let engine = log.engine_of(ShardId(0));
-    let mut feed = Feed::new(&[engine.clone()], &[Lsn::MIN]).unwrap();
-    let mut ahead = Ahead::new(&engine);
+    let mut feed = Feed::new(std::slice::from_ref(engine), &[Lsn::MIN]).unwrap();
+    let mut ahead = Ahead::new(engine);
     let left = |ahead: &Ahead, feed: &Feed| ahead.left(feed.reached()[0]).records;
     append(&log, 10);
     let (limit, before) = (engine.durable(), feed.reached()[0]);
