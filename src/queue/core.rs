@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::delivery::Delivery;
 use super::feed::{Feed, facts};
 use super::files::{Clock, Files};
@@ -14,12 +15,16 @@ use super::state::{Grant, Moment, Next, State};
 use super::wait::{Place, Waiting};
 use crate::device::Device;
 use crate::error::{QueueError, ReadError, Unavailable, error_chain};
+use crate::format::Defect;
 use crate::notice::Notices;
 use crate::position::{Lsn, Position};
 use crate::read::{Record, Source, get, get_many};
 use crate::shard::Engine;
 use crate::sync::lock;
 use crate::time::Nanos;
+
+/// A record that could not be read is tried again so long after it.
+const UNREADABLE_FOR_NS: u64 = 1_000_000_000;
 
 /// What takers are told: records, or an error, or that nothing comes any more.
 pub(super) type Told = Option<Result<Vec<Delivery>, ReadError>>;
@@ -45,7 +50,8 @@ struct Held {
     ended: bool,
 }
 
-/// A queue that is open. All its handles share one. Of its locks `feed` is taken first, then `held`, then the others.
+/// A queue that is open. All its handles share one. Of its locks `ahead` is taken first, then `feed`, then `held`, then the
+/// others.
 pub(crate) struct Core {
     pub(super) name: String,
     engines: Box<[Arc<Engine>]>,
@@ -54,6 +60,8 @@ pub(crate) struct Core {
     held: Mutex<Held>,
     /// Held while records are read that were not before.
     feed: Mutex<Feed>,
+    /// Held while what was not handed out is counted, before all others.
+    ahead: Mutex<Vec<Ahead>>,
     waiting: Arc<Waiting>,
     files: Files,
     clock: Arc<Clock>,
@@ -89,6 +97,7 @@ impl Core {
             notices: parts.notices.clone(),
             held: Mutex::new(Held { state: parts.state, ended: false }),
             feed: Mutex::new(parts.feed),
+            ahead: Mutex::new(parts.engines.iter().map(Ahead::new).collect()),
             waiting: Arc::default(),
             files: parts.files,
             clock: Arc::new(Clock::new(parts.device)),
@@ -99,6 +108,10 @@ impl Core {
 
     /// Starts its thread, where there are any.
     pub(super) fn start(self: &Arc<Core>) -> Result<(), QueueError> {
+        // With what it was opened: a record that became a dead letter then is written down as if that came later.
+        if lock(&self.held).state.has_changed() {
+            self.clock.note();
+        }
         if !self.device.threaded() {
             return Ok(());
         }
@@ -293,15 +306,18 @@ impl Core {
         all
     }
 
-    /// A record that is gone is done with; at another error it may be better luck next time.
-    fn could_not_read(&self, grant: Grant, error: &ReadError) {
+    /// A record that is gone is done with: truncated, or cut off while the queue was open. At another error there may be
+    /// better luck after a pause. Nobody had it, so that this costs no attempt, unless what was read is damaged: that
+    /// does not pass, and ends as a dead letter.
+    pub(super) fn could_not_read(&self, grant: Grant, error: &ReadError) {
         let Grant { position, lease, .. } = grant;
         let _ = self.settle(position, |state, moment| match error {
-            ReadError::Truncated { .. } => state.done(position, lease),
-            error => {
+            ReadError::Truncated { .. } | ReadError::NotAPosition(_) => state.done(position, lease),
+            ReadError::Damaged { cause, .. } if *cause != Defect::Unreadable => {
                 let why = format!("it could not be read: {}", error_chain(error));
-                state.release(position, lease, &why, moment)
+                state.put_back(position, lease, Some(&why), UNREADABLE_FOR_NS, moment)
             }
+            _ => state.put_back(position, lease, None, UNREADABLE_FOR_NS, moment),
         });
     }
 
@@ -388,13 +404,25 @@ impl Core {
         if !self.in_opening_process() {
             return super::Lag::default();
         }
-        let unread = lock(&self.feed).unread();
-        let moment = self.moment();
-        let (records, bytes, oldest) = lock(&self.held).state.open();
-        let oldest = oldest.into_iter().chain(unread.oldest).min();
+        let mut ahead = lock(&self.ahead);
+        let reached = lock(&self.feed).reached();
+        ahead.iter_mut().zip(reached).for_each(|(own, reached)| own.count(reached));
+        // What was handed out meanwhile is open, and counted there alone.
+        let feed = lock(&self.feed);
+        let (reached, moment) = (feed.reached(), self.moment());
+        let (mut records, mut bytes, mut oldest) = lock(&self.held).state.open();
+        drop(feed);
+        for (own, reached) in ahead.iter().zip(reached) {
+            let left = own.left(reached);
+            if left.records > 0 {
+                records += left.records;
+                bytes = bytes.saturating_add(left.bytes);
+                oldest = oldest.into_iter().chain(own.oldest(reached)).min();
+            }
+        }
         super::Lag {
-            records: records + unread.records,
-            bytes: bytes + unread.bytes,
+            records,
+            bytes,
             oldest: oldest.map(|time| Duration::from_nanos(moment.wall.saturating_sub(time))),
         }
     }
@@ -424,6 +452,19 @@ impl Core {
             let mut held = lock(&self.held);
             held.state.has_changed().then(|| held.state.save(moment))
         })
+    }
+
+    /// As if a backlog were being counted all the while.
+    #[cfg(test)]
+    pub(super) fn while_counting<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _counting = lock(&self.ahead);
+        act()
+    }
+
+    /// Whether what has changed is going to be written by the queue's thread.
+    #[cfg(test)]
+    pub(super) fn will_write(&self) -> bool {
+        self.clock.will_flush()
     }
 
     pub(super) fn stop(&self, stopped: bool) {

@@ -41,7 +41,7 @@ impl Dead {
         while self.letters.len() > self.most {
             let (_, oldest) = self.letters.pop_first().expect("there are some");
             self.places.remove(&oldest.position);
-            self.forgotten += 1;
+            self.forgotten = self.forgotten.saturating_add(1);
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 
+use super::ahead::{Reached, Sum};
 use super::state::Facts;
 use crate::error::ReadError;
 use crate::format::Committed;
@@ -30,32 +30,10 @@ pub(super) struct Feed {
 struct Lane {
     engine: Arc<Engine>,
     cursor: Cursor,
-    /// No record below it is left to be read.
-    next: Lsn,
+    reached: Reached,
     /// Epoch of the last record, and the [seed](crate::format::EpochSeed) of its records.
     seed: Option<(u32, u32)>,
     registration: Option<Registration>,
-    ahead: Ahead,
-}
-
-/// What is durable and was not read, as far as it was counted.
-#[derive(Debug, Default)]
-struct Ahead {
-    cursor: Option<Cursor>,
-    /// The last record that was counted.
-    last: Lsn,
-    records: u64,
-    bytes: u64,
-    truncations: u64,
-}
-
-/// What is left to be read.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    pub records: u64,
-    pub bytes: u64,
-    /// The earliest time of a record.
-    pub oldest: Option<u64>,
 }
 
 pub(super) fn facts(record: &Record) -> Facts {
@@ -78,51 +56,10 @@ impl Lane {
     fn step(&mut self) -> Step {
         let step = self.cursor.next(self.engine.durable(), Lsn::MAX);
         if let Step::Record(record) = &step {
-            self.next = Lsn(record.lsn().0 + 1);
-            if self.ahead.records > 0 && record.lsn() <= self.ahead.last {
-                self.ahead.records -= 1;
-                self.ahead.bytes = self.ahead.bytes.saturating_sub(facts(record).bytes);
-            }
+            self.reached.next = Lsn(record.lsn().0 + 1);
+            self.reached.passed.add(facts(record).bytes);
         }
         step
-    }
-
-    /// Counts on from where it was counted to.
-    fn count(&mut self) -> Result<(), ReadError> {
-        let truncations = self.engine.truncations().load(Ordering::SeqCst);
-        let ahead = &mut self.ahead;
-        if ahead.records == 0 || ahead.truncations != truncations {
-            let cursor = Some(Cursor::at_rest(self.engine.clone(), self.next)?);
-            *ahead = Ahead { cursor, truncations, ..Ahead::default() };
-        }
-        let cursor =
-            ahead.cursor.as_mut().expect("it was just made, or there is something that it has counted");
-        loop {
-            match cursor.next(self.engine.durable(), Lsn::MAX) {
-                Step::End => break,
-                Step::Record(record) => {
-                    ahead.records += 1;
-                    ahead.bytes += facts(&record).bytes;
-                    ahead.last = record.lsn();
-                }
-                // What is damaged or gone is no record. It is told to whoever takes.
-                Step::Error(ReadError::Damaged { .. } | ReadError::Truncated { .. }) => {}
-                Step::Error(_) => break,
-            }
-        }
-        cursor.rest();
-        Ok(())
-    }
-
-    /// When the next record was appended.
-    fn oldest(&self) -> Option<u64> {
-        let mut cursor = Cursor::at_rest(self.engine.clone(), self.next).ok()?;
-        let step = cursor.next(self.engine.durable(), Lsn::MAX);
-        cursor.rest();
-        match step {
-            Step::Record(record) => Some(record.timestamp()),
-            _ => None,
-        }
     }
 }
 
@@ -131,8 +68,8 @@ impl Feed {
     pub(super) fn new(engines: &[Arc<Engine>], from: &[Lsn]) -> Result<Feed, ReadError> {
         let lane = |(engine, from): (&Arc<Engine>, &Lsn)| {
             let cursor = Cursor::at_rest(engine.clone(), *from)?;
-            let (engine, ahead) = (engine.clone(), Ahead::default());
-            Ok(Lane { engine, cursor, next: *from, seed: None, registration: None, ahead })
+            let reached = Reached { next: *from, passed: Sum::default() };
+            Ok(Lane { engine: engine.clone(), cursor, reached, seed: None, registration: None })
         };
         let lanes = engines.iter().zip(from).map(lane).collect::<Result<_, ReadError>>()?;
         Ok(Feed { lanes, turn: 0, errors: VecDeque::new() })
@@ -192,17 +129,8 @@ impl Feed {
         }
     }
 
-    /// What is left to be read. Reads what was appended since it was last asked.
-    pub(super) fn unread(&mut self) -> Unread {
-        let mut unread = Unread::default();
-        for lane in &mut self.lanes {
-            if lane.count().is_err() || lane.ahead.records == 0 {
-                continue;
-            }
-            unread.records += lane.ahead.records;
-            unread.bytes += lane.ahead.bytes;
-            unread.oldest = unread.oldest.into_iter().chain(lane.oldest()).min();
-        }
-        unread
+    /// How far each shard was handed out.
+    pub(super) fn reached(&self) -> Vec<Reached> {
+        self.lanes.iter().map(|lane| lane.reached).collect()
     }
 }

@@ -202,6 +202,11 @@ impl Clock {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn will_flush(&self) -> bool {
+        lock(&self.asked).flush.is_some()
+    }
+
     /// Somebody waits for this moment.
     pub(super) fn ring_at(&self, at: Nanos) {
         let mut asked = lock(&self.asked);

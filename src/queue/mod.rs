@@ -4,10 +4,11 @@
 //! leased to one of them, who says that it is done, or when to try again, or that it is not to be tried any more. What nobody
 //! says anything of is handed out again.
 //!
-//! From the bottom up: `state` decides, with `rate` and `dead` as parts of it; `feed` reads, `files` writes, `wait` knows
+//! From the bottom up: `state` decides, with `rate` and `dead` as parts of it; `feed` reads, `ahead` counts what it has still to read, `files` writes, `wait` knows
 //! who waits; `core` ties them together, `take` and `delivery` are what workers hold, `open` knows all queues of a log, and
 //! `peek` looks at one from outside.
 
+mod ahead;
 mod core;
 mod dead;
 mod delivery;
@@ -144,8 +145,8 @@ impl Queue {
 
     /// What it has still to do.
     ///
-    /// Counts what was appended since it was last asked, which it reads for that; while it does, nobody is handed a new
-    /// record. What cannot be read is not counted. Nothing in a forked child.
+    /// Counts what is durable now and was appended since it was last asked, which it reads for that; workers do not wait
+    /// for it. What cannot be read is not counted. Nothing in a forked child.
     #[must_use]
     pub fn lag(&self) -> Lag {
         self.0.lag()

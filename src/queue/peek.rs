@@ -47,7 +47,7 @@ pub(crate) fn peek(
     let newest = open.iter().map(|open| open.timestamp).max().unwrap_or(0).max(unread.newest);
     let lag = Lag {
         records: unread.records + open.len() as u64,
-        bytes: unread.bytes + open.iter().map(|open| open.bytes).sum::<u64>(),
+        bytes: open.iter().fold(unread.bytes, |sum, open| sum.saturating_add(open.bytes)),
         oldest: times.min().map(|time| std::time::Duration::from_nanos(newest.saturating_sub(time))),
     };
     Ok(QueueSummary { lag, handed_out: open.len() as u64, rejected: rejected.collect(), forgotten })
@@ -66,12 +66,14 @@ impl Unread {
     fn count(&mut self, source: &Arc<dyn Source>, read: Option<Position>) -> Result<(), QueueError> {
         let from = read.map_or(source.view().horizon, |read| Lsn(read.lsn().0 + 1));
         let mut cursor = Cursor::new(source.clone(), from).map_err(QueueError::Read)?;
+        // Of this moment: its owner may append faster than this reads.
+        let limit = source.durable();
         loop {
-            match cursor.next(source.durable(), Lsn::MAX) {
+            match cursor.next(limit, Lsn::MAX) {
                 Step::End => return Ok(()),
                 Step::Record(record) => {
                     self.records += 1;
-                    self.bytes += super::feed::facts(&record).bytes;
+                    self.bytes = self.bytes.saturating_add(super::feed::facts(&record).bytes);
                     self.oldest = self.oldest.into_iter().chain([record.timestamp()]).min();
                     self.newest = self.newest.max(record.timestamp());
                 }

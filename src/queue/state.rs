@@ -119,14 +119,20 @@ impl State {
             changed: false,
             limits,
         };
+        // A queue writes down no row of what it has not read, and none twice. What somebody else has made is not to be
+        // believed: the record would be in two hands once it is read.
+        let was_read = |read: &[Option<Committed>], position: Position| {
+            let own = read.get(usize::from(position.shard().0)).copied().flatten();
+            own.is_some_and(|own| position <= own.position)
+        };
         for letter in saved.dead {
-            if !state.dead.has(letter.position) {
+            if was_read(&state.read, letter.position) && !state.dead.has(letter.position) {
                 state.dead.add(letter);
             }
         }
         for open in saved.open {
-            // Nothing that was written says so; what somebody else has made is not to be believed.
-            if state.dead.has(open.position) || state.open.contains_key(&open.position) {
+            let is_listed = state.dead.has(open.position) || state.open.contains_key(&open.position);
+            if is_listed || !was_read(&state.read, open.position) {
                 continue;
             }
             let due = moment.now + open.delay_ns.saturating_sub(passed);
@@ -279,7 +285,7 @@ impl State {
         Ok(())
     }
 
-    /// It was put down without a word, or could not be read.
+    /// It was put down without a word.
     pub(super) fn release(
         &mut self,
         position: Position,
@@ -290,6 +296,30 @@ impl State {
         self.held(position, lease)?;
         if matches!(self.open[&position].standing, Standing::InHand { .. }) {
             self.fail(position, moment.now, why, moment);
+        }
+        Ok(())
+    }
+
+    /// It could not be read, and waits for so long. Where that is for good, as `lasting` says, it costs the attempt.
+    pub(super) fn put_back(
+        &mut self,
+        position: Position,
+        lease: u64,
+        lasting: Option<&str>,
+        delay_ns: u64,
+        moment: Moment,
+    ) -> Result<(), Lost> {
+        self.held(position, lease)?;
+        let entry = self.open.get_mut(&position).expect("it is held");
+        if matches!(entry.standing, Standing::InHand { .. }) {
+            let due = moment.now + delay_ns;
+            if let Some(why) = lasting {
+                self.fail(position, due, why, moment);
+            } else {
+                entry.attempts -= 1; // The grant's.
+                self.changed = true;
+                self.stand(position, Standing::Waiting { due });
+            }
         }
         Ok(())
     }
@@ -348,7 +378,7 @@ impl State {
     /// Records that are neither done nor dead, of those that were read, and what they amount to; and the earliest time of
     /// one.
     pub(super) fn open(&self) -> (u64, u64, Option<u64>) {
-        let bytes = self.open.values().map(|entry| entry.facts.bytes).sum();
+        let bytes = self.open.values().fold(0, |sum: u64, entry| sum.saturating_add(entry.facts.bytes));
         (self.open.len() as u64, bytes, self.open.values().map(|entry| entry.facts.timestamp).min())
     }
 

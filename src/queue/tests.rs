@@ -4,6 +4,7 @@ mod crashes;
 mod holds;
 mod machine;
 mod model;
+mod repairs;
 
 /// Numbers that follow from a seed.
 #[derive(Clone, Debug)]

@@ -223,23 +223,23 @@ fn a_queue_is_what_the_model_says_whatever_happens_when() {
     }
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits { lease_ns: 30 * SECOND, attempts: 5, in_hand: 100, waiting: 100, dead: 3, per_second: None }
 }
 
-fn position(index: u64) -> Position {
+pub(super) fn position(index: u64) -> Position {
     Position::new(ShardId(0), 1, Lsn(index * 4096 + 88), Lsn(index * 4096))
 }
 
-fn at(now: u64) -> Moment {
+pub(super) fn at(now: u64) -> Moment {
     Moment { now: Nanos(now), wall: now }
 }
 
-fn fresh(limits: Limits) -> State {
+pub(super) fn fresh(limits: Limits) -> State {
     State::restore(limits, 1, QueueState::default(), at(0))
 }
 
-fn deliver(state: &mut State, index: u64, moment: Moment) -> Grant {
+pub(super) fn deliver(state: &mut State, index: u64, moment: Moment) -> Grant {
     let facts = Facts { timestamp: index, bytes: 10 };
     state.deliver(Committed { position: position(index), seed: 1 }, facts, moment)
 }
