@@ -164,11 +164,7 @@ impl Payload<'_> {
     pub(crate) fn whole(&self) -> Cow<'_, [u8]> {
         match self {
             Payload::Whole(bytes) => Cow::Borrowed(bytes),
-            Payload::Parts(parts) => {
-                let mut whole = Vec::with_capacity(self.len());
-                parts.iter().for_each(|part| whole.extend_from_slice(part));
-                Cow::Owned(whole)
-            }
+            Payload::Parts(parts) => Cow::Owned(joined(parts)),
         }
     }
 
@@ -178,6 +174,13 @@ impl Payload<'_> {
             Payload::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
         }
     }
+}
+
+/// The bytes of all parts, in one piece.
+pub(crate) fn joined(parts: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut whole = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| whole.extend_from_slice(part));
+    whole
 }
 
 /// Bytes, borrowed or owned.

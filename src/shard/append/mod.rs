@@ -23,7 +23,7 @@ use crate::shard::engine::{Engine, Placed, Refused, Target};
 use crate::shard::wait::wake_state::Waking;
 use crate::sync::lock;
 use crate::write::{Durability, Priority};
-use crate::write::{List, Payload};
+use crate::write::{List, Payload, joined};
 
 /// Records of one key for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
@@ -211,17 +211,14 @@ impl Engine {
     }
 
     fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Result<Placed, Refused> {
-        let bytes = parts.iter().map(|part| part.len()).sum();
-        let body = key.len() + bytes;
+        let body = key.len() + parts.iter().map(|part| part.len()).sum::<usize>();
         if self.fits(key, body) {
             let all = std::iter::once(key).chain(parts.iter().map(|part| &**part));
             return self.put_body(key, body, all, mode);
         }
         // Refused before it is put together, if it is too large for that.
         self.check_bytes(body as u64)?;
-        let mut whole = Vec::with_capacity(bytes);
-        parts.iter().for_each(|part| whole.extend_from_slice(part));
-        self.put_one(key, &whole, mode)
+        self.put_one(key, &joined(parts), mode)
     }
 
     /// Whether a record fits into a block, as nearly all do.

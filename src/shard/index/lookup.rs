@@ -9,64 +9,69 @@ use crate::position::Lsn;
 use crate::shard::Engine;
 
 impl Engine {
-    /// At most so many of them; and the stretch that was not told of. Behind what is indexed, places are those of what was
-    /// appended last, as far as it is durable. Where neither knows, that is said.
+    /// At most so many of them, as [`KeyPlaces::some`](super::KeyPlaces::some) gives them; and the stretch that was not told
+    /// of. Behind what runs tell of, places are those of what was appended last, as far as it is durable.
     pub(crate) fn some_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
+        let (mut hints, left) = self.key_places(asked.key, asked.stretch.clone(), asked.order).some(asked);
+        let is_at_end = |hint: &Hint| matches!(hint, Hint::Unknown { to, .. } if *to == asked.stretch.end);
+        let end = match asked.order {
+            KeyOrder::Forward => hints.last(),
+            KeyOrder::Backward => hints.first(),
+        };
+        let Some(&Hint::Unknown { from, to }) = end.filter(|hint| is_at_end(hint)) else {
+            return (hints, left);
+        };
         match asked.order {
-            KeyOrder::Forward => self.first_key_places(asked),
-            KeyOrder::Backward => self.last_key_places(asked),
+            KeyOrder::Forward => {
+                hints.pop();
+                self.first_recently(asked, hints, from..to)
+            }
+            KeyOrder::Backward => self.last_recently(asked, from..to),
         }
     }
 
-    fn first_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let KeyQuery { key, ref stretch, most, .. } = *asked;
-        let mut places = self.key_places(key, stretch.clone(), KeyOrder::Forward);
-        let mut hints: Vec<Hint> = Iterator::take(places.by_ref(), most).collect();
-        let from = places.range.start.clamp(stretch.start, stretch.end);
-        if hints.len() == most || from == stretch.end {
-            return (hints, from..stretch.end);
-        }
-        let (recent, known) = self.recently(key, from..stretch.end);
+    /// The same of the end of the stretch, behind these hints.
+    fn first_recently(
+        &self,
+        asked: &KeyQuery<'_>,
+        mut hints: Vec<Hint>,
+        Range { start: from, end: to }: Range<Lsn>,
+    ) -> (Vec<Hint>, Range<Lsn>) {
+        let (recent, known) = self.recently(asked.key, from..to);
         if known.start > from {
             hints.push(Hint::Unknown { from, to: known.start });
-            return (hints, known.start..stretch.end);
+            return (hints, known.start..to);
         }
-        let room = most - hints.len();
+        let room = asked.most - hints.len();
         hints.extend(recent.iter().rev().take(room).map(|place| Hint::Place(*place)));
         if let Some(next) = recent.iter().rev().nth(room) {
-            return (hints, next.lsn..stretch.end);
+            return (hints, next.lsn..to);
         }
-        if known.end < stretch.end {
-            hints.push(Hint::Unknown { from: known.end, to: stretch.end });
+        if known.end < to {
+            hints.push(Hint::Unknown { from: known.end, to });
         }
-        (hints, stretch.end..stretch.end)
+        (hints, to..to)
     }
 
-    fn last_key_places(&self, asked: &KeyQuery<'_>) -> (Vec<Hint>, Range<Lsn>) {
-        let KeyQuery { key, ref stretch, most, .. } = *asked;
-        let mut places = self.key_places(key, stretch.clone(), KeyOrder::Backward);
-        let reach = if places.range.is_empty() { stretch.start } else { places.range.end };
-        let reach = reach.clamp(stretch.start, stretch.end);
-        let mut hints = Vec::new();
-        if reach < stretch.end {
-            let (recent, known) = self.recently(key, reach..stretch.end);
-            if known.end < stretch.end {
-                return (vec![Hint::Unknown { from: known.end, to: stretch.end }], stretch.start..known.end);
-            }
-            hints.extend(recent.iter().take(most).map(|place| Hint::Place(*place)));
-            if let Some(last) = recent.get(most.saturating_sub(1)) {
-                return (hints, stretch.start..last.lsn);
-            }
-            if known.start > reach {
-                hints.push(Hint::Unknown { from: reach, to: known.start });
-                return (hints, stretch.start..reach);
-            }
+    /// The same from the end of the stretch on; what lies in front of it is left for the next time.
+    fn last_recently(
+        &self,
+        asked: &KeyQuery<'_>,
+        Range { start: from, end: to }: Range<Lsn>,
+    ) -> (Vec<Hint>, Range<Lsn>) {
+        let (recent, known) = self.recently(asked.key, from..to);
+        let start = asked.stretch.start;
+        if known.end < to {
+            return (vec![Hint::Unknown { from: known.end, to }], start..known.end);
         }
-        let room = most - hints.len();
-        let before = hints.len();
-        hints.extend(Iterator::take(places.by_ref(), room));
-        let end = if hints.len() - before < room { stretch.start } else { places.range.end };
-        (hints, stretch.start..end)
+        let mut hints: Vec<Hint> = recent.iter().take(asked.most).map(|place| Hint::Place(*place)).collect();
+        if let Some(last) = recent.get(asked.most - 1) {
+            return (hints, start..last.lsn);
+        }
+        if known.start > from {
+            hints.push(Hint::Unknown { from, to: known.start });
+        }
+        (hints, start..from)
     }
 
     /// The places of a key in what was appended last, the last one first; and the part of the stretch that they are all of.
