@@ -185,9 +185,9 @@ impl Core {
         act: impl FnOnce(&mut State, Moment) -> Result<(), super::state::Lost>,
     ) -> Result<(), QueueError> {
         let (settled, rings) = self.act(|state, moment| {
-            let (was_full, due) = (state.is_full(), state.next_due());
+            let before = state.outlook();
             let settled = act(state, moment);
-            (settled, was_full || state.next_due() != due)
+            (settled, state.outlook().concerns(before))
         })?;
         if rings {
             self.waiting.ring();

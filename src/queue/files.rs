@@ -14,7 +14,7 @@ use super::open::Place;
 use crate::consumer::{Hold, behind};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{QueueError, SharedIo};
-use crate::format::{QueueState, SlotKind, decode_queue, encode_queue};
+use crate::format::{Committed, QueueState, SlotKind, decode_queue, encode_queue};
 use crate::position::{LogId, Lsn};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
 use crate::shard::Holder;
@@ -58,6 +58,13 @@ fn decode(name: &str, log: LogId, body: &[u8]) -> Result<QueueState, QueueError>
     let (recorded, saved) = decode_queue(body).map_err(|_| QueueError::Damaged { name: name() })?;
     if recorded != log {
         return Err(QueueError::OtherLog { name: name(), log: recorded, own: log });
+    }
+    // A row is about the shard whose place it has: of another one it would be taken for a place in this.
+    let is_own = |(shard, read): (usize, &Option<Committed>)| {
+        read.is_none_or(|read| usize::from(read.position.shard().0) == shard)
+    };
+    if !saved.read.iter().enumerate().all(is_own) {
+        return Err(QueueError::Damaged { name: name() });
     }
     Ok(saved)
 }

@@ -64,6 +64,25 @@ pub(super) enum Next {
     Wait(Option<Nanos>),
 }
 
+/// What those go by who wait for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// They may wait for no more than that something is done.
+    is_full: bool,
+    /// When the first of those is due that wait to be handed out again.
+    due: Option<Nanos>,
+    /// When the first lease ends.
+    lease_ends: Option<Nanos>,
+}
+
+impl Outlook {
+    /// Whether somebody who goes by what was so before would miss something, or look too late.
+    pub(super) fn concerns(self, before: Outlook) -> bool {
+        let ends_sooner = before.lease_ends.zip(self.lease_ends).is_some_and(|(before, now)| now < before);
+        before.is_full || self.due != before.due || ends_sooner
+    }
+}
+
 /// Somebody else has the record by now, or nobody may have it any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Lost;
@@ -382,14 +401,13 @@ impl State {
         (self.open.len() as u64, bytes, self.open.values().map(|entry| entry.facts.timestamp).min())
     }
 
-    /// Whether somebody may wait for no more than that something is done.
-    pub(super) fn is_full(&self) -> bool {
-        self.leases.len() >= self.limits.in_hand || self.waiting.len() >= self.limits.waiting
-    }
-
-    /// When the first of those is due that wait to be handed out again.
-    pub(super) fn next_due(&self) -> Option<Nanos> {
-        self.waiting.first().map(|(due, _)| *due)
+    /// What those who wait go by.
+    pub(super) fn outlook(&self) -> Outlook {
+        Outlook {
+            is_full: self.leases.len() >= self.limits.in_hand || self.waiting.len() >= self.limits.waiting,
+            due: self.waiting.first().map(|(due, _)| *due),
+            lease_ends: self.leases.first().map(|(until, _)| *until),
+        }
     }
 
     #[cfg(test)]

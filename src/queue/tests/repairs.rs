@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::machine::{at, deliver, fresh, limits, position};
-use crate::error::ReadError;
-use crate::format::{DeadRecord, Defect, OpenRecord, QueueState};
-use crate::position::{Lsn, ShardId};
+use crate::error::{QueueError, ReadError};
+use crate::format::{DeadRecord, Defect, OpenRecord, QueueState, SlotKind, decode_queue, encode_queue};
+use crate::position::{Lsn, Position, ShardId};
 use crate::queue::ahead::{Ahead, Sum};
 use crate::queue::feed::Feed;
 use crate::queue::state::{Grant, Next, State};
 use crate::queue::{Queue, QueueOptions};
+use crate::segment::ManifestFiles;
 use crate::simulation::{End, Simulated};
 use crate::{Log, Options};
 
@@ -183,4 +184,46 @@ fn whoever_takes_or_settles_does_not_wait_for_a_count() {
     });
     assert_eq!(own.lag().records, 2);
     own.0.while_counting(|| log.close().unwrap());
+}
+
+/// Those who wait go by the first end of a lease: one that is made shorter concerns them, one that is made longer does not.
+#[test]
+fn a_lease_that_is_made_shorter_concerns_those_who_wait() {
+    let mut state = fresh(limits());
+    let [first, second] = [1, 2].map(|index| deliver(&mut state, index, at(0)));
+    let mut extend = |grant: &Grant, for_ns| {
+        let before = state.outlook();
+        state.extend(grant.position, grant.lease, for_ns, at(0)).unwrap();
+        state.outlook().concerns(before)
+    };
+    assert!(!extend(&first, 3_600_000_000_000), "both still end when, or after, the first one did");
+    assert!(!extend(&second, 1_800_000_000_000));
+    assert!(extend(&first, 1_000_000), "it ends in a millisecond, and no longer in half an hour");
+}
+
+/// What was read of one shard is no place in another.
+#[test]
+fn a_row_of_another_shard_is_damage() {
+    let machine = Simulated::seed(1);
+    let log = open(&machine);
+    append(&log, 3);
+    let own = queue(&log, 5);
+    own.take().wait().unwrap().unwrap().done().unwrap();
+    own.flush().unwrap();
+    log.close().unwrap();
+    drop((own, log));
+    let device = machine.device();
+    let directory = device.directory(std::path::Path::new("/log")).unwrap();
+    let fresh = || unreachable!("it is there");
+    let opened = ManifestFiles::open_or_create(directory.as_ref(), "queue-mailer", SlotKind::Queue, fresh);
+    let (mut files, body) = opened.unwrap();
+    let (id, mut saved) = decode_queue(&body).unwrap();
+    let read = saved.read[0].as_mut().unwrap();
+    let position = read.position;
+    read.position = Position::new(ShardId(1), position.epoch(), position.lsn(), position.lsn());
+    files.write(&encode_queue(id, &saved)).unwrap();
+    drop((files, directory));
+    let log = open(&machine);
+    let refused = log.queue("mailer", QueueOptions::new());
+    assert!(matches!(refused, Err(QueueError::Damaged { .. })), "{refused:?}");
 }
