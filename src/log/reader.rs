@@ -322,6 +322,12 @@ impl fmt::Debug for LogReader {
 }
 
 impl ShardReader {
+    /// Where the shard began when its manifest was last looked at; for simulated histories.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn known_horizon(&self) -> Lsn {
+        self.shard().map_or(Lsn::MIN, |shard| shard.view().horizon)
+    }
+
     pub(super) fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
         let shard = self.shard.as_ref().ok_or(ReadError::NoSuchShard(self.id))?;
         shard.refresh()?;

@@ -121,7 +121,7 @@ impl Scan {
             self.unreadable = false;
             let records = Records::checked_before(&header, block).expect("checked by the reader");
             for record in records.flatten() {
-                note_group(&mut self.open_group, record.lsn, record.header.flags);
+                note_group(&mut self.open_group, self.end, record.lsn, record.header.flags);
             }
             return Some(header);
         }
@@ -143,11 +143,14 @@ pub(crate) fn scan(
     scan
 }
 
-/// Tracks where the group that is open behind a record began.
-fn note_group(open: &mut Option<Lsn>, lsn: Lsn, flags: RecordFlags) {
+/// Tracks where the group that is open behind a record began: where the scan began, at `end`, if that was in the middle
+/// of it. So it is in a shard whose manifest is rebuilt, and whose beginning was truncated within the group.
+fn note_group(open: &mut Option<Lsn>, end: Lsn, lsn: Lsn, flags: RecordFlags) {
     if !flags.leaves_group_open() {
         *open = None;
     } else if !flags.continues_group() {
         *open = Some(lsn);
+    } else {
+        open.get_or_insert(end);
     }
 }

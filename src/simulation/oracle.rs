@@ -242,11 +242,12 @@ impl Oracle {
             } else if let Some(payload) = self.given_up.get(&record.position) {
                 back += 1;
                 payload
-            } else if let Some(payload) = self
-                .lost
-                .get(&record.position)
-                .filter(|_| damage.iter().any(|damage| damage.start > acknowledged && damage.end <= lsn))
-            {
+            } else if let Some(payload) = self.lost.get(&record.position).filter(|_| {
+                // Behind a hole that is told, or behind all that there is: a write that was torn and cut off may be
+                // made whole again by what a later epoch wrote over it and lost. Only the manifest knew of that one.
+                let is_excused = |damage: &Range<Lsn>| damage.start > acknowledged && damage.end <= lsn;
+                next == self.accepted.len() || damage.iter().any(is_excused)
+            }) {
                 payload
             } else {
                 // A batch of unknown outcome may be the last thing there.

@@ -79,6 +79,14 @@ impl History {
         }
     }
 
+    /// Where the log begins for whom the follower follows. A truncation that failed may stand in the manifest, which a
+    /// reader beside the owner believes.
+    fn known_horizon(&self, log: &Log, follower: &KeyFollower) -> Lsn {
+        let own = log.engine_of(follower.shard).view().horizon;
+        let beside = self.beside.as_ref().filter(|_| follower.is_beside);
+        beside.map_or(own, |reader| own.max(reader.shard(follower.shard).known_horizon()))
+    }
+
     fn go_on_following(
         &mut self,
         log: &Log,
@@ -97,9 +105,11 @@ impl History {
         let mut items: Vec<_> = std::iter::from_fn(next).take(some).collect();
         let durable = self.known_durable(log, &follower)?;
         let gave_all = items.len() < some;
-        let horizon = log.engine_of(follower.shard).view().horizon;
+        let horizon = self.known_horizon(log, &follower);
         let mut expected = self.stream(log, follower.key);
-        expected.retain(|position| Some(*position) > follower.last && position.lsn() < durable);
+        expected.retain(|position| {
+            Some(*position) > follower.last && (horizon..durable).contains(&position.lsn())
+        });
         items.retain(|item| {
             let is_told = matches!(item, Err(ReadError::Truncated { .. }));
             if is_told && !self.is_damaged() {
