@@ -200,6 +200,12 @@ fn damage_is_found_and_repaired_only_on_demand() {
     assert!(copied.success());
     let dir = copy.path().join("log");
     let path = dir.to_str().unwrap();
+    // Nothing is damaged, and an open would recover it: that is not asked for.
+    let manifests = ["shard-0000/shard.manifest.0", "shard-0000/shard.manifest.1"].map(|name| dir.join(name));
+    let before = manifests.each_ref().map(|name| std::fs::read(name).unwrap());
+    let (code, out, error) = text(&sawmill(&["repair", path]));
+    assert_eq!((code, out.contains("there is nothing to repair")), (0, true), "{out}{error}");
+    assert!(before == manifests.each_ref().map(|name| std::fs::read(name).unwrap()), "it was opened");
     let segment = dir.join("shard-0000/0000000001.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[end - 3 * 4096 + 10] ^= 1;
@@ -273,6 +279,8 @@ fn manifests_that_are_lost_are_rebuilt_only_on_demand() {
     assert!(out.contains("any backup of this log"), "{out}");
     std::fs::write(&own[1], &backup[1]).unwrap();
     let (code, out, error) = text(&sawmill(&["repair", path]));
+    assert_eq!((code, out.contains("there is nothing to repair")), (0, true), "{out}{error}");
+    let (code, out, error) = text(&sawmill(&["repair", path, "--yes"]));
     assert_eq!(code, 0, "{out}{error}");
     assert!(out.contains("the log opens as it is"), "{out}");
 }

@@ -210,9 +210,9 @@ impl Owner {
                 "a process that cannot be seen from here (the lock is held; process {pid} took it last, and /proc \
                  shows no processes of other users): it may well live"
             )),
-            false => {
-                LockError::Lingering(format!("process {pid}, which has ended and whose writes still land"))
-            }
+            false => LockError::Lingering(format!(
+                "process {pid}, which has ended: its writes still land, or a process that it forked lives"
+            )),
         }
     }
 }

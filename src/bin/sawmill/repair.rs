@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use sawmill::log::SalvagedShard;
+use sawmill::log::{Finding, SalvagedShard};
 use sawmill::{Log, OnDamage, OpenError, Options, error_chain};
 
 use crate::{DAMAGED, Error};
@@ -20,10 +20,12 @@ use crate::{DAMAGED, Error};
 pub struct Repair {
     /// The log's directory; nobody may have it open.
     dir: PathBuf,
-    /// Do it; without this only what would be given up is said.
+    /// Do it. Without this the log is only read, and what would be given up is said.
     #[arg(long)]
     yes: bool,
 }
+
+const GIVEN_UP: &str = "given up would be: every record in the places above; all others stay readable";
 
 /// Told with what is found in the segments.
 const UNCERTAIN: &str = "\
@@ -53,6 +55,9 @@ impl Repair {
         let verified = reader.verify()?;
         crate::verify::print(&verified);
         let findings = verified.findings;
+        if !self.yes {
+            return Ok(only_looked_at(&findings));
+        }
         let refused = match Log::open(&self.dir) {
             Ok(log) => {
                 log.close()?;
@@ -69,11 +74,7 @@ impl Repair {
             Err(error) => return Err(error.into()),
         };
         println!("an open says: {}", error_chain(&refused));
-        println!("given up would be: every record in the places above; all others stay readable");
-        if !self.yes {
-            println!("nothing was changed; to go on, add --yes");
-            return Ok(ExitCode::from(DAMAGED));
-        }
+        println!("{GIVEN_UP}");
         if !kept {
             let shards = reader.summary()?;
             keep_manifests(&self.dir, shards.iter().map(|shard| shard.path.as_path()))?;
@@ -105,6 +106,23 @@ impl Repair {
         println!("the manifests were rebuilt");
         Ok(true)
     }
+}
+
+/// What a repair would do, without an open: that alone cuts off a torn end and begins an epoch.
+fn only_looked_at(findings: &[Finding]) -> ExitCode {
+    if findings.iter().any(|finding| matches!(finding, Finding::End { .. })) {
+        println!("an open refuses the log as damaged; {GIVEN_UP}");
+        println!("nothing was changed; to go on, add --yes");
+        return ExitCode::from(DAMAGED);
+    }
+    if findings.is_empty() {
+        println!("nothing is damaged: there is nothing to repair");
+        return ExitCode::SUCCESS;
+    }
+    println!(
+        "what is above stays damaged, and keeps nobody from opening the log: there is nothing to repair"
+    );
+    ExitCode::from(DAMAGED)
 }
 
 fn print_shard(found: &SalvagedShard) {

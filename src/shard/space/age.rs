@@ -107,6 +107,11 @@ impl Ages {
         let was_set = step.abs() >= STEP_NS + i128::from(elapsed / 16);
         if was_set {
             self.even_since = now.steady;
+            if !self.was_closed {
+                // What it said until now may be as wrong. A close or a crash before it is believed again must not take
+                // the difference for time in which the log was closed.
+                self.wall = None;
+            }
         }
         if now.steady - self.even_since >= (self.age / 8).min(EVEN_NS_MAX) {
             self.believe(now.wall);
@@ -240,6 +245,24 @@ mod tests {
         }
         world.run(DAY);
         assert!(world.gone > 0 && world.oldest() < 8 * DAY, "{} h", world.oldest() / HOUR);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_right_just_before_a_close_makes_nothing_old() {
+        for behind in [true, false] {
+            let mut world = World::new(7 * DAY);
+            // Evenly wrong, for long enough to be believed: a machine without a clock of its own.
+            world.error = i128::from(21 * DAY) * if behind { -1 } else { 1 };
+            world.run(DAY);
+            world.error = 0;
+            assert!(world.live(SECOND, true).is_some(), "it is told");
+            world.close(SECOND);
+            world.run(2 * EVEN_NS_MAX);
+            assert_eq!(world.gone, 0);
+            // And it keeps nothing for ever.
+            world.run(8 * DAY);
+            assert!(world.gone > 0 && world.oldest() < 8 * DAY, "{} h", world.oldest() / HOUR);
+        }
     }
 
     #[test]

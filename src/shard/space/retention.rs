@@ -98,7 +98,8 @@ impl Engine {
         let mut retention = lock(&self.space.retention);
         let now = moment(self.device.as_ref());
         let kept = retention.kept.get_or_insert_with(|| self.open_ages(age, now));
-        if let Some(step) = kept.ages.look(now, durable).filter(|_| self.id == ShardId(0)) {
+        let step = kept.ages.look(now, durable);
+        if let Some(step) = step.filter(|_| self.id == ShardId(0)) {
             let by = Duration::from_nanos(u64::try_from(step.unsigned_abs()).unwrap_or(u64::MAX));
             let how = if step > 0 { "forward" } else { "back" };
             self.notices.warn(format!(
@@ -106,7 +107,9 @@ impl Engine {
             ));
         }
         let outdated = kept.ages.outdated();
-        if now.steady.saturating_sub(kept.written_ns) >= WRITE_EVERY_NS.max(age / 64) {
+        // What is written down names the wall clock as it was: after a crash it would count as time that has passed.
+        let is_due = now.steady.saturating_sub(kept.written_ns) >= WRITE_EVERY_NS.max(age / 64);
+        if is_due || step.is_some() {
             self.write_ages(kept, now);
         }
         outdated
