@@ -1,4 +1,4 @@
-//! Appends under terms: looks up what the shard has to know before it can decide.
+//! Appends under terms: looks up what the shard has to know before it can decide (`shard/append/terms.rs`).
 
 use std::sync::Arc;
 

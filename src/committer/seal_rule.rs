@@ -1,5 +1,6 @@
-//! The rule by which a block is sealed: at once while nothing is in flight, else as soon as enough waits. A full one is
-//! sealed without asking (`shard/turn/seal.rs`).
+//! The rule by which a block is sealed: at once while nothing is in flight, else as soon as enough waits; one that nobody
+//! waits for, after a while. Without asking are sealed a full block (`shard/turn/seal.rs`) and the one that a caller leads
+//! (`shard/turn/lead.rs`).
 
 use super::{Committer, Timer};
 use crate::pool::{Pending, Urgency};

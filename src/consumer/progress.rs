@@ -1,4 +1,4 @@
-//! How far a consumer has got, durably.
+//! How far a consumer has got, durably. Its bytes: `format/progress.rs`.
 //!
 //! What was committed is memory, and takes a lock under which nobody does I/O. A thread of the consumer's own makes it
 //! durable a second later, so that a flush that hangs holds up neither commits nor anybody else.

@@ -1,7 +1,7 @@
 //! CRC32C (Castagnoli), and the seed that ties a record to its place.
 //!
-//! What a record's checksum covers: [`RecordHeader`](super::RecordHeader); it is made in
-//! [`encode_record`](super::encode_record), by the instruction in `sys/crc.rs`.
+//! What a record's checksum covers stands in `record.rs`; it is made in [`encode_record`](super::encode_record), by the
+//! instruction in `sys/crc.rs`.
 
 /// CRC32C of `bytes`.
 pub(crate) fn crc(bytes: &[u8]) -> u32 {

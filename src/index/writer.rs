@@ -1,4 +1,4 @@
-//! Writing a run, one key after the other.
+//! Writing a run, one key after the other. When: `shard/index/build_runs.rs`.
 
 use std::io;
 

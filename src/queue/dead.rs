@@ -1,4 +1,5 @@
 //! Dead letters: what a queue hands out no more, and why. Their number is bounded: beyond it the oldest goes.
+//! On disk: `format/queue.rs`, written by `files.rs`.
 
 use std::collections::BTreeMap;
 

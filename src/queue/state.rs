@@ -1,7 +1,7 @@
 //! What a queue decides: which record is handed out next, whose it is, and what becomes of it.
 //!
-//! No I/O, no clock, no lock: the moment is passed in, and records are known by their positions alone. `log.queue`'s
-//! driver reads them, and writes down what [`State::save`] gives.
+//! No I/O, no clock, no lock: the moment is passed in, and records are known by their positions alone. `feed.rs`
+//! reads them, and `files.rs` writes down what [`State::save`] gives.
 //!
 //! A record is *unread*, *open* (in somebody's hands, or waiting to be handed out again), *dead*, or *done*. What is done is
 //! remembered by what is not: of what was read, all that is neither open nor dead. So one record at which everybody fails

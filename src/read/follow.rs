@@ -1,4 +1,4 @@
-//! Reading what comes, as it becomes durable.
+//! Reading what comes, as it becomes durable. How it waits: `follower.rs` (tasks), `shard/wait/mod.rs` (threads).
 
 use std::pin::Pin;
 use std::sync::Arc;

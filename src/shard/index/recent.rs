@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::MutexGuard;
 
-use super::Gathered;
+use super::build_runs::Gathered;
 use super::recent_ids::{IdPlace, KeyedId, RecentIds};
 use super::walk::{Begun, Name, Walk, Walked, with_id};
 use crate::format::{

@@ -1,7 +1,8 @@
 //! Sealing: a block is closed, given its header, and handed to the committer. The caller holds the token.
 //!
 //! *When* a block is sealed is the committer's decision:
-//! [`Committer::should_seal`](crate::committer::Committer::should_seal).
+//! [`Committer::should_seal`](crate::committer::Committer::should_seal). A caller that leads seals its block without
+//! asking (`lead.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,5 @@
-//! Lookups by key in an open shard: by its runs, then by what was appended last.
+//! Lookups by key in an open shard: by its runs, then by what was appended last. Ids: `recent_ids.rs`; older ones are
+//! found as a key's records are.
 
 use std::ops::Range;
 
