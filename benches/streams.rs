@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sawmill::{Durability, Log, Options, Position, ShardId, Write};
@@ -72,6 +73,52 @@ fn loads() {
         let time = median(times).as_secs_f64();
         println!("  {name:<28} {:>12.0}   {:.2}", records() as f64 / time, first.as_secs_f64() / time);
     }
+}
+
+/// Records that 64 blocking callers, or a window of 1,024, make durable in a second, a key each, with the index and
+/// without it, in turn.
+fn durable() {
+    const TIME: Duration = Duration::from_secs(2);
+    let dirs = [folder(), folder()];
+    let logs = [open(dirs[0].path(), true), open(dirs[1].path(), false)];
+    let write = |number: u64| Write::new(PAYLOAD).key(number.to_be_bytes());
+    let callers = |log: &Log| {
+        let number = AtomicU64::new(0);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|| {
+                    while began.elapsed() < TIME {
+                        log.append(write(number.fetch_add(1, Ordering::Relaxed))).wait().unwrap();
+                    }
+                });
+            }
+        });
+        number.into_inner() as f64 / began.elapsed().as_secs_f64()
+    };
+    let window = |log: &Log| {
+        let (mut window, mut number, began) = (log.window(1024), 0, Instant::now());
+        while number % 64 > 0 || began.elapsed() < TIME {
+            window.push(write(number)).unwrap();
+            number += 1;
+        }
+        window.for_each(|position| _ = position.unwrap());
+        number as f64 / began.elapsed().as_secs_f64()
+    };
+    println!("durable, a key each              index on     off   of it");
+    let ways: [(&str, &dyn Fn(&Log) -> f64); 2] =
+        [("64 blocking callers", &callers), ("a window of 1,024", &window)];
+    for (name, rate) in ways {
+        logs.iter().for_each(|log| _ = rate(log));
+        let rates: Vec<(f64, f64)> = (0..TIMES).map(|_| (rate(&logs[0]), rate(&logs[1]))).collect();
+        let ratio = median(rates.iter().map(|(on, off)| on / off).collect());
+        let [on, off] = [
+            median(rates.iter().map(|own| own.0).collect()),
+            median(rates.iter().map(|own| own.1).collect()),
+        ];
+        println!("  {name:<24} {on:>12.0} {off:>9.0}   {ratio:.2}");
+    }
+    logs.iter().for_each(|log| log.close().unwrap());
 }
 
 /// Until as much is indexed as there will be.
@@ -208,6 +255,7 @@ fn main() {
         return;
     }
     loads();
+    durable();
     terms();
     lookups();
 }

@@ -1,12 +1,15 @@
 //! `sawmill bench`: the main job, measured.
 
 mod crash;
+mod keys;
 mod loads;
 mod lookups;
+mod overload;
 mod page;
 mod report;
 mod scan;
 mod sweep;
+mod throttle;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,8 +20,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sawmill::ceiling::{BareFile, Method, Writes};
 use sawmill::{Backend, Durability, Log, Options};
 
+use keys::Keys;
 use loads::{Ceiling, Load, Outcome};
 use lookups::Lookups;
+use overload::Overload;
 use report::{Report, Row};
 use scan::Scan;
 use sweep::Sweep;
@@ -68,6 +73,10 @@ pub struct Bench {
     /// Seconds of sustained ingest for the report.
     #[arg(long, default_value_t = 20.0)]
     series_seconds: f64,
+    /// Only what happens when more comes than the log can take, beside servers that do not refuse. As root the drive is
+    /// held to a steady rate meanwhile.
+    #[arg(long)]
+    overload: bool,
     #[command(flatten)]
     child: crash::Child,
 }
@@ -83,6 +92,15 @@ impl Bench {
         if !(self.series_seconds > 0.0 && self.series_seconds <= 86_400.0) {
             return Err("--series-seconds must be above 0 and at most 86400".into());
         }
+        if self.overload {
+            let place = Place::make(self.dir.as_deref())?;
+            let overload = Overload::measure(place.path(), self.overload_time())?;
+            match self.json {
+                true => println!("{}", overload.json()),
+                false => println!("{overload}"),
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         // Told before minutes of measuring.
         let loads = self.loads()?;
         let page = self
@@ -93,7 +111,8 @@ impl Bench {
         let place = Place::make(self.dir.as_deref())?;
         let (report, sweep) = self.measure(&place, &loads)?;
         if let (Some(mut page), Some(sweep)) = (page, &sweep) {
-            std::io::Write::write_all(&mut page, page::page(&report, sweep)?.as_bytes())?;
+            let overload = Overload::measure(place.path(), self.overload_time())?;
+            std::io::Write::write_all(&mut page, page::page(&report, sweep, &overload)?.as_bytes())?;
         }
         if self.json {
             println!("{}", report.json());
@@ -104,6 +123,11 @@ impl Bench {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Of each multiple of what the log can take: the controller looks ten times a second.
+    fn overload_time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds * 4.0)
     }
 
     fn options(&self) -> Options {
@@ -174,6 +198,8 @@ impl Bench {
         report.scan = Some(Scan::measure(&log, &bare, self.repeat)?);
         bar.set_message("looking records up");
         report.lookups = Lookups::measure(&log, &bare, self.repeat, time)?;
+        bar.set_message("a million keys");
+        report.keys = Some(Keys::measure(&log, self.record_bytes, self.repeat, time)?);
         report.notices = log.stats().notices;
         log.close()?;
         bar.set_message("killing a writer");

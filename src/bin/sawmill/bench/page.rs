@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use plotters::prelude::*;
 
+use super::overload::{Overload, Point, Server};
 use super::report::Report;
 use super::sweep::Sweep;
 use crate::Error;
@@ -109,7 +110,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// The whole page.
-pub fn page(report: &Report, sweep: &Sweep) -> Result<String, Error> {
+pub fn page(report: &Report, sweep: &Sweep, overload: &Overload) -> Result<String, Error> {
     let mut html = String::new();
     write!(
         html,
@@ -121,7 +122,12 @@ pub fn page(report: &Report, sweep: &Sweep) -> Result<String, Error> {
     in_flight(&mut html, sweep)?;
     under_load(&mut html, sweep)?;
     series(&mut html, sweep)?;
-    writeln!(html, "<h2>All figures</h2><pre>{}</pre></html>", escaped(&report.table()))?;
+    overloaded(&mut html, overload)?;
+    writeln!(
+        html,
+        "<h2>All figures</h2><pre>{}</pre></html>",
+        escaped(&format!("{}\n{overload}", report.table()))
+    )?;
     Ok(html)
 }
 
@@ -243,6 +249,56 @@ fn series(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
          second.</p>{}{}",
         throughput.svg()?,
         latency.svg()?
+    )?;
+    Ok(())
+}
+
+fn overloaded(html: &mut String, overload: &Overload) -> Result<(), Error> {
+    let of = |server: Server| overload.points.iter().filter(move |point| point.server == server);
+    let servers = [Server::Refusing, Server::Queueing, Server::Blocking];
+    let goodput = |server: Server| {
+        (server.name().to_owned(), of(server).map(|point| (point.times, point.goodput)).collect())
+    };
+    let delay = |name: &str, server: Server, of_point: fn(&Point) -> f64| {
+        (name.to_owned(), of(server).map(|point| (point.times, of_point(point) * 1e3)).collect())
+    };
+    let chart =
+        |y, lines| Chart { x: "offered, times what the log can take", y, log: [true, y != "goodput"], lines };
+    let priorities = vec![
+        delay("high, refusing", Server::Refusing, |point| point.p99[0].as_secs_f64()),
+        delay("normal, refusing", Server::Refusing, |point| point.p99[1].as_secs_f64()),
+        delay("low, refusing", Server::Refusing, |point| point.p99[2].as_secs_f64()),
+        delay("high, an unbounded queue", Server::Queueing, |point| point.p99[0].as_secs_f64()),
+    ];
+    let over_time = |index: usize| {
+        let points = overload.spike.iter().map(|slice| (slice.at, slice.p99[index].as_secs_f64() * 1e3));
+        points.collect::<Vec<_>>()
+    };
+    let spike = Chart {
+        x: "seconds; ten times as much from 2 to 3",
+        y: "p99, ms until durable",
+        log: [false, true],
+        lines: vec![("high".to_owned(), over_time(0)), ("all that were accepted".to_owned(), over_time(1))],
+    };
+    let accepted = Chart {
+        x: "seconds; ten times as much from 2 to 3",
+        y: "records/s accepted",
+        log: [false, false],
+        lines: vec![(
+            "accepted".to_owned(),
+            overload.spike.iter().map(|slice| (slice.at, slice.accepted)).collect(),
+        )],
+    };
+    write!(
+        html,
+        "<h2>More than the log can take</h2><p class=how>An open loop at a multiple of the closed loop's peak: a tenth of \
+         the peak is of high priority, three tenths are of normal, all else is of low. Goodput is what became durable, of \
+         the peak. Beside a server that refuses stand one with a queue that has no bound, and one whose callers wait.</p>\
+         {}{}<h2>A spike</h2><p class=how>Ten times as much for a second.</p>{}{}",
+        chart("goodput", servers.map(goodput).to_vec()).svg()?,
+        chart("p99, ms until durable", priorities).svg()?,
+        spike.svg()?,
+        accepted.svg()?,
     )?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use sawmill::Log;
 use serde_json::{Value, json};
 
 use super::crash::Crash;
+use super::keys::Keys;
 use super::loads::{Ceiling, Load, Outcome};
 use super::lookups::Lookups;
 use super::scan::Scan;
@@ -39,6 +40,7 @@ pub struct Report {
     pub first_fill: Vec<(f64, f64)>,
     pub scan: Option<Scan>,
     pub lookups: Option<Lookups>,
+    pub keys: Option<Keys>,
     pub crash: Option<Crash>,
     pub notices: Vec<String>,
 }
@@ -140,6 +142,7 @@ impl Report {
             first_fill: Vec::new(),
             scan: None,
             lookups: None,
+            keys: None,
             crash: None,
             notices: Vec::new(),
         }
@@ -228,6 +231,9 @@ impl Report {
         if let Some(lookups) = &self.lookups {
             let _ = writeln!(text, "{lookups}");
         }
+        if let Some(keys) = &self.keys {
+            let _ = writeln!(text, "{keys}");
+        }
         if let Some(crash) = &self.crash {
             let _ = writeln!(text, "{crash}");
         }
@@ -289,6 +295,7 @@ impl Report {
             "first_fill_of_steady_state": self.first_fill().map(|(_, ratio)| ratio),
             "scan": self.scan.as_ref().map(Scan::json),
             "lookups": self.lookups.as_ref().map(Lookups::json),
+            "keys": self.keys.as_ref().map(Keys::json),
             "crash": self.crash.as_ref().map(Crash::json),
             "notices": self.notices,
         })
