@@ -140,6 +140,13 @@ pub enum AppendError {
     /// is no stream that it could be about. Nothing was accepted.
     #[error("a condition or an id needs a key, and the shard of that key")]
     KeyRequired,
+    /// The keys of a batch's records route to several shards, and a batch lies in one. Nothing was accepted. Make a batch
+    /// for each shard ([`Log::route`](crate::Log::route)), or give what belongs together one key.
+    #[error("the keys of the batch go to different shards; nothing was accepted")]
+    MixedShards,
+    /// A condition or an id for a batch of records with different keys: it is about the stream of one. Nothing was accepted.
+    #[error("a condition or an id is about one key, and the records of the batch have several; nothing was accepted")]
+    MixedKeys,
     /// An id where [`Options::dedup_ids`](crate::Options::dedup_ids) is 0. Nothing was accepted.
     #[error("ids are not kept (`Options::dedup_ids` is 0)")]
     IdsNotKept,

@@ -133,6 +133,8 @@ fn appends_and_updates_tell_what_they_hold() {
         IdsNotKept => IdsNotKept,
         Unreadable { .. } => Unreadable { shard: SHARD, source: Box::new(ReadError::Io { shard: SHARD, source: shared() }) },
         EmptyBatch => EmptyBatch,
+        MixedShards => MixedShards,
+        MixedKeys => MixedKeys,
         NoSpace { .. } => NoSpace { shard: SHARD, source: shared() },
         NoSegment { .. } => NoSegment { shard: SHARD, source: shared() },
         ShardFailed(_) => ShardFailed(failure()),
