@@ -117,3 +117,74 @@ impl fmt::Debug for CommitBatch {
         f.debug_struct("CommitBatch").field("positions", &self.positions).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(sawmill_loom)))]
+mod tests {
+    use super::*;
+    use crate::simulation::Simulated;
+    use crate::{Log, Options, Write};
+
+    /// On a machine on which nothing is written before somebody waits.
+    fn log() -> Log {
+        let options =
+            Options::new().shards(1).block_bytes(4096).segment_bytes(1 << 20).memory_bytes(64 << 10);
+        options.device(&Simulated::seed(1)).open("/log").unwrap()
+    }
+
+    fn batch(priority: Priority, durability: Durability) -> BatchBuilder {
+        let mut batch = BatchBuilder::new();
+        for key in [b"a", b"b"] {
+            batch.push_keyed(key, [7; 1_000]);
+        }
+        batch.priority(priority);
+        batch.durability(durability);
+        batch
+    }
+
+    #[test]
+    fn a_batch_is_refused_by_its_priority() {
+        let log = log();
+        let mut accepted = Vec::new();
+        let priorities = [Priority::Low, Priority::Normal, Priority::High];
+        for (index, priority) in priorities.into_iter().enumerate() {
+            let batch = batch(priority, Durability::Synced);
+            let before = accepted.len();
+            while let Ok(commit) = log.try_append_built(&batch) {
+                accepted.push(commit);
+                assert!(accepted.len() < 100, "memory is bounded");
+            }
+            assert!(accepted.len() > before, "{priority:?} is accepted");
+            for refused in &priorities[..=index] {
+                let refused = log.try_append_built(&self::batch(*refused, Durability::Buffered));
+                assert!(matches!(refused, Err(AppendError::Overloaded { .. })), "{refused:?}");
+            }
+        }
+        assert!(
+            log.try_append_batch(b"a", &[[7; 1_000]]).is_err(),
+            "there is no room for one of normal priority"
+        );
+        let most = accepted.len();
+        let positions: Vec<Position> =
+            accepted.into_iter().flat_map(|commit| commit.wait().unwrap()).collect();
+        assert_eq!((positions.len(), log.merged(..).unwrap().count()), (2 * most, 2 * most));
+        assert!(log.try_append_batch(b"a", &[[7; 1_000]]).is_ok(), "there is room once it is written");
+    }
+
+    #[test]
+    fn a_batch_has_its_own_durability() {
+        let log = log();
+        let tried = |durability| log.try_append_built(&batch(Priority::Normal, durability)).unwrap();
+        let buffered = tried(Durability::Buffered);
+        assert!(matches!(buffered.try_result(), Some(Ok(positions)) if positions == buffered.positions()));
+        let built = batch(Priority::Normal, Durability::Buffered);
+        let (commit, _) = log.append_keyed(&built).admitted().wait().unwrap();
+        assert!(commit.try_result().is_some() && !commit.is_durable());
+        let synced = tried(Durability::Synced);
+        assert!(synced.try_result().is_none() && !synced.is_durable());
+        // The log's, where it says nothing.
+        let plain = log.try_append_batch(b"a", &[b"x"]).unwrap();
+        assert!(plain.try_result().is_none());
+        log.append(Write::new(b"x")).wait().unwrap();
+        assert!(buffered.is_durable() && synced.is_durable() && plain.is_durable());
+    }
+}

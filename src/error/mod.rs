@@ -145,7 +145,9 @@ pub enum AppendError {
     #[error("the keys of the batch go to different shards; nothing was accepted")]
     MixedShards,
     /// A condition or an id for a batch of records with different keys: it is about the stream of one. Nothing was accepted.
-    #[error("a condition or an id is about one key, and the records of the batch have several; nothing was accepted")]
+    #[error(
+        "a condition or an id is about one key, and the records of the batch have several; nothing was accepted"
+    )]
     MixedKeys,
     /// An id where [`Options::dedup_ids`](crate::Options::dedup_ids) is 0. Nothing was accepted.
     #[error("ids are not kept (`Options::dedup_ids` is 0)")]

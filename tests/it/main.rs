@@ -19,6 +19,7 @@ mod full_disk;
 mod fuse;
 mod golden;
 mod handles;
+mod keyed_batches;
 mod kill_storm;
 mod limits;
 mod memory;
