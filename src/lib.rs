@@ -109,7 +109,7 @@
 //!
 //! ## Batches
 //!
-//! The records of a batch share a key and a shard. After any crash all of them are there, or none.
+//! The records of a batch share a shard, and a key or [have their own](Log::append_keyed). All survive a crash, or none.
 //!
 //! ```
 //! use sawmill::Log;

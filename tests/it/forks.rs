@@ -58,6 +58,7 @@ fn works(log: &Log) -> bool {
 fn is_refused(log: &Log) -> bool {
     matches!(log.append(b"x").wait(), Err(AppendError::Forked))
         && matches!(log.try_append(b"x"), Err(AppendError::Forked))
+        && matches!(log.try_append_batch(b"key", &[b"x"]), Err(AppendError::Forked))
         && matches!(log.sync().wait(), Err(AppendError::Forked))
         && matches!(log.tally("likes"), Err(TallyError::Forked))
         && matches!(log.consumer("reader"), Err(ConsumerError::Forked))
