@@ -395,7 +395,8 @@ pub enum TruncateError {
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// The manifest could not be written: whether the truncation holds shows at the next open. Or nothing was begun,
-    /// since there was no randomness for a new epoch.
+    /// since there was no randomness for a new epoch, or no thread
+    /// ([`Shard::truncate_before_async`](crate::Shard::truncate_before_async)).
     #[error("shard {shard}: {operation} failed")]
     Io {
         /// The shard.
@@ -438,6 +439,10 @@ pub enum CloseError {
         /// What the system said.
         source: SharedIo,
     },
+    /// The close itself has failed, by a mistake of this crate's ([`Log::close_async`](crate::Log::close_async)): the next
+    /// open recovers as after a crash, for which this process may have to end first.
+    #[error("the close panicked; the next open recovers as after a crash")]
+    Panicked,
     /// There is no thread to close the log on ([`Log::close_async`](crate::Log::close_async)): it is still open.
     #[error("no thread could be started to close the log; it is still open")]
     NoThread {

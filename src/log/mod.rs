@@ -10,6 +10,7 @@ mod queues;
 mod reader;
 mod shard;
 mod streams;
+mod tasks;
 mod window;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
 pub use streams::FollowKeyReader;
+pub use tasks::{Open, Truncate};
 pub use window::{Window, WindowIter};
 
 use crate::append::{Append, Commit, SyncHandle};

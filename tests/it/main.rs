@@ -43,6 +43,7 @@ mod restored;
 mod retention;
 mod slow_owner;
 mod stuck_device;
+mod tasks;
 mod terms;
 mod timeouts;
 mod truncation;
