@@ -91,7 +91,7 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let dir = tempfile::tempdir()?;
-//!     let log = Log::open(dir.path())?;
+//!     let log = Log::open_async(dir.path()).await?; // `open` would block the runtime's thread
 //!     let tasks: Vec<_> = (0..10)
 //!         .map(|task| {
 //!             let log = log.clone();
@@ -102,7 +102,7 @@
 //!     for task in tasks {
 //!         task.await??;
 //!     }
-//!     log.close_async().await?; // `close` would block the runtime's thread
+//!     log.close_async().await?; // so would `close`
 //!     Ok(())
 //! }
 //! ```

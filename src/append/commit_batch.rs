@@ -10,7 +10,10 @@ use super::{Commit, Job};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef};
-use crate::write::{BatchBuilder, Durability, Given, Keys, List, Priority};
+use crate::write::{BatchBuilder, Durability, Keys, List, Priority};
+
+/// So many payloads are listed on the stack, so that nothing is allocated for a batch that is refused.
+const FEW: usize = 32;
 
 /// A batch that was accepted, on its way to the durability it was appended with: what a [`Commit`] is for a record. By
 /// [`Log::try_append_batch`](crate::Log::try_append_batch) and [`Log::try_append_built`](crate::Log::try_append_built).
@@ -32,9 +35,19 @@ impl CommitBatch {
         if payloads.is_empty() {
             return Err(AppendError::EmptyBatch);
         }
-        // Nothing is allocated for a batch that is refused.
-        let given: &dyn Given = &payloads;
-        let batch = Batch { keys: Keys::One(key), id: None, payloads: List::Given(given) };
+        // What is the caller's is called here, and no more once a range is reserved.
+        let (mut few, mut many) = ([&[][..]; FEW], Vec::new());
+        let slices = match few.get_mut(..payloads.len()) {
+            Some(few) => {
+                few.iter_mut().zip(payloads).for_each(|(slice, payload)| *slice = payload.as_ref());
+                &*few
+            }
+            None => {
+                many.extend(payloads.iter().map(AsRef::as_ref));
+                &many
+            }
+        };
+        let batch = Batch { keys: Keys::One(key), id: None, payloads: List::Slices(slices) };
         let mode = AppendMode::without_lead(Priority::Normal, durability);
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| engine.put(&batch, mode, Some(&mut positions));

@@ -1,11 +1,9 @@
 //! What a batch consists of, wherever its bytes lie.
 
 /// The payloads of a batch.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum List<'a> {
     Slices(&'a [&'a [u8]]),
-    /// As the caller has them, without a list of our own.
-    Given(&'a dyn Given),
     /// Behind each other, with the end of each.
     Packed {
         bytes: &'a [u8],
@@ -17,7 +15,6 @@ impl<'a> List<'a> {
     pub(crate) fn len(&self) -> usize {
         match self {
             List::Slices(slices) => slices.len(),
-            List::Given(given) => given.len(),
             List::Packed { ends, .. } => ends.len(),
         }
     }
@@ -25,7 +22,6 @@ impl<'a> List<'a> {
     pub(crate) fn get(&self, index: usize) -> &'a [u8] {
         match self {
             List::Slices(slices) => slices[index],
-            List::Given(given) => given.get(index),
             List::Packed { bytes, ends } => {
                 let start = index.checked_sub(1).map_or(0, |before| ends[before]);
                 &bytes[start..ends[index]]
@@ -35,23 +31,6 @@ impl<'a> List<'a> {
 
     pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         (0..self.len()).map(move |index| self.get(index))
-    }
-}
-
-/// A caller's payloads, whatever they are.
-pub(crate) trait Given {
-    fn len(&self) -> usize;
-
-    fn get(&self, index: usize) -> &[u8];
-}
-
-impl<P: AsRef<[u8]>> Given for &[P] {
-    fn len(&self) -> usize {
-        <[P]>::len(self)
-    }
-
-    fn get(&self, index: usize) -> &[u8] {
-        self[index].as_ref()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::position::Position;
 
 pub use batch::BatchBuilder;
 pub use durability::{Durability, Priority};
-pub(crate) use list::{Given, Keys, List};
+pub(crate) use list::{Keys, List};
 pub(crate) use terms::Terms;
 
 /// What to append: a payload, and optionally a key, a priority, a durability, a condition ([`if_last`](Write::if_last)) and

@@ -26,7 +26,7 @@ use crate::write::{Durability, Priority};
 use crate::write::{Keys, List, Payload, joined};
 
 /// Records for one shard, to be accepted together.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub keys: Keys<'a>,
     /// Of the batch as a whole: the first record carries it.
