@@ -10,7 +10,7 @@ use sawmill::{Lsn, Options, ShardId};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::temp_dir().join(format!("sawmill-example-{}", std::process::id()));
-    let log = Options::new().shards(1).open(&dir)?;
+    let log = Options::new().shards(1).open_async(&dir).await?;
     let follower = log.shard(ShardId(0)).follow(Lsn(0))?;
     let seen = tokio::spawn(async move {
         let mut follower = pin!(follower);

@@ -91,7 +91,7 @@
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let dir = tempfile::tempdir()?;
-//!     let log = Log::open(dir.path())?;
+//!     let log = Log::open_async(dir.path()).await?; // `open` would block the runtime's thread
 //!     let tasks: Vec<_> = (0..10)
 //!         .map(|task| {
 //!             let log = log.clone();
@@ -102,14 +102,14 @@
 //!     for task in tasks {
 //!         task.await??;
 //!     }
-//!     log.close_async().await?; // `close` would block the runtime's thread
+//!     log.close_async().await?; // so would `close`
 //!     Ok(())
 //! }
 //! ```
 //!
 //! ## Batches
 //!
-//! The records of a batch share a key and a shard. After any crash all of them are there, or none.
+//! The records of a batch share a shard, and a key or [have their own](Log::append_keyed). All survive a crash, or none.
 //!
 //! ```
 //! use sawmill::Log;

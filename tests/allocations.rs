@@ -96,6 +96,20 @@ fn an_append_allocates_nothing() {
         assert!(refused > 0, "the queue was never full");
     });
     assert_eq!(refused, 0, "refusals");
+    batch.priority(Priority::Low);
+    batch.durability(Durability::Buffered);
+    let payloads = [payload; 10];
+    let mut accepted = 0;
+    let tried = allocations(|| {
+        for index in 0..20_000 {
+            let built = index % 2 == 0;
+            let tried =
+                if built { log.try_append_built(&batch) } else { log.try_append_batch("key", &payloads) };
+            accepted += u64::from(tried.is_ok());
+        }
+    });
+    assert!(accepted < 20_000, "the queue was never full");
+    assert_eq!(tried, accepted, "of a batch that is refused, not even its positions");
     log.close().unwrap();
     let closed = allocations(|| assert!(log.append(write(Durability::Synced)).wait().is_err()));
     assert_eq!(closed, 0, "a log that is closed");

@@ -10,7 +10,32 @@ use super::{Commit, Job, Payloads, State};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::EngineRef;
-use crate::write::{BatchBuilder, Durability, Priority, Terms};
+use crate::write::{BatchBuilder, Durability, Priority};
+
+impl<'a> Job<'a> {
+    /// Of a batch that was built, whose records have `key` where they have none of their own.
+    pub(super) fn built(
+        key: &'a [u8],
+        built: &'a BatchBuilder,
+        durability: Durability,
+    ) -> Result<Job<'a>, AppendError> {
+        if built.is_empty() {
+            return Err(AppendError::EmptyBatch);
+        }
+        let terms = (!built.terms.are_none()).then(|| Box::new(built.terms));
+        let key = match terms {
+            Some(_) => built.one_key(key).ok_or(AppendError::MixedKeys)?,
+            None => key,
+        };
+        Ok(Job {
+            key: Cow::Borrowed(key),
+            payloads: Payloads::Built(built),
+            priority: built.priority,
+            durability: built.durability.unwrap_or(durability),
+            terms,
+        })
+    }
+}
 
 /// An append of several records, all or none. Made by [`Log::append_batch`](crate::Log::append_batch).
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
@@ -26,34 +51,31 @@ impl<'a> AppendBatch<'a> {
         payloads: Vec<&'a [u8]>,
         durability: Durability,
     ) -> AppendBatch<'a> {
-        let count = payloads.len();
-        AppendBatch::begin_any(engine, key, Payloads::Many(payloads), count, durability, None)
+        if payloads.is_empty() {
+            return AppendBatch::failed(AppendError::EmptyBatch);
+        }
+        let (key, payloads) = (Cow::Borrowed(key), Payloads::Many(payloads));
+        AppendBatch::begin_job(
+            engine,
+            Job { key, payloads, priority: Priority::Normal, durability, terms: None },
+        )
     }
 
+    /// Of a batch that was built, whose records have `key` where they have none of their own.
     pub(crate) fn begin_built(
         engine: EngineRef,
         key: &'a [u8],
         built: &'a BatchBuilder,
         durability: Durability,
     ) -> AppendBatch<'a> {
-        let terms = (!built.terms.are_none()).then(|| Box::new(built.terms));
-        AppendBatch::begin_any(engine, key, Payloads::Built(built), built.len(), durability, terms)
+        match Job::built(key, built, durability) {
+            Ok(job) => AppendBatch::begin_job(engine, job),
+            Err(error) => AppendBatch::failed(error),
+        }
     }
 
-    fn begin_any(
-        engine: EngineRef,
-        key: &'a [u8],
-        payloads: Payloads<'a>,
-        count: usize,
-        durability: Durability,
-        terms: Option<Box<Terms>>,
-    ) -> AppendBatch<'a> {
-        if count == 0 {
-            return AppendBatch::failed(AppendError::EmptyBatch);
-        }
-        let mut positions = Vec::with_capacity(count);
-        let key = Cow::Borrowed(key);
-        let job = Job { key, payloads, priority: Priority::Normal, durability, terms };
+    fn begin_job(engine: EngineRef, job: Job<'a>) -> AppendBatch<'a> {
+        let mut positions = Vec::new();
         AppendBatch { state: State::begin(engine, job, Some(&mut positions)), positions }
     }
 

@@ -10,7 +10,7 @@ use super::terms;
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target};
-use crate::write::{Durability, List, Write};
+use crate::write::{Durability, Keys, List, Priority, Write};
 
 /// A record that was accepted, on its way to the durability it was appended with.
 ///
@@ -47,34 +47,46 @@ impl Commit {
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
-        engine.check_process()?;
         let bytes = (write.payload.len() + write.key.len()) as u64;
-        if !engine.admission.is_clear() {
-            if engine.admission.is_shut() {
-                return Err(engine.shut_error().into());
-            }
-            if !engine.may_bypass(write.priority) {
-                return Err(engine.overloaded(bytes, write.priority));
-            }
-        }
         let durability = write.durability.unwrap_or(durability);
         let mode = AppendMode::without_lead(write.priority, durability);
-        let put = match &write.terms {
+        let put = |engine: &EngineRef| match &write.terms {
             None => engine.put_payload(&write.key, &write.payload, mode),
             Some(terms) => {
                 let payload = write.payload.whole();
                 let one = [&*payload];
-                let batch = Batch { key: &write.key, id: terms.id, payloads: List::Slices(&one) };
-                terms::put(&engine, &batch, terms, mode, None)
+                let keys = Keys::One(&write.key);
+                let batch = Batch { keys, id: terms.id, payloads: List::Slices(&one) };
+                terms::put(engine, &batch, terms, mode, None)
             }
         };
-        match put {
+        Commit::try_put(engine, bytes, write.priority, put)
+    }
+
+    /// What `put` accepts, if there is room now and nobody waits for it: a record, or a batch.
+    #[inline]
+    pub(super) fn try_put(
+        engine: EngineRef,
+        bytes: u64,
+        priority: Priority,
+        put: impl FnOnce(&EngineRef) -> Result<Placed, Refused>,
+    ) -> Result<Commit, AppendError> {
+        engine.check_process()?;
+        if !engine.admission.is_clear() {
+            if engine.admission.is_shut() {
+                return Err(engine.shut_error().into());
+            }
+            if !engine.may_bypass(priority) {
+                return Err(engine.overloaded(bytes, priority));
+            }
+        }
+        match put(&engine) {
             Ok(placed) => Ok(Commit::new(engine, &placed)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
                     engine.make_segment();
                 }
-                Err(engine.overloaded(bytes, write.priority))
+                Err(engine.overloaded(bytes, priority))
             }
             Err(Refused::Error(error)) => {
                 engine.count_refusal(&error);

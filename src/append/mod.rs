@@ -3,6 +3,7 @@
 
 mod batch;
 mod commit;
+mod commit_batch;
 mod terms;
 
 use std::borrow::Cow;
@@ -18,9 +19,10 @@ use crate::position::Position;
 use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
-use crate::write::{List, Payload, Terms, Write};
+use crate::write::{Keys, List, Payload, Terms, Write};
 pub use batch::{AdmittedBatch, AppendBatch};
 pub use commit::{Commit, SyncHandle};
+pub use commit_batch::CommitBatch;
 
 enum Payloads<'a> {
     One(Payload<'a>),
@@ -30,6 +32,7 @@ enum Payloads<'a> {
 
 /// What is to be appended, kept until it is accepted.
 struct Job<'a> {
+    /// Of a batch that was built: of those records that have none of their own, or, under terms, of all.
     key: Cow<'a, [u8]>,
     payloads: Payloads<'a>,
     priority: Priority,
@@ -50,11 +53,13 @@ impl Job<'_> {
         match &self.payloads {
             Payloads::One(payload) => engine.put_payload(&self.key, payload, mode),
             Payloads::Many(payloads) => {
-                let batch = Batch { key: &self.key, id: None, payloads: List::Slices(payloads) };
+                let keys = Keys::One(&self.key);
+                let batch = Batch { keys, id: None, payloads: List::Slices(payloads) };
                 engine.put(&batch, mode, positions)
             }
             Payloads::Built(built) => {
-                let batch = Batch { key: &self.key, id: None, payloads: built.list() };
+                let keys = built.keys(&self.key);
+                let batch = Batch { keys, id: None, payloads: built.list() };
                 engine.put(&batch, mode, positions)
             }
         }
@@ -79,7 +84,8 @@ impl Job<'_> {
             Payloads::Many(payloads) => List::Slices(payloads),
             Payloads::Built(built) => built.list(),
         };
-        terms::put(engine, &Batch { key: &self.key, id: terms.id, payloads }, terms, mode, positions)
+        let batch = Batch { keys: Keys::One(&self.key), id: terms.id, payloads };
+        terms::put(engine, &batch, terms, mode, positions)
     }
 
     fn may_lead(&self) -> AppendMode {

@@ -10,7 +10,7 @@ use crate::shard::{
 };
 use crate::write::Terms;
 
-/// Accepts a batch, which is not empty, if its terms hold and there is room now.
+/// Accepts a batch, which is not empty and of one key, if its terms hold and there is room now.
 pub(super) fn put(
     engine: &EngineRef,
     batch: &Batch<'_>,
@@ -18,7 +18,8 @@ pub(super) fn put(
     mode: AppendMode,
     mut positions: Option<&mut Vec<Position>>,
 ) -> Result<Placed, Refused> {
-    if batch.key.is_empty() {
+    let key = batch.keys.get(0);
+    if key.is_empty() {
         return Err(Refused::Error(AppendError::KeyRequired));
     }
     let source: Arc<dyn Source> = engine.arc();
@@ -31,7 +32,7 @@ pub(super) fn put(
             Err(Undecided::Unknown(Unknown::Last { below, epoch })) => {
                 let before = known.filter(|known| known.epoch == epoch && known.below <= below);
                 let from = before.map_or(Lsn::MIN, |before| before.below);
-                let last = read::last_within(&source, batch.key, from..below).map_err(refused)?;
+                let last = read::last_within(&source, key, from..below).map_err(refused)?;
                 let last = last.or(before.and_then(|before| before.last));
                 known = Some(LastBelow { below, epoch, last });
             }

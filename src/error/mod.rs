@@ -140,6 +140,15 @@ pub enum AppendError {
     /// is no stream that it could be about. Nothing was accepted.
     #[error("a condition or an id needs a key, and the shard of that key")]
     KeyRequired,
+    /// The keys of a batch's records route to several shards, and a batch lies in one. Nothing was accepted. Make a batch
+    /// for each shard ([`Log::route`](crate::Log::route)), or give what belongs together one key.
+    #[error("the keys of the batch go to different shards; nothing was accepted")]
+    MixedShards,
+    /// A condition or an id for a batch of records with different keys: it is about the stream of one. Nothing was accepted.
+    #[error(
+        "a condition or an id is about one key, and the records of the batch have several; nothing was accepted"
+    )]
+    MixedKeys,
     /// An id where [`Options::dedup_ids`](crate::Options::dedup_ids) is 0. Nothing was accepted.
     #[error("ids are not kept (`Options::dedup_ids` is 0)")]
     IdsNotKept,
@@ -386,7 +395,8 @@ pub enum TruncateError {
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// The manifest could not be written: whether the truncation holds shows at the next open. Or nothing was begun,
-    /// since there was no randomness for a new epoch.
+    /// since there was no randomness for a new epoch, or no thread
+    /// ([`Shard::truncate_before_async`](crate::Shard::truncate_before_async)).
     #[error("shard {shard}: {operation} failed")]
     Io {
         /// The shard.
@@ -429,6 +439,10 @@ pub enum CloseError {
         /// What the system said.
         source: SharedIo,
     },
+    /// The close itself has failed, by a mistake of this crate's ([`Log::close_async`](crate::Log::close_async)): the next
+    /// open recovers as after a crash, for which this process may have to end first.
+    #[error("the close panicked; the next open recovers as after a crash")]
+    Panicked,
     /// There is no thread to close the log on ([`Log::close_async`](crate::Log::close_async)): it is still open.
     #[error("no thread could be started to close the log; it is still open")]
     NoThread {

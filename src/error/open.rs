@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Damage, Defect, SharedIo};
+use super::{Damage, Defect, SharedIo, Unavailable};
 use crate::position::{Lsn, ShardId};
 use crate::segment::ManifestError;
 
@@ -131,7 +131,10 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// A file or folder could not be used.
+    /// This process was forked from the one that opens the log ([`Options::open_async`](crate::Options::open_async)).
+    #[error("{}", Unavailable::Forked)]
+    Forked,
+    /// A file or folder could not be used, or no thread could be made.
     #[error("{}: {operation} failed{}", path.display(), super::advice(source))]
     Io {
         /// What was tried, such as `reading the manifest`.

@@ -106,6 +106,7 @@ fn opening_and_closing_tell_what_they_hold() {
         ManifestMissing { .. } => ManifestMissing { path: path() },
         CannotRebuild { .. } => CannotRebuild { path: path(), reason: "two files".into() },
         TooNew { .. } => TooNew { path: path() },
+        Forked => Forked,
         Io { .. } => Io { operation: "opening the directory", path: path(), source: shared() },
     );
     let unasked = OpenError::Unsupported { what: "durability", reason: "no".into(), source: None };
@@ -118,6 +119,7 @@ fn opening_and_closing_tell_what_they_hold() {
         Consumer(_) => Consumer(ConsumerError::Io { name: name(), source: shared() }),
         Queue(_) => Queue(QueueError::Io { name: name(), source: shared() }),
         Io { .. } => Io { shard: SHARD, source: shared() },
+        Panicked => Panicked,
         NoThread { .. } => NoThread { source: shared() },
     );
 }
@@ -133,6 +135,8 @@ fn appends_and_updates_tell_what_they_hold() {
         IdsNotKept => IdsNotKept,
         Unreadable { .. } => Unreadable { shard: SHARD, source: Box::new(ReadError::Io { shard: SHARD, source: shared() }) },
         EmptyBatch => EmptyBatch,
+        MixedShards => MixedShards,
+        MixedKeys => MixedKeys,
         NoSpace { .. } => NoSpace { shard: SHARD, source: shared() },
         NoSegment { .. } => NoSegment { shard: SHARD, source: shared() },
         ShardFailed(_) => ShardFailed(failure()),

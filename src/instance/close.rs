@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::Instance;
+use super::background::{Background, Lasting, Undone};
 use super::lock::Leaving;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
@@ -18,52 +19,29 @@ use crate::tally;
 
 /// A close on its way. By [`Log::close_async`](crate::Log::close_async).
 ///
-/// The close goes on whether this is polled or not; dropping it does not stop it.
+/// The close goes on whether this is polled or not; dropping it does not stop it. In a forked child it gives
+/// [`CloseError::Forked`].
 #[must_use = "nobody learns how the close ended"]
 #[derive(Debug)]
-pub struct Close(Arc<Mutex<Closing>>);
-
-#[derive(Debug, Default)]
-struct Closing {
-    outcome: Option<Result<(), CloseError>>,
-    waker: Option<Waker>,
-}
+pub struct Close(Lasting<Result<(), CloseError>>);
 
 impl Close {
     pub(crate) fn begin(inner: Arc<Instance>) -> Close {
-        let closing = Arc::new(Mutex::new(Closing::default()));
-        let shared = closing.clone();
-        let run = move || {
-            let outcome = inner.close();
-            // Given up first: whoever is woken may open the log again.
-            drop(inner);
-            let waker = {
-                let mut closing = lock(&shared);
-                closing.outcome = Some(outcome);
-                closing.waker.take()
-            };
-            crate::sync::wake(waker);
+        let undone = |undone| {
+            Err(match undone {
+                Undone::NoThread(error) => CloseError::NoThread { source: Arc::new(error) },
+                Undone::Panicked => CloseError::Panicked,
+            })
         };
-        if let Err(error) = std::thread::Builder::new().name("sawmill-close".into()).spawn(run) {
-            let source = Arc::new(error);
-            lock(&closing).outcome = Some(Err(CloseError::NoThread { source }));
-        }
-        Close(closing)
+        Close(Lasting::OnItsWay(Background::begin("sawmill-close", move || inner.close(), undone)))
     }
 }
 
 impl Future for Close {
     type Output = Result<(), CloseError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut closing = lock(&self.0);
-        match &closing.outcome {
-            Some(outcome) => Poll::Ready(outcome.clone()),
-            None => {
-                closing.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(context, Err(CloseError::Forked))
     }
 }
 
@@ -148,6 +126,7 @@ impl Drop for Instance {
             // shard), which cannot wait for itself.
             let leaving = Leaving::begin();
             let _ = std::thread::Builder::new().name("sawmill-close".into()).spawn(move || {
+                crate::sys::block_signals();
                 close(workers);
                 drop(leaving);
             });

@@ -1,5 +1,6 @@
 //! What an open log is, behind all of its handles; how it is locked, looked after and closed.
 
+mod background;
 mod close;
 mod lock;
 mod maintenance;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+pub(crate) use background::{Background, Lasting, Undone};
 pub use close::Close;
 pub(crate) use lock::{Locks, take_lock};
 #[cfg(feature = "tokio-uring")]

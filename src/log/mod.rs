@@ -1,5 +1,6 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
+mod batches;
 mod by_time;
 mod follow_reader;
 mod foreign;
@@ -9,6 +10,7 @@ mod queues;
 mod reader;
 mod shard;
 mod streams;
+mod tasks;
 mod window;
 
 use std::fmt;
@@ -24,10 +26,10 @@ pub use follow_reader::{FollowReader, FollowReaderStop};
 pub use reader::{Finding, LogReader, ShardReader, ShardSummary, Verified};
 pub use shard::Shard;
 pub use streams::FollowKeyReader;
+pub use tasks::{Open, Truncate};
 pub use window::{Window, WindowIter};
 
-use crate::append::{Append, AppendBatch};
-use crate::append::{Commit, SyncHandle};
+use crate::append::{Append, Commit, SyncHandle};
 use crate::consumer::{self, Consumer};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, Unavailable};
 use crate::instance::Instance;
@@ -38,7 +40,6 @@ use crate::read::{self, Merged, Record, Source};
 use crate::shard::{Engine, EngineRef, StripedRefs};
 use crate::stats::Stats;
 use crate::tally::{self, Fold, Tally, TallyError, TallyOptions};
-use crate::write::BatchBuilder;
 use crate::write::{Durability, Write};
 
 /// A log: a directory owned by this process, with one or more shards.
@@ -168,37 +169,6 @@ impl Log {
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
         Commit::try_begin(self.refs_for(&write.key).take(), &write, self.inner.config.durability)
-    }
-
-    /// Appends several records with one key to one shard. After any crash all of them are there, or
-    /// none.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let log = sawmill::Log::open(dir.path())?;
-    /// let positions = log.append_batch(b"order:9", &[&b"debit"[..], b"credit"]).wait()?;
-    /// assert_eq!(positions.len(), 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn append_batch<'a, P: AsRef<[u8]>>(
-        &self,
-        key: &'a (impl AsRef<[u8]> + ?Sized),
-        payloads: &'a [P],
-    ) -> AppendBatch<'a> {
-        let key = key.as_ref();
-        let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        AppendBatch::begin(self.refs_for(key).take(), key, payloads, self.inner.config.durability)
-    }
-
-    /// As [`append_batch`](Log::append_batch), with a batch built in advance, whose memory can be reused
-    /// once the handle is dropped.
-    pub fn append_built<'a>(
-        &self,
-        key: &'a (impl AsRef<[u8]> + ?Sized),
-        batch: &'a BatchBuilder,
-    ) -> AppendBatch<'a> {
-        let key = key.as_ref();
-        AppendBatch::begin_built(self.refs_for(key).take(), key, batch, self.inner.config.durability)
     }
 
     /// Keeps up to `most` appends in flight and yields their positions in order, each once it is durable: the

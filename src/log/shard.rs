@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::{Log, source};
-use crate::append::{Append, AppendBatch, Commit};
+use crate::append::{Append, Commit};
 use crate::error::{AppendError, ReadError, TruncateError};
 use crate::position::{Lsn, ShardId};
 use crate::read::{self, Follow, Range, RangeBack};
@@ -14,8 +14,8 @@ use crate::write::Write;
 /// One shard of a log. By [`Log::shard`](crate::Log::shard).
 #[derive(Clone, Debug)]
 pub struct Shard {
-    log: Log,
-    id: ShardId,
+    pub(super) log: Log,
+    pub(super) id: ShardId,
 }
 
 impl Shard {
@@ -28,7 +28,7 @@ impl Shard {
         self.log.engine(self.id).ok_or(self.id)
     }
 
-    fn hold(&self) -> Result<EngineRef, ShardId> {
+    pub(super) fn hold(&self) -> Result<EngineRef, ShardId> {
         self.log.inner.engine_refs.get(usize::from(self.id.0)).map(StripedRefs::take).ok_or(self.id)
     }
 
@@ -63,19 +63,6 @@ impl Shard {
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
         Commit::try_begin(self.hold_for(&write)?, &write, self.log.inner.config.durability)
-    }
-
-    /// Appends several records to this shard, all or none. Otherwise as [`Log::append_batch`].
-    pub fn append_batch<'a, P: AsRef<[u8]>>(
-        &self,
-        key: &'a (impl AsRef<[u8]> + ?Sized),
-        payloads: &'a [P],
-    ) -> AppendBatch<'a> {
-        let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        match self.hold() {
-            Ok(hold) => AppendBatch::begin(hold, key.as_ref(), payloads, self.log.inner.config.durability),
-            Err(shard) => AppendBatch::failed(AppendError::NoSuchShard(shard)),
-        }
     }
 
     /// All records below this LSN are durable. 0 for a shard that does not exist.

@@ -42,7 +42,7 @@ use crate::shard::{Engine, StripedRefs, link_shards, same};
 use crate::tally;
 
 /// What failed where a thread cannot be made, and by whose limit that mostly is.
-const NO_THREAD: &str =
+pub(crate) const NO_THREAD: &str =
     "making a thread (their number is limited by RLIMIT_NPROC, or `pids.max` of the control group)";
 
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Instance, OpenError> {

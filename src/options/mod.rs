@@ -262,7 +262,8 @@ impl Options {
     /// # Limits
     /// - A thread that runs a shard must not block on one: such a call fails with
     ///   [`AppendError::OwnThread`](crate::AppendError::OwnThread) or its counterpart. Other threads may block.
-    ///   Opening, truncating and reading block for the disk, as they always do.
+    ///   Opening, truncating and reading block for the disk, as they always do;
+    ///   [`open_async`](Options::open_async) and [`Shard::truncate_before_async`](crate::Shard::truncate_before_async) do not.
     /// - [`Log::close`](crate::Log::close) waits for the drivers, so they must be running. If the last handle is
     ///   dropped on a thread that runs a shard, the log closes in the background, which needs the runtime to go on:
     ///   await [`Log::close_async`](crate::Log::close_async) before the runtime ends.

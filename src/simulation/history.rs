@@ -15,6 +15,7 @@ mod ends;
 mod index;
 mod interrupted;
 mod key_followers;
+mod keyed;
 mod keys;
 mod readers;
 mod rebuilt;
@@ -248,6 +249,7 @@ impl History {
             Kind::Seek => self.seek(log),
             Kind::ReadKey => self.read_key(log),
             Kind::UnderTerms => self.append_under_terms(log),
+            Kind::KeyedBatch => self.append_keyed(log),
             Kind::Turn => log.turn_all(true),
             Kind::Idle => self.idle(log),
             Kind::StepWall => {

@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     ReadKey,
     /// A record or a batch is appended on a condition, with an id, or both.
     UnderTerms,
+    /// A batch of records with a key each.
+    KeyedBatch,
     Turn,
     Idle,
     StepWall,
@@ -52,7 +54,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 22] = [
+    const ALL: [Kind; 23] = [
         Kind::Append,
         Kind::Batch,
         Kind::WaitForOne,
@@ -75,6 +77,7 @@ impl Kind {
         Kind::Seek,
         Kind::ReadKey,
         Kind::UnderTerms,
+        Kind::KeyedBatch,
     ];
 }
 
@@ -131,7 +134,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed);
         let mut plan = Plan::setup(&mut random);
-        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6, 12];
+        let mut weights = [40, 6, 8, 8, 6, 6, 10, 4, 3, 3, 3, 4, 4, 4, 4, 6, 6, 8, 4, 4, 6, 12, 6];
         for weight in &mut weights {
             *weight = *random.pick(&[0, *weight, *weight, *weight * 2]);
         }

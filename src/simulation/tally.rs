@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 81] = [
+const EVERYTHING: [&str; 84] = [
     "appends",
     "batches",
     "refusals",
@@ -65,6 +65,9 @@ const EVERYTHING: [&str; 81] = [
     "duplicates from before a reopen",
     "ids that were forgotten",
     "batches under terms",
+    "batches of several keys",
+    "batches of several keys over several blocks",
+    "batches for several shards",
     "last records that are not durable",
     "reads in the middle of a batch",
     "followed in the middle of a batch",

@@ -1,9 +1,10 @@
 //! Batches that are built up in one piece of memory, again and again.
 
-use super::Terms;
+use super::{Durability, Keys, List, Priority, Terms};
 use crate::position::Position;
 
-/// Payloads of a batch, behind each other in memory that is kept for the next batch.
+/// Payloads of a batch, behind each other in memory that is kept for the next batch; where wanted, each with a
+/// [key of its own](BatchBuilder::push_keyed).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -23,7 +24,13 @@ use crate::position::Position;
 pub struct BatchBuilder {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// Keys, behind each other.
+    keys: Vec<u8>,
+    /// Where the key of each record ends, up to the last record that has one.
+    key_ends: Vec<usize>,
     pub(crate) terms: Terms,
+    pub(crate) priority: Priority,
+    pub(crate) durability: Option<Durability>,
 }
 
 impl BatchBuilder {
@@ -48,7 +55,54 @@ impl BatchBuilder {
         adding.0.ends.push(bytes);
     }
 
-    /// Appends it only if this is the last record of the batch's key: as [`Write::if_last`](crate::Write::if_last), for the
+    /// Adds a payload with a key of its own. A batch lies in one shard as a whole: keys that route to several are refused
+    /// when it is appended ([`AppendError::MixedShards`](crate::AppendError::MixedShards)), and [`Log::route`](crate::Log::route)
+    /// tells before. A record with an empty key goes with the others, as one that was [pushed](BatchBuilder::push)
+    /// without.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Options::new().shards(1).open(dir.path())?;
+    /// let mut batch = sawmill::write::BatchBuilder::new();
+    /// batch.push_keyed(b"account:3", b"debit 5");
+    /// batch.push_keyed(b"account:9", b"credit 5");
+    /// let positions = log.append_keyed(&batch).wait()?; // after any crash both are there, or neither
+    /// assert_eq!(log.last(b"account:9")?, Some(positions[1]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push_keyed(&mut self, key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) {
+        self.push(payload);
+        self.own_key(key.as_ref());
+    }
+
+    /// Adds the payload that `write` appends, as [`push_with`](BatchBuilder::push_with), with a key of its own, as
+    /// [`push_keyed`](BatchBuilder::push_keyed).
+    pub fn push_keyed_with(&mut self, key: impl AsRef<[u8]>, write: impl FnOnce(&mut Vec<u8>)) {
+        self.push_with(write);
+        self.own_key(key.as_ref());
+    }
+
+    /// Gives the last record a key.
+    fn own_key(&mut self, key: &[u8]) {
+        // Those before it that have none. As long as nobody has one, all of this stays empty.
+        self.key_ends.resize(self.ends.len() - 1, self.keys.len());
+        self.keys.extend_from_slice(key);
+        self.key_ends.push(self.keys.len());
+    }
+
+    /// Whether it is refused earlier or later than others when memory runs out: as
+    /// [`Write::priority`](crate::Write::priority), for the batch as a whole.
+    pub fn priority(&mut self, priority: Priority) {
+        self.priority = priority;
+    }
+
+    /// How durable it must be before it is acknowledged: as [`Write::durability`](crate::Write::durability), for the batch
+    /// as a whole. With less than [`Durability::Synced`] it is whole or absent, too.
+    pub fn durability(&mut self, durability: Durability) {
+        self.durability = Some(durability);
+    }
+
+    /// Appends it only if this is the last record of the batch's key, which must be one: as [`Write::if_last`](crate::Write::if_last), for the
     /// batch as a whole.
     ///
     /// ```
@@ -92,11 +146,20 @@ impl BatchBuilder {
         self.bytes.len()
     }
 
-    /// Forgets the payloads, the condition and the id, and keeps the memory.
+    /// Bytes of all keys and payloads.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        (self.bytes.len() + self.keys.len()) as u64
+    }
+
+    /// Makes it a new one, which keeps the memory: forgets the payloads and keys, the condition, the id, the priority and
+    /// the durability.
     pub fn clear(&mut self) {
-        self.terms = Terms::default();
-        self.bytes.clear();
-        self.ends.clear();
+        let BatchBuilder { bytes, ends, keys, key_ends, terms, priority, durability } = self;
+        (*terms, *priority, *durability) = (Terms::default(), Priority::default(), None);
+        bytes.clear();
+        ends.clear();
+        keys.clear();
+        key_ends.clear();
     }
 
     /// Makes ends and bytes agree again: bytes behind the last end are none of any payload.
@@ -109,39 +172,20 @@ impl BatchBuilder {
     pub(crate) fn list(&self) -> List<'_> {
         List::Packed { bytes: &self.bytes, ends: &self.ends }
     }
-}
 
-/// The payloads of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum List<'a> {
-    Slices(&'a [&'a [u8]]),
-    /// Behind each other, with the end of each.
-    Packed {
-        bytes: &'a [u8],
-        ends: &'a [usize],
-    },
-}
-
-impl<'a> List<'a> {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            List::Slices(slices) => slices.len(),
-            List::Packed { ends, .. } => ends.len(),
+    /// The keys of its records, where those that have none of their own have `others`.
+    pub(crate) fn keys<'a>(&'a self, others: &'a [u8]) -> Keys<'a> {
+        if self.key_ends.is_empty() {
+            return Keys::One(others);
         }
+        Keys::Each { bytes: &self.keys, ends: &self.key_ends, others }
     }
 
-    pub(crate) fn get(&self, index: usize) -> &'a [u8] {
-        match self {
-            List::Slices(slices) => slices[index],
-            List::Packed { bytes, ends } => {
-                let start = index.checked_sub(1).map_or(0, |before| ends[before]);
-                &bytes[start..ends[index]]
-            }
-        }
-    }
-
-    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        (0..self.len()).map(move |index| self.get(index))
+    /// The key that all its records have, if it is one.
+    pub(crate) fn one_key<'a>(&'a self, others: &'a [u8]) -> Option<&'a [u8]> {
+        let keys = self.keys(others);
+        let first = keys.get(0);
+        keys.iter(self.len()).all(|key| key == first).then_some(first)
     }
 }
 
@@ -182,6 +226,58 @@ mod tests {
             assert_eq!(payloads(&batch), [&b"first"[..keeps.min(5)], b"second"]);
             assert_eq!((batch.len(), batch.bytes()), (2, keeps.min(5) + 6));
         }
+    }
+
+    fn keys(batch: &BatchBuilder) -> Vec<&[u8]> {
+        (0..batch.len()).map(|index| batch.keys(b"others").get(index)).collect()
+    }
+
+    #[test]
+    fn each_record_has_its_own_key_or_that_of_the_others() {
+        let mut batch = BatchBuilder::new();
+        for _ in 0..2 {
+            batch.push(b"1");
+            assert_eq!(batch.one_key(b"others"), Some(&b"others"[..]));
+            batch.push_keyed(b"a", b"22");
+            batch.push(b"3");
+            batch.push_keyed(b"", b"");
+            batch.push_keyed_with(b"bc", |bytes| bytes.extend_from_slice(b"5"));
+            batch.push(b"6");
+            assert_eq!(keys(&batch), [&b"others"[..], b"a", b"others", b"others", b"bc", b"others"]);
+            assert_eq!(payloads(&batch), [&b"1"[..], b"22", b"3", b"", b"5", b"6"]);
+            assert_eq!((batch.bytes(), batch.one_key(b"others")), (6, None));
+            batch.clear();
+            batch.push_keyed(b"a", b"");
+            batch.push_keyed(b"a", b"");
+            assert_eq!(batch.one_key(b"others"), Some(&b"a"[..]));
+            assert_eq!(batch.one_key(b"a"), Some(&b"a"[..]));
+            batch.push(b"");
+            assert_eq!((batch.one_key(b""), batch.one_key(b"a")), (None, Some(&b"a"[..])));
+            batch.clear();
+        }
+    }
+
+    #[test]
+    fn a_closure_that_panics_leaves_no_key() {
+        let mut batch = BatchBuilder::new();
+        batch.push_keyed(b"a", b"first");
+        let panicked = catch_unwind(AssertUnwindSafe(|| batch.push_keyed_with(b"b", |_| panic!("at once"))));
+        assert!(panicked.is_err());
+        batch.push(b"second");
+        batch.push_keyed(b"c", b"third");
+        assert_eq!(keys(&batch), [&b"a"[..], b"others", b"c"]);
+    }
+
+    #[test]
+    fn a_cleared_batch_is_a_new_one() {
+        let mut batch = BatchBuilder::new();
+        batch.push_keyed(b"a", b"b");
+        batch.id(7);
+        batch.if_last(None);
+        batch.priority(Priority::High);
+        batch.durability(Durability::Buffered);
+        batch.clear();
+        assert_eq!(format!("{batch:?}"), format!("{:?}", BatchBuilder::new()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod batch;
 mod durability;
+mod list;
 mod terms;
 
 use std::borrow::Cow;
@@ -10,8 +11,8 @@ use std::io::IoSlice;
 use crate::position::Position;
 
 pub use batch::BatchBuilder;
-pub(crate) use batch::List;
 pub use durability::{Durability, Priority};
+pub(crate) use list::{Keys, List};
 pub(crate) use terms::Terms;
 
 /// What to append: a payload, and optionally a key, a priority, a durability, a condition ([`if_last`](Write::if_last)) and

@@ -11,7 +11,8 @@ use futures_core::Stream;
 use sawmill::queue::{Lag, QueueOptions};
 use sawmill::tally::Fold;
 use sawmill::{
-    AppendError, Commit, ConsumerError, Log, Options, QueueError, ReadError, ShardId, TallyError, UpdateError,
+    AppendError, CloseError, Commit, ConsumerError, Log, OpenError, Options, QueueError, ReadError, ShardId,
+    TallyError, TruncateError, UpdateError,
 };
 
 use crate::harness::is_alone;
@@ -58,6 +59,7 @@ fn works(log: &Log) -> bool {
 fn is_refused(log: &Log) -> bool {
     matches!(log.append(b"x").wait(), Err(AppendError::Forked))
         && matches!(log.try_append(b"x"), Err(AppendError::Forked))
+        && matches!(log.try_append_batch(b"key", &[b"x"]), Err(AppendError::Forked))
         && matches!(log.sync().wait(), Err(AppendError::Forked))
         && matches!(log.tally("likes"), Err(TallyError::Forked))
         && matches!(log.consumer("reader"), Err(ConsumerError::Forked))
@@ -180,6 +182,56 @@ fn readers_and_handles_are_not_the_childs() {
     }));
     assert!(works(&log));
     log.close().unwrap();
+}
+
+/// What was begun on a thread of its own before the fork: that thread is the parent's, and whatever it has locked.
+#[test]
+fn what_goes_on_in_the_background_is_the_parents() {
+    if !is_alone("forks::what_goes_on_in_the_background_is_the_parents") {
+        return;
+    }
+    let (place, other) = (directory(), directory());
+    let log = open(&place);
+    let position = log.append(b"x").wait().unwrap();
+    let shard = log.shard(position.shard());
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..10 {
+        let mut opening = Some(Log::open_async(other.path()));
+        let mut truncation = Some(shard.truncate_before_async(position.lsn()));
+        assert!(forked(|| {
+            let mut context = Context::from_waker(Waker::noop());
+            let told = Pin::new(opening.as_mut().unwrap()).poll(&mut context);
+            assert!(matches!(told, Poll::Ready(Err(OpenError::Forked))), "{told:?}");
+            let told = Pin::new(truncation.as_mut().unwrap()).poll(&mut context);
+            assert!(matches!(told, Poll::Ready(Err(TruncateError::Forked))), "{told:?}");
+            let mut begun = shard.truncate_before_async(position.lsn());
+            assert!(matches!(
+                Pin::new(&mut begun).poll(&mut context),
+                Poll::Ready(Err(TruncateError::Forked))
+            ));
+            drop((opening.take(), truncation.take()));
+            true
+        }));
+        let (mut opening, mut truncation) = (opening.unwrap(), truncation.unwrap());
+        while Pin::new(&mut truncation).poll(&mut context).is_pending() {
+            std::thread::yield_now();
+        }
+        let opened = loop {
+            match Pin::new(&mut opening).poll(&mut context) {
+                Poll::Ready(opened) => break opened.unwrap(),
+                Poll::Pending => std::thread::yield_now(),
+            }
+        };
+        let mut close = opened.close_async();
+        assert!(forked(|| {
+            let told = Pin::new(&mut close).poll(&mut Context::from_waker(Waker::noop()));
+            matches!(told, Poll::Ready(Err(CloseError::Forked)))
+        }));
+        while Pin::new(&mut close).poll(&mut context).is_pending() {
+            std::thread::yield_now();
+        }
+    }
+    assert!(works(&log));
 }
 
 type Hook = Box<dyn FnOnce()>;

@@ -23,12 +23,12 @@ use crate::shard::engine::{Engine, Placed, Refused, Target};
 use crate::shard::wait::wake_state::Waking;
 use crate::sync::lock;
 use crate::write::{Durability, Priority};
-use crate::write::{List, Payload, joined};
+use crate::write::{Keys, List, Payload, joined};
 
-/// Records of one key for one shard, to be accepted together.
+/// Records for one shard, to be accepted together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
-    pub key: &'a [u8],
+    pub keys: Keys<'a>,
     /// Of the batch as a whole: the first record carries it.
     pub id: Option<u128>,
     pub payloads: List<'a>,
@@ -81,9 +81,9 @@ impl Batch<'_> {
 
     /// Of each record the bytes of key, id and payload.
     fn bodies(&self) -> impl Iterator<Item = u64> + '_ {
-        let key = self.key.len();
         let body = move |(index, payload): (usize, &[u8])| {
-            (key + self.id_of(index).map_or(0, |id| id.len()) + payload.len()) as u64
+            let id = self.id_of(index).map_or(0, |id| id.len());
+            (self.keys.get(index).len() + id + payload.len()) as u64
         };
         self.payloads.iter().enumerate().map(body)
     }
@@ -95,7 +95,7 @@ impl Batch<'_> {
     /// The header of a part of a record, of `whole` bytes.
     fn header(&self, index: usize, whole: u32, body_bytes: u32, flags: RecordFlags) -> RecordHeader {
         let flags = if self.id_of(index).is_some() { flags.with(RecordFlags::ID) } else { flags };
-        RecordHeader { body_bytes, flags, ..RecordHeader::whole(self.key.len() as u16, whole) }
+        RecordHeader { body_bytes, flags, ..RecordHeader::whole(self.keys.get(index).len() as u16, whole) }
     }
 }
 
@@ -114,7 +114,7 @@ impl Engine {
 
     /// Accepts a batch if there is room now. The batch is not empty.
     ///
-    /// Positions of all records are pushed to `positions` if it is given.
+    /// Positions of all records are pushed to `positions` if it is given; memory for them is taken once there is room.
     pub(crate) fn put(
         &self,
         batch: &Batch<'_>,
@@ -140,6 +140,7 @@ impl Engine {
         let position = Position::new(self.id, reserved.epoch(), lsn, block);
         let mut offset = 0;
         let count = batch.payloads.len();
+        positions.iter_mut().for_each(|positions| positions.reserve_exact(count));
         for (index, (payload, body)) in batch.payloads.iter().zip(batch.bodies()).enumerate() {
             let at = Lsn(lsn.0 + offset as u64);
             if let Some(positions) = &mut positions {
@@ -152,7 +153,7 @@ impl Engine {
             let place = &mut reserved.bytes_mut()[offset..offset + bytes];
             let header = batch.header(index, body, body, flags);
             let id = batch.id_of(index);
-            encode_record(place, seed, at, header, [batch.key, bytes_of(id.as_ref()), payload]);
+            encode_record(place, seed, at, header, [batch.keys.get(index), bytes_of(id.as_ref()), payload]);
             offset += bytes;
         }
         let target = mode.target(lsn, reserved.sequence());
@@ -207,7 +208,7 @@ impl Engine {
             return self.put_body(key, body, [key, payload], mode);
         }
         let one = [payload];
-        self.put(&Batch { key, id: None, payloads: List::Slices(&one) }, mode, None)
+        self.put(&Batch { keys: Keys::One(key), id: None, payloads: List::Slices(&one) }, mode, None)
     }
 
     fn put_parts(&self, key: &[u8], parts: &[IoSlice<'_>], mode: AppendMode) -> Result<Placed, Refused> {
@@ -282,8 +283,9 @@ impl Engine {
 
     /// Bytes that the batch takes in a block; `None` if it does not fit into one.
     fn check_size(&self, batch: &Batch<'_>) -> Result<Option<u32>, Refused> {
-        if batch.key.len() > usize::from(u16::MAX) {
-            let (bytes, limit_bytes) = (batch.key.len() as u64, u64::from(u16::MAX));
+        let longest = batch.keys.iter(batch.payloads.len()).map(<[u8]>::len).max().unwrap_or(0);
+        if longest > usize::from(u16::MAX) {
+            let (bytes, limit_bytes) = (longest as u64, u64::from(u16::MAX));
             let limit = "the format's key length";
             return Err(Refused::Error(AppendError::TooLarge { bytes, limit, limit_bytes }));
         }
@@ -407,19 +409,20 @@ impl Engine {
         mut positions: Option<&mut Vec<Position>>,
     ) -> Placed {
         let mut placed = None;
+        positions.iter_mut().for_each(|positions| positions.reserve_exact(bodies.len()));
         for block in &planned {
             let mut range = reserved.pop_front().expect("one for each planned block");
             let (seed, epoch, start) = (range.seed(), range.epoch(), range.lsn());
             let mut offset = 0;
             for piece in &block.pieces {
-                let payload = batch.payloads.get(piece.record);
+                let (key, payload) = (batch.keys.get(piece.record), batch.payloads.get(piece.record));
                 let id = batch.id_of(piece.record);
                 let id = bytes_of(id.as_ref());
                 let at = Lsn(start.0 + offset as u64);
                 let body = [
-                    part(batch.key, 0, piece.from, piece.to),
-                    part(id, batch.key.len(), piece.from, piece.to),
-                    part(payload, batch.key.len() + id.len(), piece.from, piece.to),
+                    part(key, 0, piece.from, piece.to),
+                    part(id, key.len(), piece.from, piece.to),
+                    part(payload, key.len() + id.len(), piece.from, piece.to),
                 ];
                 let bytes = encoded_bytes(piece.to - piece.from) as usize;
                 let place = &mut range.bytes_mut()[offset..offset + bytes];

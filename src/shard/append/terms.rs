@@ -38,7 +38,8 @@ enum Decided<'p> {
 }
 
 impl Engine {
-    /// Accepts a batch if its terms hold and there is room now. The batch is not empty, and its key not either.
+    /// Accepts a batch if its terms hold and there is room now. The batch is not empty, and of one key, which is not empty
+    /// either.
     pub(crate) fn put_under(
         &self,
         batch: &Batch<'_>,
@@ -52,7 +53,7 @@ impl Engine {
         }
         let need = self.check_size(batch)?;
         let bodies: Vec<u32> = batch.bodies().map(|body| body as u32).collect();
-        let hash = WholeKeyHash::of(&self.view().log_id, batch.key);
+        let hash = WholeKeyHash::of(&self.view().log_id, batch.keys.get(0));
         let mut closed = false;
         let decided = self.with_recent(|recent, opener, held| {
             if let Some(decided) = self.refuse(recent, hash, terms, known) {

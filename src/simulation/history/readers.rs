@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
+use super::keys::key_of;
 use super::{Found, History, PATH};
 use crate::error::ReadError;
 use crate::log::LogReader;
@@ -133,6 +134,7 @@ impl History {
         assert_below(record, log.shard(shard).durable_lsn());
         let horizon = log.engine_of(shard).view().horizon;
         assert!(record.lsn() >= horizon, "{record:?} was served, and all below {horizon} is truncated");
+        assert_eq!(record.key(), key_of(record.payload()), "of {record:?}");
         assert_eq!(record.id(), self.terms.id_of(record.position()), "of {record:?}");
         if !self.is_damaged() {
             self.oracles[usize::from(shard.0)].served(record.position(), record.payload());
