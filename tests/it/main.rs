@@ -39,6 +39,7 @@ mod read_only;
 mod reading;
 mod rebuilt;
 mod restored;
+mod restored_beside;
 mod retention;
 mod slow_owner;
 mod stuck_device;
