@@ -196,15 +196,18 @@ impl LogReader {
     /// Reads all that it has not handed out.
     ///
     /// # Errors
-    /// [`QueueError::Unknown`] if there is none of this name. See [`QueueError`].
+    /// [`QueueError::Unknown`] if there is none of this name; [`QueueError::AboveEnd`] and the like where opening it is
+    /// refused, since it or its shard was put back from another moment. See [`QueueError`].
     pub fn queue(&self, name: &str) -> Result<QueueSummary, QueueError> {
         check_place(self.directory.as_ref()).map_err(QueueError::Read)?;
-        let shards = self.shards.iter().map(|shard| {
-            shard.refresh().map_err(QueueError::Read)?;
-            Ok(shard.source())
-        });
-        let shards: Vec<_> = shards.collect::<Result<_, QueueError>>()?;
-        queue::peek(name, self.id(), self.directory.as_ref(), &shards)
+        let look = || {
+            let shards = self.shards.iter().map(|shard| {
+                shard.refresh()?;
+                Ok((shard.source(), shard.known_end()))
+            });
+            shards.collect()
+        };
+        queue::peek(name, self.id(), self.directory.as_ref(), look)
     }
 
     /// As [`Log::id`](crate::Log::id): of the log that was opened. No other is read by this, whatever becomes of the folder
