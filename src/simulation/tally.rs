@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 81] = [
+const EVERYTHING: [&str; 84] = [
     "appends",
     "batches",
     "refusals",
@@ -91,6 +91,9 @@ const EVERYTHING: [&str; 81] = [
     "gaps in rebuilt manifests",
     "files known to be truncated",
     "given up records that came back",
+    "logs put back from a copy",
+    "followers told that their log was put back",
+    "followed on in a log that was put back",
 ];
 
 impl Tally {
