@@ -1,9 +1,10 @@
 //! The `sawmill` command, as an operator meets it.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use sawmill::{Options, ShardId, Write};
 
@@ -382,4 +383,43 @@ fn a_tally_is_shown() {
     let (code, _, error) = text(&sawmill(&["tally", "nobody", path]));
     assert_eq!(code, 1);
     assert!(error.contains("there is no tally `nobody`"), "{error}");
+}
+
+/// Whoever follows a log has read what is there no more once it is put back from a copy.
+#[test]
+fn a_tail_of_a_log_that_is_put_back_ends_and_says_why() {
+    let base = tempfile::tempdir().unwrap();
+    let (dir, copy) = (base.path().join("log"), base.path().join("copy"));
+    let append = |payload: &str| {
+        let log = Options::new().shards(1).segment_bytes(1 << 20).open(&dir).unwrap();
+        (0..20).for_each(|_| _ = log.append(payload).wait().unwrap());
+        log.close().unwrap();
+    };
+    let rsync = |from: &Path, to: &Path| {
+        for folder in ["", "shard-0000"] {
+            std::fs::create_dir_all(to.join(folder)).unwrap();
+            for entry in std::fs::read_dir(from.join(folder)).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_file() {
+                    std::fs::copy(entry.path(), to.join(folder).join(entry.file_name())).unwrap();
+                }
+            }
+        }
+    };
+    append("kept");
+    rsync(&dir, &copy);
+    append("gone");
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_sawmill"))
+        .args([OsStr::new("tail"), OsStr::new("--follow"), dir.as_os_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(tail.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("gone"), "{line}");
+    rsync(&copy, &dir);
+    append("new");
+    let (code, out, error) = text(&tail.wait_with_output().unwrap());
+    assert!(code == 1 && error.contains("was put back"), "{code}, {error}");
+    assert!(!out.contains("new"), "{out}");
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::resume::resume;
 use crate::format::Committed;
 use crate::position::Lsn;
 use crate::segment::ManifestFiles;
@@ -32,9 +33,14 @@ impl Hold {
         Hold { holder, name: name.to_owned(), engines }
     }
 
-    /// Writes what asks the log to keep `asked`. Mostly that is the older copy alone. Where the log waits for it, both are
-    /// written: else it would be kept for the other one, too, until something is written again.
-    pub(crate) fn write(&self, files: &mut ManifestFiles, body: &[u8], asked: &[Lsn]) -> io::Result<()> {
+    /// Writes what asks the log to keep what `asked` says. Mostly that is the older copy alone. Where the log waits for it,
+    /// both are written: else it would be kept for the other one, too, until something is written again.
+    pub(crate) fn write(
+        &self,
+        files: &mut ManifestFiles,
+        body: &[u8],
+        asked: impl FnOnce(&[Arc<Engine>]) -> Vec<Lsn>,
+    ) -> io::Result<()> {
         if self.engines.is_empty() {
             return files.write_one(body);
         }
@@ -44,16 +50,25 @@ impl Hold {
     }
 
     /// Both copies ask for this.
-    pub(crate) fn written(&self, asked: &[Lsn]) {
-        for (engine, asked) in self.engines.iter().zip(asked) {
-            engine.hold(self.holder, &self.name, *asked);
+    pub(crate) fn written(&self, asked: impl FnOnce(&[Arc<Engine>]) -> Vec<Lsn>) {
+        for (engine, asked) in self.engines.iter().zip(asked(&self.engines)) {
+            engine.hold(self.holder, &self.name, asked);
         }
     }
 }
 
-/// What a consumer asks for that has committed this: what lies behind it.
-pub(crate) fn behind(committed: Option<Committed>) -> Lsn {
-    committed.map_or(Lsn::MIN, |committed| Lsn(committed.position.lsn().0 + 1))
+/// What a consumer asks a shard for that has committed this: what lies behind it, or from where it is set back to. One that
+/// would be refused, since the shard is of another moment or another history, may be told to go on anywhere.
+pub(crate) fn floor(name: &str, engine: &Engine, committed: Option<Committed>) -> Lsn {
+    let behind = committed.map_or(Lsn::MIN, |committed| Lsn(committed.position.lsn().0 + 1));
+    // Of what is truncated nothing is known, and nothing kept.
+    if behind <= engine.view().horizon { behind } else { resume(name, engine, committed).unwrap_or(Lsn::MIN) }
+}
+
+/// The same of all shards; `committed` may be of fewer.
+pub(crate) fn floors(name: &str, engines: &[Arc<Engine>], committed: &[Option<Committed>]) -> Vec<Lsn> {
+    let of = |shard: usize| committed.get(shard).copied().flatten();
+    engines.iter().enumerate().map(|(shard, engine)| floor(name, engine, of(shard))).collect()
 }
 
 /// Holds what the copies of a name's files ask for, which may be one or two.

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-pub(crate) use hold::{Hold, behind, hold_copies};
+pub(crate) use hold::{Hold, floors, hold_copies};
 pub(crate) use progress::{Progress, asked};
 pub use resume::From;
-pub(crate) use resume::resume;
+pub(crate) use resume::resume_in;
 
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, ReadError};

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Place;
-use super::hold::{Hold, behind};
+use super::hold::{Hold, floors};
 use super::resume::{From, check_log, replaced};
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo, error_chain};
@@ -18,7 +18,7 @@ use crate::format::{Committed, SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
 use crate::position::{LogId, Lsn, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
-use crate::shard::Holder;
+use crate::shard::{Engine, Holder};
 use crate::sync::lock;
 
 /// What was committed is written down so long after it, with all that came meanwhile.
@@ -64,17 +64,17 @@ fn prefix(name: &str) -> String {
     format!("consumer-{name}")
 }
 
-/// What a consumer asks the log to keep of each shard.
-fn floors(shards: &[Option<Committed>]) -> Vec<Lsn> {
-    shards.iter().map(|committed| behind(*committed)).collect()
-}
-
 /// What each copy of a consumer's files asks the log to keep of the first shards, of the others all; no copies where there
 /// are no files.
-pub(crate) fn asked(name: &str, own: LogId, directory: &dyn Directory) -> io::Result<Vec<Vec<Lsn>>> {
+pub(crate) fn asked(
+    name: &str,
+    own: LogId,
+    directory: &dyn Directory,
+    engines: &[Arc<Engine>],
+) -> io::Result<Vec<Vec<Lsn>>> {
     let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Progress)?;
     let asked = |body: &Vec<u8>| match decode_progress(body) {
-        Ok((log, shards)) if log.is_none_or(|log| log == own) => floors(&shards),
+        Ok((log, shards)) if log.is_none_or(|log| log == own) => floors(name, engines, &shards),
         _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
     };
     Ok(bodies.iter().map(asked).collect())
@@ -128,7 +128,7 @@ impl Begun<'_> {
             // Both copies: of what was there before nothing is to be believed any more.
             let written = files.write(&encode_progress(self.progress.log, &found));
             written.map_err(|error| ConsumerError::Io { name: name(), source: error.into() })?;
-            hold.written(&floors(&found));
+            hold.written(|engines| floors(&name(), engines, &found));
         }
         lock(&self.progress.noted).shards = found;
         *self.files = Files::Open(files, hold);
@@ -275,16 +275,17 @@ impl Progress {
             Files::Failed(source) => return Err(told(source)),
             Files::Closed => return Err(ConsumerError::Closed),
         };
-        let (body, asked) = {
+        let shards = {
             let mut noted = lock(&self.noted);
             if !std::mem::take(&mut noted.dirty) {
                 return Ok(());
             }
-            (encode_progress(self.log, &noted.shards), floors(&noted.shards))
+            noted.shards.clone()
         };
+        let body = encode_progress(self.log, &shards);
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one is a little older, and some records come twice.
-        hold.write(manifest, &body, &asked).map_err(|error| {
+        hold.write(manifest, &body, |engines| floors(&self.name, engines, &shards)).map_err(|error| {
             let source = SharedIo::new(error);
             *files = Files::Failed(source.clone());
             told(&source)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::ConsumerError;
 use crate::format::Committed;
-use crate::position::{LogId, Lsn, Position};
+use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::RangeBack;
 use crate::segment::StoreView;
 use crate::shard::Engine;
@@ -62,26 +62,39 @@ pub(super) fn replaced(
     }
 }
 
-/// From where a consumer goes on that had committed this.
+/// From where a consumer goes on in an open shard that had committed this.
+///
+/// # Errors
+/// See [`resume_in`].
+pub(crate) fn resume(
+    name: &str,
+    engine: &Engine,
+    committed: Option<Committed>,
+) -> Result<Lsn, ConsumerError> {
+    resume_in(name, engine.id, &engine.view(), engine.durable(), committed)
+}
+
+/// The same, of a shard that looks so and ends there.
 ///
 /// What its epoch does not own any more was cut off or lost: then it is set back to the cut, and passes over nothing.
 ///
 /// # Errors
 /// Where that epoch is not one of this shard, or not the one of this number: it is of another history of the shard, which
 /// may have had other records where those that are here now stand.
-pub(crate) fn resume(
+pub(crate) fn resume_in(
     name: &str,
-    engine: &Engine,
+    shard: ShardId,
+    view: &StoreView,
+    end: Lsn,
     committed: Option<Committed>,
 ) -> Result<Lsn, ConsumerError> {
-    let (view, end) = (engine.view(), engine.durable());
     // A new consumer begins where the log does; one that fell behind the horizon is told so.
     let Some(Committed { position, seed }) = committed else { return Ok(view.horizon) };
     let own = view.seed_of(position.epoch());
     let is_other = seed != 0 && own != 0 && seed != own;
-    let lsn = place(&view, end, position).filter(|_| !is_other);
+    let lsn = place(view, end, position).filter(|_| !is_other);
     lsn.ok_or_else(|| {
-        let (name, shard) = (name.to_owned(), engine.id);
+        let name = name.to_owned();
         if position.lsn() < end {
             ConsumerError::OtherHistory { name, shard, position, end }
         } else {

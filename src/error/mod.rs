@@ -289,6 +289,31 @@ pub enum ReadError {
         /// Where the shard's log ends.
         end: Lsn,
     },
+    /// Read beside the owner: the shard was put back from an older copy since this reader began, and other records stand,
+    /// or will, where it has read or was to read. It gives nothing any more; what it gave that lies below `kept` is still
+    /// there, and a new reader may go on from there.
+    #[error(
+        "shard {shard} was put back from an older copy while it was read: what was read up to LSN {lsn} is there as far as \
+             LSN {kept}, and not behind it; read on from there, or begin again"
+    )]
+    OtherHistory {
+        /// The shard.
+        shard: ShardId,
+        /// How far the reader had read, or was to read.
+        lsn: Lsn,
+        /// Below it the log is what it was.
+        kept: Lsn,
+    },
+    /// Read beside the owner: the folder that was opened is not at its path any more, or holds another log by now. What
+    /// is there, if anything, is read by whoever opens it.
+    #[error(
+        "{path:?} is not the folder that was opened any more: it was moved, removed or replaced, or holds another log by \
+             now; open the log again"
+    )]
+    Replaced {
+        /// The log's folder, or a shard's.
+        path: PathBuf,
+    },
     /// The shard does not exist.
     #[error("{}", Unavailable::NoSuchShard(*.0))]
     NoSuchShard(ShardId),

@@ -167,6 +167,8 @@ fn readers_and_truncation_tell_what_they_hold() {
         NotAPosition(_) => NotAPosition(position()),
         NotDurableYet { .. } => NotDurableYet { shard: SHARD, lsn: LSN, durable: LSN },
         AboveEnd { .. } => AboveEnd { shard: SHARD, lsn: LSN, end: LSN },
+        OtherHistory { .. } => OtherHistory { shard: SHARD, lsn: LSN, kept: LSN },
+        Replaced { .. } => Replaced { path: "/log/shard-0003".into() },
         NoSuchShard(_) => NoSuchShard(SHARD),
         ShardFailed(_) => ShardFailed(failure()),
         Closed => Closed,

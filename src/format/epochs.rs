@@ -97,6 +97,13 @@ impl EpochTable {
         self.ranges().skip(index).find(|(_, range)| !range.is_empty()).map(|(_, range)| range.start.max(lsn))
     }
 
+    /// Where the first of its epochs starts that are none of `before`, by their numbers and nonces; `None` if all are.
+    pub(crate) fn first_unlike(&self, before: &EpochTable) -> Option<Lsn> {
+        let is_known =
+            |row: &EpochRow| before.rows.iter().any(|old| (old.epoch, old.nonce) == (row.epoch, row.nonce));
+        self.rows.iter().find(|row| !is_known(row)).map(|row| Lsn(row.start))
+    }
+
     pub(crate) fn last(&self) -> Option<&EpochRow> {
         self.rows.last()
     }

@@ -23,7 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 ///
 /// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner
 /// does not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is
-/// said at [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`] alone: a log that was closed may be
+/// said at [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`], and once it has told that the shard was
+/// put back ([`ReadError::OtherHistory`]) or is not there any more ([`ReadError::Replaced`]); a log that was closed may be
 /// opened again. The stream needs a thread of its shard's while tasks wait; where none can be made it gives
 /// [`ReadError::Io`].
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct FollowReader {
     unwatched: Option<io::Error>,
     /// Where it was made: elsewhere nobody waits.
     process: Process,
+    /// What it followed is there no more, as it has told.
+    is_over: bool,
 }
 
 /// Ends a [`FollowReader`], from any thread.
@@ -87,7 +90,7 @@ impl FollowReader {
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
         let records = Tail::new(shard.source(), from, key)?;
         let process = Process::current();
-        Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process })
+        Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process, is_over: false })
     }
 
     /// A handle that ends this reader.
@@ -124,17 +127,8 @@ impl FollowReader {
             Step::End => None,
         }
     }
-}
 
-impl Follower for FollowReader {
-    fn is_ended(&self) -> bool {
-        !self.process.is_current() || self.stop.is_stopped()
-    }
-
-    fn step(&mut self) -> NextRecord {
-        if let Some(error) = self.unwatched.take() {
-            return Some(Err(ReadError::Io { shard: self.shard.id(), source: Arc::new(error) }));
-        }
+    fn look_again(&mut self) -> NextRecord {
         let known = self.known();
         if known.is_some() || !self.process.is_current() {
             return known;
@@ -143,6 +137,24 @@ impl Follower for FollowReader {
             Ok(()) => self.known(),
             Err(error) => Some(Err(error)),
         }
+    }
+}
+
+impl Follower for FollowReader {
+    fn is_ended(&self) -> bool {
+        self.is_over || !self.process.is_current() || self.stop.is_stopped()
+    }
+
+    fn step(&mut self) -> NextRecord {
+        if let Some(error) = self.unwatched.take() {
+            return Some(Err(ReadError::Io { shard: self.shard.id(), source: Arc::new(error) }));
+        }
+        if self.is_over {
+            return None;
+        }
+        let next = self.look_again();
+        self.is_over = matches!(next, Some(Err(ReadError::OtherHistory { .. } | ReadError::Replaced { .. })));
+        next
     }
 
     fn rest(&mut self) {

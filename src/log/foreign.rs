@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use super::follow_reader::Ticker;
 use super::foreign_index::ForeignIndex;
 use super::reader::{Finding, ShardSummary};
-use crate::device::Directory;
+use crate::device::{Directory, PathState};
 use crate::error::{OpenError, ReadError};
 use crate::format::LogManifest;
 use crate::position::{Lsn, ShardId};
-use crate::read::Source;
+use crate::read::{PutBack, Source};
 use crate::recovery::{self, Facts, Scan, Verdict};
 use crate::segment::{KnownBlocks, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView};
 use crate::shard::{Hint, KeyQuery};
@@ -35,6 +35,7 @@ pub(super) struct ForeignShard {
     state: Mutex<State>,
     /// How often the owner was seen to have truncated.
     truncations: Arc<AtomicU64>,
+    put_back: PutBack,
     /// What is read into, kept for the next call: of a scan, and of a lookup.
     scanner: Mutex<Option<SegmentReader>>,
     reader: Mutex<Option<SegmentReader>>,
@@ -51,6 +52,20 @@ struct State {
     view: Arc<StoreView>,
     /// How far the chain of the last epoch was read.
     scan: Scan,
+    /// All below it was known to be durable once.
+    served: Lsn,
+}
+
+/// An error unless a folder still is where it was when it was opened. Where that is not known it is taken for so.
+pub(super) fn check_place(directory: &dyn Directory) -> Result<(), ReadError> {
+    match directory.whereabouts() {
+        Ok(PathState::Moved | PathState::Removed) => Err(replaced(directory)),
+        Ok(PathState::Here) | Err(_) => Ok(()),
+    }
+}
+
+fn replaced(directory: &dyn Directory) -> ReadError {
+    ReadError::Replaced { path: directory.path().to_owned() }
 }
 
 impl ForeignShard {
@@ -70,7 +85,8 @@ impl ForeignShard {
             block_bytes: log.block_bytes,
             segment_bytes: log.segment_bytes,
             truncations: Arc::default(),
-            state: Mutex::new(State { snapshot, view, scan }),
+            put_back: PutBack::default(),
+            state: Mutex::new(State { snapshot, view, scan, served: Lsn::MIN }),
             scanner: Mutex::default(),
             reader: Mutex::default(),
             random_reader: Mutex::default(),
@@ -110,17 +126,22 @@ impl ForeignShard {
     /// Reads the manifest again; what it cannot read stays as it was. Where nothing has changed, which is mostly, that
     /// is all, and else only what is new is opened.
     fn reload(&self, state: &mut State) -> Result<(), ReadError> {
-        let renewed = state.snapshot.renewed(self.directory.as_ref()).map_err(|error| {
+        check_place(self.directory.as_ref())?;
+        state.served = state.served.max(state.scan.durable);
+        let renewed = state.snapshot.renewed(self.directory.as_ref(), state.served).map_err(|error| {
             let path = self.directory.path();
             self.io(io::Error::other(OpenError::manifest(path)(error)))
         })?;
-        let Some(snapshot) = renewed else { return Ok(()) };
+        let Some((snapshot, kept)) = renewed else { return Ok(()) };
         if !is_of(&snapshot, self.log_id, self.id) {
-            let path = self.directory.path().display();
-            return Err(self.io(io::Error::other(format!("{path} is a shard of another log by now"))));
+            return Err(replaced(self.directory.as_ref()));
         }
         let view = Arc::new(snapshot.view());
         let before = std::mem::replace(&mut state.view, view);
+        if let Some(kept) = kept {
+            self.put_back.note(kept);
+            state.served = kept;
+        }
         if before.horizon != state.view.horizon || before.epochs != state.view.epochs {
             self.truncations.fetch_add(1, Ordering::SeqCst);
         }
@@ -215,6 +236,10 @@ impl Source for ForeignShard {
 
     fn truncations(&self) -> Arc<AtomicU64> {
         self.truncations.clone()
+    }
+
+    fn put_back(&self) -> Option<&PutBack> {
+        Some(&self.put_back)
     }
 
     fn durable(&self) -> Lsn {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::follow_reader::FollowReader;
-use super::foreign::{ForeignShard, is_of};
+use super::foreign::{ForeignShard, check_place, is_of};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, QueueError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};
@@ -31,6 +31,10 @@ use crate::tally::{self, Fold, TallyError};
 /// so while records come it knows all but those of the last few blocks, and once none come it knows all within about a
 /// second, when the owner writes its idle marker. A record that the owner has acknowledged and this cannot tell yet is
 /// [`ReadError::NotDurableYet`].
+///
+/// Whoever reads on notices if the log was put back from an older copy meanwhile ([`ReadError::OtherHistory`]), and
+/// whoever looks at a folder that was moved or replaced is told so ([`ReadError::Replaced`]). While its files are being put
+/// back, what is there is no log, and may be told as damage.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -176,6 +180,7 @@ impl LogReader {
     /// # Errors
     /// See [`TallyError`].
     pub fn tally<F: Fold>(&self, name: &str) -> Result<Vec<(Vec<u8>, F::Total)>, TallyError> {
+        check_place(self.directory.as_ref()).map_err(TallyError::Read)?;
         let shard_of = |shard: ShardId, complete: Lsn| {
             let Some(shard) = self.shards.get(usize::from(shard.0)) else { return Ok(None) };
             shard.refresh()?;
@@ -191,17 +196,22 @@ impl LogReader {
     /// Reads all that it has not handed out.
     ///
     /// # Errors
-    /// [`QueueError::Unknown`] if there is none of this name. See [`QueueError`].
+    /// [`QueueError::Unknown`] if there is none of this name; [`QueueError::AboveEnd`] and the like where opening it is
+    /// refused, since it or its shard was put back from another moment. See [`QueueError`].
     pub fn queue(&self, name: &str) -> Result<QueueSummary, QueueError> {
-        let shards = self.shards.iter().map(|shard| {
-            shard.refresh().map_err(QueueError::Read)?;
-            Ok(shard.source())
-        });
-        let shards: Vec<_> = shards.collect::<Result<_, QueueError>>()?;
-        queue::peek(name, self.id(), self.directory.as_ref(), &shards)
+        check_place(self.directory.as_ref()).map_err(QueueError::Read)?;
+        let look = || {
+            let shards = self.shards.iter().map(|shard| {
+                shard.refresh()?;
+                Ok((shard.source(), shard.known_end()))
+            });
+            shards.collect()
+        };
+        queue::peek(name, self.id(), self.directory.as_ref(), look)
     }
 
-    /// As [`Log::id`](crate::Log::id).
+    /// As [`Log::id`](crate::Log::id): of the log that was opened. No other is read by this, whatever becomes of the folder
+    /// ([`ReadError::Replaced`]).
     #[must_use]
     pub fn id(&self) -> LogId {
         public_id(self.shards[0].log_id())

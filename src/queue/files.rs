@@ -11,13 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::open::Place;
-use crate::consumer::{Hold, behind};
+use crate::consumer::{self, Hold};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{QueueError, SharedIo};
 use crate::format::{Committed, QueueState, SlotKind, decode_queue, encode_queue};
 use crate::position::{LogId, Lsn};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
-use crate::shard::Holder;
+use crate::shard::{Engine, Holder};
 use crate::sync::lock;
 use crate::time::Nanos;
 
@@ -70,8 +70,8 @@ fn decode(name: &str, log: LogId, body: &[u8]) -> Result<QueueState, QueueError>
 }
 
 /// What a queue asks the log to keep of each shard: what was not read, what is not done, and dead letters.
-fn floors(saved: &QueueState) -> Vec<Lsn> {
-    let mut floors: Vec<Lsn> = saved.read.iter().map(|read| behind(*read)).collect();
+fn floors(name: &str, engines: &[Arc<Engine>], saved: &QueueState) -> Vec<Lsn> {
+    let mut floors = consumer::floors(name, engines, &saved.read);
     let open = saved.open.iter().map(|open| open.position);
     for position in open.chain(saved.dead.iter().map(|dead| dead.position)) {
         if let Some(own) = floors.get_mut(usize::from(position.shard().0)) {
@@ -83,10 +83,15 @@ fn floors(saved: &QueueState) -> Vec<Lsn> {
 
 /// What each copy of a queue's files asks the log to keep of the first shards, of the others all; no copies where there are
 /// no files.
-pub(super) fn asked(name: &str, own: LogId, directory: &dyn Directory) -> io::Result<Vec<Vec<Lsn>>> {
+pub(super) fn asked(
+    name: &str,
+    own: LogId,
+    directory: &dyn Directory,
+    engines: &[Arc<Engine>],
+) -> io::Result<Vec<Vec<Lsn>>> {
     let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Queue)?;
     let asked = |body: &Vec<u8>| match decode_queue(body) {
-        Ok((log, saved)) if log == own => floors(&saved),
+        Ok((log, saved)) if log == own => floors(name, engines, &saved),
         _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
     };
     Ok(bodies.iter().map(asked).collect())
@@ -151,7 +156,7 @@ impl Files {
         let body = encode_queue(self.log, &saved);
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one says what was durable before.
-        hold.write(files, &body, &floors(&saved)).map_err(|error| {
+        hold.write(files, &body, |engines| floors(&self.name, engines, &saved)).map_err(|error| {
             let source = SharedIo::new(error);
             *state = State::Failed(source.clone());
             self.told(&source)

@@ -7,12 +7,13 @@ use super::feed::Feed;
 use super::files::{self, Files};
 use super::options::QueueOptions;
 use super::state::{Moment, State};
-use crate::consumer::{self, resume};
+use crate::consumer::{self, resume_in};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{ConsumerError, QueueError};
 use crate::format::{Committed, QueueState};
 use crate::notice::Notices;
-use crate::position::{Lsn, Position};
+use crate::position::{Lsn, Position, ShardId};
+use crate::segment::StoreView;
 use crate::shard::{Engine, Holder};
 use crate::sync::lock;
 
@@ -96,12 +97,24 @@ pub(crate) fn open(
 
 /// From where each shard is read on. Of what was remembered, what was cut off the log is forgotten.
 fn from(name: &str, engines: &[Arc<Engine>], saved: &mut QueueState) -> Result<Vec<Lsn>, QueueError> {
+    let shards: Vec<_> = engines.iter().map(|engine| (engine.view(), engine.durable())).collect();
+    from_in(name, &shards, saved)
+}
+
+/// The same, of shards that look so and end there.
+pub(super) fn from_in(
+    name: &str,
+    shards: &[(Arc<StoreView>, Lsn)],
+    saved: &mut QueueState,
+) -> Result<Vec<Lsn>, QueueError> {
     let read = |shard: usize| -> Option<Committed> { saved.read.get(shard).copied().flatten() };
-    let from = engines.iter().enumerate().map(|(shard, engine)| resume(name, engine, read(shard)));
-    let from = from.collect::<Result<Vec<Lsn>, ConsumerError>>().map_err(of_queue)?;
+    let from = shards.iter().enumerate().map(|(shard, (view, end))| {
+        resume_in(name, ShardId(shard as u16), view, *end, read(shard)).map_err(of_queue)
+    });
+    let from = from.collect::<Result<Vec<Lsn>, QueueError>>()?;
     let is_there = |position: Position| {
-        let Some(engine) = engines.get(usize::from(position.shard().0)) else { return false };
-        let (view, lsn) = (engine.view(), position.lsn());
+        let Some((view, _)) = shards.get(usize::from(position.shard().0)) else { return false };
+        let lsn = position.lsn();
         // What was truncated at the beginning is told when it is asked for.
         let owner = view.epochs.owner(lsn).map(|(row, _)| row.epoch);
         lsn < view.horizon || owner == Some(position.epoch())
@@ -144,8 +157,8 @@ pub(crate) fn hold_all(names: &[String], directory: &dyn Directory, engines: &[A
     let log = engines[0].view().public_id();
     for name in names {
         let asked = [
-            (Holder::Consumer, consumer::asked(name, log, directory)),
-            (Holder::Queue, files::asked(name, log, directory)),
+            (Holder::Consumer, consumer::asked(name, log, directory, engines)),
+            (Holder::Queue, files::asked(name, log, directory, engines)),
         ];
         let mut holds = false;
         for (holder, copies) in asked {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::files;
+use super::open::from_in;
 use super::{DeadLetter, Lag};
 use crate::device::Directory;
 use crate::error::{QueueError, ReadError};
@@ -25,21 +26,25 @@ pub struct QueueSummary {
     pub forgotten: u64,
 }
 
+/// `look` gives the shards as they are then, each with the end of all that its files tell of.
 pub(crate) fn peek(
     name: &str,
     log: LogId,
     directory: &dyn Directory,
-    shards: &[Arc<dyn Source>],
+    look: impl FnOnce() -> Result<Vec<(Arc<dyn Source>, Lsn)>, ReadError>,
 ) -> Result<QueueSummary, QueueError> {
-    let saved = files::peek(name, log, directory)?;
+    let mut saved = files::peek(name, log, directory)?;
+    // Only then: what it had handed out was durable, so its blocks are there by now, if it is of this log as it is.
+    let shards = look().map_err(QueueError::Read)?;
+    let views: Vec<_> = shards.iter().map(|(source, end)| (source.view(), *end)).collect();
+    let from = from_in(name, &views, &mut saved)?;
     let mut unread = Unread::default();
-    for (index, source) in shards.iter().enumerate() {
-        let read = saved.read.get(index).copied().flatten().map(|read| read.position);
-        unread.count(source, read)?;
+    for ((source, _), from) in shards.iter().zip(from) {
+        unread.count(source, from)?;
     }
     let get = |position: Position| {
         let ShardId(shard) = position.shard();
-        get(shards.get(usize::from(shard))?, position).ok()
+        get(&shards.get(usize::from(shard))?.0, position).ok()
     };
     let QueueState { open, dead, forgotten, .. } = saved;
     let rejected = dead.into_iter().map(|letter| DeadLetter { record: get(letter.position), letter });
@@ -63,8 +68,7 @@ struct Unread {
 }
 
 impl Unread {
-    fn count(&mut self, source: &Arc<dyn Source>, read: Option<Position>) -> Result<(), QueueError> {
-        let from = read.map_or(source.view().horizon, |read| Lsn(read.lsn().0 + 1));
+    fn count(&mut self, source: &Arc<dyn Source>, from: Lsn) -> Result<(), QueueError> {
         let mut cursor = Cursor::new(source.clone(), from).map_err(QueueError::Read)?;
         // Of this moment: its owner may append faster than this reads.
         let limit = source.durable();

@@ -4,6 +4,7 @@ use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
+use super::history::History;
 use super::range::bounds;
 use super::{Record, Source};
 use crate::error::ReadError;
@@ -30,6 +31,9 @@ pub struct RangeBack {
     given: Lsn,
     /// The stretch below `end` that was read, in order.
     ready: Vec<Result<Record, ReadError>>,
+    /// Where it began, and of which history that is.
+    top: Lsn,
+    history: History,
 }
 
 impl RangeBack {
@@ -50,8 +54,9 @@ impl RangeBack {
         Range { start, end }: Range<Lsn>,
         limit: Lsn,
     ) -> Result<RangeBack, ReadError> {
-        let end = end.min(limit);
-        Ok(RangeBack { cursor: Cursor::new(source, end)?, limit, start, end, given: end, ready: Vec::new() })
+        let (end, history) = (end.min(limit), History::of(source.as_ref()));
+        let (cursor, ready) = (Cursor::new(source, end)?, Vec::new());
+        Ok(RangeBack { cursor, limit, start, end, given: end, ready, top: end, history })
     }
 
     /// Reads the stretch below `end`.
@@ -69,12 +74,8 @@ impl RangeBack {
         }
         self.end = from;
     }
-}
 
-impl Iterator for RangeBack {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_ready(&mut self) -> Option<Result<Record, ReadError>> {
         if !self.ready.is_empty() && self.cursor.is_outdated() {
             // Some of it may be cut off by now.
             self.ready.clear();
@@ -83,7 +84,23 @@ impl Iterator for RangeBack {
         while self.ready.is_empty() && self.start < self.end {
             self.read_stretch();
         }
-        let item = self.ready.pop();
+        self.ready.pop()
+    }
+}
+
+impl Iterator for RangeBack {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ready.is_empty() && self.start >= self.end {
+            return None;
+        }
+        let item = self.next_ready();
+        if let Err(error) = self.history.check(self.cursor.source().as_ref(), self.top) {
+            self.ready.clear();
+            self.end = self.start;
+            return Some(Err(error));
+        }
         if let Some(Ok(record)) = &item {
             self.given = record.lsn();
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::history::History;
 use super::window::Window;
 use super::{Record, Source};
 use crate::error::ReadError;
@@ -63,6 +64,7 @@ pub(crate) struct Cursor {
     /// The source's count of truncations, and what it was before what is walked was looked up.
     truncations: Arc<AtomicU64>,
     seen: u64,
+    history: History,
 }
 
 /// What a step of the cursor found.
@@ -91,6 +93,7 @@ impl Cursor {
             forked: false,
             truncations: source.truncations(),
             seen: 0,
+            history: History::of(source.as_ref()),
             source,
             shard,
             window: Window::closed(),
@@ -122,6 +125,12 @@ impl Cursor {
         self.from = from;
         self.at = from;
         self.located = false;
+    }
+
+    /// The same, for a reader that has nothing of what was read before.
+    pub(super) fn begin_anew(&mut self, from: Lsn) {
+        self.history = History::of(self.source.as_ref());
+        self.seek(from);
     }
 
     /// Where the block stands that holds `lsn`, or the one before it, or where the next would.
@@ -215,6 +224,15 @@ impl Cursor {
         }
     }
 
+    /// Whether what was passed is still what stands there: the shard may have been put back from an older copy.
+    fn check_history(&mut self) -> Result<(), ReadError> {
+        let passed = self.partial.as_ref().map_or(self.at, |partial| partial.position.lsn());
+        if self.history.check(self.source.as_ref(), passed.max(self.from))? {
+            self.read_again();
+        }
+        Ok(())
+    }
+
     /// Reads the next block; false at the limit.
     fn next_block(&mut self, limit: Lsn) -> Result<bool, ReadError> {
         if !self.process.is_current() {
@@ -238,6 +256,10 @@ impl Cursor {
         limit: Lsn,
     ) -> Result<Option<(BlockHeader, Arc<[u8]>, Lsn)>, ReadError> {
         loop {
+            if self.history.is_over() {
+                return Ok(None);
+            }
+            self.check_history()?;
             if self.at >= limit {
                 return Ok(None);
             }
@@ -247,6 +269,8 @@ impl Cursor {
                 self.located = true;
             }
             self.seen = self.truncations.load(Ordering::SeqCst);
+            // Seen from now on as something else than what was looked up.
+            self.check_history()?;
             let view = self.source.view();
             // Where no block is walked, the next record stands no nearer than behind a header.
             let next = Lsn(self.at.0 + u64::from(BLOCK_HEADER_BYTES)).max(self.from);

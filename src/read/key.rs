@@ -42,6 +42,11 @@ impl Filtered {
         self.cursor.seek(from);
     }
 
+    /// As [`Cursor::begin_anew`].
+    pub(super) fn begin_anew(&mut self, from: Lsn) {
+        self.cursor.begin_anew(from);
+    }
+
     /// As [`Cursor::rest`].
     pub(super) fn rest(&mut self) {
         self.cursor.rest();

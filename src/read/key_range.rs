@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Step};
+use super::history::History;
 use super::key::{Filtered, Wanted, places};
 use super::{RangeBack, Record, Source, get_many};
 use crate::error::ReadError;
@@ -111,6 +112,9 @@ pub struct KeyRange {
     given: Lsn,
     /// What was durable when this was looked up.
     limit: Lsn,
+    /// Where it ends, and of which history that is.
+    end: Lsn,
+    history: History,
 }
 
 impl KeyRange {
@@ -120,6 +124,7 @@ impl KeyRange {
         range: &impl RangeBounds<Position>,
     ) -> Result<KeyRange, ReadError> {
         source.check_process()?;
+        let history = History::of(source.as_ref());
         let accepted = source.accepted_end();
         let (start, end) = places(source.as_ref(), range)?;
         let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
@@ -131,6 +136,8 @@ impl KeyRange {
             left: start..end,
             given: start,
             limit,
+            end,
+            history,
             source,
         })
     }
@@ -154,14 +161,12 @@ impl KeyRange {
 
     /// For good, whatever comes after.
     fn end(&mut self) {
+        self.found.clear();
         (self.unknown, self.left) = (Lsn::MIN..Lsn::MIN, Lsn::MIN..Lsn::MIN);
+        self.end = Lsn::MIN;
     }
-}
 
-impl Iterator for KeyRange {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_item(&mut self) -> Option<Result<Record, ReadError>> {
         loop {
             if self.found.is_outdated() {
                 self.found.clear();
@@ -206,6 +211,24 @@ impl Iterator for KeyRange {
     }
 }
 
+impl Iterator for KeyRange {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.next_item();
+        // It is of one moment: what was not given yet was seen then as well.
+        let end = self.end.min(self.limit);
+        if let Err(error) = self.history.check(self.source.as_ref(), end) {
+            self.end();
+            return Some(Err(error));
+        }
+        if item.is_none() {
+            self.end();
+        }
+        item
+    }
+}
+
 /// The records of a key, the last one first. By [`Log::read_key_back`](crate::Log::read_key_back).
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
@@ -223,6 +246,9 @@ pub struct KeyRangeBack {
     limit: Lsn,
     /// Why not all that was accepted is there: told first.
     error: Option<ReadError>,
+    /// Where it began, and of which history that is.
+    top: Lsn,
+    history: History,
 }
 
 impl KeyRangeBack {
@@ -250,6 +276,8 @@ impl KeyRangeBack {
     ) -> KeyRangeBack {
         let end = places.end.min(limit);
         KeyRangeBack {
+            history: History::of(source.as_ref()),
+            top: end,
             found: Found::nothing(source.as_ref()),
             records: None,
             unknown: end..end,
@@ -288,15 +316,8 @@ impl KeyRangeBack {
         }
         item
     }
-}
 
-impl Iterator for KeyRangeBack {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.error.take() {
-            return Some(Err(error));
-        }
+    fn next_item(&mut self) -> Option<Result<Record, ReadError>> {
         loop {
             if self.found.is_outdated() {
                 self.found.clear();
@@ -321,6 +342,33 @@ impl Iterator for KeyRangeBack {
                 }
             }
         }
+    }
+
+    /// For good, whatever comes after.
+    fn end(&mut self) {
+        self.found.clear();
+        self.records = None;
+        (self.unknown, self.left) = (Lsn::MIN..Lsn::MIN, Lsn::MIN..Lsn::MIN);
+        self.top = Lsn::MIN;
+    }
+}
+
+impl Iterator for KeyRangeBack {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        let item = self.next_item();
+        if let Err(error) = self.history.check(self.source.as_ref(), self.top) {
+            self.end();
+            return Some(Err(error));
+        }
+        if item.is_none() {
+            self.end();
+        }
+        item
     }
 }
 

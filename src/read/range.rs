@@ -4,6 +4,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
+use super::history::History;
 use super::{Record, Source, seek};
 use crate::error::ReadError;
 use crate::position::Lsn;
@@ -20,6 +21,7 @@ pub struct Range {
     end: Lsn,
     /// Records before it are passed over.
     first_time: u64,
+    history: History,
 }
 
 /// The first LSN of a range, and the first behind it.
@@ -41,18 +43,20 @@ impl Range {
     pub(crate) fn new(source: Arc<dyn Source>, range: &impl RangeBounds<Lsn>) -> Result<Range, ReadError> {
         source.check_process()?;
         let (start, end) = bounds(range);
+        let history = History::of(source.as_ref());
         let limit = source.durable();
         // Without a start it begins where the log does, which is no error.
         let start = start.unwrap_or_else(|| source.view().horizon);
-        Ok(Range { cursor: Cursor::new(source, start)?, limit, end, first_time: 0 })
+        Ok(Range { cursor: Cursor::new(source, start)?, limit, end, first_time: 0, history })
     }
 
     /// The records below `limit`, the durable LSN when it was looked up, that are not before a time.
     pub(crate) fn since(source: Arc<dyn Source>, time: u64, limit: Lsn) -> Result<Range, ReadError> {
         source.check_process()?;
+        let history = History::of(source.as_ref());
         // What is before it only lies behind the place where it begins if that place is damage.
         let start = if time == 0 { source.view().horizon } else { seek(&source, time, limit)? };
-        Ok(Range { cursor: Cursor::new(source, start)?, limit, end: Lsn::MAX, first_time: time })
+        Ok(Range { cursor: Cursor::new(source, start)?, limit, end: Lsn::MAX, first_time: time, history })
     }
 
     /// Whether the log was truncated since this record was given, which is given again then, if it is still there.
@@ -63,6 +67,12 @@ impl Range {
         }
         outdated
     }
+
+    /// For good, whatever comes after.
+    fn end(&mut self) {
+        self.limit = Lsn::MIN;
+        self.end = Lsn::MIN;
+    }
 }
 
 impl Iterator for Range {
@@ -70,13 +80,18 @@ impl Iterator for Range {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            return match self.cursor.next(self.limit, self.end) {
+            let step = self.cursor.next(self.limit, self.end);
+            // It is of one moment: what was not given yet was seen then as well.
+            let reach = self.limit.min(self.end);
+            if let Err(error) = self.history.check(self.cursor.source().as_ref(), reach) {
+                self.end();
+                return Some(Err(error));
+            }
+            return match step {
                 Step::Record(record) if record.timestamp() < self.first_time => continue,
                 Step::Record(record) => Some(Ok(record)),
                 Step::End => {
-                    // For good, whatever comes after.
-                    self.limit = Lsn::MIN;
-                    self.end = Lsn::MIN;
+                    self.end();
                     None
                 }
                 Step::Error(error) => Some(Err(error)),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::history::PutBack;
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};
@@ -36,6 +37,11 @@ pub(crate) trait Source: Send + Sync + Debug {
 
     /// Counts how often the log was truncated, at either end: raised once the view shows it.
     fn truncations(&self) -> Arc<AtomicU64>;
+
+    /// How often it was put back from an older copy; `None` where that cannot be, since it is owned here.
+    fn put_back(&self) -> Option<&PutBack> {
+        None
+    }
 
     /// All below it is durable.
     fn durable(&self) -> Lsn;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
+use super::history::History;
 use super::key::Filtered;
 use super::key_range::Found;
 use super::{Record, Source};
@@ -77,11 +78,13 @@ pub(crate) struct KeyTail {
     limit: Lsn,
     /// The cursor has passed all below `told` and nothing above, and can go on from there.
     is_in_place: bool,
+    history: History,
 }
 
 impl KeyTail {
     fn new(cursor: Cursor, key: &[u8], from: Lsn) -> KeyTail {
         KeyTail {
+            history: History::of(cursor.source().as_ref()),
             found: Found::nothing(cursor.source().as_ref()),
             records: Filtered::new(cursor, key),
             given: from,
@@ -93,6 +96,31 @@ impl KeyTail {
     }
 
     fn next(&mut self, limit: Lsn) -> Step {
+        while !self.history.is_over() {
+            let given = self.given;
+            let step = self.step(limit);
+            match self.history.check(self.records.source().as_ref(), given) {
+                Ok(false) => return step,
+                // What was found may be another history's, and so may what was looked through in vain.
+                Ok(true) => {
+                    self.records.begin_anew(given);
+                    self.go_back_to(given);
+                }
+                Err(error) => return Step::Error(error),
+            }
+        }
+        Step::End
+    }
+
+    /// Finds anew what comes from here on.
+    fn go_back_to(&mut self, given: Lsn) {
+        self.found.clear();
+        (self.given, self.told) = (given, given);
+        self.unknown = given..given;
+        self.is_in_place = false;
+    }
+
+    fn step(&mut self, limit: Lsn) -> Step {
         if self.records.source().check_process().is_err() {
             // In a fork, also where nothing is to come: the cursor says so, once.
             self.records.seek(self.told);
@@ -100,10 +128,7 @@ impl KeyTail {
         }
         loop {
             if self.found.is_outdated() {
-                self.found.clear();
-                self.told = self.given;
-                self.unknown = self.told..self.told;
-                self.is_in_place = false;
+                self.go_back_to(self.given);
             }
             if let Some(item) = self.found.next() {
                 return self.give(item);

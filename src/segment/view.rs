@@ -199,8 +199,14 @@ impl StoreSnapshot {
     }
 
     /// As it is by now; `None` if nothing has changed. Files that are known and hold what they held are not opened
-    /// again.
-    pub(crate) fn renewed(&self, directory: &dyn Directory) -> Result<Option<StoreSnapshot>, ManifestError> {
+    /// again, but for once after each open of the log's: while nobody had it open, others may have been put in their place.
+    ///
+    /// Also where an older copy has other epochs from, if that is below what was `served`.
+    pub(crate) fn renewed(
+        &self,
+        directory: &dyn Directory,
+        served: Lsn,
+    ) -> Result<Option<(StoreSnapshot, Option<Lsn>)>, ManifestError> {
         let Seen { sequence, body, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
         // The newer copy cannot be read just now: what it said stands. Gone back to the older one, the log would end
         // below what was served already.
@@ -210,19 +216,30 @@ impl StoreSnapshot {
         }
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let before = &self.manifest;
-        // Where an older copy was put in its place, its segments may be other files by the same names.
-        let goes_on = manifest.next_epoch >= before.next_epoch
+        let kept = manifest.epochs.first_unlike(&before.epochs).filter(|first| *first < served);
+        // Where a copy was put in its place, its segments may be other files by the same names. Whoever opens it begins an
+        // epoch, however new the copy was.
+        let goes_on = manifest.epochs.last() == before.epochs.last()
+            && manifest.next_epoch >= before.next_epoch
             && manifest.next_file >= before.next_file
             && manifest.horizon >= before.horizon;
         let known = if goes_on { &self.segments[..] } else { &[] };
         let files = if goes_on { self.files.clone() } else { self.files.anew() };
         let (segments, missing) = open_segments(directory, &manifest, known, &files, Lsn::MAX)?;
+        let bare_from = match kept {
+            None => self.bare_from(&manifest, &segments),
+            Some(_) => LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon),
+        };
+        Ok(Some((StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence }, kept)))
+    }
+
+    /// The same of a manifest that goes on from this one.
+    fn bare_from(&self, manifest: &ShardManifest, segments: &[Arc<Segment>]) -> Lsn {
         // The owner may use those that it has given up for something else: then they show other blocks.
         let first = segments.first().map_or(Lsn::MAX, |first| first.base());
-        let given_up = known.iter().take_while(|old| old.base() < first);
-        let all: Vec<_> = given_up.chain(&segments).cloned().collect();
-        let bare_from = LookBack::of(&manifest, before, &all).raised(self.bare_from, manifest.horizon);
-        Ok(Some(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence }))
+        let given_up = self.segments.iter().take_while(|old| old.base() < first);
+        let all: Vec<_> = given_up.chain(segments).cloned().collect();
+        LookBack::of(manifest, &self.manifest, &all).raised(self.bare_from, manifest.horizon)
     }
 
     pub(crate) fn view(&self) -> StoreView {

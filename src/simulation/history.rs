@@ -17,6 +17,7 @@ mod interrupted;
 mod key_followers;
 mod keyed;
 mod keys;
+mod put_back;
 mod readers;
 mod rebuilt;
 mod terms;
@@ -44,6 +45,8 @@ pub(super) struct History {
     key_followers: Vec<KeyFollower>,
     /// Reads beside the log that is open.
     beside: Option<LogReader>,
+    copy: Option<put_back::Copy>,
+    across: Vec<put_back::Across>,
     /// Places of records that were cut off.
     cut: Vec<Position>,
     terms: terms::Given,
@@ -111,6 +114,8 @@ impl History {
             followers: (0..plan.shards).map(|_| None).collect(),
             key_followers: Vec::new(),
             beside: None,
+            copy: None,
+            across: Vec::new(),
             cut: Vec::new(),
             terms: terms::Given::new(plan.seed),
             next_payload: 0,

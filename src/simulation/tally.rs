@@ -94,6 +94,9 @@ const EVERYTHING: [&str; 84] = [
     "gaps in rebuilt manifests",
     "files known to be truncated",
     "given up records that came back",
+    "logs put back from a copy",
+    "followers told that their log was put back",
+    "followed on in a log that was put back",
 ];
 
 impl Tally {

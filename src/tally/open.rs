@@ -98,7 +98,7 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
         let rows: Vec<AnchorRow> = rows.into_iter().filter(is_own).collect();
         let engine = rows.first().and_then(|row| engines.get(usize::from(row.shard)));
         if let Some((engine, (oldest, complete))) =
-            engine.and_then(|engine| Some((engine, needs(engine, &rows)?)))
+            engine.and_then(|engine| Some((engine, needs(name, engine, &rows)?)))
         {
             engine.pin(name, oldest, complete);
         }
@@ -107,12 +107,17 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
 }
 
 /// What the log must keep for a tally: as much as either copy of its anchor asks for, since the other one may be
-/// lost when it is needed.
-fn needs(engine: &Engine, rows: &[AnchorRow]) -> Option<(Lsn, Lsn)> {
+/// lost when it is needed. Where one is of another moment than the shard, all: the anchor of the shard's moment, if it is put
+/// back too, asks for what nobody knows now.
+fn needs(name: &str, engine: &Engine, rows: &[AnchorRow]) -> Option<(Lsn, Lsn)> {
     let complete = rows.iter().map(|row| Lsn(row.complete)).max()?;
     let newest = rows.iter().map(|row| Lsn(row.oldest)).max()?;
     // A copy that asks for what is gone already could not be used, and holds up nothing.
-    let horizon = engine.view().horizon;
+    let (view, durable) = (engine.view(), engine.durable());
+    let horizon = view.horizon;
+    if rows.iter().any(|row| anchor::check(name, row, &view, durable).is_err()) {
+        return Some((Lsn::MIN, complete));
+    }
     let oldest = rows.iter().map(|row| Lsn(row.oldest)).filter(|oldest| *oldest >= horizon).min();
     Some((oldest.unwrap_or(newest), complete))
 }
@@ -163,7 +168,7 @@ pub(crate) fn open<F: Fold>(
     anchor::check_log(name, &row, &place.engines[0].view()).inspect_err(unpin)?;
     let engine = engine_of(name, &row, place.engines)?;
     let rows = if is_new { vec![row] } else { rows };
-    let (oldest, complete) = needs(&engine, &rows).expect("there is a copy");
+    let (oldest, complete) = needs(name, &engine, &rows).expect("there is a copy");
     // Of all shards, where it could not be asked before.
     place.engines.iter().filter(|other| other.id != engine.id).for_each(|other| other.unpin(name));
     engine.pin(name, oldest, complete);

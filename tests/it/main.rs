@@ -40,6 +40,8 @@ mod read_only;
 mod reading;
 mod rebuilt;
 mod restored;
+mod restored_beside;
+mod restored_holds;
 mod retention;
 mod slow_owner;
 mod stuck_device;

@@ -122,6 +122,8 @@ fn a_queue_that_is_not_of_its_log_says_so() {
     copy(&shard, copied.path());
     append_between(&dir, 20);
     let queue_of = |log: &Log| log.queue("mailer", QueueOptions::new());
+    // Read beside the owner it says the same.
+    let beside = || Log::open_read_only(dir.path()).unwrap().queue("mailer");
     let drain = |log: &Log| {
         let queue = queue_of(log).unwrap();
         let taken = std::iter::from_fn(|| queue.take_timeout(Duration::ZERO));
@@ -130,14 +132,19 @@ fn a_queue_that_is_not_of_its_log_says_so() {
     let log = open(&dir, 1);
     append(&log, SHARD, 5);
     assert_eq!(drain(&log), 35);
+    queue_of(&log).unwrap().flush().unwrap();
+    assert_eq!(beside().unwrap().lag.records, 0);
     log.close().unwrap();
+    assert_eq!(beside().unwrap().lag.records, 0);
     put_back(&copied, &shard);
     let log = open(&dir, 1);
     let error = queue_of(&log).unwrap_err();
     assert!(matches!(&error, QueueError::AboveEnd { name, .. } if name == "mailer"), "{error}");
+    assert!(matches!(beside(), Err(QueueError::AboveEnd { .. })));
     append(&log, SHARD, 100);
     let error = queue_of(&log).unwrap_err();
     assert!(matches!(error, QueueError::OtherHistory { shard: SHARD, .. }), "{error}");
+    assert!(matches!(beside(), Err(QueueError::OtherHistory { shard: SHARD, .. })));
     log.remove_queue("mailer").unwrap();
     assert_eq!(drain(&log), 110);
     log.close().unwrap();

@@ -148,11 +148,11 @@ impl Tail {
         let shards: Vec<u16> = self.shard.map_or_else(|| (0..log.shards()).collect(), |shard| vec![shard]);
         let mut out = BufWriter::new(io::stdout().lock());
         let mut damaged = false;
-        let mut next = Vec::new();
-        for &shard in &shards {
-            let (last, end) = self.last(&log, ShardId(shard), &mut damaged)?;
+        let mut tails = Vec::new();
+        for shard in shards.into_iter().map(ShardId) {
+            let (last, end) = self.last(&log, shard, &mut damaged)?;
+            tails.push(log.shard(shard).follow(end)?);
             print(last.into_iter().map(Ok), self.format, &mut out)?;
-            next.push(end);
         }
         out.flush()?;
         if !self.follow {
@@ -160,13 +160,8 @@ impl Tail {
         }
         loop {
             std::thread::sleep(LOOK_EVERY);
-            for (&shard, from) in shards.iter().zip(&mut next) {
-                let reader = log.shard(ShardId(shard));
-                let end = reader.durable_lsn()?;
-                if end > *from {
-                    print(reader.read(*from..end)?, self.format, &mut out)?;
-                    *from = end;
-                }
+            for tail in &mut tails {
+                print(std::iter::from_fn(|| tail.next_timeout(Duration::ZERO)), self.format, &mut out)?;
             }
             out.flush()?;
         }

@@ -9,6 +9,7 @@
 mod ahead;
 mod blocks;
 mod cache;
+mod copies;
 mod disk;
 mod folder;
 mod queue;
@@ -24,6 +25,7 @@ use super::flushes::AllFlushes;
 use crate::position::Lsn;
 use crate::sync::lock;
 use blocks::Blocks;
+pub(crate) use copies::Copied;
 use folder::SimDevice;
 pub(crate) use random::Random;
 pub(crate) use world::Counters;

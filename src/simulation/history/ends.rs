@@ -20,6 +20,7 @@ impl History {
     /// Ends the log in one of the ways in which logs end.
     pub(super) fn end(&mut self, log: Log) -> Ended {
         self.look_at_all();
+        self.check_across();
         self.note_terms_end();
         self.followers.fill_with(|| None);
         self.key_followers.clear();
@@ -43,6 +44,11 @@ impl History {
             off = self.random.below(2) == 0;
             self.pending.clear();
             drop(log);
+            if ended == Ended::Cleanly {
+                let is_put_back = self.copy_or_put_back();
+                // Who follows across it lives in this life.
+                off &= !is_put_back;
+            }
             if off {
                 // Nothing of a clean close is lost by a power cut.
                 self.restart();

@@ -9,6 +9,7 @@ use crate::write::BatchBuilder;
 use crate::{Commit, Durability, Log, Position, ShardId, Write};
 
 /// The ids that records were given.
+#[derive(Clone)]
 pub(super) struct Given {
     ids: BTreeMap<Position, u128>,
     /// Of the life before, and those before that.
