@@ -1,7 +1,6 @@
 //! What a shard has on disk, and every change to it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,10 +8,11 @@ use std::sync::Arc;
 use super::bare::LookBack;
 use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
-use super::names::{can_be_listed, segment_name, segment_number};
+use super::names::segment_name;
+use super::unlisted::{Spare, Stray, Unlisted};
 use super::view::{Segment, StoreView, open_segments, view_of};
 use super::{ManifestError, ManifestFiles, Marks, NewEpoch};
-use crate::device::{Directory, File, FileId, Lock, PathState};
+use crate::device::{Directory, File, Lock, PathState};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
@@ -36,8 +36,10 @@ pub(crate) struct ShardStore {
     /// Files that nothing lists.
     spares: Vec<Spare>,
     spare_bytes_max: u64,
-    /// Files with a segment's name that can be none: they are left alone, and their numbers too.
-    foreign_files: Vec<u32>,
+    /// Files with a segment's name that are left alone, and their numbers too.
+    strays: Vec<Stray>,
+    /// The number of a file which shows that the manifest is older than the log.
+    newer: Option<u32>,
     /// A manifest write failed half way: nothing more is written.
     broken: bool,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
@@ -46,15 +48,6 @@ pub(crate) struct ShardStore {
     lock: Option<Arc<dyn Lock>>,
     /// Why the folder is not this process' own any more: nothing more is written.
     lost: Option<String>,
-}
-
-/// A file that nothing lists.
-#[derive(Clone, Copy, Debug)]
-struct Spare {
-    number: u32,
-    bytes: u64,
-    /// Which file it is: its name alone may be another's by the time that it is removed.
-    id: FileId,
 }
 
 impl ShardStore {
@@ -99,20 +92,7 @@ impl ShardStore {
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let settled = manifest.checkpoint;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
-        let (mut spares, mut foreign_files) = (Vec::new(), Vec::new());
-        let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
-        for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
-            if listed.contains(&number) {
-                continue;
-            }
-            let file = directory.open(&segment_name(number))?;
-            let bytes = file.bytes()?;
-            if can_be_listed(number, bytes, manifest.next_file) {
-                spares.push(Spare { number, bytes, id: file.id()? });
-            } else if bytes > 0 {
-                foreign_files.push(number);
-            }
-        }
+        let Unlisted { spares, strays, newer } = Unlisted::find(directory.as_ref(), &manifest, &files)?;
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
         // that, the manifest would be refused as damaged.
         let above = spares.iter().map(|spare| spare.number + 1).max();
@@ -129,7 +109,8 @@ impl ShardStore {
             retired: Vec::new(),
             spares,
             spare_bytes_max,
-            foreign_files,
+            strays,
+            newer,
             broken: false,
             closed: false,
             lock: None,
@@ -159,9 +140,19 @@ impl ShardStore {
         ManifestFiles::is_copy(PREFIX, name)
     }
 
-    /// Names of files that look like segments and cannot be any.
-    pub(crate) fn foreign_files(&self) -> impl Iterator<Item = String> {
-        self.foreign_files.iter().map(|&number| segment_name(number))
+    /// Files that look like segments, and are left alone.
+    pub(crate) fn strays(&self) -> &[Stray] {
+        &self.strays
+    }
+
+    /// The number of a file which shows that the manifest is older than the log.
+    pub(crate) fn newer(&self) -> Option<u32> {
+        self.newer
+    }
+
+    /// All segments, and the files that are left alone which are of this shard, too.
+    pub(crate) fn all_segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.iter().chain(self.strays.iter().filter_map(Stray::segment)).cloned().collect()
     }
 
     /// From now on the folder is written to, for as long as it is this lock's.
@@ -328,7 +319,7 @@ impl ShardStore {
 
     /// A number for a new file. Taken, whatever becomes of it: the next manifest says so.
     fn take_number(&mut self) -> io::Result<u32> {
-        while self.foreign_files.contains(&self.manifest.next_file) {
+        while self.strays.iter().any(|stray| stray.number() == self.manifest.next_file) {
             self.manifest.next_file += 1;
         }
         let number = self.manifest.next_file;

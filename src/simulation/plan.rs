@@ -99,6 +99,8 @@ pub(crate) enum Damage {
     VanishedSegment,
     /// Both copies of a shard's manifest as they were some time ago.
     StaleManifest,
+    /// The same, as they were in the middle of the life that ends now.
+    OlderManifest,
 }
 
 /// The plan of a history: its options, odds, faults and steps.
@@ -175,6 +177,7 @@ impl Plan {
             Damage::Unreadable,
             Damage::VanishedSegment,
             Damage::StaleManifest,
+            Damage::OlderManifest,
         ];
         let damage = (random.below(3) == 0).then(|| (*random.pick(&kinds), random.next()));
         // A failed sync loses data as well, which would be a second fault.

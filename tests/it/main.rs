@@ -41,6 +41,7 @@ mod rebuilt;
 mod restored;
 mod retention;
 mod slow_owner;
+mod stale_manifest;
 mod stuck_device;
 mod terms;
 mod timeouts;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use sawmill::error::Damage;
 use sawmill::log::SalvagedShard;
 use sawmill::{Log, OnDamage, OpenError, Options, error_chain};
 
@@ -36,6 +37,12 @@ what was acknowledged comes back. What only the manifest knew is not known any m
 const LOG_MANIFEST: &str = "\
 that is the log's own manifest, which only says how the log was made: put back log.manifest.0 or log.manifest.1 from
 any backup of this log, however old, and repair it then; without one, ask for help before anything is changed";
+
+/// What is better done where a shard's manifest is older than its segments.
+const OLDER: &str = "\
+that is what a shard's manifest looks like that was put back from a backup, without its segments. Nothing need be given
+up then: put back the newest copies, or move both (shard.manifest.0 and .1) out of the shard's folder and run this again,
+which rebuilds them from the segments";
 
 impl Repair {
     pub fn run(&self) -> Result<ExitCode, Error> {
@@ -69,6 +76,11 @@ impl Repair {
             Err(error) => return Err(error.into()),
         };
         println!("an open says: {}", error_chain(&refused));
+        if let OpenError::Damaged { cause: Damage::OlderManifest { .. } | Damage::StaleManifest(_), .. } =
+            refused
+        {
+            println!("{OLDER}");
+        }
         println!("given up would be: every record in the places above; all others stay readable");
         if !self.yes {
             println!("nothing was changed; to go on, add --yes");
