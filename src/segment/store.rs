@@ -40,8 +40,8 @@ pub(crate) struct ShardStore {
     strays: Vec<Stray>,
     /// The number of a file which shows that the manifest is older than the log.
     newer: Option<u32>,
-    /// A manifest write failed half way: nothing more is written.
-    broken: bool,
+    /// Files that a copy of the manifest may list on disk, and that is not so here: none of them is removed.
+    perhaps_listed: Vec<u32>,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
     closed: bool,
     /// What makes the folder this process' own, once it is to be written to.
@@ -111,7 +111,7 @@ impl ShardStore {
             spare_bytes_max,
             strays,
             newer,
-            broken: false,
+            perhaps_listed: Vec::new(),
             closed: false,
             lock: None,
             lost: None,
@@ -194,11 +194,9 @@ impl ShardStore {
 
     /// Whether anything may be changed.
     fn check_usable(&mut self) -> io::Result<()> {
-        match self {
-            ShardStore { closed: true, .. } => Err(io::Error::other("the log is closed")),
-            ShardStore { broken: true, .. } => {
-                Err(io::Error::other("an earlier write of the manifest failed"))
-            }
+        match (self.closed, self.slots.is_broken()) {
+            (true, _) => Err(io::Error::other("the log is closed")),
+            (_, true) => Err(io::Error::other("an earlier write of the manifest failed")),
             _ => self.check_owned().map(drop),
         }
     }
@@ -207,12 +205,15 @@ impl ShardStore {
     fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
         self.check_usable()?;
         let body = next.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
-        self.slots.reserve(body.len())?;
         if let Err(error) = self.slots.write(&body) {
-            // One copy may hold the new state and the other the old one: only a reopen can tell.
-            self.broken = true;
+            // One copy may hold the new state and the other the old one: only a reopen can tell, or the next write.
+            if self.slots.is_in_doubt() {
+                let new = next.segments.iter().filter(|row| !self.manifest.segments.contains(row));
+                self.perhaps_listed.extend(new.map(|row| row.file));
+            }
             return Err(error);
         }
+        self.perhaps_listed.clear();
         self.manifest = next;
         Ok(())
     }
@@ -289,7 +290,7 @@ impl ShardStore {
             let secured = file.as_ref().map_or(Ok(()), |file| file.secure(0..bytes));
             let draft =
                 file.map(|file| Draft { number, bytes, floor: bytes, file, zeros: None, is_reserved: true });
-            if draft.is_err() || secured.is_err() {
+            if (draft.is_err() || secured.is_err()) && !self.perhaps_listed.contains(&number) {
                 // Of no use: give its space back.
                 let _ = self.directory.remove_file(&segment_name(number), id);
             }
@@ -355,8 +356,11 @@ impl ShardStore {
         }
     }
 
-    /// Removes the name of a segment's file if it is this one's.
+    /// Removes the name of a segment's file if it is this one's, and no copy of the manifest may list it.
     fn remove_own(&self, number: u32, file: &dyn File) -> io::Result<()> {
+        if self.perhaps_listed.contains(&number) {
+            return Ok(());
+        }
         self.directory.remove_file(&segment_name(number), file.id()?)
     }
 
@@ -434,7 +438,7 @@ impl ShardStore {
     /// Turns segments that no reader holds any more into spares, and spares above the bound into
     /// free space.
     fn collect_retired(&mut self) {
-        if self.broken {
+        if self.slots.is_broken() {
             return; // What the copy on disk lists is not known: every file stays.
         }
         let (free, held): (Vec<_>, Vec<_>) = self.retired.drain(..).partition(Segment::is_free);
@@ -452,8 +456,10 @@ impl ShardStore {
         });
     }
 
-    fn remove_spares(&mut self, is_one: impl FnMut(&Spare) -> bool) {
-        let (gone, kept) = self.spares.drain(..).partition(is_one);
+    fn remove_spares(&mut self, mut is_one: impl FnMut(&Spare) -> bool) {
+        let perhaps_listed = &self.perhaps_listed;
+        let is_gone = |spare: &Spare| is_one(spare) && !perhaps_listed.contains(&spare.number);
+        let (gone, kept) = self.spares.drain(..).partition(is_gone);
         self.spares = kept;
         for Spare { number, id, .. } in gone {
             // If it cannot be removed it is a spare again after the next open.

@@ -392,6 +392,42 @@ fn a_manifest_that_could_not_be_read_again_is_not_written() {
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
 }
 
+/// The copies share their space with a snapshot, and the disk is full: what was asked for may be on disk or not, and the
+/// next try says it anew.
+#[test]
+fn a_manifest_that_found_no_room_is_written_once_there_is_some() {
+    let (mut failed, mut listed) = (0, 0);
+    for seed in 0..200 {
+        let machine = SimMachine::new(seed);
+        let (mut store, folder) = store_with_spares(&machine, &[4 * GRANULE], 0);
+        let end = store.manifest().covered;
+        let marks = Marks { checkpoint: end, covered: end, timestamp: 0 };
+        let mut list = |shared| {
+            let draft = store.draft(size(4, 4), 0).unwrap();
+            machine.set_faults(Faults { shared, ..Faults::default() });
+            let result = store.list(draft, end, &marks);
+            machine.set_faults(Faults::default());
+            result.map(drop)
+        };
+        // As whoever opens it after a crash: what it finds is whole.
+        let open = || {
+            let (store, missing, _) = ShardStore::open(folder.clone(), 0, 2).unwrap();
+            assert!(missing.is_empty(), "{missing:?}");
+            store.segments().len()
+        };
+        let Err(error) = list(500) else { continue };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        failed += 1;
+        listed += open();
+        // What would otherwise be removed, as there is no room for spares, may be listed.
+        drop(list(1_000).unwrap_err());
+        listed += open();
+        list(0).unwrap();
+        assert_eq!(open(), 1);
+    }
+    assert!(failed > 100 && listed > 20, "{failed} failed, {listed} were listed on disk");
+}
+
 /// Space that the disk could not set aside is there once it was written, and the file is as long as that.
 #[test]
 fn where_no_space_is_set_aside_a_segment_is_written_before_it_is_listed() {

@@ -52,6 +52,8 @@ pub(super) struct History {
     errors: u64,
     /// Per shard: how often its device had failed to flush when this life began.
     failed_flushes: Vec<u64>,
+    /// In this life a truncation found no room for a manifest.
+    found_no_room: bool,
     trace: bool,
     tally: Tally,
 }
@@ -116,6 +118,7 @@ impl History {
             ends: 0,
             errors: 0,
             failed_flushes: vec![0; usize::from(plan.shards)],
+            found_no_room: false,
             trace,
             tally: Tally::default(),
         }
@@ -194,6 +197,7 @@ impl History {
 
     /// A life begins: what failed before it is over.
     fn note_flushes(&mut self, log: &Log) {
+        self.found_no_room = false;
         for shard in 0..self.plan.shards {
             let device = log.engine_of(ShardId(shard)).device_number();
             self.failed_flushes[usize::from(shard)] = self.machine.failed_flushes(device);
@@ -421,9 +425,16 @@ impl History {
         oracle.truncate_before_asked(position.lsn());
         self.machine.give_up_below(position.shard().0, position.lsn());
         let result = log.shard(position.shard()).truncate_before(position.lsn());
-        if result.is_ok() {
-            self.tally.count("truncations before");
-            oracle.truncated_before(position.lsn());
+        match &result {
+            Ok(()) => {
+                self.tally.count("truncations before");
+                self.tally.add("truncations after one that found no room", u64::from(self.found_no_room));
+                oracle.truncated_before(position.lsn());
+            }
+            Err(TruncateError::Io { source, .. }) => {
+                self.found_no_room |= source.kind() == std::io::ErrorKind::StorageFull;
+            }
+            Err(_) => {}
         }
         self.say(|| format!("  before {position}: {result:?}"));
     }

@@ -213,6 +213,7 @@ impl Plan {
         plan.faults.reserves = random.below(4) > 0;
         // From the seed, so that the others are what they were.
         plan.faults.flush_error = if damage.is_none() && seed % 8 == 0 { 25 } else { 0 };
+        plan.faults.shared = if damage.is_none() && seed % 8 == 1 { 60 } else { 0 };
         plan
     }
 
@@ -233,7 +234,7 @@ impl Plan {
     /// helps (Zeller's delta debugging, without the refinement).
     pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
         let mut best = self.clone();
-        for setting in 0..15 {
+        for setting in 0..16 {
             let mut simpler = best.clone();
             match setting {
                 0 => simpler.crash_in_open = 0,
@@ -250,6 +251,7 @@ impl Plan {
                 11 => (simpler.spread, simpler.deaf) = (false, false),
                 12 => simpler.faults.reserves = true,
                 13 => simpler.faults.flush_error = 0,
+                14 => simpler.faults.shared = 0,
                 _ => simpler.tuning = Tuning::default(),
             }
             if fails(&simpler) {

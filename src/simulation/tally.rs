@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 84] = [
+const EVERYTHING: [&str; 85] = [
     "appends",
     "batches",
     "refusals",
@@ -40,6 +40,7 @@ const EVERYTHING: [&str; 84] = [
     "batches of unknown outcome",
     "segments",
     "truncations before",
+    "truncations after one that found no room",
     "truncations after",
     "markers",
     "consumed",
