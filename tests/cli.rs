@@ -239,6 +239,28 @@ fn damage_is_found_and_repaired_only_on_demand() {
 }
 
 #[test]
+fn a_manifest_that_is_too_old_is_better_rebuilt_than_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let copies = [0, 1].map(|copy| dir.path().join(format!("shard-0000/shard.manifest.{copy}")));
+    let log = Options::new().shards(1).segment_bytes(1 << 20).open(dir.path()).unwrap();
+    log.append(b"one").wait().unwrap();
+    let kept = copies.each_ref().map(|copy| std::fs::read(copy).unwrap());
+    (0..40).for_each(|_| _ = log.append(vec![7; 100_000]).wait().unwrap());
+    log.close().unwrap();
+    drop(log);
+    copies.iter().zip(kept).for_each(|(copy, bytes)| std::fs::write(copy, bytes).unwrap());
+    let (code, out, _) = text(&sawmill(&["verify", path]));
+    assert!(code == 3 && out.contains("the manifest is older than the log"), "{out}");
+    let (code, out, _) = text(&sawmill(&["repair", path]));
+    assert!(code == 3 && out.contains("run this again") && out.contains("nothing was changed"), "{out}");
+    copies.iter().for_each(|copy| std::fs::remove_file(copy).unwrap());
+    let (code, out, _) = text(&sawmill(&["repair", path, "--yes"]));
+    assert!(code == 0 && out.contains("nothing is damaged"), "{out}");
+    assert_eq!(Options::new().open(dir.path()).unwrap().merged(..).unwrap().flatten().count(), 41);
+}
+
+#[test]
 fn manifests_that_are_lost_are_rebuilt_only_on_demand() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

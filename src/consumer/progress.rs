@@ -186,7 +186,9 @@ impl Progress {
                 if let Err(error) = flushed {
                     failed();
                     notices.warn(error_chain(&error).to_string());
-                    return; // Nothing is recorded after that.
+                    if !progress.is_open() {
+                        return; // Nothing is recorded after that.
+                    }
                 }
             }
         };
@@ -262,6 +264,11 @@ impl Progress {
         self.write(&mut lock(&self.files))
     }
 
+    /// Whether anything is still recorded.
+    fn is_open(&self) -> bool {
+        matches!(*lock(&self.files), Files::Open(..))
+    }
+
     fn fail(&self, error: io::Error) -> Result<(), ConsumerError> {
         let source = SharedIo::new(error);
         *lock(&self.files) = Files::Failed(source.clone());
@@ -285,9 +292,16 @@ impl Progress {
         let body = encode_progress(self.log, &shards);
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one is a little older, and some records come twice.
-        hold.write(manifest, &body, |engines| floors(&self.name, engines, &shards)).map_err(|error| {
+        let written = hold.write(manifest, &body, |engines| floors(&self.name, engines, &shards));
+        let is_broken = manifest.is_broken();
+        written.map_err(|error| {
             let source = SharedIo::new(error);
-            *files = Files::Failed(source.clone());
+            if is_broken {
+                *files = Files::Failed(source.clone());
+            } else {
+                // As where there was no room: it is written the next time.
+                lock(&self.noted).dirty = true;
+            }
             told(&source)
         })
     }

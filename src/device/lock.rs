@@ -29,8 +29,20 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
         Err(error) if needs_a_file(&error) => false,
         Err(error) => return Err(LockError::Io(error)),
     };
-    let file = sys::open_at(own.as_fd(), name, libc::O_RDWR | libc::O_CREAT, 0o640);
-    let file = fs::File::from(file.map_err(LockError::Io)?);
+    let path = path.to_owned();
+    let file = match sys::open_at(own.as_fd(), name, libc::O_RDWR | libc::O_CREAT, 0o640) {
+        // It is not there, and cannot be made: an open needs no room. The folder is locked all the same.
+        Err(error) if folder_locked && is_want_of_room(&error) => {
+            return Ok(Arc::new(RealLock {
+                folder: own,
+                folder_locked,
+                path,
+                name: name.to_owned(),
+                file: None,
+            }));
+        }
+        file => fs::File::from(file.map_err(LockError::Io)?),
+    };
     if !sys::try_lock(file.as_fd()).map_err(LockError::Io)? {
         return Err(held(&own, name));
     }
@@ -41,15 +53,12 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
     if sys::file_bytes_max().is_none_or(|most| text.len() as u64 <= most) {
         let _ = file.write_all_at(text.as_bytes(), 0);
     }
-    let id = (metadata.dev(), metadata.ino());
-    Ok(Arc::new(RealLock {
-        folder: own,
-        folder_locked,
-        path: path.to_owned(),
-        name: name.to_owned(),
-        file,
-        id,
-    }))
+    let file = Some((file, (metadata.dev(), metadata.ino())));
+    Ok(Arc::new(RealLock { folder: own, folder_locked, path, name: name.to_owned(), file }))
+}
+
+fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether a folder cannot be locked there, though a file may be: NFS makes it a lock of bytes, which needs a file that
@@ -106,15 +115,17 @@ struct RealLock {
     folder_locked: bool,
     path: PathBuf,
     name: String,
-    file: fs::File,
-    id: FileId,
+    /// `None` where there was no room for one.
+    file: Option<(fs::File, FileId)>,
 }
 
 impl Lock for RealLock {
     fn release(&self) {
         // Explicitly: a ring that knows the files keeps them open for tens of milliseconds after they
         // were closed, and the next open would meet its own ghost.
-        let _ = sys::unlock(self.file.as_fd());
+        if let Some((file, _)) = &self.file {
+            let _ = sys::unlock(file.as_fd());
+        }
         if self.folder_locked {
             let _ = sys::unlock(self.folder.as_fd());
         }
@@ -125,8 +136,9 @@ impl Lock for RealLock {
         if found == PathState::Removed {
             return Ok(found);
         }
+        let Some((_, own)) = &self.file else { return Ok(found) };
         match sys::inode_at(self.folder.as_fd(), &self.name) {
-            Ok(id) if id == self.id => Ok(found),
+            Ok(id) if id == *own => Ok(found),
             // Nobody else gets the folder's lock.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.folder_locked => Ok(found),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -138,7 +150,8 @@ impl Lock for RealLock {
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.folder.as_fd(), self.file.as_fd()]
+        let file = self.file.iter().map(|(file, _)| file.as_fd());
+        [self.folder.as_fd()].into_iter().chain(file).collect()
     }
 }
 

@@ -14,7 +14,9 @@ use crate::format::LogManifest;
 use crate::position::{Lsn, ShardId};
 use crate::read::{PutBack, Source};
 use crate::recovery::{self, Facts, Scan, Verdict};
-use crate::segment::{KnownBlocks, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView};
+use crate::segment::{
+    KnownBlocks, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView, look_at_all, newer_than,
+};
 use crate::shard::{Hint, KeyQuery};
 use crate::sync::lock;
 use crate::sys::Process;
@@ -198,12 +200,15 @@ impl ForeignShard {
     pub(super) fn verify_end(&self) -> Result<Option<Finding>, ReadError> {
         let mut last = None;
         loop {
+            let looks = look_at_all(self.directory.as_ref(), &self.log_id, self.id.0);
+            let looks = looks.map_err(|error| self.io(error))?;
             let mut reader = self.lend_scanner().map_err(|error| self.io(error))?;
             let mut state = lock(&self.state);
             self.advance(&mut state, &mut reader)?;
             let (snapshot, scan) = (&state.snapshot, &state.scan);
-            let facts =
-                Facts::gather(&mut reader, &snapshot.segments, &snapshot.manifest, &snapshot.missing, scan);
+            let newer = newer_than(&snapshot.manifest, &looks);
+            let (segments, missing) = (&snapshot.segments, &snapshot.missing);
+            let facts = Facts::gather(&mut reader, segments, &snapshot.manifest, missing, newer, scan);
             let Verdict::Damaged { lsn, cause } = recovery::judge(&facts) else { return Ok(None) };
             if last == Some((scan.end, snapshot.manifest.next_file)) {
                 return Ok(Some(Finding::End { shard: self.id, lsn, cause }));

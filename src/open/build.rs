@@ -42,12 +42,10 @@ impl Builder<'_> {
         if copies_diverge {
             self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
         }
-        for stray in store.foreign_files() {
-            self.notices.warn(format!(
-                // Each is a line of its own: the name is in front of the colon.
-                "{}: is no segment of this log, by its size or number; it is left alone",
-                path.join(stray).display()
-            ));
+        for stray in store.strays() {
+            // Each is a line of its own: the name is in front of the colon.
+            let file = path.join(stray.name());
+            self.notices.warn(format!("{}: {}; it is left alone", file.display(), stray.why()));
         }
         if let Some(damage) = damage {
             let then =

@@ -187,9 +187,9 @@ pub(super) fn create(
     };
     begin(directory, begun.is_some(), &manifest).map_err(making())?;
     make_homes(layout, device)?;
-    let mut folders = open_folders(path, layout, |place| device.directory(place))?;
+    let mut folders = open_folders(path, directory, layout, |place| device.directory(place))?;
     check_durable(durable, directory, &folders)?;
-    lock_folders(&mut folders, layout, device, notices, locks)?;
+    lock_folders(&mut folders, device, notices, locks)?;
     for (shard, folder) in (0..).zip(&folders) {
         // Looked at again: now nobody else makes one there.
         let left = leftovers(path, folder.directory.as_ref(), Some(&log_id))?;

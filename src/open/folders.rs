@@ -16,8 +16,9 @@ use crate::segment::shard_path;
 #[derive(Debug)]
 pub(super) struct Folder {
     pub directory: Arc<dyn Directory>,
-    /// Of the folder itself; `None` where the lock of the log's own directory is enough.
+    /// Of the folder itself, once it is locked.
     own_lock: Option<Arc<dyn Lock>>,
+    is_external: bool,
     pub measured: Option<WriteProbe>,
 }
 
@@ -27,9 +28,10 @@ impl Folder {
         Capabilities { measured: self.measured, ..self.directory.capabilities() }
     }
 
-    /// Whether it does not lie in the log's own directory.
+    /// Whether it does not lie in the log's own directory, whatever its name says: there may be a link in its place, or
+    /// another file system, which a copy of the log's own directory has, too.
     pub(super) fn is_external(&self) -> bool {
-        self.own_lock.is_some()
+        self.is_external
     }
 
     /// What whoever writes in the folder must hold.
@@ -53,32 +55,33 @@ pub(super) fn make_homes(layout: &Layout, device: &dyn Device) -> Result<(), Ope
     Ok(())
 }
 
-/// Opens the folder of each shard.
+/// Opens the folder of each shard of the log in this directory, whose path is the one that it was given.
 pub(super) fn open_folders(
     path: &Path,
+    log: &dyn Directory,
     layout: &Layout,
     open: impl Fn(&Path) -> io::Result<Arc<dyn Directory>>,
 ) -> Result<Vec<Folder>, OpenError> {
     let open_one = |shard| {
         let place = shard_path(path, &layout.directories, shard);
         let directory = open(&place).map_err(OpenError::at("opening the shard's folder", &place))?;
-        Ok(Folder { directory, own_lock: None, measured: None })
+        let own_place = shard_path(log.path(), &[], shard);
+        let is_external = !layout.directories.is_empty()
+            || directory.path() != own_place
+            || directory.device_number() != log.device_number();
+        Ok(Folder { directory, own_lock: None, is_external, measured: None })
     };
     (0..layout.shards).map(open_one).collect()
 }
 
-/// Locks each folder that does not lie in the log's own directory: that may be copied, or made anew, and its lock
-/// with it.
+/// Locks each folder. The lock of the log's own directory is not enough, wherever they lie: that may be copied, or made
+/// anew, and its lock with it, and a folder may be moved from one to the other under its owner.
 pub(super) fn lock_folders(
     folders: &mut [Folder],
-    layout: &Layout,
     device: &dyn Device,
     notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<(), OpenError> {
-    if layout.directories.is_empty() {
-        return Ok(());
-    }
     for folder in folders {
         let own = take_lock(folder.directory.as_ref(), device, notices)?;
         locks.push(own.clone());

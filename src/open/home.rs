@@ -1,4 +1,5 @@
-//! Which directory of a log a shard's folder belongs to that lies elsewhere.
+//! Which directory of a log a shard's folder belongs to that lies elsewhere: by `Options::directories`, or by a link or
+//! a mount in its place.
 //!
 //! Two copies of a log's own directory name the same folders. Their locks keep two owners apart, and not one after the
 //! other: each would go on from what the other did, with its own consumers and tallies. So each folder remembers where

@@ -53,13 +53,14 @@ pub(super) fn judge_shard(
     let mut reader = SegmentReader::for_scan(config.block_bytes, read_bytes).map_err(io("taking memory"))?;
     let scan = scan(&mut reader, store.segments(), manifest, config.block_bytes);
     let id = ShardId(shard);
-    match judge(&Facts::gather(&mut reader, store.segments(), manifest, &missing, &scan)) {
+    let facts = Facts::gather(&mut reader, store.segments(), manifest, &missing, store.newer(), &scan);
+    match judge(&facts) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
             Ok(Judged { id, cut, start: scan.end, timestamp, copies_diverge, damage: None, store })
         }
         Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
-            let (start, epoch, timestamp) = beyond(&mut reader, store.segments(), manifest, &scan);
+            let (start, epoch, timestamp) = beyond(&mut reader, &store.all_segments(), manifest, &scan);
             store.pass_damage(epoch);
             let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
             Ok(Judged { id, cut: start, start, timestamp, copies_diverge, damage, store })

@@ -119,9 +119,9 @@ fn find_or_create(
         directories: manifest.directories.clone(),
     };
     options.check_against(&layout)?;
-    let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
+    let mut folders = open_folders(path, directory, &layout, |place| find_folder(device, place))?;
     check_durable(durable, directory, &folders)?;
-    lock_folders(&mut folders, &layout, device, notices, locks)?;
+    lock_folders(&mut folders, device, notices, locks)?;
     if !options.is_relocated() {
         check_homes(directory, &folders)?;
     }

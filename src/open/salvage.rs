@@ -135,8 +135,8 @@ fn find_lost(
         directories: log.directories.clone(),
     };
     let config = options.config(&layout)?;
-    let mut folders = open_folders(path, &layout, |place| find_folder(device, place))?;
-    lock_folders(&mut folders, &layout, device, notices, locks)?;
+    let mut folders = open_folders(path, directory, &layout, |place| find_folder(device, place))?;
+    lock_folders(&mut folders, device, notices, locks)?;
     if !options.is_relocated() {
         check_homes(directory, &folders)?;
     }

@@ -121,8 +121,9 @@ impl Core {
             let flushed = flushed.unwrap_or_else(|_| Err(core.files.fail()));
             if let Err(error) = &flushed {
                 core.notices.warn(error_chain(error).to_string());
+                core.clock.note();
             }
-            flushed.is_ok() // Nothing is written after that.
+            core.files.is_open()
         };
         let started = self.clock.start(flush, move || waiting.ring());
         started.map_err(|error| QueueError::Io { name: self.name.clone(), source: Arc::new(error) })
@@ -447,11 +448,11 @@ impl Core {
     }
 
     fn write(&self) -> Result<(), QueueError> {
-        self.files.write(|| {
-            let moment = self.moment();
-            let mut held = lock(&self.held);
+        let written = self.files.write(|| {
+            let (moment, mut held) = (self.moment(), lock(&self.held));
             held.state.has_changed().then(|| held.state.save(moment))
-        })
+        });
+        written.inspect_err(|_| lock(&self.held).state.is_not_saved())
     }
 
     /// As if a backlog were being counted all the while.

@@ -156,11 +156,21 @@ impl Files {
         let body = encode_queue(self.log, &saved);
         let _out = self.calls.begin();
         // One copy at a time: if it tears, the other one says what was durable before.
-        hold.write(files, &body, |engines| floors(&self.name, engines, &saved)).map_err(|error| {
+        let written = hold.write(files, &body, |engines| floors(&self.name, engines, &saved));
+        let is_broken = files.is_broken();
+        written.map_err(|error| {
             let source = SharedIo::new(error);
-            *state = State::Failed(source.clone());
+            // Where there was no room it is written the next time.
+            if is_broken {
+                *state = State::Failed(source.clone());
+            }
             self.told(&source)
         })
+    }
+
+    /// Whether they are still written.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*lock(&self.state), State::Open(..))
     }
 
     /// After a mistake of ours as after a failed write: nobody takes what is not recorded for recorded.

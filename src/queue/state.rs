@@ -192,6 +192,11 @@ impl State {
         }
     }
 
+    /// What was saved last could not be written down.
+    pub(super) fn is_not_saved(&mut self) {
+        self.changed = true;
+    }
+
     /// Whether something has changed since it was saved.
     pub(super) fn has_changed(&self) -> bool {
         self.changed

@@ -24,6 +24,9 @@ pub(crate) struct Facts {
     pub testified: Option<Lsn>,
     /// A header in its own place is of an epoch above the highest that the manifest names.
     pub epoch_unknown: Option<u32>,
+    /// The number of a segment's file, listed or not, whose first block is of an epoch above the highest that the
+    /// manifest names, or of that one and above all that it lists.
+    pub newer_file: Option<u32>,
     /// A place where the chain might go on, or a header might testify, cannot be read.
     pub unreadable: bool,
 }
@@ -35,6 +38,7 @@ impl Facts {
         segments: &[Arc<Segment>],
         manifest: &ShardManifest,
         missing: &[SegmentRow],
+        newer_file: Option<u32>,
         scan: &Scan,
     ) -> Facts {
         let row = manifest.epochs.last().expect("a manifest has an epoch");
@@ -47,6 +51,7 @@ impl Facts {
             segment_missing: missing.first().copied(),
             testified: None,
             epoch_unknown: None,
+            newer_file,
             unreadable: scan.unreadable,
         };
         facts.scan_headers(reader, segments, manifest, scan);

@@ -9,7 +9,7 @@ use crate::format::{
 use crate::position::{Lsn, Position};
 use crate::segment::{SegmentReader, StoreSnapshot};
 use crate::simulation::{End, Simulated};
-use crate::{Log, Options};
+use crate::{Log, Options, ShardId};
 
 const PATH: &str = "/log";
 
@@ -181,6 +181,31 @@ fn row_4_a_block_of_an_epoch_that_the_manifest_does_not_know() {
         bytes[block(2)..block(2) + 88].copy_from_slice(bytemuck::bytes_of(&header));
     });
     assert!(matches!(case.damage(), (Lsn(lsn), Damage::StaleManifest(_)) if lsn == 2 * GRANULE));
+}
+
+/// Whether its later segment has a file of its own, which it does not list, or one that it lists, which was given up
+/// since and used again. All that it vouches for is there.
+#[test]
+fn row_4_a_manifest_that_is_older_in_the_same_epoch() {
+    for used_again in [false, true] {
+        let case = Case::new();
+        let log = case.open().unwrap();
+        let append = |count| (0..count).map(|_| log.append([7; 3000]).wait().unwrap().lsn()).last().unwrap();
+        append(20);
+        case.inner.keep_manifests();
+        let files = case.inner.files();
+        if used_again {
+            log.shard(ShardId(0)).truncate_before(Lsn(10 * GRANULE)).unwrap();
+        }
+        append(8);
+        assert_eq!(case.inner.files() > files, !used_again, "or this shows nothing");
+        case.kill(log);
+        case.inner.restore_manifests();
+        for _ in 0..2 {
+            let file = if used_again { 1 } else { 4 };
+            assert_eq!(case.damage(), (Lsn(24 * GRANULE), Damage::OlderManifest { file }));
+        }
+    }
 }
 
 #[test]

@@ -35,6 +35,15 @@ pub enum Damage {
     /// A block of an epoch that the manifest does not know: the manifest is older than the log.
     #[error("a block of epoch {0}, which the manifest does not know")]
     StaleManifest(u32),
+    /// A segment's file goes on above all that the manifest lists: the manifest is older than the log.
+    #[error(
+        "segment file {file:010}.seg holds what was appended after all that the manifest lists: the manifest is older than \
+         the log"
+    )]
+    OlderManifest {
+        /// The number in the file's name.
+        file: u32,
+    },
     /// The device cannot read the place where the log would go on. Nothing acknowledged is known to
     /// be lost.
     #[error("the device cannot read this place; nothing acknowledged is known to be lost")]
@@ -51,6 +60,7 @@ struct Row {
     segment_missing: Option<bool>,
     testified: Option<bool>,
     epoch_unknown: Option<bool>,
+    newer_file: Option<bool>,
     unreadable: Option<bool>,
     /// Its number in `docs/crash-safety.md`.
     number: u8,
@@ -62,24 +72,27 @@ const YES: Option<bool> = Some(true);
 const ANY: Option<bool> = None;
 
 #[rustfmt::skip]
-const TABLE: [Row; 7] = [
-    row([YES, ANY, ANY, ANY, ANY, ANY], 1, below_manifest),
-    row([NO,  YES, ANY, ANY, ANY, ANY], 1, off_clean_end),
-    row([NO,  NO,  YES, ANY, ANY, ANY], 2, segment_missing),
-    row([NO,  NO,  NO,  YES, ANY, ANY], 3, testified),
-    row([NO,  NO,  NO,  NO,  YES, ANY], 4, epoch_unknown),
-    row([NO,  NO,  NO,  NO,  NO,  YES], 5, unreadable),
-    row([NO,  NO,  NO,  NO,  NO,  NO ], 6, torn_tail),
+const TABLE: [Row; 8] = [
+    row([YES, ANY, ANY, ANY, ANY, ANY, ANY], 1, below_manifest),
+    row([NO,  YES, ANY, ANY, ANY, ANY, ANY], 1, off_clean_end),
+    row([NO,  NO,  YES, ANY, ANY, ANY, ANY], 2, segment_missing),
+    row([NO,  NO,  NO,  YES, ANY, ANY, ANY], 3, testified),
+    row([NO,  NO,  NO,  NO,  YES, ANY, ANY], 4, epoch_unknown),
+    row([NO,  NO,  NO,  NO,  NO,  YES, ANY], 4, newer_file),
+    row([NO,  NO,  NO,  NO,  NO,  NO,  YES], 5, unreadable),
+    row([NO,  NO,  NO,  NO,  NO,  NO,  NO ], 6, torn_tail),
 ];
 
-const fn row(facts: [Option<bool>; 6], number: u8, verdict: fn(&Facts) -> Verdict) -> Row {
-    let [below_manifest, off_clean_end, segment_missing, testified, epoch_unknown, unreadable] = facts;
+const fn row(facts: [Option<bool>; 7], number: u8, verdict: fn(&Facts) -> Verdict) -> Row {
+    let [below_manifest, off_clean_end, segment_missing, testified, epoch_unknown, newer_file, unreadable] =
+        facts;
     Row {
         below_manifest,
         off_clean_end,
         segment_missing,
         testified,
         epoch_unknown,
+        newer_file,
         unreadable,
         number,
         verdict,
@@ -94,6 +107,7 @@ impl Row {
             (self.segment_missing, facts.segment_missing.is_some()),
             (self.testified, facts.testified.is_some()),
             (self.epoch_unknown, facts.epoch_unknown.is_some()),
+            (self.newer_file, facts.newer_file.is_some()),
             (self.unreadable, facts.unreadable),
         ];
         seen.iter().all(|(wanted, seen)| wanted.is_none_or(|wanted| wanted == *seen))
@@ -133,6 +147,11 @@ fn epoch_unknown(facts: &Facts) -> Verdict {
     Verdict::Damaged { lsn: facts.end, cause: Damage::StaleManifest(facts.epoch_unknown.expect(HERE)) }
 }
 
+fn newer_file(facts: &Facts) -> Verdict {
+    let file = facts.newer_file.expect(HERE);
+    Verdict::Damaged { lsn: facts.end, cause: Damage::OlderManifest { file } }
+}
+
 fn unreadable(facts: &Facts) -> Verdict {
     Verdict::Damaged { lsn: facts.end, cause: Damage::Unreadable }
 }
@@ -150,18 +169,19 @@ mod tests {
     /// All combinations of facts: the verdict is what the rows of `docs/crash-safety.md`, tried in order, say.
     #[test]
     fn each_combination_of_facts_has_one_verdict() {
-        let mut seen = [0; 7];
-        for bits in 0..1u32 << 7 {
+        let mut seen = [0; 8];
+        for bits in 0..1u32 << 8 {
             let is = |bit: u32| bits & 1 << bit != 0;
             let facts = Facts {
                 end: Lsn(8192),
-                open_group: is(6).then_some(Lsn(4096)),
+                open_group: is(7).then_some(Lsn(4096)),
                 below_manifest: is(0).then_some(Lsn(16384)),
                 off_clean_end: is(1).then_some(Lsn(4096)),
                 segment_missing: is(2).then_some(SegmentRow { file: 7, base: 0, bytes: 4096, reserved: 0 }),
                 testified: is(3).then_some(Lsn(12288)),
                 epoch_unknown: is(4).then_some(9),
-                unreadable: is(5),
+                newer_file: is(5).then_some(3),
+                unreadable: is(6),
             };
             let (row, expected) = match () {
                 () if is(0) => (0, (Lsn(8192), Damage::Manifest(Lsn(16384)))),
@@ -169,11 +189,12 @@ mod tests {
                 () if is(2) => (2, (Lsn(0), Damage::Segment { file: 7 })),
                 () if is(3) => (3, (Lsn(8192), Damage::Testimony(Lsn(12288)))),
                 () if is(4) => (4, (Lsn(8192), Damage::StaleManifest(9))),
-                () if is(5) => (5, (Lsn(8192), Damage::Unreadable)),
+                () if is(5) => (5, (Lsn(8192), Damage::OlderManifest { file: 3 })),
+                () if is(6) => (6, (Lsn(8192), Damage::Unreadable)),
                 () => {
-                    let cut = if is(6) { Lsn(4096) } else { Lsn(8192) };
+                    let cut = if is(7) { Lsn(4096) } else { Lsn(8192) };
                     assert_eq!(judge(&facts), Verdict::Tail { cut });
-                    seen[6] += 1;
+                    seen[7] += 1;
                     continue;
                 }
             };
@@ -181,6 +202,6 @@ mod tests {
             assert_eq!(judge(&facts), Verdict::Damaged { lsn, cause }, "{facts:?}");
             seen[row] += 1;
         }
-        assert_eq!(seen, [64, 32, 16, 8, 4, 2, 2]);
+        assert_eq!(seen, [128, 64, 32, 16, 8, 4, 2, 2]);
     }
 }

@@ -15,6 +15,7 @@ mod reader;
 mod rebuild;
 mod slots;
 mod store;
+mod unlisted;
 mod view;
 
 pub(crate) use change::{Marks, NewEpoch};
@@ -26,6 +27,7 @@ pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use rebuild::{all_segments, is_manifest_lost, write_manifest};
 pub(crate) use slots::{Copy, ManifestError, ManifestFiles, is_name, read_copy, write_copy};
 pub(crate) use store::ShardStore;
+pub(crate) use unlisted::{look_at_all, newer_than};
 pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::draft::is_want_of_room;
 use crate::device::{Directory, File};
 use crate::format::{
     Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule, slot_bytes,
@@ -64,6 +65,18 @@ pub(crate) struct ManifestFiles {
     /// The copy to overwrite first.
     lower: usize,
     capacity: u64,
+    state: State,
+}
+
+/// What a write that failed has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Sound,
+    /// One copy may hold what was to be written, in full or in part, and the other has what was there before: there was
+    /// no room. The lower one, or what there is of it, is written again before the other is touched.
+    InDoubt,
+    /// What the copies hold shows at the next open: nothing more is written.
+    Broken,
 }
 
 /// What a look at the copies has found.
@@ -89,7 +102,8 @@ impl ManifestFiles {
     ) -> io::Result<ManifestFiles> {
         let [first, second] = names(prefix);
         let files = [directory.create(&first)?, directory.create(&second)?];
-        let mut manifest = ManifestFiles { kind, files, sequence: 0, lower: 0, capacity: 0 };
+        let mut manifest =
+            ManifestFiles { kind, files, sequence: 0, lower: 0, capacity: 0, state: State::Sound };
         manifest.write(body)?;
         Ok(manifest)
     }
@@ -236,7 +250,10 @@ impl ManifestFiles {
         let capacity = files[lower].bytes()?.min(files[1 - lower].bytes()?);
         let [first, second] = copies;
         let (sequence, body) = if lower == 1 { first } else { second }.expect("the higher copy is valid");
-        Ok((ManifestFiles { kind, files, sequence, lower, capacity }, body, copies_diverge))
+        let opened = ManifestFiles { kind, files, sequence, lower, capacity, state: State::Sound };
+        // Where there is no room for all of it, what is lacking may never be needed: whoever writes is told.
+        let _ = opened.secure(capacity);
+        Ok((opened, body, copies_diverge))
     }
 
     /// The body of the valid copy, read beside whoever owns it.
@@ -299,8 +316,14 @@ impl ManifestFiles {
         Err(unread.unwrap_or(ManifestError::Damaged(defects)))
     }
 
+    /// Makes sure that the first `bytes` of both copies have space of their own: they may be a copy that left out what
+    /// was zero, or share it with a snapshot, which may have been made a moment ago.
+    fn secure(&self, bytes: u64) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.secure(0..bytes))
+    }
+
     /// Takes the room that a body of this size needs; an error leaves everything as it was.
-    pub(crate) fn reserve(&mut self, body_bytes: usize) -> io::Result<()> {
+    fn reserve(&mut self, body_bytes: usize) -> io::Result<()> {
         let needed = (SLOT_HEADER_BYTES + body_bytes) as u64;
         if needed > self.capacity {
             let capacity = needed.next_power_of_two().max(SLOT_BYTES);
@@ -309,16 +332,30 @@ impl ManifestFiles {
             }
             self.capacity = capacity;
         }
-        Ok(())
+        self.secure(round_to_granule(needed))
+    }
+
+    /// Whether a write failed in such a way that no other may follow.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
+    /// Whether a write failed for want of room, and what it was to say may be what counts on disk. Another may follow.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.state == State::InDoubt
     }
 
     /// Writes both copies, one after the other, each durable before the next step.
     ///
     /// # Errors
-    /// After any the copies may differ, and the caller must write no more.
+    /// After any the copies may differ. See [`is_broken`](ManifestFiles::is_broken).
     pub(crate) fn write(&mut self, body: &[u8]) -> io::Result<()> {
-        self.write_one(body)?;
-        self.write_one(body)
+        self.prepare(body)?;
+        self.write_lower(body)?;
+        self.state = State::InDoubt;
+        self.write_lower(body)?;
+        self.state = State::Sound;
+        Ok(())
     }
 
     /// Writes the lower copy alone, durably: if that tears, the other one counts.
@@ -326,13 +363,32 @@ impl ManifestFiles {
     /// # Errors
     /// As [`write`](ManifestFiles::write).
     pub(crate) fn write_one(&mut self, body: &[u8]) -> io::Result<()> {
-        self.reserve(body.len())?;
+        self.prepare(body)?;
+        self.write_lower(body)
+    }
+
+    /// An error leaves everything as it was.
+    fn prepare(&mut self, body: &[u8]) -> io::Result<()> {
+        match self.is_broken() {
+            true => Err(io::Error::other("an earlier write of the manifest failed")),
+            false => self.reserve(body.len()),
+        }
+    }
+
+    fn write_lower(&mut self, body: &[u8]) -> io::Result<()> {
         let slot = encode_slot(self.kind, self.sequence + 1, body);
         let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
         bytes[..slot.len()].copy_from_slice(&slot);
         let file = &self.files[self.lower];
-        file.write_at(&bytes, 0, false)?;
-        file.sync()?;
+        let written = file.write_at(&bytes, 0, false);
+        if written.as_ref().is_err_and(is_want_of_room) {
+            self.state = State::InDoubt;
+            return written;
+        }
+        if let Err(error) = written.and_then(|()| file.sync()) {
+            self.state = State::Broken;
+            return Err(error);
+        }
         self.sequence += 1;
         self.lower = 1 - self.lower;
         Ok(())

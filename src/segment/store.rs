@@ -1,7 +1,6 @@
 //! What a shard has on disk, and every change to it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,10 +8,11 @@ use std::sync::Arc;
 use super::bare::LookBack;
 use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
-use super::names::{can_be_listed, segment_name, segment_number};
+use super::names::segment_name;
+use super::unlisted::{Spare, Stray, Unlisted};
 use super::view::{Segment, StoreView, open_segments, view_of};
 use super::{ManifestError, ManifestFiles, Marks, NewEpoch};
-use crate::device::{Directory, File, FileId, Lock, PathState};
+use crate::device::{Directory, File, Lock, PathState};
 use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
@@ -36,25 +36,18 @@ pub(crate) struct ShardStore {
     /// Files that nothing lists.
     spares: Vec<Spare>,
     spare_bytes_max: u64,
-    /// Files with a segment's name that can be none: they are left alone, and their numbers too.
-    foreign_files: Vec<u32>,
-    /// A manifest write failed half way: nothing more is written.
-    broken: bool,
+    /// Files with a segment's name that are left alone, and their numbers too.
+    strays: Vec<Stray>,
+    /// The number of a file which shows that the manifest is older than the log.
+    newer: Option<u32>,
+    /// Files that a copy of the manifest may list on disk, and that is not so here: none of them is removed.
+    perhaps_listed: Vec<u32>,
     /// The log is closed, and the folder may be somebody else's: nothing more is written.
     closed: bool,
     /// What makes the folder this process' own, once it is to be written to.
     lock: Option<Arc<dyn Lock>>,
     /// Why the folder is not this process' own any more: nothing more is written.
     lost: Option<String>,
-}
-
-/// A file that nothing lists.
-#[derive(Clone, Copy, Debug)]
-struct Spare {
-    number: u32,
-    bytes: u64,
-    /// Which file it is: its name alone may be another's by the time that it is removed.
-    id: FileId,
 }
 
 impl ShardStore {
@@ -99,20 +92,7 @@ impl ShardStore {
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let settled = manifest.checkpoint;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
-        let (mut spares, mut foreign_files) = (Vec::new(), Vec::new());
-        let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
-        for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
-            if listed.contains(&number) {
-                continue;
-            }
-            let file = directory.open(&segment_name(number))?;
-            let bytes = file.bytes()?;
-            if can_be_listed(number, bytes, manifest.next_file) {
-                spares.push(Spare { number, bytes, id: file.id()? });
-            } else if bytes > 0 {
-                foreign_files.push(number);
-            }
-        }
+        let Unlisted { spares, strays, newer } = Unlisted::find(directory.as_ref(), &manifest, &files)?;
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
         // that, the manifest would be refused as damaged.
         let above = spares.iter().map(|spare| spare.number + 1).max();
@@ -129,8 +109,9 @@ impl ShardStore {
             retired: Vec::new(),
             spares,
             spare_bytes_max,
-            foreign_files,
-            broken: false,
+            strays,
+            newer,
+            perhaps_listed: Vec::new(),
             closed: false,
             lock: None,
             lost: None,
@@ -159,9 +140,19 @@ impl ShardStore {
         ManifestFiles::is_copy(PREFIX, name)
     }
 
-    /// Names of files that look like segments and cannot be any.
-    pub(crate) fn foreign_files(&self) -> impl Iterator<Item = String> {
-        self.foreign_files.iter().map(|&number| segment_name(number))
+    /// Files that look like segments, and are left alone.
+    pub(crate) fn strays(&self) -> &[Stray] {
+        &self.strays
+    }
+
+    /// The number of a file which shows that the manifest is older than the log.
+    pub(crate) fn newer(&self) -> Option<u32> {
+        self.newer
+    }
+
+    /// All segments, and the files that are left alone which are of this shard, too.
+    pub(crate) fn all_segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.iter().chain(self.strays.iter().filter_map(Stray::segment)).cloned().collect()
     }
 
     /// From now on the folder is written to, for as long as it is this lock's.
@@ -203,11 +194,9 @@ impl ShardStore {
 
     /// Whether anything may be changed.
     fn check_usable(&mut self) -> io::Result<()> {
-        match self {
-            ShardStore { closed: true, .. } => Err(io::Error::other("the log is closed")),
-            ShardStore { broken: true, .. } => {
-                Err(io::Error::other("an earlier write of the manifest failed"))
-            }
+        match (self.closed, self.slots.is_broken()) {
+            (true, _) => Err(io::Error::other("the log is closed")),
+            (_, true) => Err(io::Error::other("an earlier write of the manifest failed")),
             _ => self.check_owned().map(drop),
         }
     }
@@ -216,12 +205,15 @@ impl ShardStore {
     fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
         self.check_usable()?;
         let body = next.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
-        self.slots.reserve(body.len())?;
         if let Err(error) = self.slots.write(&body) {
-            // One copy may hold the new state and the other the old one: only a reopen can tell.
-            self.broken = true;
+            // One copy may hold the new state and the other the old one: only a reopen can tell, or the next write.
+            if self.slots.is_in_doubt() {
+                let new = next.segments.iter().filter(|row| !self.manifest.segments.contains(row));
+                self.perhaps_listed.extend(new.map(|row| row.file));
+            }
             return Err(error);
         }
+        self.perhaps_listed.clear();
         self.manifest = next;
         Ok(())
     }
@@ -298,7 +290,7 @@ impl ShardStore {
             let secured = file.as_ref().map_or(Ok(()), |file| file.secure(0..bytes));
             let draft =
                 file.map(|file| Draft { number, bytes, floor: bytes, file, zeros: None, is_reserved: true });
-            if draft.is_err() || secured.is_err() {
+            if (draft.is_err() || secured.is_err()) && !self.perhaps_listed.contains(&number) {
                 // Of no use: give its space back.
                 let _ = self.directory.remove_file(&segment_name(number), id);
             }
@@ -328,7 +320,7 @@ impl ShardStore {
 
     /// A number for a new file. Taken, whatever becomes of it: the next manifest says so.
     fn take_number(&mut self) -> io::Result<u32> {
-        while self.foreign_files.contains(&self.manifest.next_file) {
+        while self.strays.iter().any(|stray| stray.number() == self.manifest.next_file) {
             self.manifest.next_file += 1;
         }
         let number = self.manifest.next_file;
@@ -364,8 +356,11 @@ impl ShardStore {
         }
     }
 
-    /// Removes the name of a segment's file if it is this one's.
+    /// Removes the name of a segment's file if it is this one's, and no copy of the manifest may list it.
     fn remove_own(&self, number: u32, file: &dyn File) -> io::Result<()> {
+        if self.perhaps_listed.contains(&number) {
+            return Ok(());
+        }
         self.directory.remove_file(&segment_name(number), file.id()?)
     }
 
@@ -443,7 +438,7 @@ impl ShardStore {
     /// Turns segments that no reader holds any more into spares, and spares above the bound into
     /// free space.
     fn collect_retired(&mut self) {
-        if self.broken {
+        if self.slots.is_broken() {
             return; // What the copy on disk lists is not known: every file stays.
         }
         let (free, held): (Vec<_>, Vec<_>) = self.retired.drain(..).partition(Segment::is_free);
@@ -461,8 +456,10 @@ impl ShardStore {
         });
     }
 
-    fn remove_spares(&mut self, is_one: impl FnMut(&Spare) -> bool) {
-        let (gone, kept) = self.spares.drain(..).partition(is_one);
+    fn remove_spares(&mut self, mut is_one: impl FnMut(&Spare) -> bool) {
+        let perhaps_listed = &self.perhaps_listed;
+        let is_gone = |spare: &Spare| is_one(spare) && !perhaps_listed.contains(&spare.number);
+        let (gone, kept) = self.spares.drain(..).partition(is_gone);
         self.spares = kept;
         for Spare { number, id, .. } in gone {
             // If it cannot be removed it is a spare again after the next open.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::unlisted::Stray;
 use super::{Marks, Segment, SegmentReader, ShardStore, Size, continuations, segment_name};
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::device::{Device, Directory, RealDevice};
@@ -352,7 +353,7 @@ fn what_could_not_be_listed_is_no_spare() {
     ignored.iter().for_each(|name| stray(name, 8 * GRANULE));
     // With no room for spares, so that each file is new.
     let (mut store, _, _) = ShardStore::open(folder.clone(), 0, 2).unwrap();
-    let mut told: Vec<_> = store.foreign_files().collect();
+    let mut told: Vec<_> = store.strays().iter().map(Stray::name).collect();
     told.sort_unstable();
     let mut known = foreign_files.map(|(name, _)| name);
     known.sort_unstable();
@@ -389,6 +390,42 @@ fn a_manifest_that_could_not_be_read_again_is_not_written() {
     assert!(!copies_diverge && store.manifest().covered == end);
     let draft = store.draft(size, 0).unwrap();
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
+}
+
+/// The copies share their space with a snapshot, and the disk is full: what was asked for may be on disk or not, and the
+/// next try says it anew.
+#[test]
+fn a_manifest_that_found_no_room_is_written_once_there_is_some() {
+    let (mut failed, mut listed) = (0, 0);
+    for seed in 0..200 {
+        let machine = SimMachine::new(seed);
+        let (mut store, folder) = store_with_spares(&machine, &[4 * GRANULE], 0);
+        let end = store.manifest().covered;
+        let marks = Marks { checkpoint: end, covered: end, timestamp: 0 };
+        let mut list = |shared| {
+            let draft = store.draft(size(4, 4), 0).unwrap();
+            machine.set_faults(Faults { shared, ..Faults::default() });
+            let result = store.list(draft, end, &marks);
+            machine.set_faults(Faults::default());
+            result.map(drop)
+        };
+        // As whoever opens it after a crash: what it finds is whole.
+        let open = || {
+            let (store, missing, _) = ShardStore::open(folder.clone(), 0, 2).unwrap();
+            assert!(missing.is_empty(), "{missing:?}");
+            store.segments().len()
+        };
+        let Err(error) = list(500) else { continue };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        failed += 1;
+        listed += open();
+        // What would otherwise be removed, as there is no room for spares, may be listed.
+        drop(list(1_000).unwrap_err());
+        listed += open();
+        list(0).unwrap();
+        assert_eq!(open(), 1);
+    }
+    assert!(failed > 100 && listed > 20, "{failed} failed, {listed} were listed on disk");
 }
 
 /// Space that the disk could not set aside is there once it was written, and the file is as long as that.

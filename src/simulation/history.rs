@@ -56,6 +56,8 @@ pub(super) struct History {
     errors: u64,
     /// Per shard: how often its device had failed to flush when this life began.
     failed_flushes: Vec<u64>,
+    /// In this life a truncation found no room for a manifest.
+    found_no_room: bool,
     trace: bool,
     tally: Tally,
 }
@@ -122,6 +124,7 @@ impl History {
             ends: 0,
             errors: 0,
             failed_flushes: vec![0; usize::from(plan.shards)],
+            found_no_room: false,
             trace,
             tally: Tally::default(),
         }
@@ -165,6 +168,7 @@ impl History {
                 Damage::Unreadable => "unreadable sectors",
                 Damage::VanishedSegment => "vanished segments",
                 Damage::StaleManifest => "stale manifests",
+                Damage::OlderManifest => "manifests of the same life put back",
             });
         }
         self.tally
@@ -172,7 +176,10 @@ impl History {
 
     fn run(&mut self) {
         let Some(mut log) = self.open(None) else { return };
-        for step in std::mem::take(&mut self.plan.steps) {
+        for (index, step) in (0..).zip(std::mem::take(&mut self.plan.steps)) {
+            if self.plan.damage.is_some_and(|(kind, at)| kind == Damage::OlderManifest && at % 64 == index) {
+                self.machine.keep_manifests();
+            }
             self.tally.count("operations");
             self.say(|| format!("{step:?}"));
             self.random = Random::new(step.draw);
@@ -196,6 +203,7 @@ impl History {
 
     /// A life begins: what failed before it is over.
     fn note_flushes(&mut self, log: &Log) {
+        self.found_no_room = false;
         for shard in 0..self.plan.shards {
             let device = log.engine_of(ShardId(shard)).device_number();
             self.failed_flushes[usize::from(shard)] = self.machine.failed_flushes(device);
@@ -424,9 +432,16 @@ impl History {
         oracle.truncate_before_asked(position.lsn());
         self.machine.give_up_below(position.shard().0, position.lsn());
         let result = log.shard(position.shard()).truncate_before(position.lsn());
-        if result.is_ok() {
-            self.tally.count("truncations before");
-            oracle.truncated_before(position.lsn());
+        match &result {
+            Ok(()) => {
+                self.tally.count("truncations before");
+                self.tally.add("truncations after one that found no room", u64::from(self.found_no_room));
+                oracle.truncated_before(position.lsn());
+            }
+            Err(TruncateError::Io { source, .. }) => {
+                self.found_no_room |= source.kind() == std::io::ErrorKind::StorageFull;
+            }
+            Err(_) => {}
         }
         self.say(|| format!("  before {position}: {result:?}"));
     }

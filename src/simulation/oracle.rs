@@ -208,6 +208,27 @@ impl Oracle {
         if told { 0 } else { missing.iter().filter(|&&index| index < self.durable).count() }
     }
 
+    /// Judges what is there after an older manifest was put back. What had been truncated or cut off may be back; of
+    /// what was acknowledged as durable nothing is missing, unless that was told.
+    pub(super) fn check_put_back(&self, found: &[Accepted], told: bool) {
+        for record in found {
+            let own = self.accepted.iter().find(|own| own.position == record.position);
+            let own = own.map(|own| &own.payload).or_else(|| self.given_up.get(&record.position));
+            let own = own.or_else(|| self.lost.get(&record.position));
+            let known = own.map_or_else(
+                || self.unknown.iter().any(|(payload, _)| *payload == record.payload),
+                |payload| *payload == record.payload,
+            );
+            assert!(known, "{record:?} was never accepted there");
+        }
+        assert!(found.windows(2).all(|pair| pair[0].position < pair[1].position), "out of order");
+        let durable = self.cut_asked.map_or(self.durable, |cut| self.durable.min(cut));
+        let needed = self.accepted[self.hidden().min(durable)..durable].iter();
+        let missing =
+            needed.filter(|own| !found.iter().any(|record| record.position == own.position)).count();
+        assert!(told || missing == 0, "{missing} acknowledged records are gone and nobody said so");
+    }
+
     /// Judges what is there after the manifest was lost in both copies and rebuilt: all that a reopen would have found,
     /// and beside it nothing but what had been given up. Returns how many of these came back.
     ///

@@ -102,6 +102,8 @@ pub(crate) enum Damage {
     VanishedSegment,
     /// Both copies of a shard's manifest as they were some time ago.
     StaleManifest,
+    /// The same, as they were in the middle of the life that ends now.
+    OlderManifest,
 }
 
 /// The plan of a history: its options, odds, faults and steps.
@@ -178,6 +180,7 @@ impl Plan {
             Damage::Unreadable,
             Damage::VanishedSegment,
             Damage::StaleManifest,
+            Damage::OlderManifest,
         ];
         let damage = (random.below(3) == 0).then(|| (*random.pick(&kinds), random.next()));
         // A failed sync loses data as well, which would be a second fault.
@@ -213,6 +216,7 @@ impl Plan {
         plan.faults.reserves = random.below(4) > 0;
         // From the seed, so that the others are what they were.
         plan.faults.flush_error = if damage.is_none() && seed % 8 == 0 { 25 } else { 0 };
+        plan.faults.shared = if damage.is_none() && seed % 8 == 1 { 60 } else { 0 };
         plan
     }
 
@@ -233,7 +237,7 @@ impl Plan {
     /// helps (Zeller's delta debugging, without the refinement).
     pub(crate) fn shrink(&self, fails: impl Fn(&Plan) -> bool) -> Plan {
         let mut best = self.clone();
-        for setting in 0..15 {
+        for setting in 0..16 {
             let mut simpler = best.clone();
             match setting {
                 0 => simpler.crash_in_open = 0,
@@ -250,6 +254,7 @@ impl Plan {
                 11 => (simpler.spread, simpler.deaf) = (false, false),
                 12 => simpler.faults.reserves = true,
                 13 => simpler.faults.flush_error = 0,
+                14 => simpler.faults.shared = 0,
                 _ => simpler.tuning = Tuning::default(),
             }
             if fails(&simpler) {

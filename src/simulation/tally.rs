@@ -7,7 +7,7 @@ pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
 /// verdict table that never speaks, is a test that does not exist.
-const EVERYTHING: [&str; 84] = [
+const EVERYTHING: [&str; 91] = [
     "appends",
     "batches",
     "refusals",
@@ -40,6 +40,7 @@ const EVERYTHING: [&str; 84] = [
     "batches of unknown outcome",
     "segments",
     "truncations before",
+    "truncations after one that found no room",
     "truncations after",
     "markers",
     "consumed",
@@ -49,6 +50,7 @@ const EVERYTHING: [&str; 84] = [
     "read back",
     "merged",
     "read beside",
+    "verified beside",
     "sought by time",
     "sought beside the owner",
     "read by key",
@@ -81,11 +83,13 @@ const EVERYTHING: [&str; 84] = [
     "unreadable sectors",
     "vanished segments",
     "stale manifests",
+    "manifests of the same life put back",
     // Row 1 speaks where P lies below V, that is where a manifest is written while a batch is open:
     // too rare to be demanded. `recovery/tests.rs` has each row by itself.
     "verdict: segment (row 2)",
     "verdict: testimony (row 3)",
     "verdict: stale manifest (row 4)",
+    "verdict: older manifest (row 4)",
     "verdict: unreadable (row 5)",
     "damage found by a reader",
     "losses in the window",

@@ -129,6 +129,11 @@ impl Anchor {
         Ok(Anchor { files, row: decode(name, &body)? })
     }
 
+    /// Whether a write has failed in such a way that no other may follow.
+    pub(super) fn is_broken(&self) -> bool {
+        self.files.is_broken()
+    }
+
     pub(super) fn row(&self) -> AnchorRow {
         self.row
     }

@@ -368,7 +368,10 @@ impl<F: Fold> Core<F> {
                     self.name,
                     error_chain(&error)
                 ));
-                work.anchor = None;
+                // For want of room the next round tries again.
+                if anchor.is_broken() {
+                    work.anchor = None;
+                }
             }
         }
     }

@@ -69,6 +69,10 @@ fn nothing_to_be_had(kind: &str, mib: u64, inodes: Option<u32>) {
     let positions: Vec<Position> =
         (0..1_200u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
     log.close().unwrap();
+    // As in a copy that left them out.
+    for lock in ["sawmill.lock", "shard-0000/sawmill.lock"] {
+        std::fs::remove_file(dir.join(lock)).unwrap();
+    }
     match inodes {
         None => drop(mount.use_up_room(0)),
         Some(_) => mount.use_up_inodes(),
@@ -210,4 +214,48 @@ fn a_sparse_copy_is_refused_room_and_does_not_stop() {
 #[test]
 fn a_reflink_is_refused_room_and_does_not_stop() {
     copied_without_its_space("xfs", 320, "--reflink=always");
+}
+
+/// A snapshot of a log that is open shares the extents of its manifest's copies, and the disk fills up: what cannot be
+/// written is refused, and goes on once there is room.
+#[test]
+fn a_manifest_that_shares_its_extents_goes_on_once_there_is_room() {
+    let Some(mount) = Mount::make("xfs", 320) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    let positions: Vec<Position> =
+        (0..400u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
+    for copy in ["shard.manifest.0", "shard.manifest.1"] {
+        let [from, to] = [dir.join("shard-0000").join(copy), mount.path().join(copy)];
+        run("cp", &["--reflink=always", from.to_str().unwrap(), to.to_str().unwrap()]).unwrap();
+    }
+    let filler = mount.use_up_room(0);
+    let shard = log.shard(ShardId(0));
+    for _ in 0..2 {
+        let error = shard.truncate_before(positions[200].lsn()).unwrap_err();
+        assert!(
+            sawmill::error_chain(&error).to_string().contains("space"),
+            "{}",
+            sawmill::error_chain(&error)
+        );
+    }
+    check(&log, &positions);
+    std::fs::remove_file(filler).unwrap();
+    // The file system gives the room back in the background.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = shard.truncate_before(positions[200].lsn()) {
+        let told = sawmill::error_chain(&error).to_string();
+        assert!(told.contains("space") && Instant::now() < deadline, "{told}");
+        std::thread::yield_now();
+    }
+    assert!(log.get(positions[199]).is_err());
+    let more: Vec<Position> =
+        (0..400u32).map(|index| log.append(vec![index as u8; 8_000]).wait().unwrap()).collect();
+    check(&log, &more);
+    log.close().unwrap();
+    let log = options.open(&dir).unwrap();
+    check(&log, &more);
+    assert!(log.get(positions[199]).is_err());
+    assert_eq!(log.get(positions[200]).unwrap().payload(), [200; 8_000]);
 }

@@ -44,6 +44,7 @@ mod restored_beside;
 mod restored_holds;
 mod retention;
 mod slow_owner;
+mod stale_manifest;
 mod stuck_device;
 mod tasks;
 mod terms;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Mutex;
@@ -171,6 +172,51 @@ fn a_copy_of_a_logs_own_directory_is_refused_until_it_is_told_to_be_the_log() {
     assert_eq!(count(&Options::new().relocated(true), &moved), 100);
     assert_eq!(refused(&dir), moved, "one of two alone goes on");
     assert_eq!(count(&Options::new(), &moved), 100);
+}
+
+/// A shard that was moved to another disk, with a link in its place, which a copy of the log's own directory has, too.
+#[test]
+fn a_shard_behind_a_link_has_one_owner() {
+    let base = folder();
+    let [dir, copy, disk] = ["log", "copy", "disk"].map(|name| base.path().join(name));
+    small().open(&dir).unwrap().close().unwrap();
+    fs::rename(dir.join("shard-0000"), &disk).unwrap();
+    symlink(&disk, dir.join("shard-0000")).unwrap();
+    assert!(Command::new("cp").arg("-a").args([&dir, &copy]).status().unwrap().success());
+    let owner = small().open(&dir).unwrap();
+    fill(&owner, 100).unwrap();
+    let error = small().open(&copy).unwrap_err();
+    assert!(matches!(&error, OpenError::Locked { path, .. } if *path == disk), "{error}");
+    fill(&owner, 3000).unwrap();
+    owner.close().unwrap();
+    drop(owner);
+    // Nor one after the other, until the copy is told to be the log.
+    let error = small().open(&copy).unwrap_err();
+    let is_told =
+        matches!(&error, OpenError::Relocated { folder, owner, .. } if *folder == disk && *owner == dir);
+    assert!(is_told, "{error}");
+    assert_eq!(count(&small(), &dir), 3100);
+    assert_eq!(count(&small().relocated(true), &copy), 3100);
+}
+
+/// Into a copy of the log's own directory, beside its owner.
+#[test]
+fn a_shard_that_is_moved_keeps_its_owner() {
+    let base = folder();
+    let [dir, other] = ["log", "other"].map(|name| base.path().join(name));
+    let owner = small().open(&dir).unwrap();
+    fill(&owner, 100).unwrap();
+    fs::create_dir(&other).unwrap();
+    for name in ["log.manifest.0", "log.manifest.1"] {
+        fs::copy(dir.join(name), other.join(name)).unwrap();
+    }
+    let moved = other.join("shard-0000");
+    fs::rename(dir.join("shard-0000"), &moved).unwrap();
+    let error = small().open(&other).unwrap_err();
+    assert!(matches!(&error, OpenError::Locked { path, .. } if *path == moved), "{error}");
+    fill(&owner, 3000).unwrap();
+    owner.close().unwrap();
+    assert_eq!(count(&small(), &other), 3100);
 }
 
 /// In the place of the one that was lost or put aside.

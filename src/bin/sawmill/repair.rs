@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use sawmill::error::Damage;
 use sawmill::log::{Finding, SalvagedShard};
 use sawmill::{Log, OnDamage, OpenError, Options, error_chain};
 
@@ -38,6 +39,12 @@ what was acknowledged comes back. What only the manifest knew is not known any m
 const LOG_MANIFEST: &str = "\
 that is the log's own manifest, which only says how the log was made: put back log.manifest.0 or log.manifest.1 from
 any backup of this log, however old, and repair it then; without one, ask for help before anything is changed";
+
+/// What is better done where a shard's manifest is older than its segments.
+const OLDER: &str = "\
+that is what a shard's manifest looks like that was put back from a backup, without its segments. Nothing need be given
+up then: put back the newest copies, or move both (shard.manifest.0 and .1) out of the shard's folder and run this again,
+which rebuilds them from the segments";
 
 impl Repair {
     pub fn run(&self) -> Result<ExitCode, Error> {
@@ -74,6 +81,9 @@ impl Repair {
             Err(error) => return Err(error.into()),
         };
         println!("an open says: {}", error_chain(&refused));
+        if matches!(&refused, OpenError::Damaged { cause, .. } if is_older(cause)) {
+            println!("{OLDER}");
+        }
         println!("{GIVEN_UP}");
         if !kept {
             let shards = reader.summary()?;
@@ -108,9 +118,21 @@ impl Repair {
     }
 }
 
+/// Whether the manifest is older than the segments.
+fn is_older(cause: &Damage) -> bool {
+    matches!(cause, Damage::OlderManifest { .. } | Damage::StaleManifest(_))
+}
+
 /// What a repair would do, without an open: that alone cuts off a torn end and begins an epoch.
 fn only_looked_at(findings: &[Finding]) -> ExitCode {
-    if findings.iter().any(|finding| matches!(finding, Finding::End { .. })) {
+    let mut ends = findings.iter().filter_map(|finding| match finding {
+        Finding::End { cause, .. } => Some(cause),
+        _ => None,
+    });
+    if let Some(cause) = ends.next() {
+        if is_older(cause) || ends.any(is_older) {
+            println!("{OLDER}");
+        }
         println!("an open refuses the log as damaged; {GIVEN_UP}");
         println!("nothing was changed; to go on, add --yes");
         return ExitCode::from(DAMAGED);

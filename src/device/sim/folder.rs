@@ -358,6 +358,12 @@ impl File for SimHandle {
         let count = world.go(bytes.len());
         if offset + count as u64 > world.file(self.number).bytes() {
             world.take_space()?;
+        } else if world.faults.shared > 0 && world.random.per_mille(world.faults.shared) {
+            world.counters.no_space += 1;
+            let mut random = world.random.clone();
+            world.file(self.number).write_torn(bytes, offset, &mut random);
+            world.random = random;
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let file = world.file(self.number);
         if sync {

@@ -221,7 +221,14 @@ impl SimMachine {
     pub(crate) fn keep_manifests(&self) {
         let mut world = self.world();
         let manifests = world.shard_files(|name| name.contains(".manifest."));
-        world.kept = manifests.into_iter().map(|number| (number, world.files[&number].clone())).collect();
+        let mut kept = |number| {
+            let mut file = world.files[&number].clone();
+            // As somebody reads it, who writes all of it back.
+            file.edit(|_| ());
+            (number, file)
+        };
+        let kept = manifests.into_iter().map(&mut kept).collect();
+        world.kept = kept;
     }
 
     /// Puts the manifests back that were remembered, as a careless restore of a backup does.

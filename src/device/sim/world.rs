@@ -35,6 +35,9 @@ pub struct Faults {
     pub(crate) stop_at: Option<u64>,
     /// Of a thousand blocking flushes so many fail, beside those by `call_error`.
     pub(crate) flush_error: u32,
+    /// Of a thousand blocking writes to space that a file has so many find that it shares it with a snapshot, and that there
+    /// is no other.
+    pub(crate) shared: u32,
     /// Of a thousand kills so many after which what was in flight lands seconds later, while the next process starts.
     pub(crate) linger: u32,
     /// In nanoseconds.
@@ -62,6 +65,7 @@ impl Default for Faults {
             stop_after: None,
             stop_at: None,
             flush_error: 0,
+            shared: 0,
             linger: 0,
             latency_ns_max: 100_000,
             write_through: true,

@@ -147,15 +147,18 @@ impl Engine {
         ));
     }
 
-    /// Where it fails, that is the last time: the older copy counts then.
+    /// Where it fails, but for want of room, that is the last time: the older copy counts then.
     fn write_ages(&self, kept: &mut Kept, now: Moment) {
         kept.written_ns = now.steady;
         let (Some(files), Some((own_ns, wall, marks))) = (&mut kept.files, kept.ages.row()) else { return };
         let _out = self.calls.begin();
         let own = lock(&self.store).check_owned();
+        let is_own = own.is_ok();
         let body = encode_ages(self.view().log_id, own_ns, wall, &marks);
         if let Err(error) = own.and_then(|_| files.write_one(&body)) {
-            kept.files = None;
+            if !is_own || files.is_broken() {
+                kept.files = None;
+            }
             self.tell_not_written(&error.to_string());
         }
     }

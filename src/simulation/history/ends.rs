@@ -90,6 +90,8 @@ impl History {
             Damage::VanishedSegment if due => self.machine.vanish_segment(),
             Damage::StaleManifest if self.ends == 1 => self.machine.keep_manifests(),
             Damage::StaleManifest if self.ends == 2 + at % 2 => self.machine.restore_manifests(),
+            // Once there are any.
+            Damage::OlderManifest => self.machine.restore_manifests(),
             _ => {}
         }
     }
@@ -111,7 +113,7 @@ impl History {
             let interrupted = self.random.per_mille(self.plan.crash_in_open);
             faults.stop_at = interrupted.then(|| self.machine.steps() + 1 + self.random.below(60));
             self.machine.set_faults(faults);
-            let failed_calls = self.failed_calls();
+            let (failed_calls, failed_reads) = (self.failed_calls(), self.machine.counters().read_errors);
             let failed_syncs = self.machine.counters().call_sync_errors;
             let opened = self.options.clone().device(&Simulated::of(&self.machine)).open(Path::new(PATH));
             if self.machine.counters().call_sync_errors > failed_syncs {
@@ -136,6 +138,12 @@ impl History {
                 Ok(log) => {
                     self.errors = self.failed_operations();
                     self.note_flushes(&log);
+                    // But for what a crash has left of one that was being written, where no space is set aside.
+                    let is_whole =
+                        |line: &String| line.contains("left alone") && !line.contains("by its size");
+                    let left_alone = log.stats().notices.into_iter().find(is_whole);
+                    let reads_failed = self.machine.counters().read_errors > failed_reads;
+                    assert!(reads_failed || left_alone.is_none(), "{left_alone:?}");
                     self.check_reopened(&log, ended.unwrap_or(Ended::Cleanly));
                     self.check_index_found(&log);
                     return Some(log);
@@ -173,13 +181,13 @@ impl History {
     /// The disk was damaged, and the log opened all the same.
     fn check_damaged(&mut self, log: &Log) {
         self.check_index_found(log);
-        let stale = matches!(self.plan.damage, Some((Damage::StaleManifest, _)));
+        let damage = self.plan.damage.map(|(damage, _)| damage);
+        let put_back = matches!(damage, Some(Damage::StaleManifest | Damage::OlderManifest));
         for shard in 0..self.plan.shards {
             let Some(found) = self.found(log, shard) else { return };
             self.say_found(shard, &found);
-            if stale {
-                // Two copies at once are more than one fault: what was cut may come back, and what
-                // lies in segments that they do not list is not looked at.
+            if put_back {
+                self.oracles[usize::from(shard)].check_put_back(&found.records, found.told);
                 continue;
             }
             let lost = self.oracles[usize::from(shard)].check_damaged(&found.records, found.told);
@@ -202,6 +210,7 @@ impl History {
             recovery::Damage::Segment { .. } => "verdict: segment (row 2)",
             recovery::Damage::Testimony(_) => "verdict: testimony (row 3)",
             recovery::Damage::StaleManifest(_) => "verdict: stale manifest (row 4)",
+            recovery::Damage::OlderManifest { .. } => "verdict: older manifest (row 4)",
             recovery::Damage::Unreadable => "verdict: unreadable (row 5)",
             recovery::Damage::Block(_) => unreachable!("open judges no single block"),
         });

@@ -10,8 +10,8 @@ use futures_core::Stream;
 
 use super::keys::key_of;
 use super::{Found, History, PATH};
-use crate::error::ReadError;
-use crate::log::LogReader;
+use crate::error::{Damage, ReadError};
+use crate::log::{Finding, LogReader};
 use crate::read::Follow;
 use crate::simulation::oracle::Accepted;
 use crate::{ConsumerError, Log, Lsn, Position, Record, ShardId};
@@ -287,6 +287,15 @@ impl History {
                 }
                 Err(error) => return self.check_error(&error, failed_calls),
             }
+        }
+        if self.random.below(4) == 0 {
+            self.tally.count("verified beside");
+            let verified = self.beside.as_ref().expect("opened above").verify();
+            let findings = verified.map_or_else(|_| Vec::new(), |verified| verified.findings);
+            let is_older = |finding: &Finding| {
+                matches!(finding, Finding::End { cause: Damage::OlderManifest { .. }, .. })
+            };
+            assert!(!findings.iter().any(is_older), "nothing was put back: {findings:?}");
         }
     }
 

@@ -90,7 +90,9 @@ impl History {
 
     /// Whether nothing has gone wrong that may make a reader say less.
     pub(super) fn is_exact(&self, failed_calls: u64) -> bool {
-        !self.is_damaged() && !self.machine.has_stopped() && self.failed_calls() == failed_calls
+        // A truncation that found no room for a manifest may be seen beside the owner all the same.
+        let is_known = !self.found_no_room && !self.machine.has_stopped();
+        !self.is_damaged() && is_known && self.failed_calls() == failed_calls
     }
 
     /// Mostly near a record's.
