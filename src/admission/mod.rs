@@ -16,6 +16,7 @@
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
 mod offer;
+mod overload;
 #[cfg(all(test, not(sawmill_loom)))]
 mod random_walk;
 mod retry_after;
@@ -33,10 +34,18 @@ use crate::time::Nanos;
 use crate::write::Priority;
 
 use offer::{LOOK_NS, OFFER_NS, OFFERS_MAX};
+pub use overload::Cause;
+pub(crate) use overload::PRIORITIES as BY_PRIORITY;
+pub(crate) use overload::{Controller, Counted, Gate, Interval, Learner, Limits, Passed};
 pub(crate) use retry_after::retry_after;
 
 /// Set in the word when nothing is accepted any more.
 const SHUT: u64 = 1 << 63;
+
+/// Set in the word while somebody stands in that line, the highest priority being 0.
+const fn taken(line: usize) -> u64 {
+    1 << (60 + line)
+}
 
 /// How a waiter is woken.
 #[derive(Debug, Clone)]
@@ -112,6 +121,8 @@ struct Queue {
     lines: [VecDeque<Ticket>; 3],
     /// What is over at which time. All are given as long, so that they stand in order.
     timed: VecDeque<Timed>,
+    /// How many stand in each line.
+    in_line: [u64; 3],
     /// When room was last looked for, or somebody came into an empty line.
     offered_at: Nanos,
 }
@@ -119,7 +130,7 @@ struct Queue {
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), offered_at: Nanos::default() }
+        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), in_line: [0; 3], offered_at: Nanos::default() }
     }
 }
 
@@ -138,7 +149,7 @@ impl Queue {
 
     /// Whether nobody of these lines stands in line.
     fn is_free(&self, lines: usize) -> bool {
-        !self.lines[..lines].iter().flatten().any(|ticket| ticket.state.is_in_line())
+        self.in_line[..lines] == [0; 3][..lines]
     }
 }
 
@@ -151,12 +162,13 @@ pub(crate) fn blocks_max(priority: Priority, blocks: u32) -> u32 {
     }
 }
 
-/// Whether there is enough room to offer it to waiters of a priority, with so many blocks in use of all.
+/// Whether there is enough room to offer it to waiters of a priority that may have `blocks_max` blocks, with so many in use
+/// of all.
 ///
 /// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed is let go only when
 /// there is room for many of them to go on without another one.
-pub(crate) fn admits(priority: Priority, in_use: u32, blocks: u32) -> bool {
-    in_use + blocks / 8 < blocks_max(priority, blocks)
+pub(crate) fn admits(blocks_max: u32, in_use: u32, blocks: u32) -> bool {
+    in_use + (blocks / 8).min(blocks_max / 4) < blocks_max
 }
 
 fn line_of(priority: Priority) -> usize {
@@ -177,7 +189,7 @@ pub(crate) struct Place {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// How many stand in line, and [`SHUT`]. The number changes under the lock alone.
+    /// How many stand in line, in which lines ([`taken`]), and [`SHUT`]. All but that changes under the lock alone.
     word: CacheLine<AtomicU64>,
     queue: Mutex<Queue>,
 }
@@ -198,10 +210,12 @@ impl Admission {
     pub(crate) fn shut(&self) -> Vec<Waker> {
         self.word.0.fetch_or(SHUT, Ordering::SeqCst);
         let mut tasks = Vec::new();
-        let mut queue = lock(&self.queue);
-        for ticket in queue.lines.iter_mut().flatten() {
-            if let State::Waiting(_) = ticket.state {
+        let mut guard = lock(&self.queue);
+        let Queue { lines, in_line, .. } = &mut *guard;
+        for (line, tickets) in lines.iter_mut().enumerate() {
+            for ticket in tickets.iter_mut().filter(|ticket| matches!(ticket.state, State::Waiting(_))) {
                 tasks.extend(self.call(ticket, Nanos::NEVER));
+                self.uncount(in_line, line);
             }
         }
         tasks
@@ -212,16 +226,24 @@ impl Admission {
         let State::Waiting(call) = std::mem::replace(&mut ticket.state, State::Offered(until)) else {
             unreachable!("who waits is called");
         };
-        self.word.0.fetch_sub(1, Ordering::SeqCst);
         // A thread is woken at once, which runs none of the user's code.
         call.call()
     }
 
-    /// One more stands in line. Under the lock.
-    fn count_waiter(&self, queue: &mut Queue, now: Nanos) {
-        if self.word.0.fetch_add(1, Ordering::SeqCst) & !SHUT == 0 {
+    /// One more stands in this line. Under the lock.
+    fn count_waiter(&self, queue: &mut Queue, line: usize, now: Nanos) {
+        queue.in_line[line] += 1;
+        let first = if queue.in_line[line] == 1 { taken(line) } else { 0 };
+        if self.word.0.fetch_add(1 + first, Ordering::SeqCst) & !SHUT == 0 {
             queue.offered_at = now;
         }
+    }
+
+    /// One less does. Under the lock.
+    fn uncount(&self, in_line: &mut [u64; 3], line: usize) {
+        in_line[line] -= 1;
+        let last = if in_line[line] == 0 { taken(line) } else { 0 };
+        self.word.0.fetch_sub(1 + last, Ordering::SeqCst);
     }
 
     /// Takes a place at the end of the queue.
@@ -232,7 +254,7 @@ impl Admission {
         queue.next_id += 1;
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
         queue.timed.push_back(Timed { until, id, line });
-        self.count_waiter(&mut queue, now);
+        self.count_waiter(&mut queue, line, now);
         Place { id, priority }
     }
 
@@ -243,7 +265,7 @@ impl Admission {
             let Some(index) = queue.timed(&timed) else { continue };
             let passed = queue.lines[timed.line].remove(index).expect("found");
             if passed.state.is_in_line() {
-                self.word.0.fetch_sub(1, Ordering::SeqCst);
+                self.uncount(&mut queue.in_line, timed.line);
             }
         }
     }
@@ -259,6 +281,13 @@ impl Admission {
         }
         let mut before = line.range(..found.unwrap_or_else(|index| index));
         queue.is_free(own) && !before.any(|ticket| ticket.state.is_in_line())
+    }
+
+    /// Whether nobody stands in a line before which a caller of this priority may not go ahead, as far as one sees without
+    /// the lock: some may be out of line by now.
+    pub(crate) fn is_free_for(&self, priority: Priority) -> bool {
+        let lines = (0..=line_of(priority)).fold(0, |lines, line| lines | taken(line));
+        self.word.0.load(Ordering::SeqCst) & lines == 0
     }
 
     /// Whether a caller of this priority that does not wait may go ahead of all who stand in line.
@@ -282,7 +311,7 @@ impl Admission {
             }
         };
         if !before.as_ref().is_some_and(State::is_in_line) {
-            self.count_waiter(queue, now);
+            self.count_waiter(queue, line, now);
         }
         drop(guard);
         // A waker may do anything when it is dropped: under no lock.
@@ -293,9 +322,10 @@ impl Admission {
     pub(crate) fn leave(&self, place: &Place) {
         let mut queue = lock(&self.queue);
         let Ok(index) = queue.find(place) else { return };
-        let left = queue.lines[line_of(place.priority)].remove(index).expect("found");
+        let line = line_of(place.priority);
+        let left = queue.lines[line].remove(index).expect("found");
         if left.state.is_in_line() {
-            self.word.0.fetch_sub(1, Ordering::SeqCst);
+            self.uncount(&mut queue.in_line, line);
         }
         drop(queue);
         drop(left); // With its waker, as above.
@@ -327,6 +357,7 @@ impl Admission {
                     State::Offered(_) => {}
                     State::Waiting(_) => {
                         tasks.extend(self.call(ticket, until));
+                        self.uncount(&mut queue.in_line, line);
                         queue.timed.push_back(Timed { until, id: ticket.id, line });
                     }
                 }

@@ -49,14 +49,7 @@ impl Commit {
     ) -> Result<Commit, AppendError> {
         engine.check_process()?;
         let bytes = (write.payload.len() + write.key.len()) as u64;
-        if !engine.admission.is_clear() {
-            if engine.admission.is_shut() {
-                return Err(engine.shut_error().into());
-            }
-            if !engine.may_bypass(write.priority) {
-                return Err(engine.overloaded(bytes, write.priority));
-            }
-        }
+        let passed = engine.pass(write.priority, &write.origin, bytes)?;
         let durability = write.durability.unwrap_or(durability);
         let mode = AppendMode::without_lead(write.priority, durability);
         let put = match &write.terms {
@@ -69,12 +62,15 @@ impl Commit {
             }
         };
         match put {
-            Ok(placed) => Ok(Commit::new(engine, &placed)),
+            Ok(placed) => {
+                engine.gate.accepted(&passed, write.priority, bytes);
+                Ok(Commit::new(engine, &placed))
+            }
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
                     engine.make_segment();
                 }
-                Err(engine.overloaded(bytes, write.priority))
+                Err(engine.no_room(write.priority, &write.origin, bytes))
             }
             Err(Refused::Error(error)) => {
                 engine.count_refusal(&error);

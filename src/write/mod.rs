@@ -2,6 +2,7 @@
 
 mod batch;
 mod durability;
+mod origin;
 mod terms;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use crate::position::Position;
 pub use batch::BatchBuilder;
 pub(crate) use batch::List;
 pub use durability::{Durability, Priority};
+pub(crate) use origin::Origin;
 pub(crate) use terms::Terms;
 
 /// What to append: a payload, and optionally a key, a priority, a durability, a condition ([`if_last`](Write::if_last)) and
@@ -35,6 +37,7 @@ pub struct Write<'a> {
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) priority: Priority,
     pub(crate) durability: Option<Durability>,
+    pub(crate) origin: Origin,
     /// Few have any: what all others carry is a word.
     pub(crate) terms: Option<Box<Terms>>,
 }
@@ -47,6 +50,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            origin: Origin::default(),
             terms: None,
         }
     }
@@ -72,6 +76,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            origin: Origin::default(),
             terms: None,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod drain;
 pub(super) mod lead;
+pub(super) mod overload;
 mod seal;
 pub(super) mod unresolved;
 
@@ -127,10 +128,12 @@ impl Engine {
 
     /// What the device must do for an action.
     pub(in crate::shard) fn operation(&self, core: &mut Core, action: &Action) -> Operation {
+        let now = self.device.now();
         let (operation, name, segment, kind) = match *action {
             Action::Write { operation, sequence, sync } => {
                 let block = core.sealed.pop_front().expect("writes are of sealed blocks");
                 assert_eq!(block.sequence, sequence, "blocks are written in order");
+                self.note_handed_over(core, sequence, now);
                 let kind = OperationKind::Write { bytes: block.bytes, offset: block.offset, sync };
                 (operation, "write", block.segment, kind)
             }
@@ -151,7 +154,7 @@ impl Engine {
             // Written and flushed in one call, which does not say what of it failed.
             OperationKind::Write { sync, .. } => *sync && self.has_write_cache(),
         };
-        core.submitted.push(Submitted { operation, name, segment, flushes, since: self.device.now() });
+        core.submitted.push(Submitted { operation, name, segment, flushes, since: now });
         // Before it is submitted: where that blocks (a file system in user space, the syscall driver) nobody
         // could tell of it.
         self.publish_oldest(core);
@@ -215,6 +218,7 @@ impl Engine {
             let told = &self.published.0.drain_rate;
             told.store(mean(told.load(Ordering::Relaxed), rate), Ordering::Relaxed);
         }
+        self.step_overload(core, now);
         while core.segments.len() > 1 && core.segments[0].end() <= marks.covered {
             core.segments.pop_front();
         }
@@ -236,7 +240,8 @@ impl Engine {
                 return Next::new(Wait::No, finished);
             }
         }
-        let deadline = [core.committer.poll_timeout(), self.admission.due()].into_iter().flatten().min();
+        let deadlines = [core.committer.poll_timeout(), self.admission.due(), self.overload_due(core)];
+        let deadline = deadlines.into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(Nanos::NEVER).0, Ordering::SeqCst);
         let sleeps = self.wake_state.prepare_sleep(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,
