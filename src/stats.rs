@@ -49,6 +49,23 @@ pub struct Stats {
     pub notices: Vec<String>,
 }
 
+/// How a shard stands with what is offered, by [`Log::pressure`](crate::Log::pressure).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Pressure {
+    /// Which.
+    pub shard: ShardId,
+    /// About how long it takes until a record is durable that is appended now.
+    pub delay: Duration,
+    /// The part of its memory that is in use, 0 to 1.
+    pub fill: f64,
+    /// The part that was accepted of what callers offered that do not wait ([`Log::try_append`](crate::Log::try_append)),
+    /// within the last tenth of a second: of [`Priority::Low`], of `Normal`, of `High`. 1 where nothing was offered.
+    pub admitted: [f64; 3],
+    /// Bytes per second that it drained when it was last busy; 0 before that.
+    pub drain_rate: u64,
+}
+
 /// A picture of a shard.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

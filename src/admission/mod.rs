@@ -23,7 +23,8 @@ mod retry_after;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -36,7 +37,7 @@ use crate::write::Priority;
 use offer::{LOOK_NS, OFFER_NS, OFFERS_MAX};
 pub use overload::Cause;
 pub(crate) use overload::PRIORITIES as BY_PRIORITY;
-pub(crate) use overload::{Controller, Counted, Gate, Interval, Learner, Limits, Passed};
+pub(crate) use overload::{Controller, Counted, Gate, Interval, Learner, Limits, Passed, STEP_NS};
 pub(crate) use retry_after::retry_after;
 
 /// Set in the word when nothing is accepted any more.
@@ -114,6 +115,14 @@ struct Timed {
     line: usize,
 }
 
+/// Whoever has that id and line gives up at that time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Deadline {
+    at: Nanos,
+    id: u64,
+    line: usize,
+}
+
 #[derive(Debug)]
 struct Queue {
     next_id: u64,
@@ -121,6 +130,8 @@ struct Queue {
     lines: [VecDeque<Ticket>; 3],
     /// What is over at which time. All are given as long, so that they stand in order.
     timed: VecDeque<Timed>,
+    /// Of those who wait and have one, with the next at the top. One that does not wait any more may be there still.
+    deadlines: BinaryHeap<Reverse<Deadline>>,
     /// How many stand in each line.
     in_line: [u64; 3],
     /// When room was last looked for, or somebody came into an empty line.
@@ -130,7 +141,14 @@ struct Queue {
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), in_line: [0; 3], offered_at: Nanos::default() }
+        Queue {
+            next_id: 0,
+            lines,
+            timed: VecDeque::with_capacity(PLACES),
+            deadlines: BinaryHeap::with_capacity(PLACES),
+            in_line: [0; 3],
+            offered_at: Nanos::default(),
+        }
     }
 }
 
@@ -145,6 +163,25 @@ impl Queue {
         let line = &self.lines[line];
         let index = line.binary_search_by_key(&id, |ticket| ticket.id).ok()?;
         (line[index].state.until() == Some(until)).then_some(index)
+    }
+
+    /// Where in its line one stands that waits, and is called at its deadline.
+    fn waiting(&self, &Deadline { id, line, .. }: &Deadline) -> Option<usize> {
+        let index = self.lines[line].binary_search_by_key(&id, |ticket| ticket.id).ok()?;
+        matches!(self.lines[line][index].state, State::Waiting(_)).then_some(index)
+    }
+
+    /// Adds the deadline of one that begins to wait. Forgets those who do not wait once they are most of what is kept.
+    fn add_deadline(&mut self, deadline: Deadline) {
+        let there: usize = self.lines.iter().map(VecDeque::len).sum();
+        if self.deadlines.len() >= 2 * there + PLACES {
+            let mut kept = std::mem::take(&mut self.deadlines).into_vec();
+            kept.sort_unstable();
+            kept.dedup();
+            kept.retain(|Reverse(own)| self.waiting(own).is_some());
+            self.deadlines = kept.into();
+        }
+        self.deadlines.push(Reverse(deadline));
     }
 
     /// Whether nobody of these lines stands in line.
@@ -184,6 +221,8 @@ fn line_of(priority: Priority) -> usize {
 pub(crate) struct Place {
     id: u64,
     priority: Priority,
+    /// When it is given up.
+    deadline: Nanos,
 }
 
 /// See the module.
@@ -246,8 +285,8 @@ impl Admission {
         self.word.0.fetch_sub(1 + last, Ordering::SeqCst);
     }
 
-    /// Takes a place at the end of the queue.
-    pub(crate) fn enter(&self, priority: Priority, now: Nanos) -> Place {
+    /// Takes a place at the end of the queue, for somebody who gives up at a time, if he does.
+    pub(crate) fn enter(&self, priority: Priority, deadline: Nanos, now: Nanos) -> Place {
         let mut queue = lock(&self.queue);
         self.expire(&mut queue, now);
         let (id, line, until) = (queue.next_id, line_of(priority), now + OFFER_NS);
@@ -255,7 +294,7 @@ impl Admission {
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
         queue.timed.push_back(Timed { until, id, line });
         self.count_waiter(&mut queue, line, now);
-        Place { id, priority }
+        Place { id, priority, deadline }
     }
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
@@ -267,6 +306,18 @@ impl Admission {
             if passed.state.is_in_line() {
                 self.uncount(&mut queue.in_line, timed.line);
             }
+        }
+    }
+
+    /// Calls those whose deadline is over: they give up. Under the lock.
+    fn call_late(&self, queue: &mut Queue, now: Nanos, tasks: &mut Vec<Waker>) {
+        let until = now + OFFER_NS;
+        while let Some(&Reverse(deadline)) = queue.deadlines.peek().filter(|late| late.0.at <= now) {
+            queue.deadlines.pop();
+            let Some(index) = queue.waiting(&deadline) else { continue };
+            tasks.extend(self.call(&mut queue.lines[deadline.line][index], until));
+            self.uncount(&mut queue.in_line, deadline.line);
+            queue.timed.push_back(Timed { until, id: deadline.id, line: deadline.line });
         }
     }
 
@@ -313,6 +364,9 @@ impl Admission {
         if !before.as_ref().is_some_and(State::is_in_line) {
             self.count_waiter(queue, line, now);
         }
+        if place.deadline != Nanos::NEVER && !matches!(before, Some(State::Waiting(_))) {
+            queue.add_deadline(Deadline { at: place.deadline, id: place.id, line });
+        }
         drop(guard);
         // A waker may do anything when it is dropped: under no lock.
         drop(before);
@@ -331,7 +385,7 @@ impl Admission {
         drop(left); // With its waker, as above.
     }
 
-    /// There is room, for `admits(priority)`: offers it to those who wait longest, and gives back the
+    /// There is room, for `admits(priority)`, or a deadline is over: calls those who give up, offers it to those who wait longest, and gives back the
     /// wakers of those that are tasks.
     #[must_use]
     pub(crate) fn offer(&self, now: Nanos, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
@@ -342,6 +396,7 @@ impl Admission {
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
         self.expire(queue, now);
+        self.call_late(queue, now, &mut tasks);
         queue.offered_at = now;
         let (mut out, until) = (0, now + OFFER_NS);
         for (line, priority) in PRIORITIES.into_iter().enumerate() {
@@ -380,6 +435,10 @@ impl Admission {
         }
         let (soon, late) = (queue.offered_at + OFFER_NS, queue.offered_at + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
-        Some(queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late)))
+        let look = queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late));
+        while queue.deadlines.peek().is_some_and(|next| queue.waiting(&next.0).is_none()) {
+            queue.deadlines.pop();
+        }
+        Some(queue.deadlines.peek().map_or(look, |next| look.min(next.0.at)))
     }
 }

@@ -116,7 +116,7 @@ impl Walk {
         if self.admission.is_clear() && self.takes_room(priority) {
             return;
         }
-        let place = self.admission.enter(priority, self.now);
+        let place = self.admission.enter(priority, Nanos::NEVER, self.now);
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         self.handles.push(Handle { place, woken, runs: true, polled: false });
         let last = self.handles.len() - 1;
@@ -189,7 +189,8 @@ impl Walk {
     /// Nobody who runs stands before room for longer than it takes to offer it to all who were forgotten.
     fn look(&mut self) {
         let queue = lock(&self.admission.queue);
-        let counted = |line: usize| queue.lines[line].iter().filter(|own| own.state.is_in_line()).count() as u64;
+        let counted =
+            |line: usize| queue.lines[line].iter().filter(|own| own.state.is_in_line()).count() as u64;
         let counted = [0, 1, 2].map(counted);
         let lines: u64 = (0..3).filter(|&line| counted[line] > 0).map(taken).sum();
         assert_eq!(self.admission.word.0.load(Ordering::SeqCst), counted.iter().sum::<u64>() + lines);

@@ -11,8 +11,7 @@ const DELAY_MAX: Duration = Duration::from_secs(10);
 /// The time until `bytes` have drained at `rate` bytes per second, 0 being unknown, times `jitter`.
 pub(crate) fn retry_after(bytes: u64, rate: u64, jitter: f64) -> Duration {
     let rate = if rate == 0 { RATE_UNKNOWN } else { rate };
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-    let nanos = nanos as f64 * jitter;
+    let nanos = bytes as f64 / rate as f64 * 1e9 * jitter;
     Duration::from_nanos(nanos as u64).clamp(DELAY_MIN, DELAY_MAX)
 }
 

@@ -10,7 +10,7 @@ use super::{Commit, Job, Payloads, State};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::EngineRef;
-use crate::write::{BatchBuilder, Durability, Priority, Terms};
+use crate::write::{BatchBuilder, Durability, Origin, Priority, Terms};
 
 /// An append of several records, all or none. Made by [`Log::append_batch`](crate::Log::append_batch).
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
@@ -53,7 +53,8 @@ impl<'a> AppendBatch<'a> {
         }
         let mut positions = Vec::with_capacity(count);
         let key = Cow::Borrowed(key);
-        let job = Job { key, payloads, priority: Priority::Normal, durability, terms };
+        let job =
+            Job { key, payloads, priority: Priority::Normal, durability, terms, origin: Origin::default() };
         AppendBatch { state: State::begin(engine, job, Some(&mut positions)), positions }
     }
 

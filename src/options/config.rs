@@ -33,7 +33,8 @@ const INDEX_BYTES_MIN: u64 = 256 << 10;
 const INDEX_BYTES_MAX: u64 = 1 << 40;
 
 /// Less than this a thread that has to wake up takes; more is no bound.
-const DELAY_TARGETS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(10);
+const DELAY_TARGETS: std::ops::RangeInclusive<Duration> =
+    Duration::from_micros(100)..=Duration::from_secs(10);
 
 /// Ids that a shard remembers, unless told otherwise.
 const DEDUP_IDS: usize = 1 << 16;
@@ -227,7 +228,8 @@ impl Options {
     fn checked_delay_target(&self) -> Result<Option<Duration>, OpenError> {
         if self.delay_target.is_some_and(|target| !DELAY_TARGETS.contains(&target)) {
             let [least, most] = [DELAY_TARGETS.start(), DELAY_TARGETS.end()];
-            let reason = format!("{:?} is not within {least:?} and {most:?}", self.delay_target.unwrap_or_default());
+            let reason =
+                format!("{:?} is not within {least:?} and {most:?}", self.delay_target.unwrap_or_default());
             return Err(OpenError::InvalidOption { option: "delay_target", reason });
         }
         Ok(self.delay_target)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -96,6 +96,11 @@ pub(super) struct Published {
     pub oldest: AtomicU64,
     /// Bytes per second that the shard drains when it is busy.
     pub drain_rate: AtomicU64,
+    /// What a write or a sync took, the median of the last ones.
+    pub commit_ns: AtomicU64,
+    /// The part of what was offered that was let in within the last interval, by priority, the lowest first; and its end.
+    pub admitted: [AtomicU32; 3],
+    pub admitted_at: AtomicU64,
 }
 
 impl Published {
@@ -107,6 +112,9 @@ impl Published {
             timestamp: AtomicU64::new(timestamp),
             oldest: AtomicU64::new(u64::MAX),
             drain_rate: AtomicU64::new(0),
+            commit_ns: AtomicU64::new(0),
+            admitted: [const { AtomicU32::new(u32::MAX) }; 3],
+            admitted_at: AtomicU64::new(0),
         }
     }
 }

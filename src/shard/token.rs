@@ -123,6 +123,7 @@ impl Core {
         self.next_to_seal = before.next();
         self.unresolved.begin_epoch(before);
         self.drain.begin_epoch(committer.watermarks().durable);
+        self.overload.begin_epoch(committer.watermarks().durable);
         self.committer = committer;
         self.identity = identity;
         self.segments.clear();

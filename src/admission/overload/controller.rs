@@ -142,9 +142,12 @@ impl Controller {
         let delay = interval.min_delay.unwrap_or(0) as f64;
         let target = self.limits.target_ns as f64;
         let measured = interval.drained as f64 / seconds;
-        let begun = delay > target;
+        // A longer interval was mostly idle: what was slow may have been a burst.
+        let begun = delay > target && passed < 2 * STEP_NS;
         self.active = match self.active {
-            None if begun => Some(Active { rate: measured, budget: measured, integral: 0.0, empty: 0, calm: 0 }),
+            None if begun => {
+                Some(Active { rate: measured, budget: measured, integral: 0.0, empty: 0, calm: 0 })
+            }
             active => active,
         };
         if let Some(active) = &mut self.active {

@@ -203,7 +203,8 @@ impl Learnt {
 
     fn learn(&mut self, row: &Row, passed: f64) {
         for (bin, offered) in row.offered.iter().enumerate() {
-            let bytes = if offered.load(Ordering::Relaxed) == 0 { 0 } else { offered.swap(0, Ordering::Relaxed) };
+            let bytes =
+                if offered.load(Ordering::Relaxed) == 0 { 0 } else { offered.swap(0, Ordering::Relaxed) };
             let quiet = &mut self.quiet[bin];
             if bytes > 0 {
                 let now = (bytes as f64 / passed) as f32;
@@ -259,7 +260,7 @@ fn level(offered: &[f32], bytes: f32) -> f32 {
 
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests {
-    use super::super::controller::STEP_NS;
+    use super::super::STEP_NS;
     use super::*;
 
     /// Offers in each interval so many bytes of each tenant, as records of 1,000; what is let in is then thinned to `room`

@@ -291,7 +291,10 @@ mod tests {
         assert!((7_300..7_700).contains(&normal), "{normal}");
         assert_eq!((low, high), (0, 10_000));
         assert_eq!(gate.pass(Priority::Low, 0).unwrap_err(), Cause::Delay);
-        assert_eq!([Priority::Low, Priority::Normal, Priority::High].map(|own| gate.blocks_max(own)), [3, 5, 8]);
+        assert_eq!(
+            [Priority::Low, Priority::Normal, Priority::High].map(|own| gate.blocks_max(own)),
+            [3, 5, 8]
+        );
         gate.apply(&Cut { blocks_max: [4, 7, 8], shares: None, fair_bytes: 0 });
         assert_eq!(all(), [10_000; 3]);
     }

@@ -17,7 +17,7 @@ mod heaviest;
 #[cfg(all(test, not(sawmill_loom)))]
 mod plant;
 
-pub(crate) use controller::{Controller, Cut, Interval, Limits};
+pub(crate) use controller::{Controller, Cut, Interval, Limits, STEP_NS};
 pub(crate) use fairness::Learner;
 pub use gate::Cause;
 pub(crate) use gate::{Counted, Gate, Passed};

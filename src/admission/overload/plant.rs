@@ -1,6 +1,5 @@
 //! The controller's curves, in virtual time, against a shard that drains at a rate: what gets in, and how long it waits.
 
-use super::controller::STEP_NS;
 use super::*;
 use crate::time::Nanos;
 
@@ -144,7 +143,10 @@ fn a_steady_flood_is_cut_to_what_drains_and_what_matters_gets_in() {
         for priority in [HIGH, NORMAL] {
             let accepted = per_second(mean(&seen, |seen| seen.accepted[priority]));
             let offered = load.offered[priority];
-            assert!(accepted >= 0.98 * offered, "{times}: priority {priority} got {accepted:e} of {offered:e}");
+            assert!(
+                accepted >= 0.98 * offered,
+                "{times}: priority {priority} got {accepted:e} of {offered:e}"
+            );
         }
         // No flapping: the cut stays, and what is let in with it.
         assert!(seen.iter().all(|seen| seen.is_cutting), "{times}");
@@ -224,10 +226,26 @@ fn a_burst_that_drains_is_no_overload() {
     let mut controller = Controller::new(limits());
     for step in 1..50 {
         let (grown, drained) = (10 << 20, 10 << 20);
-        let interval = Interval { now: Nanos(step * STEP_NS), min_delay: Some(TARGET / 20), grown, drained, ..Interval::default() };
+        let interval = Interval {
+            now: Nanos(step * STEP_NS),
+            min_delay: Some(TARGET / 20),
+            grown,
+            drained,
+            ..Interval::default()
+        };
         assert_eq!(controller.step(&interval).shares, None);
     }
-    let interval = Interval { now: Nanos(50 * STEP_NS), min_delay: Some(TARGET + 1), grown: 1 << 20, drained: 10 << 20, ..Interval::default() };
+    // Nor is one at the end of an idle time.
+    let interval =
+        Interval { now: Nanos(52 * STEP_NS), min_delay: Some(TARGET + 1), grown: 1, ..Interval::default() };
+    assert_eq!(controller.step(&interval).shares, None);
+    let interval = Interval {
+        now: Nanos(53 * STEP_NS),
+        min_delay: Some(TARGET + 1),
+        grown: 1 << 20,
+        drained: 10 << 20,
+        ..Interval::default()
+    };
     assert!(controller.step(&interval).shares.is_some());
 }
 
@@ -236,8 +254,19 @@ fn windows_stay_within_what_there_is() {
     let small = Limits { blocks_max: [2, 4, 4], ..limits() };
     for (limits, rate) in [(limits(), 0u64), (limits(), 1 << 40), (small, 0), (small, 1 << 40)] {
         let mut controller = Controller::new(limits);
-        controller.step(&Interval { now: Nanos(STEP_NS), grown: 1, min_delay: Some(0), ..Interval::default() });
-        let interval = Interval { now: Nanos(2 * STEP_NS), grown: 1, drained: rate, min_delay: Some(1 << 40), ..Interval::default() };
+        controller.step(&Interval {
+            now: Nanos(STEP_NS),
+            grown: 1,
+            min_delay: Some(0),
+            ..Interval::default()
+        });
+        let interval = Interval {
+            now: Nanos(2 * STEP_NS),
+            grown: 1,
+            drained: rate,
+            min_delay: Some(1 << 40),
+            ..Interval::default()
+        };
         let cut = controller.step(&interval);
         assert!(cut.shares.is_some());
         for priority in [LOW, NORMAL, HIGH] {

@@ -76,6 +76,7 @@ impl Engine {
             let index = core.submitted.iter().position(|own| own.operation == operation);
             let submitted = core.submitted.swap_remove(index.expect("completions are of what was submitted"));
             core.committer.handle_completion(operation, completion.result.is_ok(), now);
+            self.note_completed(core, &submitted, now);
             if let Err(error) = completion.result {
                 self.fail_operation(core, &submitted, error);
             }
@@ -154,6 +155,7 @@ impl Engine {
             // Written and flushed in one call, which does not say what of it failed.
             OperationKind::Write { sync, .. } => *sync && self.has_write_cache(),
         };
+        core.drain.begin(now);
         core.submitted.push(Submitted { operation, name, segment, flushes, since: now });
         // Before it is submitted: where that blocks (a file system in user space, the syscall driver) nobody
         // could tell of it.
@@ -167,6 +169,7 @@ impl Engine {
         let index = core.submitted.iter().position(|own| own.operation == operation);
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
         core.committer.handle_completion(operation, result.is_ok(), now);
+        self.note_completed(core, &submitted, now);
         if let Err(error) = result {
             self.fail_operation(core, &submitted, error);
         }
