@@ -183,7 +183,7 @@ fn callers_that_wait_leave_the_queue_short() {
     let mut used = Vec::new();
     for _ in 0..700 {
         let write = Write::new(vec![1; 15_000]).durability(Durability::Buffered);
-        let _ = log.append(write).admitted().wait().unwrap();
+        drop(log.append(write).admitted().wait().unwrap());
         used.push(log.engine_for(b"").blocks_in_use());
     }
     let (most, late) = (used.iter().max().unwrap(), used[600..].iter().max().unwrap());

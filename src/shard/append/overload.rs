@@ -23,8 +23,8 @@ impl Engine {
             return Err(self.overloaded(Cause::Deadline, priority, origin, bytes));
         }
         let passed = self.gate.pass(priority, origin.tenant);
-        if self.admission.is_clear() && passed.is_ok() {
-            return Ok(passed.expect("it is"));
+        if let (Ok(passed), true) = (&passed, self.admission.is_clear()) {
+            return Ok(*passed);
         }
         if self.admission.is_shut() {
             return Err(self.shut_error().into());

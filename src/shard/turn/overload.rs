@@ -193,7 +193,7 @@ mod tests {
         machine.set_faults(&Faults { latency_ns_max: 3_000_000, ..Faults::default() });
         for _ in 0..6 {
             let write = Write::new(vec![1; 3_500]).durability(Durability::Written);
-            let _ = log.try_append(write).unwrap();
+            drop(log.try_append(write).unwrap());
         }
         let mut delays = Vec::new();
         for _ in 0..40 {
