@@ -1,5 +1,6 @@
 //! A small ingest server: lines over TCP, each acknowledged once it is durable, refused when there is no
-//! room. The records of a user are served over HTTP, on the same port.
+//! room. The records of a user are served over HTTP, on the same port. Who is slow is told before it is tried: new
+//! connections, and a load balancer that asks for `/health`, by the log's pressure; and users are treated fairly.
 //!
 //! Run it with an address to serve there (`cargo run --release --example ingest_server 127.0.0.1:7000`), or
 //! without one to see it work: it serves on a free port, and a client of its own sends lines and reads them back.
@@ -7,10 +8,14 @@
 //! ```sh
 //! echo 'user:7 signed up' | nc -q 1 127.0.0.1 7000
 //! curl '127.0.0.1:7000/users/7/records?limit=20'   # newest first
+//! curl '127.0.0.1:7000/health'                     # 200, or 503 with a Retry-After
 //! ```
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use sawmill::stats::Pressure;
 use sawmill::{AppendError, Log, Options, ReadError, Record, Write};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -37,13 +42,17 @@ async fn ingest(
     mut lines: Lines<BufReader<OwnedReadHalf>>,
     mut output: OwnedWriteHalf,
 ) -> std::io::Result<()> {
+    // Cheaper than to read lines and refuse each: who comes now is sent away before it has sent much.
+    if let Some(seconds) = come_back_after(&log.pressure()) {
+        return output.write_all(format!("later {}\n", seconds * 1_000).as_bytes()).await;
+    }
     let (accepted, mut waiting) = tokio::sync::mpsc::channel::<Result<sawmill::Commit, AppendError>>(1024);
     let reader = tokio::spawn(async move {
         let mut next = Some(first);
         while let Some(line) = next {
             let (key, payload) = line.split_once(' ').unwrap_or(("", &line));
             // Never waits for room: a client that is told to come later keeps its own line short.
-            let accepting = log.try_append(Write::new(payload).key(key));
+            let accepting = log.try_append(Write::new(payload).key(key).tenant(tenant(key)));
             if accepted.send(accepting).await.is_err() {
                 return;
             }
@@ -68,6 +77,34 @@ async fn ingest(
     Ok(())
 }
 
+/// In how many seconds to come back, where more than half of what comes is refused, or would wait for long.
+fn come_back_after(pressure: &Pressure) -> Option<u64> {
+    let [_low, normal, _high] = pressure.admitted;
+    let is_slow = normal < 0.5 || pressure.delay > Duration::from_secs(1);
+    is_slow.then(|| pressure.delay.as_secs() + 1)
+}
+
+/// Who floods is refused before others are.
+fn tenant(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// `GET /health`: whether new clients are welcome.
+async fn health(log: &Log, output: &mut OwnedWriteHalf) -> std::io::Result<()> {
+    let pressure = log.pressure();
+    let (status, header) = match come_back_after(&pressure) {
+        None => ("200 OK", String::new()),
+        Some(seconds) => ("503 Service Unavailable", format!("retry-after: {seconds}\r\n")),
+    };
+    let text = format!("{pressure:?}\n");
+    let head =
+        format!("HTTP/1.1 {status}\r\n{header}content-length: {}\r\nconnection: close\r\n\r\n", text.len());
+    output.write_all((head + &text).as_bytes()).await?;
+    output.shutdown().await
+}
+
 /// `GET /users/7/records?limit=20`: the records of key `user:7`, newest first, a JSON object a line.
 async fn answer(
     log: Log,
@@ -76,6 +113,9 @@ async fn answer(
     mut output: OwnedWriteHalf,
 ) -> std::io::Result<()> {
     while lines.next_line().await?.is_some_and(|header| !header.is_empty()) {}
+    if target == "/health" {
+        return health(&log, &mut output).await;
+    }
     let Some((key, limit)) = key_and_limit(target) else {
         return fail(&mut output, "404 Not Found", "there is only /users/USER/records?limit=N\n").await;
     };
@@ -195,6 +235,7 @@ async fn check(log: &Log, address: SocketAddr) -> Result<(), Box<dyn std::error:
     }
     assert!(get(address, "/users/nobody/records").await?.ends_with("\r\n\r\n0\r\n\r\n"));
     assert!(get(address, "/users/7").await?.starts_with("HTTP/1.1 404 "));
+    assert!(get(address, "/health").await?.starts_with("HTTP/1.1 200 "));
     Ok(())
 }
 

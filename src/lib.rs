@@ -324,9 +324,9 @@
 //!
 //! # Overload
 //!
-//! Memory is bounded when the log is opened. When a shard's memory is full, [`Log::append`] waits in
-//! line for room and [`Log::try_append`] refuses at once. A record that was accepted is never
-//! dropped. [`Priority`] decides who is refused first.
+//! Memory is bounded when the log is opened. When it is full, or records wait for too long, [`Log::append`] waits in line
+//! and [`Log::try_append`] refuses at once, by [`Priority`] and fairly among [tenants](Write::tenant). What was accepted is
+//! never dropped. A [deadline](Write::deadline) bounds the wait; [`Log::pressure`] tells how a shard stands.
 //!
 //! ```
 //! use sawmill::{AppendError, Log, Priority, Write};

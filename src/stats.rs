@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::admission::Cause;
 pub use crate::device::{Capabilities, FileSystem, WriteProbe};
 use crate::position::{Lsn, ShardId};
+use crate::write::Priority;
 
 /// Counted by the holder of a shard's token, and by those who are refused.
 #[derive(Debug, Default)]
@@ -17,7 +19,6 @@ pub(crate) struct Counters {
     pub markers: AtomicU64,
     pub blocks_by_caller: AtomicU64,
     pub blocks_by_thread: AtomicU64,
-    pub refused: AtomicU64,
     pub refused_no_space: AtomicU64,
     pub refused_no_segment: AtomicU64,
     pub memory_hits: AtomicU64,
@@ -46,6 +47,23 @@ pub struct Stats {
     pub clock_drift: Duration,
     /// What was found, chosen and given up, one line each: the same text as in the log.
     pub notices: Vec<String>,
+}
+
+/// How a shard stands with what is offered, by [`Log::pressure`](crate::Log::pressure).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Pressure {
+    /// Which.
+    pub shard: ShardId,
+    /// About how long it takes until a record is durable that is appended now.
+    pub delay: Duration,
+    /// The part of its memory that is in use, 0 to 1.
+    pub fill: f64,
+    /// The part that was accepted of what callers offered that do not wait ([`Log::try_append`](crate::Log::try_append)),
+    /// within the last tenth of a second: of [`Priority::Low`], of `Normal`, of `High`. 1 where nothing was offered.
+    pub admitted: [f64; 3],
+    /// Bytes per second that it drained when it was last busy; 0 before that.
+    pub drain_rate: u64,
 }
 
 /// A picture of a shard.
@@ -81,9 +99,14 @@ pub struct ShardStats {
     pub blocks_by_caller: u64,
     /// Blocks written by a system call of the shard's thread, where that is quicker than the ring.
     pub blocks_by_thread: u64,
-    /// Appends refused since open because the shard had no room for them at that moment
+    /// Appends refused since open because the shard had no room for them at that moment, or was too slow
     /// ([`AppendError::Overloaded`](crate::AppendError::Overloaded)).
     pub refused: u64,
+    /// The same by cause and priority, those that there were.
+    pub refused_by: Vec<(Cause, Priority, u64)>,
+    /// The tenants of most of them ([`Write::tenant`](crate::Write::tenant)) with about how many of each, the most first. At
+    /// most 16, by a sample of one in 64.
+    pub refused_most: Vec<(u64, u64)>,
     /// Appends refused since open because the disk was full ([`AppendError::NoSpace`](crate::AppendError::NoSpace)).
     pub refused_no_space: u64,
     /// Appends refused since open because the next segment could not be made for another reason

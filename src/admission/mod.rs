@@ -16,13 +16,15 @@
 //! convoy; it cost a third of the rate). One that finds its room taken waits again, in its old place.
 
 mod offer;
+mod overload;
 #[cfg(all(test, not(sawmill_loom)))]
 mod random_walk;
 mod retry_after;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -33,10 +35,18 @@ use crate::time::Nanos;
 use crate::write::Priority;
 
 use offer::{LOOK_NS, OFFER_NS, OFFERS_MAX};
+pub use overload::Cause;
+pub(crate) use overload::PRIORITIES as BY_PRIORITY;
+pub(crate) use overload::{Controller, Counted, Gate, Interval, Learner, Limits, Passed, STEP_NS};
 pub(crate) use retry_after::retry_after;
 
 /// Set in the word when nothing is accepted any more.
 const SHUT: u64 = 1 << 63;
+
+/// Set in the word while somebody stands in that line, the highest priority being 0.
+const fn taken(line: usize) -> u64 {
+    1 << (60 + line)
+}
 
 /// How a waiter is woken.
 #[derive(Debug, Clone)]
@@ -105,6 +115,14 @@ struct Timed {
     line: usize,
 }
 
+/// Whoever has that id and line gives up at that time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Deadline {
+    at: Nanos,
+    id: u64,
+    line: usize,
+}
+
 #[derive(Debug)]
 struct Queue {
     next_id: u64,
@@ -112,6 +130,10 @@ struct Queue {
     lines: [VecDeque<Ticket>; 3],
     /// What is over at which time. All are given as long, so that they stand in order.
     timed: VecDeque<Timed>,
+    /// Of those who wait and have one, with the next at the top. One that does not wait any more may be there still.
+    deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// How many stand in each line.
+    in_line: [u64; 3],
     /// When room was last looked for, or somebody came into an empty line.
     offered_at: Nanos,
 }
@@ -119,7 +141,14 @@ struct Queue {
 impl Default for Queue {
     fn default() -> Queue {
         let lines = [(); 3].map(|()| VecDeque::with_capacity(PLACES));
-        Queue { next_id: 0, lines, timed: VecDeque::with_capacity(PLACES), offered_at: Nanos::default() }
+        Queue {
+            next_id: 0,
+            lines,
+            timed: VecDeque::with_capacity(PLACES),
+            deadlines: BinaryHeap::with_capacity(PLACES),
+            in_line: [0; 3],
+            offered_at: Nanos::default(),
+        }
     }
 }
 
@@ -136,9 +165,28 @@ impl Queue {
         (line[index].state.until() == Some(until)).then_some(index)
     }
 
+    /// Where in its line one stands that waits, and is called at its deadline.
+    fn waiting(&self, &Deadline { id, line, .. }: &Deadline) -> Option<usize> {
+        let index = self.lines[line].binary_search_by_key(&id, |ticket| ticket.id).ok()?;
+        matches!(self.lines[line][index].state, State::Waiting(_)).then_some(index)
+    }
+
+    /// Adds the deadline of one that begins to wait. Forgets those who do not wait once they are most of what is kept.
+    fn add_deadline(&mut self, deadline: Deadline) {
+        let there: usize = self.lines.iter().map(VecDeque::len).sum();
+        if self.deadlines.len() >= 2 * there + PLACES {
+            let mut kept = std::mem::take(&mut self.deadlines).into_vec();
+            kept.sort_unstable();
+            kept.dedup();
+            kept.retain(|Reverse(own)| self.waiting(own).is_some());
+            self.deadlines = kept.into();
+        }
+        self.deadlines.push(Reverse(deadline));
+    }
+
     /// Whether nobody of these lines stands in line.
     fn is_free(&self, lines: usize) -> bool {
-        !self.lines[..lines].iter().flatten().any(|ticket| ticket.state.is_in_line())
+        self.in_line[..lines] == [0; 3][..lines]
     }
 }
 
@@ -151,12 +199,13 @@ pub(crate) fn blocks_max(priority: Priority, blocks: u32) -> u32 {
     }
 }
 
-/// Whether there is enough room to offer it to waiters of a priority, with so many blocks in use of all.
+/// Whether there is enough room to offer it to waiters of a priority that may have `blocks_max` blocks, with so many in use
+/// of all.
 ///
 /// Not as soon as there is any: callers that wait cost a wake-up each, so that a queue once formed is let go only when
 /// there is room for many of them to go on without another one.
-pub(crate) fn admits(priority: Priority, in_use: u32, blocks: u32) -> bool {
-    in_use + blocks / 8 < blocks_max(priority, blocks)
+pub(crate) fn admits(blocks_max: u32, in_use: u32, blocks: u32) -> bool {
+    in_use + (blocks / 8).min(blocks_max / 4) < blocks_max
 }
 
 fn line_of(priority: Priority) -> usize {
@@ -172,12 +221,14 @@ fn line_of(priority: Priority) -> usize {
 pub(crate) struct Place {
     id: u64,
     priority: Priority,
+    /// When it is given up.
+    deadline: Nanos,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// How many stand in line, and [`SHUT`]. The number changes under the lock alone.
+    /// How many stand in line, in which lines ([`taken`]), and [`SHUT`]. All but that changes under the lock alone.
     word: CacheLine<AtomicU64>,
     queue: Mutex<Queue>,
 }
@@ -198,10 +249,12 @@ impl Admission {
     pub(crate) fn shut(&self) -> Vec<Waker> {
         self.word.0.fetch_or(SHUT, Ordering::SeqCst);
         let mut tasks = Vec::new();
-        let mut queue = lock(&self.queue);
-        for ticket in queue.lines.iter_mut().flatten() {
-            if let State::Waiting(_) = ticket.state {
+        let mut guard = lock(&self.queue);
+        let Queue { lines, in_line, .. } = &mut *guard;
+        for (line, tickets) in lines.iter_mut().enumerate() {
+            for ticket in tickets.iter_mut().filter(|ticket| matches!(ticket.state, State::Waiting(_))) {
                 tasks.extend(self.call(ticket, Nanos::NEVER));
+                self.uncount(in_line, line);
             }
         }
         tasks
@@ -212,28 +265,36 @@ impl Admission {
         let State::Waiting(call) = std::mem::replace(&mut ticket.state, State::Offered(until)) else {
             unreachable!("who waits is called");
         };
-        self.word.0.fetch_sub(1, Ordering::SeqCst);
         // A thread is woken at once, which runs none of the user's code.
         call.call()
     }
 
-    /// One more stands in line. Under the lock.
-    fn count_waiter(&self, queue: &mut Queue, now: Nanos) {
-        if self.word.0.fetch_add(1, Ordering::SeqCst) & !SHUT == 0 {
+    /// One more stands in this line. Under the lock.
+    fn count_waiter(&self, queue: &mut Queue, line: usize, now: Nanos) {
+        queue.in_line[line] += 1;
+        let first = if queue.in_line[line] == 1 { taken(line) } else { 0 };
+        if self.word.0.fetch_add(1 + first, Ordering::SeqCst) & !SHUT == 0 {
             queue.offered_at = now;
         }
     }
 
-    /// Takes a place at the end of the queue.
-    pub(crate) fn enter(&self, priority: Priority, now: Nanos) -> Place {
+    /// One less does. Under the lock.
+    fn uncount(&self, in_line: &mut [u64; 3], line: usize) {
+        in_line[line] -= 1;
+        let last = if in_line[line] == 0 { taken(line) } else { 0 };
+        self.word.0.fetch_sub(1 + last, Ordering::SeqCst);
+    }
+
+    /// Takes a place at the end of the queue, for somebody who gives up at a time, if he does.
+    pub(crate) fn enter(&self, priority: Priority, deadline: Nanos, now: Nanos) -> Place {
         let mut queue = lock(&self.queue);
         self.expire(&mut queue, now);
         let (id, line, until) = (queue.next_id, line_of(priority), now + OFFER_NS);
         queue.next_id += 1;
         queue.lines[line].push_back(Ticket { id, state: State::New(until) });
         queue.timed.push_back(Timed { until, id, line });
-        self.count_waiter(&mut queue, now);
-        Place { id, priority }
+        self.count_waiter(&mut queue, line, now);
+        Place { id, priority, deadline }
     }
 
     /// Takes those out of line whose time is over. They have no waker that would be dropped here.
@@ -243,8 +304,20 @@ impl Admission {
             let Some(index) = queue.timed(&timed) else { continue };
             let passed = queue.lines[timed.line].remove(index).expect("found");
             if passed.state.is_in_line() {
-                self.word.0.fetch_sub(1, Ordering::SeqCst);
+                self.uncount(&mut queue.in_line, timed.line);
             }
+        }
+    }
+
+    /// Calls those whose deadline is over: they give up. Under the lock.
+    fn call_late(&self, queue: &mut Queue, now: Nanos, tasks: &mut Vec<Waker>) {
+        let until = now + OFFER_NS;
+        while let Some(&Reverse(deadline)) = queue.deadlines.peek().filter(|late| late.0.at <= now) {
+            queue.deadlines.pop();
+            let Some(index) = queue.waiting(&deadline) else { continue };
+            tasks.extend(self.call(&mut queue.lines[deadline.line][index], until));
+            self.uncount(&mut queue.in_line, deadline.line);
+            queue.timed.push_back(Timed { until, id: deadline.id, line: deadline.line });
         }
     }
 
@@ -259,6 +332,13 @@ impl Admission {
         }
         let mut before = line.range(..found.unwrap_or_else(|index| index));
         queue.is_free(own) && !before.any(|ticket| ticket.state.is_in_line())
+    }
+
+    /// Whether nobody stands in a line before which a caller of this priority may not go ahead, as far as one sees without
+    /// the lock: some may be out of line by now.
+    pub(crate) fn is_free_for(&self, priority: Priority) -> bool {
+        let lines = (0..=line_of(priority)).fold(0, |lines, line| lines | taken(line));
+        self.word.0.load(Ordering::SeqCst) & lines == 0
     }
 
     /// Whether a caller of this priority that does not wait may go ahead of all who stand in line.
@@ -282,7 +362,10 @@ impl Admission {
             }
         };
         if !before.as_ref().is_some_and(State::is_in_line) {
-            self.count_waiter(queue, now);
+            self.count_waiter(queue, line, now);
+        }
+        if place.deadline != Nanos::NEVER && !matches!(before, Some(State::Waiting(_))) {
+            queue.add_deadline(Deadline { at: place.deadline, id: place.id, line });
         }
         drop(guard);
         // A waker may do anything when it is dropped: under no lock.
@@ -293,15 +376,16 @@ impl Admission {
     pub(crate) fn leave(&self, place: &Place) {
         let mut queue = lock(&self.queue);
         let Ok(index) = queue.find(place) else { return };
-        let left = queue.lines[line_of(place.priority)].remove(index).expect("found");
+        let line = line_of(place.priority);
+        let left = queue.lines[line].remove(index).expect("found");
         if left.state.is_in_line() {
-            self.word.0.fetch_sub(1, Ordering::SeqCst);
+            self.uncount(&mut queue.in_line, line);
         }
         drop(queue);
         drop(left); // With its waker, as above.
     }
 
-    /// There is room, for `admits(priority)`: offers it to those who wait longest, and gives back the
+    /// There is room, for `admits(priority)`, or a deadline is over: calls those who give up, offers it to those who wait longest, and gives back the
     /// wakers of those that are tasks.
     #[must_use]
     pub(crate) fn offer(&self, now: Nanos, admits: impl Fn(Priority) -> bool) -> Vec<Waker> {
@@ -312,6 +396,7 @@ impl Admission {
         let mut guard = lock(&self.queue);
         let queue = &mut *guard;
         self.expire(queue, now);
+        self.call_late(queue, now, &mut tasks);
         queue.offered_at = now;
         let (mut out, until) = (0, now + OFFER_NS);
         for (line, priority) in PRIORITIES.into_iter().enumerate() {
@@ -327,6 +412,7 @@ impl Admission {
                     State::Offered(_) => {}
                     State::Waiting(_) => {
                         tasks.extend(self.call(ticket, until));
+                        self.uncount(&mut queue.in_line, line);
                         queue.timed.push_back(Timed { until, id: ticket.id, line });
                     }
                 }
@@ -349,6 +435,10 @@ impl Admission {
         }
         let (soon, late) = (queue.offered_at + OFFER_NS, queue.offered_at + LOOK_NS);
         // Many may be over soon after each other: they are seen to together.
-        Some(queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late)))
+        let look = queue.timed.front().map_or(late, |timed| soon.max(timed.until).min(late));
+        while queue.deadlines.peek().is_some_and(|next| queue.waiting(&next.0).is_none()) {
+            queue.deadlines.pop();
+        }
+        Some(queue.deadlines.peek().map_or(look, |next| look.min(next.0.at)))
     }
 }

@@ -116,7 +116,7 @@ impl Walk {
         if self.admission.is_clear() && self.takes_room(priority) {
             return;
         }
-        let place = self.admission.enter(priority, self.now);
+        let place = self.admission.enter(priority, Nanos::NEVER, self.now);
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         self.handles.push(Handle { place, woken, runs: true, polled: false });
         let last = self.handles.len() - 1;
@@ -188,9 +188,17 @@ impl Walk {
 
     /// Nobody who runs stands before room for longer than it takes to offer it to all who were forgotten.
     fn look(&mut self) {
+        let queue = lock(&self.admission.queue);
         let counted =
-            lock(&self.admission.queue).lines.iter().flatten().filter(|own| own.state.is_in_line()).count();
-        assert_eq!(self.admission.word.0.load(Ordering::SeqCst), counted as u64);
+            |line: usize| queue.lines[line].iter().filter(|own| own.state.is_in_line()).count() as u64;
+        let counted = [0, 1, 2].map(counted);
+        let lines: u64 = (0..3).filter(|&line| counted[line] > 0).map(taken).sum();
+        assert_eq!(self.admission.word.0.load(Ordering::SeqCst), counted.iter().sum::<u64>() + lines);
+        for (line, priority) in PRIORITIES.into_iter().enumerate() {
+            let is_free = counted[..=line].iter().all(|&in_line| in_line == 0);
+            assert_eq!(self.admission.is_free_for(priority), is_free);
+        }
+        drop(queue);
         let waits = |handle: &Handle| handle.runs && self.admits(handle.place.priority);
         if !self.open || !self.handles.iter().any(waits) {
             self.starved = None;

@@ -16,7 +16,7 @@ impl Wake for Count {
 
 fn waiter(admission: &Admission, priority: Priority) -> (Place, Arc<Count>) {
     let count = Arc::new(Count::default());
-    let place = admission.enter(priority, Nanos(0));
+    let place = admission.enter(priority, Nanos::NEVER, Nanos(0));
     admission.wait(&place, Call::Task(Waker::from(count.clone())), Nanos(0));
     (place, count)
 }
@@ -101,7 +101,7 @@ fn offers_to_those_who_do_not_come_go_to_the_next() {
 #[test]
 fn a_place_that_is_never_looked_at_passes() {
     let admission = Admission::default();
-    let dead = admission.enter(Priority::Normal, Nanos(0));
+    let dead = admission.enter(Priority::Normal, Nanos::NEVER, Nanos(0));
     let (alive, _) = waiter(&admission, Priority::Normal);
     assert!(!admission.is_turn(&alive, Nanos(10)) && !admission.may_bypass(Priority::Normal, Nanos(10)));
     assert!(
@@ -120,7 +120,7 @@ fn who_is_forgotten_leaves_nothing_behind() {
     let admission = Admission::default();
     for round in 0..1_000 {
         let now = Nanos(round * 2 * OFFER_NS);
-        let place = admission.enter(Priority::Low, now);
+        let place = admission.enter(Priority::Low, Nanos::NEVER, now);
         if round % 2 == 0 {
             admission.wait(&place, Call::Task(Waker::noop().clone()), now);
         }
@@ -145,10 +145,42 @@ fn wakers_are_dropped_under_no_lock() {
     }
     let (admission, dropped) = (Arc::new(Admission::default()), Arc::new(AtomicU32::new(0)));
     let call = || Call::Task(Waker::from(Arc::new(Looks(admission.clone(), dropped.clone()))));
-    let place = admission.enter(Priority::Normal, Nanos(0));
+    let place = admission.enter(Priority::Normal, Nanos::NEVER, Nanos(0));
     admission.wait(&place, call(), Nanos(0));
     admission.wait(&place, call(), Nanos(0));
     assert_eq!(dropped.load(Ordering::SeqCst), 1, "the old one");
     admission.leave(&place);
     assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}
+
+/// Who waits with a deadline is called when it is over, whatever happens or does not; who has left leaves nothing behind.
+#[test]
+fn a_deadline_is_looked_at_in_time() {
+    let admission = Admission::default();
+    let waits = |deadline: u64, now: u64| {
+        let count = Arc::new(Count::default());
+        let place = admission.enter(Priority::Normal, Nanos(deadline), Nanos(now));
+        admission.wait(&place, Call::Task(Waker::from(count.clone())), Nanos(now));
+        (place, count)
+    };
+    let (late, late_calls) = waits(3_000_000, 0);
+    let (early, early_calls) = waits(1_500_000, 0);
+    let (_never, never_calls) = waiter(&admission, Priority::Normal);
+    assert_eq!(admission.due(), Some(Nanos(1_500_000)));
+    wake(admission.offer(Nanos(1_499_999), |_| false));
+    assert_eq!(calls(&early_calls), 0, "not before its time");
+    wake(admission.offer(Nanos(1_500_000), |_| false));
+    assert_eq!([&early_calls, &late_calls, &never_calls].map(|own| calls(own)), [1, 0, 0]);
+    admission.leave(&early);
+    assert!(admission.due() <= Some(Nanos(3_000_000)));
+    // It was offered room, found none, and waits again: its deadline is the same.
+    wake(admission.offer(Nanos(2_000_000), |_| true));
+    admission.wait(&late, Call::Task(Waker::from(late_calls.clone())), Nanos(2_000_000));
+    wake(admission.offer(Nanos(3_000_000), |_| false));
+    assert_eq!(calls(&late_calls), 2);
+    for round in 0..10_000 {
+        let (place, _) = waits(u64::MAX / 2, 3_000_000 + round);
+        admission.leave(&place);
+    }
+    assert!(lock(&admission.queue).deadlines.len() <= 2 * PLACES);
 }

@@ -10,7 +10,7 @@ use super::{Commit, Job, Payloads, State};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::EngineRef;
-use crate::write::{BatchBuilder, Durability, Priority};
+use crate::write::{BatchBuilder, Durability, Origin, Priority};
 
 impl<'a> Job<'a> {
     /// Of a batch that was built, whose records have `key` where they have none of their own.
@@ -33,6 +33,7 @@ impl<'a> Job<'a> {
             priority: built.priority,
             durability: built.durability.unwrap_or(durability),
             terms,
+            origin: built.origin,
         })
     }
 }
@@ -57,7 +58,14 @@ impl<'a> AppendBatch<'a> {
         let (key, payloads) = (Cow::Borrowed(key), Payloads::Many(payloads));
         AppendBatch::begin_job(
             engine,
-            Job { key, payloads, priority: Priority::Normal, durability, terms: None },
+            Job {
+                key,
+                payloads,
+                priority: Priority::Normal,
+                durability,
+                terms: None,
+                origin: Origin::default(),
+            },
         )
     }
 

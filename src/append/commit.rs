@@ -10,7 +10,7 @@ use super::terms;
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target};
-use crate::write::{Durability, Keys, List, Priority, Write};
+use crate::write::{Durability, Keys, List, Origin, Priority, Write};
 
 /// A record that was accepted, on its way to the durability it was appended with.
 ///
@@ -60,7 +60,7 @@ impl Commit {
                 terms::put(engine, &batch, terms, mode, None)
             }
         };
-        Commit::try_put(engine, bytes, write.priority, put)
+        Commit::try_put(engine, bytes, write.priority, &write.origin, put)
     }
 
     /// What `put` accepts, if there is room now and nobody waits for it: a record, or a batch.
@@ -69,24 +69,21 @@ impl Commit {
         engine: EngineRef,
         bytes: u64,
         priority: Priority,
+        origin: &Origin,
         put: impl FnOnce(&EngineRef) -> Result<Placed, Refused>,
     ) -> Result<Commit, AppendError> {
         engine.check_process()?;
-        if !engine.admission.is_clear() {
-            if engine.admission.is_shut() {
-                return Err(engine.shut_error().into());
-            }
-            if !engine.may_bypass(priority) {
-                return Err(engine.overloaded(bytes, priority));
-            }
-        }
+        let passed = engine.pass(priority, origin, bytes)?;
         match put(&engine) {
-            Ok(placed) => Ok(Commit::new(engine, &placed)),
+            Ok(placed) => {
+                engine.gate.accepted(&passed, priority, bytes);
+                Ok(Commit::new(engine, &placed))
+            }
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
                     engine.make_segment();
                 }
-                Err(engine.overloaded(bytes, priority))
+                Err(engine.no_room(priority, origin, bytes))
             }
             Err(Refused::Error(error)) => {
                 engine.count_refusal(&error);

@@ -10,7 +10,7 @@ use super::{Commit, Job};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef};
-use crate::write::{BatchBuilder, Durability, Keys, List, Priority};
+use crate::write::{BatchBuilder, Durability, Keys, List, Origin, Priority};
 
 /// So many payloads are listed on the stack, so that nothing is allocated for a batch that is refused.
 const FEW: usize = 32;
@@ -51,7 +51,7 @@ impl CommitBatch {
         let mode = AppendMode::without_lead(Priority::Normal, durability);
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| engine.put(&batch, mode, Some(&mut positions));
-        let commit = Commit::try_put(engine, batch.bytes(), mode.priority, put)?;
+        let commit = Commit::try_put(engine, batch.bytes(), mode.priority, &Origin::default(), put)?;
         Ok(CommitBatch { commit, positions })
     }
 
@@ -63,7 +63,7 @@ impl CommitBatch {
         let job = Job::built(&[], built, durability)?;
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| job.put(engine, job.without_lead(), Some(&mut positions));
-        let commit = Commit::try_put(engine, built.body_bytes(), job.priority, put)?;
+        let commit = Commit::try_put(engine, built.body_bytes(), job.priority, &built.origin, put)?;
         Ok(CommitBatch { commit, positions })
     }
 

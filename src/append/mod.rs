@@ -14,12 +14,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::admission::{Call, Place};
-use crate::error::AppendError;
+use crate::error::{AppendError, Cause};
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
+use crate::time::Nanos;
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
-use crate::write::{Keys, List, Payload, Terms, Write};
+use crate::write::{Keys, List, Origin, Payload, Terms, Write};
 pub use batch::{AdmittedBatch, AppendBatch};
 pub use commit::{Commit, SyncHandle};
 pub use commit_batch::CommitBatch;
@@ -38,9 +39,22 @@ struct Job<'a> {
     priority: Priority,
     durability: Durability,
     terms: Option<Box<Terms>>,
+    origin: Origin,
 }
 
 impl Job<'_> {
+    /// It was not accepted within its deadline.
+    #[cold]
+    fn too_late(&self, engine: &Engine) -> AppendError {
+        let payloads = match &self.payloads {
+            Payloads::One(payload) => payload.len(),
+            Payloads::Many(payloads) => payloads.iter().map(|payload| payload.len()).sum(),
+            Payloads::Built(built) => built.bytes(),
+        };
+        let bytes = (self.key.len() + payloads) as u64;
+        engine.overloaded(Cause::Deadline, self.priority, &self.origin, bytes)
+    }
+
     fn put(
         &self,
         engine: &EngineRef,
@@ -102,6 +116,20 @@ struct Queued<'a> {
     engine: EngineRef,
     job: Job<'a>,
     place: Place,
+    /// Its deadline.
+    until: Nanos,
+}
+
+impl Queued<'_> {
+    fn is_late(&self) -> bool {
+        self.until != Nanos::NEVER && self.engine.time() >= self.until
+    }
+
+    /// For how long this thread may sleep: until its deadline, or that of whoever calls.
+    fn may_sleep(&self, left: Option<Duration>) -> Option<Duration> {
+        let own = (self.until != Nanos::NEVER).then(|| Duration::from_nanos(self.until - self.engine.time()));
+        own.into_iter().chain(left).min()
+    }
 }
 
 impl Drop for Queued<'_> {
@@ -138,6 +166,13 @@ impl<'a> State<'a> {
         if engine.admission.is_shut() {
             return State::Failed(engine.shut_error().into());
         }
+        let until = match job.origin.deadline {
+            Some(deadline) if engine.is_slower_than(deadline) => {
+                return State::Failed(job.too_late(&engine));
+            }
+            Some(deadline) => engine.time() + nanos(deadline),
+            None => Nanos::NEVER,
+        };
         if engine.admission.is_clear() {
             if let Some(positions) = positions.as_deref_mut() {
                 positions.clear();
@@ -151,8 +186,8 @@ impl<'a> State<'a> {
                 Err(Refused::NoRoom) => {}
             }
         }
-        let place = engine.enter_queue(job.priority);
-        State::Queued(Queued { engine, job, place })
+        let place = engine.enter_queue(job.priority, until);
+        State::Queued(Queued { engine, job, place, until })
     }
 
     /// One attempt to take room, in the call of whoever holds the handle. True once it is over.
@@ -167,10 +202,14 @@ impl<'a> State<'a> {
             *self = State::Failed(engine.shut_error().into());
             return true;
         }
+        if queued.is_late() {
+            *self = State::Failed(queued.job.too_late(engine));
+            return true;
+        }
         if !engine.is_turn(&queued.place) {
             if !engine.is_threaded() {
                 // Nobody else lets time pass, after which those before this one are out of line.
-                engine.turn_until(|| engine.is_turn(&queued.place));
+                engine.turn_until(|| engine.is_turn(&queued.place) || queued.is_late());
             }
             return false;
         }
@@ -180,7 +219,7 @@ impl<'a> State<'a> {
         match queued.job.put(engine, queued.job.without_lead(), positions) {
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() {
-                    make_room(engine);
+                    make_room(engine, || queued.is_late());
                 }
                 false
             }
@@ -214,7 +253,8 @@ impl<'a> State<'a> {
     /// Blocks until it is over; false if the time was over first.
     fn wait_admitted(&mut self, deadline: Option<Instant>, mut positions: Positions<'_>) -> bool {
         while !self.attempt(positions.as_deref_mut()) {
-            let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
+            let State::Queued(queued) = self else { unreachable!("it is not over") };
+            let engine = &queued.engine;
             if !engine.is_threaded() {
                 continue;
             }
@@ -222,12 +262,16 @@ impl<'a> State<'a> {
                 *self = State::Failed(AppendError::OwnThread);
                 return true;
             }
-            engine.wait_in_queue(place, Call::Thread(std::thread::current()));
+            engine.wait_in_queue(&queued.place, Call::Thread(std::thread::current()));
             if self.attempt(positions.as_deref_mut()) {
                 return true;
             }
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(left) if left.is_zero() => return false,
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            let State::Queued(queued) = self else { unreachable!("it is not over") };
+            match queued.may_sleep(left) {
                 Some(left) => std::thread::park_timeout(left),
                 None => std::thread::park(),
             }
@@ -298,8 +342,12 @@ impl<'a> State<'a> {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Where nobody else turns the shard: makes the next segment, or writes blocks out.
-fn make_room(engine: &Engine) {
+fn make_room(engine: &Engine, is_late: impl Fn() -> bool) {
     if engine.wants_segment() {
         engine.make_segment();
     } else {
@@ -307,7 +355,8 @@ fn make_room(engine: &Engine) {
         if let Some(target) = engine.last_target(Durability::Written) {
             engine.ask_sync(&target);
         }
-        engine.turn_until(|| engine.blocks_in_use() < before || engine.failure().is_some());
+        let done = || engine.blocks_in_use() < before || engine.failure().is_some();
+        engine.turn_until(|| done() || is_late());
     }
 }
 
@@ -328,7 +377,7 @@ impl<'a> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
         let mode = AppendMode::may_lead(write.priority, durability);
-        if write.terms.is_none() {
+        if write.terms.is_none() && write.origin.deadline.is_none() {
             if let Some(placed) = engine.accept(&write.key, &write.payload, mode) {
                 return Append(State::Accepted(Commit::new(engine, &placed)));
             }
@@ -340,7 +389,14 @@ impl<'a> Append<'a> {
     #[cold]
     fn begin_slowly(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
         let (key, payloads) = (write.key, Payloads::One(write.payload));
-        let job = Job { key, payloads, priority: write.priority, durability, terms: write.terms };
+        let job = Job {
+            key,
+            payloads,
+            priority: write.priority,
+            durability,
+            terms: write.terms,
+            origin: write.origin,
+        };
         Append(State::begin(engine, job, None))
     }
 
@@ -360,7 +416,7 @@ impl<'a> Append<'a> {
 
     /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time ran out.
     ///
-    /// `None` does not tell whether the record was accepted. If it was, it is on its way and will be kept, also if this
+    /// `None` does not tell whether the record was accepted, unless it has a [`deadline`](Write::deadline) that is over. If it was, it is on its way and will be kept, also if this
     /// handle is dropped; if it still stood in line, it is withdrawn when the handle is dropped. So do not append it
     /// once more after `None`: it might be there twice. Go on waiting with this handle. Whoever must know waits for room
     /// first ([`admitted`](Append::admitted)), and then for the [`Commit`].

@@ -99,7 +99,7 @@ impl Blocks {
                     reserved.finish(1, Urgency::Background);
                     return;
                 }
-                Claim::Full => {}
+                Claim::Full(_) => {}
                 Claim::Closed => {
                     self.pool.release(self.pool.last().sequence);
                     let capacity = self.pool.block_bytes();

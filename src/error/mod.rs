@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::admission::Cause;
 pub use crate::format::Defect;
 use crate::position::{Lsn, Position, ShardId};
 pub use crate::recovery::Damage;
@@ -109,13 +110,17 @@ has_two_causes!(ConsumerError::Read, QueueError::Read);
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// The shard has no room for a record of this priority now. Nothing was accepted.
-    #[error("shard {shard} has no room; try again in {retry_after:?}")]
+    /// The shard has no room for a record of this priority now, or is too slow for all that is offered. Nothing was
+    /// accepted.
+    #[error("shard {shard} is overloaded ({cause}); try again in {retry_after:?}")]
     Overloaded {
         /// The shard.
         shard: ShardId,
-        /// How long it will take until there is room, from the rate at which the shard drains.
+        /// When to try again: how long it will take until there is room, from the rate at which the shard drains, times
+        /// something from 0.5 to 1.5, so that those who were refused together do not come back together.
         retry_after: Duration,
+        /// Why. Where several causes hold it is one of them.
+        cause: Cause,
     },
     /// The record, key or batch is larger than this log can take. Nothing was accepted.
     #[error("{bytes} bytes are more than `{limit}` allows, which is {limit_bytes}")]

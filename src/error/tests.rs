@@ -128,7 +128,7 @@ fn opening_and_closing_tell_what_they_hold() {
 fn appends_and_updates_tell_what_they_hold() {
     check(failure().as_ref());
     each!(AppendError:
-        Overloaded { .. } => Overloaded { shard: SHARD, retry_after: Duration::from_millis(1) },
+        Overloaded { .. } => Overloaded { shard: SHARD, retry_after: Duration::from_millis(1), cause: super::Cause::Delay },
         TooLarge { .. } => TooLarge { bytes: 2, limit: "record_bytes", limit_bytes: 1 },
         Conflict { .. } => Conflict { shard: SHARD, last: Some(Position::new(SHARD, 1, LSN, LSN)) },
         KeyRequired => KeyRequired,

@@ -6,6 +6,7 @@ mod follow_reader;
 mod foreign;
 mod foreign_index;
 mod post;
+mod pressure;
 mod queues;
 mod reader;
 mod shard;
@@ -162,10 +163,10 @@ impl Log {
         Append::begin(self.refs_for(&write.key).take(), write, self.inner.config.durability)
     }
 
-    /// Appends a record if there is room for it now; never waits for room.
+    /// Appends a record if there is room for it now, and records do not wait for too long; never waits for either.
     ///
     /// # Errors
-    /// [`AppendError::Overloaded`] says how long to wait before the next try. Nothing was accepted.
+    /// [`AppendError::Overloaded`] says why, and how long to wait before the next try. Nothing was accepted.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
         Commit::try_begin(self.refs_for(&write.key).take(), &write, self.inner.config.durability)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use super::folders::Folder;
 use super::judge::Judged;
@@ -13,6 +14,12 @@ use crate::options::{Backend, Config, Layout, Tuning};
 use crate::pool::Pool;
 use crate::segment::{NewEpoch, ShardStore};
 use crate::shard::{Engine, EngineSetup};
+
+/// Below the least a thread that is woken late would look like a queue; above the most nobody would call it quick.
+const DELAY_TARGET_MIN: Duration = Duration::from_millis(2);
+const DELAY_TARGET_MAX: Duration = Duration::from_millis(20);
+/// Where nothing was measured.
+const DELAY_TARGET: Duration = Duration::from_millis(10);
 
 /// Makes engines of judged shards.
 pub(super) struct Builder<'a> {
@@ -93,6 +100,7 @@ impl Builder<'_> {
             pool,
             committer,
             capabilities,
+            delay_target: delay_target(config.delay_target, &capabilities, committer.method),
             space: config.space,
             index: config.index,
             read_bytes: config.read_bytes,
@@ -161,6 +169,16 @@ pub(super) fn sync_method(capabilities: &Capabilities) -> SyncMethod {
     // writes win by far: only a clear answer counts (`docs/performance.md`).
     let sync_wins = capabilities.measured.is_some_and(|found| found.write_through > found.write_and_sync * 2);
     if capabilities.write_through && !sync_wins { SyncMethod::WriteThrough } else { SyncMethod::Flush }
+}
+
+/// How long records may wait before they go to the device: unless it was set, twice what a commit took.
+fn delay_target(set: Option<Duration>, capabilities: &Capabilities, method: SyncMethod) -> Duration {
+    let commit = capabilities.measured.map(|found| match method {
+        SyncMethod::WriteThrough => found.write_through,
+        SyncMethod::Flush => found.write_and_sync,
+    });
+    let default = commit.map_or(DELAY_TARGET, |commit| commit * 2);
+    set.unwrap_or(default.clamp(DELAY_TARGET_MIN, DELAY_TARGET_MAX))
 }
 
 pub(super) fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tuning) -> CommitterConfig {

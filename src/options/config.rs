@@ -1,6 +1,7 @@
 //! The checked settings, and the limits that follow from them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::record_limit::record_limit;
 use super::{Backend, OnDamage, Options, Watch};
@@ -30,6 +31,10 @@ const BLOCKS_MIN: u64 = 4;
 const INDEX_BYTES: u64 = 8 << 20;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 const INDEX_BYTES_MAX: u64 = 1 << 40;
+
+/// Less than this a thread that has to wake up takes; more is no bound.
+const DELAY_TARGETS: std::ops::RangeInclusive<Duration> =
+    Duration::from_micros(100)..=Duration::from_secs(10);
 
 /// Ids that a shard remembers, unless told otherwise.
 const DEDUP_IDS: usize = 1 << 16;
@@ -213,10 +218,21 @@ impl Options {
             pin_threads: self.pin_threads,
             on_damage: self.on_damage,
             retain_for: self.retain_for.clone(),
+            delay_target: self.checked_delay_target()?,
             watch: self.watch.clone(),
             #[cfg(feature = "tokio-uring")]
             drive: self.drive.clone(),
         })
+    }
+
+    fn checked_delay_target(&self) -> Result<Option<Duration>, OpenError> {
+        if self.delay_target.is_some_and(|target| !DELAY_TARGETS.contains(&target)) {
+            let [least, most] = [DELAY_TARGETS.start(), DELAY_TARGETS.end()];
+            let reason =
+                format!("{:?} is not within {least:?} and {most:?}", self.delay_target.unwrap_or_default());
+            return Err(OpenError::InvalidOption { option: "delay_target", reason });
+        }
+        Ok(self.delay_target)
     }
 
     fn index_config(&self, tuning: &Tuning) -> Result<IndexConfig, OpenError> {
@@ -309,6 +325,8 @@ pub(crate) struct Config {
     pub on_damage: OnDamage,
     /// Names that truncation and retention wait for.
     pub retain_for: Vec<String>,
+    /// `None`: by what a commit takes.
+    pub delay_target: Option<Duration>,
     pub watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]
     pub drive: Option<Drive>,

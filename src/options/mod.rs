@@ -81,6 +81,7 @@ pub struct Options {
     index_off: bool,
     index_bytes: Option<u64>,
     dedup_ids: Option<usize>,
+    delay_target: Option<Duration>,
     watch: Option<Watch>,
     #[cfg(feature = "tokio-uring")]
     drive: Option<Drive>,
@@ -311,6 +312,20 @@ impl Options {
     #[must_use]
     pub fn dedup_ids(mut self, ids: usize) -> Options {
         self.dedup_ids = Some(ids);
+        self
+    }
+
+    /// How long records may wait before they go to the device, 100 us to 10 s; by default twice what a commit took when the
+    /// log was opened, at least 2 ms and at most 20.
+    ///
+    /// Once even the quickest record of a tenth of a second has waited for longer, the shard refuses
+    /// ([`Cause::Delay`](crate::error::Cause::Delay), [`Cause::Tenant`](crate::error::Cause::Tenant)) and lets wait what it
+    /// cannot write, by priority, until the delay is back below the target. The commit itself is not in it, and with a
+    /// shorter target than a commit the device may have too little to do. [`Log::pressure`](crate::Log::pressure) shows how
+    /// it stands.
+    #[must_use]
+    pub fn delay_target(mut self, target: Duration) -> Options {
+        self.delay_target = Some(target);
         self
     }
 

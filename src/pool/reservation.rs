@@ -23,15 +23,16 @@ use super::slot::{Slot, Tail};
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
 use crate::position::Lsn;
 use crate::sync::{AtomicU64, CacheLine, Ordering, handshake};
+use crate::time::Nanos;
 
 /// The answer to an attempt to reserve.
 #[derive(Debug)]
 pub(crate) enum Claim<'a> {
     /// The range is the caller's, to fill at once.
     Taken(Reserved<'a>),
-    /// It had no room, and the caller has just closed the open block: whoever seals must be told,
+    /// It had no room, and the caller has just closed the open block, which is this one: whoever seals must be told,
     /// and one must be opened.
-    Full,
+    Full(Sequence),
     /// No block is open: one must be opened.
     Closed,
 }
@@ -131,7 +132,7 @@ impl Pool {
                     let offset = tail.offset();
                     return Claim::Taken(Reserved { pool: self, slot, sequence, offset, bytes });
                 }
-                Ok(_) => return Claim::Full,
+                Ok(_) => return Claim::Full(sequence),
                 Err(now) => seen = now,
             }
         }
@@ -201,6 +202,7 @@ impl Pool {
         slot.seed.store(place.seed.raw(), Ordering::Relaxed);
         slot.group_before.store(group.map_or(u64::MAX, |group| group.before.0), Ordering::Relaxed);
         slot.marker.store(u32::from(marker), Ordering::Relaxed);
+        slot.closed_at.store(0, Ordering::Relaxed);
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
         // Far from half of the range: whoever has the word and this from different moments finds the same sequence.
@@ -241,6 +243,19 @@ impl Pool {
             }
         }
         self.sequence(tail)
+    }
+
+    /// The caller has closed this block, at this time.
+    pub(crate) fn note_closed(&self, sequence: Sequence, now: Nanos) {
+        // Whoever is interrupted for so long that the slot has another block by now makes that one's time wrong: it is
+        // measured by, and nothing else.
+        self.slot(sequence).closed_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When a block was closed that is not given back yet; `None` if whoever did has not said so.
+    pub(crate) fn closed_at(&self, sequence: Sequence) -> Option<Nanos> {
+        let closed_at = self.slot(sequence).closed_at.load(Ordering::Relaxed);
+        (closed_at != 0).then_some(Nanos(closed_at))
     }
 
     /// Whether no block is open.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use super::life::Life;
 use super::reading::Reading;
 use super::space::{Space, SpaceConfig};
 use super::token::Core;
+use super::turn::overload::Overload;
 use super::wait::Waiting;
 use super::wait::wake_state::WakeState;
-use crate::admission::{self, Admission};
+use crate::admission::{Admission, Gate};
 use crate::committer::{Committer, CommitterConfig, Watermarks};
 use crate::device::{Calls, Capabilities, Device, FailedFlush, Flushes, Lock, Queue, Wake};
 use crate::error::{AppendError, Failure, Unavailable};
@@ -26,7 +27,7 @@ use crate::segment::{Marks, Segment, ShardStore};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
 use crate::sys::Process;
-use crate::write::{Durability, Priority};
+use crate::write::Durability;
 
 /// What an accepted batch waits for.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +96,11 @@ pub(super) struct Published {
     pub oldest: AtomicU64,
     /// Bytes per second that the shard drains when it is busy.
     pub drain_rate: AtomicU64,
+    /// What a write or a sync took, the median of the last ones.
+    pub commit_ns: AtomicU64,
+    /// The part of what was offered that was let in within the last interval, by priority, the lowest first; and its end.
+    pub admitted: [AtomicU32; 3],
+    pub admitted_at: AtomicU64,
 }
 
 impl Published {
@@ -106,6 +112,9 @@ impl Published {
             timestamp: AtomicU64::new(timestamp),
             oldest: AtomicU64::new(u64::MAX),
             drain_rate: AtomicU64::new(0),
+            commit_ns: AtomicU64::new(0),
+            admitted: [const { AtomicU32::new(u32::MAX) }; 3],
+            admitted_at: AtomicU64::new(0),
         }
     }
 }
@@ -127,6 +136,8 @@ pub(crate) struct EngineSetup {
     pub committer: CommitterConfig,
     /// Of the shard's folder.
     pub capabilities: Capabilities,
+    /// As long as records may wait before they go to the device.
+    pub delay_target: Duration,
     pub space: SpaceConfig,
     pub index: IndexConfig,
     pub read_bytes: usize,
@@ -194,6 +205,7 @@ pub(crate) struct Engine {
     pub(super) wake_state: WakeState,
     pub(super) wake: Arc<dyn Wake>,
     pub(crate) admission: Admission,
+    pub(crate) gate: Gate,
     pub(super) limits: Limits,
     /// Once a block: where the next one goes.
     pub(super) opener: Mutex<Opener>,
@@ -263,6 +275,8 @@ impl Engine {
         let blocks = setup.pool.blocks();
         let place = Place::of(&setup);
         let admission = Admission::default();
+        let overload = Overload::of(&setup);
+        let gate = overload.gate(setup.device.threaded());
         let life = if setup.read_only {
             let source = io::Error::other("the log is damaged, and open to be read only");
             let (path, durable) = (place.directory.clone(), committer.watermarks().durable);
@@ -276,10 +290,11 @@ impl Engine {
         Engine {
             limits: Limits::of(&setup),
             opener: Mutex::new(opener),
-            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before)),
+            core: Mutex::new(Core::new(committer, setup.identity, setup.timestamp, blocks, before, overload)),
             wake_state: WakeState::new(),
             wake: setup.wake,
             admission,
+            gate,
             driven: setup.queue.is_none(),
             queue: Mutex::new(setup.queue),
             armed_until: AtomicU64::new(u64::MAX),
@@ -335,20 +350,6 @@ impl Engine {
     /// Why nothing can be appended, if the log was opened to be read.
     pub(crate) fn read_only_failure(&self) -> Option<Arc<Failure>> {
         self.life.read_only_failure().cloned()
-    }
-
-    /// How long it takes, at the rate at which the shard drains, until a batch of this size and
-    /// priority finds room.
-    pub(crate) fn retry_after(&self, bytes: u64, priority: Priority) -> Duration {
-        let above = self.pool.in_use().saturating_sub(self.blocks_max(priority).saturating_sub(1));
-        let bytes = bytes.max(u64::from(above.max(1)) * u64::from(self.pool.block_bytes()));
-        admission::retry_after(bytes, self.published.0.drain_rate.load(Ordering::Relaxed))
-    }
-
-    /// The refusal of a caller that does not wait.
-    pub(crate) fn overloaded(&self, bytes: u64, priority: Priority) -> AppendError {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        AppendError::Overloaded { shard: self.id, retry_after: self.retry_after(bytes, priority) }
     }
 
     /// Whether a task of the application's turns it, and no thread of the log's own.

@@ -21,12 +21,12 @@ impl Engine {
             markers,
             blocks_by_caller,
             blocks_by_thread,
-            refused,
             refused_no_space,
             refused_no_segment,
             memory_hits,
         } = &self.counters;
         let view = self.view();
+        let refused_by = self.gate.counted().refusals_by();
         ShardStats {
             shard: self.id,
             backend,
@@ -43,7 +43,9 @@ impl Engine {
             blocks_by_caller: count(blocks_by_caller),
             blocks_by_thread: count(blocks_by_thread),
             memory_hits: count(memory_hits),
-            refused: count(refused),
+            refused: refused_by.iter().map(|(_, _, refusals)| refusals).sum(),
+            refused_by,
+            refused_most: self.gate.heaviest(),
             refused_no_space: count(refused_no_space),
             refused_no_segment: count(refused_no_segment),
             memory_blocks_used: self.blocks_in_use(),

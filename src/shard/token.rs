@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::turn::drain::Drain;
+use super::turn::overload::Overload;
 use super::turn::unresolved::Unresolved;
 use super::wait::waiters::Wakes;
 use crate::committer::{Committer, OperationId};
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     /// Time of the last record.
     pub(super) timestamp: u64,
     pub(super) drain: Drain,
+    pub(super) overload: Overload,
     /// Blocks that callers write themselves now, or were asked to.
     pub(super) leads: u32,
     /// Of them, operations that are in flight.
@@ -72,6 +74,7 @@ impl Core {
         timestamp: u64,
         blocks: u32,
         before: Sequence,
+        overload: Overload,
     ) -> Core {
         Core {
             identity,
@@ -87,6 +90,7 @@ impl Core {
             last_records: 0,
             timestamp,
             drain: Drain::from(committer.watermarks().durable),
+            overload,
             committer,
             wakes: Wakes::default(),
             followers: Wakes::default(),
@@ -119,6 +123,7 @@ impl Core {
         self.next_to_seal = before.next();
         self.unresolved.begin_epoch(before);
         self.drain.begin_epoch(committer.watermarks().durable);
+        self.overload.begin_epoch(committer.watermarks().durable);
         self.committer = committer;
         self.identity = identity;
         self.segments.clear();

@@ -6,7 +6,7 @@ use super::oracle::{Accepted, Oracle};
 use super::plan::{Damage, Kind, Plan, Step};
 use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
-use crate::error::{AppendError, TruncateError};
+use crate::error::{AppendError, Cause, TruncateError};
 use crate::log::LogReader;
 use crate::shard::{BY_A_CALL, BY_ANOTHER};
 use crate::{Commit, Durability, Log, Options, Position, Priority, ShardId, Write};
@@ -92,6 +92,8 @@ impl History {
             .segment_bytes(plan.segment_bytes)
             .memory_bytes(plan.memory_bytes)
             .index_keys(true)
+            // Twice what the shortest write takes, or half of what the longest does.
+            .delay_target(Duration::from_micros(if plan.seed % 2 == 0 { 100 } else { 10_000 }))
             .dedup_ids(terms::ids_kept(plan.seed))
             .tuned(plan.tuning.clone());
         let options = match plan.record_bytes {
@@ -324,6 +326,16 @@ impl History {
         let key = self.own(std::slice::from_mut(&mut payload));
         let priority = *self.random.pick(&[Priority::Low, Priority::Normal, Priority::High]);
         let write = Write::new(&payload).key(key).durability(durability).priority(priority);
+        let write = write.tenant(self.random.below(3));
+        let write = match self.random.below(4) {
+            0 => write.deadline(Duration::from_nanos(*self.random.pick(&[
+                0,
+                10_000,
+                5_000_000,
+                2_000_000_000,
+            ]))),
+            _ => write,
+        };
         let commit = if self.random.below(4) == 0 {
             log.shard(shard).try_append(write)
         } else {
@@ -338,9 +350,14 @@ impl History {
                 self.oracles[usize::from(shard.0)].accept([record]);
                 self.pending.push(Pending::one(commit, durability));
             }
+            // Whatever the cause, it is in the log at no time: the oracle knows of no such record.
             Err(error) => {
                 self.say(|| format!("  refused: {error}"));
-                self.tally.count("refusals");
+                self.tally.count(match error {
+                    AppendError::Overloaded { cause: Cause::Delay, .. } => "refused for the delay",
+                    AppendError::Overloaded { cause: Cause::Deadline, .. } => "given up at their deadline",
+                    _ => "refusals",
+                });
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Batches that are built up in one piece of memory, again and again.
 
-use super::{Durability, Keys, List, Priority, Terms};
+use std::time::Duration;
+
+use super::{Durability, Keys, List, Origin, Priority, Terms};
 use crate::position::Position;
 
 /// Payloads of a batch, behind each other in memory that is kept for the next batch; where wanted, each with a
@@ -31,6 +33,7 @@ pub struct BatchBuilder {
     pub(crate) terms: Terms,
     pub(crate) priority: Priority,
     pub(crate) durability: Option<Durability>,
+    pub(crate) origin: Origin,
 }
 
 impl BatchBuilder {
@@ -102,6 +105,16 @@ impl BatchBuilder {
         self.durability = Some(durability);
     }
 
+    /// Whom it is from: as [`Write::tenant`](crate::Write::tenant), for the batch as a whole.
+    pub fn tenant(&mut self, tenant: u64) {
+        self.origin.tenant = tenant;
+    }
+
+    /// By when it must be accepted: as [`Write::deadline`](crate::Write::deadline), for the batch as a whole.
+    pub fn deadline(&mut self, deadline: Duration) {
+        self.origin.deadline = Some(deadline);
+    }
+
     /// Appends it only if this is the last record of the batch's key, which must be one: as [`Write::if_last`](crate::Write::if_last), for the
     /// batch as a whole.
     ///
@@ -154,8 +167,9 @@ impl BatchBuilder {
     /// Makes it a new one, which keeps the memory: forgets the payloads and keys, the condition, the id, the priority and
     /// the durability.
     pub fn clear(&mut self) {
-        let BatchBuilder { bytes, ends, keys, key_ends, terms, priority, durability } = self;
+        let BatchBuilder { bytes, ends, keys, key_ends, terms, priority, durability, origin } = self;
         (*terms, *priority, *durability) = (Terms::default(), Priority::default(), None);
+        *origin = Origin::default();
         bytes.clear();
         ends.clear();
         keys.clear();

@@ -3,20 +3,23 @@
 mod batch;
 mod durability;
 mod list;
+mod origin;
 mod terms;
 
 use std::borrow::Cow;
 use std::io::IoSlice;
+use std::time::Duration;
 
 use crate::position::Position;
 
 pub use batch::BatchBuilder;
 pub use durability::{Durability, Priority};
 pub(crate) use list::{Keys, List};
+pub(crate) use origin::Origin;
 pub(crate) use terms::Terms;
 
-/// What to append: a payload, and optionally a key, a priority, a durability, a condition ([`if_last`](Write::if_last)) and
-/// an id ([`id`](Write::id)).
+/// What to append: a payload, and optionally a key, a priority, a durability, a tenant, a deadline, a condition
+/// ([`if_last`](Write::if_last)) and an id ([`id`](Write::id)).
 ///
 /// Anything that is bytes converts into one. Owned bytes (`Vec<u8>`, `Box<[u8]>`, `String`) make the
 /// handle of the append `'static`.
@@ -36,6 +39,7 @@ pub struct Write<'a> {
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) priority: Priority,
     pub(crate) durability: Option<Durability>,
+    pub(crate) origin: Origin,
     /// Few have any: what all others carry is a word.
     pub(crate) terms: Option<Box<Terms>>,
 }
@@ -48,6 +52,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            origin: Origin::default(),
             terms: None,
         }
     }
@@ -73,6 +78,7 @@ impl<'a> Write<'a> {
             key: Cow::Borrowed(&[]),
             priority: Priority::default(),
             durability: None,
+            origin: Origin::default(),
             terms: None,
         }
     }
@@ -86,6 +92,44 @@ impl<'a> Write<'a> {
     /// Whether it is refused earlier or later than others when memory runs out; [`Priority::Normal`] by default.
     pub fn priority(mut self, priority: Priority) -> Write<'a> {
         self.priority = priority;
+        self
+    }
+
+    /// Whom the record is from: a customer, a connection, whatever is to be treated fairly. 0 by default, which is one tenant
+    /// like any other.
+    ///
+    /// While a shard is overloaded, those who offer more than their fair share to it are refused first
+    /// ([`Cause::Tenant`](crate::error::Cause::Tenant)), by callers that do not wait
+    /// ([`Log::try_append`](crate::Log::try_append)): the share is what is left when everybody's smaller offer is taken as a
+    /// whole. Records of [`Priority::High`] are not refused for it. Nothing needs to be set up for a tenant, and the
+    /// log does not keep it.
+    pub fn tenant(mut self, tenant: u64) -> Write<'a> {
+        self.origin.tenant = tenant;
+        self
+    }
+
+    /// How long the record may wait to be accepted, from the call that appends it. Where it is not, that is told:
+    /// [`AppendError::Overloaded`](crate::AppendError::Overloaded) with [`Cause::Deadline`](crate::error::Cause::Deadline),
+    /// and nothing was accepted. At once, where the shard has so much to write that the record would not be durable in time;
+    /// later, where it waits in line in vain.
+    ///
+    /// Once it is accepted, it is kept, and becomes durable when it does: then `None` of
+    /// [`Append::wait_timeout`](crate::Append::wait_timeout) is "accepted, not durable yet", if the time was longer.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let log = sawmill::Log::open(dir.path())?;
+    /// use std::time::Duration;
+    /// use sawmill::{AppendError, Write, error::Cause};
+    /// match log.append(Write::new(b"now or never").deadline(Duration::from_secs(1))).wait() {
+    ///     Ok(position) => println!("durable at {position}"),
+    ///     Err(AppendError::Overloaded { cause: Cause::Deadline, .. }) => println!("not appended"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn deadline(mut self, deadline: Duration) -> Write<'a> {
+        self.origin.deadline = Some(deadline);
         self
     }
 

@@ -1,6 +1,7 @@
 //! Bad input gets a clear error and loses nothing.
 
 use std::fs;
+use std::time::Duration;
 
 use sawmill::{AppendError, Backend, OpenError, Options, Position, ReadError, ShardId, Write};
 
@@ -112,6 +113,8 @@ fn wrong_options_are_told_before_anything_is_touched() {
         Options::new().record_bytes(u64::MAX),
         Options::new().directories(Vec::<String>::new()),
         Options::new().directories(["relative"]),
+        Options::new().delay_target(Duration::ZERO),
+        Options::new().delay_target(Duration::MAX),
     ];
     for options in wrong {
         let error = options.open(&path).unwrap_err();

@@ -6,6 +6,7 @@ mod acknowledged_is_kept;
 mod batch_is_whole;
 mod batching;
 mod consumers;
+mod deadlines;
 #[cfg(feature = "tokio-uring")]
 mod driven;
 mod errors;

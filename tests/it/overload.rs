@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ on_every_ground!(
     refusals_lose_nothing_that_was_accepted,
     appends_wait_for_room_and_all_get_in,
     a_queued_handle_that_is_not_polled_again_stops_nobody,
+    callers_that_hammer_do_not_starve_the_log,
 );
 
 fn refusals_lose_nothing_that_was_accepted(ground: Ground) {
@@ -94,4 +97,34 @@ fn a_queued_handle_that_is_not_polled_again_stops_nobody(ground: Ground) {
         once.wait().unwrap();
     }
     log.close().unwrap();
+}
+
+/// Callers that hammer, each in a loop without a pause, do not keep the log from writing.
+fn callers_that_hammer_do_not_starve_the_log(ground: Ground) {
+    let dir = ground.directory();
+    let log = ground.small().open(dir.path()).unwrap();
+    let shard = log.shard(ShardId(0));
+    let [accepted, refused] = [(); 2].map(|()| AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for tenant in 0..8 {
+            let (log, shard, accepted, refused) = (&log, &shard, &accepted, &refused);
+            scope.spawn(move || {
+                while shard.durable_lsn().0 < 16 << 20 {
+                    let priority = [Priority::Low, Priority::Normal][tenant as usize % 2];
+                    let write = Write::new([7; 1_000]).priority(priority).tenant(tenant);
+                    match log.try_append(write.durability(Durability::Written)) {
+                        Ok(_) => accepted.fetch_add(1, Relaxed),
+                        Err(AppendError::Overloaded { .. }) => refused.fetch_add(1, Relaxed),
+                        Err(error) => panic!("{error}"),
+                    };
+                }
+            });
+        }
+    });
+    let stats = &log.stats().shards[0];
+    assert_eq!(stats.refused, refused.into_inner() as u64);
+    assert_eq!(stats.refused, stats.refused_by.iter().map(|(_, _, refusals)| refusals).sum::<u64>());
+    log.close().unwrap();
+    let log = ground.options().open(dir.path()).unwrap();
+    assert_eq!(payloads(&log.shard(ShardId(0))).len(), accepted.into_inner());
 }

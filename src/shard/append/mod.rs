@@ -1,6 +1,7 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
 pub(in crate::shard) mod opener;
+mod overload;
 mod queueing;
 #[cfg(any(test, feature = "simulation"))]
 mod race;
@@ -102,14 +103,16 @@ impl Batch<'_> {
 impl Engine {
     // Appending.
 
-    /// Blocks that records of a priority may take, of all.
+    /// Blocks that records of a priority may take, of all. What they may have in use while records wait for too long is
+    /// less ([`Gate::blocks_max`](crate::admission::Gate::blocks_max)), and is looked at before a record is let in: a
+    /// batch that was let in may take all that it needs.
     pub(in crate::shard) fn blocks_max(&self, priority: Priority) -> u32 {
         admission::blocks_max(priority, self.pool.blocks())
     }
 
     /// Whether there is enough room to offer it to waiters of this priority.
     pub(in crate::shard) fn admits(&self, priority: Priority) -> bool {
-        admission::admits(priority, self.pool.in_use(), self.pool.blocks())
+        admission::admits(self.gate.blocks_max(priority), self.pool.in_use(), self.pool.blocks())
     }
 
     /// Accepts a batch if there is room now. The batch is not empty.
@@ -252,23 +255,23 @@ impl Engine {
     /// Takes a range of the open block, or of the next one.
     #[inline(always)]
     fn reserve(&self, need: u32, priority: Priority) -> Result<Reserved<'_>, Refused> {
-        let blocks_max = self.blocks_max(priority);
-        if self.pool.in_use() > blocks_max {
+        if self.pool.in_use() > self.gate.blocks_max(priority) {
             return Err(Refused::NoRoom);
         }
         loop {
             match self.pool.claim(need) {
                 Claim::Taken(reserved) => return Ok(reserved),
-                Claim::Full => self.closed_full(),
+                Claim::Full(sequence) => self.closed_full(sequence),
                 Claim::Closed => {}
             }
-            self.open_block(need, blocks_max)?;
+            self.open_block(need, self.blocks_max(priority))?;
         }
     }
 
     /// The open block was full and is closed.
     #[cold]
-    fn closed_full(&self) {
+    fn closed_full(&self, sequence: Sequence) {
+        self.pool.note_closed(sequence, self.device.now());
         self.appended(Urgency::Background, true, false);
     }
 
@@ -353,17 +356,23 @@ impl Engine {
         bodies: &[u32],
         priority: Priority,
     ) -> (Result<OpenedGroup<'_>, NoRoom>, bool) {
-        if opener.held {
+        if opener.held || self.pool.in_use() > self.gate.blocks_max(priority) {
             return (Err(NoRoom::Memory), false);
         }
         // Others go on behind the group; what they have in the open block goes out before it.
         let closed = !self.pool.is_closed();
-        self.pool.close_any();
+        let now = self.device.now();
+        let before = self.pool.close_any();
+        if closed {
+            self.pool.note_closed(before, now);
+        }
         let planned = opener.plan(&self.pool, bodies, self.blocks_max(priority)).map(|planned| {
             let mut reserved = VecDeque::with_capacity(planned.len());
             for block in &planned {
                 let opened = self.pool.open_closed(&block.place, block.length, block.group);
-                reserved.push_back(opened.expect("the plan found enough blocks, under the lock"));
+                let opened = opened.expect("the plan found enough blocks, under the lock");
+                self.pool.note_closed(opened.sequence(), now);
+                reserved.push_back(opened);
                 opener.leave_behind(block.place.lsn);
             }
             self.look_ahead(opener);

@@ -7,12 +7,18 @@ use std::task::Waker;
 
 use crate::admission::{Call, Place};
 use crate::shard::Engine;
+use crate::time::Nanos;
 use crate::write::Priority;
 
 impl Engine {
-    /// Takes a place in line.
-    pub(crate) fn enter_queue(&self, priority: Priority) -> Place {
-        let place = self.admission.enter(priority, self.device.now());
+    /// Now, by the clock of deadlines.
+    pub(crate) fn time(&self) -> Nanos {
+        self.device.now()
+    }
+
+    /// Takes a place in line, of somebody who waits until then at the longest.
+    pub(crate) fn enter_queue(&self, priority: Priority, until: Nanos) -> Place {
+        let place = self.admission.enter(priority, until, self.device.now());
         self.arm_queue();
         place
     }
@@ -82,7 +88,7 @@ mod tests {
         log.append(b"before").wait().unwrap();
         let engine = log.engine_for(b"");
         for round in 0..40 {
-            let forgotten = engine.enter_queue(Priority::High);
+            let forgotten = engine.enter_queue(Priority::High, Nanos::NEVER);
             if round % 2 == 0 {
                 engine.wait_in_queue(&forgotten, Call::Task(Waker::noop().clone()));
             }

@@ -55,7 +55,9 @@ impl Engine {
         let bodies: Vec<u32> = batch.bodies().map(|body| body as u32).collect();
         let hash = WholeKeyHash::of(&self.view().log_id, batch.keys.get(0));
         let mut closed = false;
+        let mut last = Sequence::default();
         let decided = self.with_recent(|recent, opener, held| {
+            last = held.last();
             if let Some(decided) = self.refuse(recent, hash, terms, known) {
                 return decided;
             }
@@ -70,7 +72,7 @@ impl Engine {
             }
         });
         if closed {
-            self.closed_full();
+            self.closed_full(last);
         }
         match decided.map_err(|reason| self.not_now(reason))? {
             Decided::Range(reserved) => Ok(self.fill(reserved, batch, mode, positions)),
@@ -140,14 +142,13 @@ impl Engine {
         mode: AppendMode,
         closed: &mut bool,
     ) -> Decided<'p> {
-        let blocks_max = self.blocks_max(mode.priority);
-        if self.pool.in_use() > blocks_max {
+        if self.pool.in_use() > self.gate.blocks_max(mode.priority) {
             return Decided::Full;
         }
         if let Some(reserved) = held.claim(need, closed) {
             return Decided::Range(reserved);
         }
-        match opener.open_reserved(&self.pool, need, blocks_max) {
+        match opener.open_reserved(&self.pool, need, self.blocks_max(mode.priority)) {
             Ok(reserved) => {
                 self.look_ahead(opener);
                 Decided::Range(reserved)

@@ -1,4 +1,4 @@
-//! The rate at which a busy shard drains, from which `retry_after` is computed.
+//! The rate at which a busy shard drains, from which `retry_after` and the delay of what is appended now are computed.
 
 use crate::position::Lsn;
 use crate::time::Nanos;
@@ -11,10 +11,13 @@ const MEASURED_NS_MIN: u64 = 20_000_000;
 /// shortest, above what a write takes on a disk that is merely busy. It says nothing of how fast the shard could drain.
 const MEASURED_NS_MAX: u64 = 10 * MEASURED_NS_MIN;
 
-/// Measures how fast the shard drains while it is busy.
+/// Measures how fast the shard drains while the device has something to do.
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Drain {
-    since: Nanos,
+    /// The device has been busy since then, or since it was last measured.
+    busy_since: Option<Nanos>,
+    /// For how long before that.
+    busy: u64,
     bytes: u64,
     last: u64,
 }
@@ -29,22 +32,32 @@ impl Drain {
         self.last = durable.0;
     }
 
+    /// The device has something to do.
+    pub(in crate::shard) fn begin(&mut self, now: Nanos) {
+        self.busy_since.get_or_insert(now);
+    }
+
+    /// It has nothing to do any more.
+    pub(in crate::shard) fn end(&mut self, now: Nanos) {
+        self.busy += self.busy_since.take().map_or(0, |since| now - since);
+    }
+
     /// Everything below `end` has come to rest.
     pub(in crate::shard) fn add(&mut self, end: Lsn) {
         self.bytes += end.0.saturating_sub(self.last);
         self.last = end.0;
     }
 
-    /// Bytes per second of the time that has passed, if that is long enough and it was busy.
+    /// Bytes per second of the time in which it was busy, if that is long enough.
     pub(in crate::shard) fn measure(&mut self, now: Nanos) -> Option<u64> {
-        let passed = now - self.since;
+        let passed = self.busy + self.busy_since.map_or(0, |since| now - since);
         if passed < MEASURED_NS_MIN {
             return None;
         }
-        let busy = self.bytes > 0 && passed < MEASURED_NS_MAX;
+        let told = self.bytes > 0 && passed < MEASURED_NS_MAX;
         let rate = u128::from(self.bytes) * 1_000_000_000 / u128::from(passed);
-        *self = Drain { since: now, bytes: 0, last: self.last };
-        busy.then(|| u64::try_from(rate).unwrap_or(u64::MAX).max(1))
+        *self = Drain { busy_since: self.busy_since.map(|_| now), busy: 0, bytes: 0, last: self.last };
+        told.then(|| u64::try_from(rate).unwrap_or(u64::MAX).max(1))
     }
 }
 
@@ -61,6 +74,7 @@ mod tests {
     #[test]
     fn a_rate_is_of_a_time_that_was_busy_and_long_enough() {
         let mut drain = Drain::from(Lsn(1000));
+        drain.begin(Nanos(0));
         drain.add(Lsn(3000));
         assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN - 1)), None, "too short");
         assert_eq!(drain.measure(Nanos(MEASURED_NS_MIN)), Some(100_000));
@@ -68,7 +82,22 @@ mod tests {
         drain.add(Lsn(7000));
         assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN)), Some(200_000));
         drain.add(Lsn(9000));
-        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN + MEASURED_NS_MAX)), None, "mostly idle");
+        assert_eq!(drain.measure(Nanos(3 * MEASURED_NS_MIN + MEASURED_NS_MAX)), None, "nobody looked");
+    }
+
+    /// A few records now and then tell as much of how fast the device is as many do.
+    #[test]
+    fn idle_time_does_not_count() {
+        let mut drain = Drain::from(Lsn(0));
+        let mut rate = None;
+        for write in 0..20 {
+            let began = Nanos(write * 50 * MEASURED_NS_MIN);
+            drain.begin(began);
+            drain.add(Lsn((write + 1) * 100));
+            drain.end(began + MEASURED_NS_MIN / 20);
+            rate = rate.or(drain.measure(began + MEASURED_NS_MIN / 20));
+        }
+        assert_eq!(rate, Some(100_000));
     }
 
     #[test]

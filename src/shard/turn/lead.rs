@@ -199,7 +199,9 @@ impl Engine {
     fn lead_block<'e>(&'e self, mut core: MutexGuard<'e, Core>, sequence: Sequence) {
         self.waiting.leads_seen.store(core.leads, Ordering::Relaxed);
         let now = self.device.now();
-        self.pool.close(sequence);
+        if self.pool.close(sequence) {
+            self.pool.note_closed(sequence, now);
+        }
         // A copy by somebody else may be unfinished: then the block is the thread's.
         if let Some(complete) = self.pool.complete(sequence) {
             self.seal(&mut core, &complete, now);
@@ -236,7 +238,8 @@ impl Engine {
         if core.leads == 0 {
             self.wake_state.end_lead();
         }
-        let deadline = core.committer.poll_timeout().unwrap_or(Nanos::NEVER);
+        let deadlines = [core.committer.poll_timeout(), self.overload_due(&core)];
+        let deadline = deadlines.into_iter().flatten().min().unwrap_or(Nanos::NEVER);
         let unarmed = deadline.0 < self.armed_until.load(Ordering::SeqCst);
         // While a lead is in flight its end is the moment to look.
         let work = core.leads == 0 && self.has_work(&mut core, now);

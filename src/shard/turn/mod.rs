@@ -2,6 +2,7 @@
 
 pub(super) mod drain;
 pub(super) mod lead;
+pub(super) mod overload;
 mod seal;
 pub(super) mod unresolved;
 
@@ -75,6 +76,7 @@ impl Engine {
             let index = core.submitted.iter().position(|own| own.operation == operation);
             let submitted = core.submitted.swap_remove(index.expect("completions are of what was submitted"));
             core.committer.handle_completion(operation, completion.result.is_ok(), now);
+            self.note_completed(core, &submitted, now);
             if let Err(error) = completion.result {
                 self.fail_operation(core, &submitted, error);
             }
@@ -127,10 +129,12 @@ impl Engine {
 
     /// What the device must do for an action.
     pub(in crate::shard) fn operation(&self, core: &mut Core, action: &Action) -> Operation {
+        let now = self.device.now();
         let (operation, name, segment, kind) = match *action {
             Action::Write { operation, sequence, sync } => {
                 let block = core.sealed.pop_front().expect("writes are of sealed blocks");
                 assert_eq!(block.sequence, sequence, "blocks are written in order");
+                self.note_handed_over(core, sequence, now);
                 let kind = OperationKind::Write { bytes: block.bytes, offset: block.offset, sync };
                 (operation, "write", block.segment, kind)
             }
@@ -151,7 +155,8 @@ impl Engine {
             // Written and flushed in one call, which does not say what of it failed.
             OperationKind::Write { sync, .. } => *sync && self.has_write_cache(),
         };
-        core.submitted.push(Submitted { operation, name, segment, flushes, since: self.device.now() });
+        core.drain.begin(now);
+        core.submitted.push(Submitted { operation, name, segment, flushes, since: now });
         // Before it is submitted: where that blocks (a file system in user space, the syscall driver) nobody
         // could tell of it.
         self.publish_oldest(core);
@@ -164,6 +169,7 @@ impl Engine {
         let index = core.submitted.iter().position(|own| own.operation == operation);
         let submitted = core.submitted.swap_remove(index.expect("it was made an operation"));
         core.committer.handle_completion(operation, result.is_ok(), now);
+        self.note_completed(core, &submitted, now);
         if let Err(error) = result {
             self.fail_operation(core, &submitted, error);
         }
@@ -215,6 +221,7 @@ impl Engine {
             let told = &self.published.0.drain_rate;
             told.store(mean(told.load(Ordering::Relaxed), rate), Ordering::Relaxed);
         }
+        self.step_overload(core, now);
         while core.segments.len() > 1 && core.segments[0].end() <= marks.covered {
             core.segments.pop_front();
         }
@@ -236,7 +243,8 @@ impl Engine {
                 return Next::new(Wait::No, finished);
             }
         }
-        let deadline = [core.committer.poll_timeout(), self.admission.due()].into_iter().flatten().min();
+        let deadlines = [core.committer.poll_timeout(), self.admission.due(), self.overload_due(core)];
+        let deadline = deadlines.into_iter().flatten().min();
         self.armed_until.store(deadline.unwrap_or(Nanos::NEVER).0, Ordering::SeqCst);
         let sleeps = self.wake_state.prepare_sleep(match (idle, core.committer.is_lingering()) {
             (false, _) => Sleep::Busy,

@@ -37,6 +37,7 @@ impl Engine {
             if !(core.committer.should_seal(&pending, now) && self.pool.close(pending.sequence)) {
                 return;
             }
+            self.pool.note_closed(pending.sequence, now);
             if self.pool.complete(core.next_to_seal).is_none() {
                 return; // Whoever finishes the last copy wakes the thread.
             }
