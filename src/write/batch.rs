@@ -102,7 +102,8 @@ impl BatchBuilder {
         self.durability = Some(durability);
     }
 
-    /// Appends it only if this is the last record of the batch's key, which must be one: as [`Write::if_last`](crate::Write::if_last), for the
+    /// Appends it only if this is the last record of the batch's key, which must be one
+    /// ([`AppendError::MixedKeys`](crate::AppendError::MixedKeys)): as [`Write::if_last`](crate::Write::if_last), for the
     /// batch as a whole.
     ///
     /// ```
