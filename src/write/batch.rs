@@ -115,7 +115,8 @@ impl BatchBuilder {
         self.origin.deadline = Some(deadline);
     }
 
-    /// Appends it only if this is the last record of the batch's key, which must be one: as [`Write::if_last`](crate::Write::if_last), for the
+    /// Appends it only if this is the last record of the batch's key, which must be one
+    /// ([`AppendError::MixedKeys`](crate::AppendError::MixedKeys)): as [`Write::if_last`](crate::Write::if_last), for the
     /// batch as a whole.
     ///
     /// ```
