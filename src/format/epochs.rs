@@ -97,11 +97,17 @@ impl EpochTable {
         self.ranges().skip(index).find(|(_, range)| !range.is_empty()).map(|(_, range)| range.start.max(lsn))
     }
 
-    /// Where the first of its epochs starts that are none of `before`, by their numbers and nonces; `None` if all are.
+    /// From where on it has what `before` had not: an epoch that is none of those, by their numbers and nonces, or more of
+    /// one of them. `None` if nothing is new: an epoch's end only falls where the log goes on.
     pub(crate) fn first_unlike(&self, before: &EpochTable) -> Option<Lsn> {
-        let is_known =
-            |row: &EpochRow| before.rows.iter().any(|old| (old.epoch, old.nonce) == (row.epoch, row.nonce));
-        self.rows.iter().find(|row| !is_known(row)).map(|row| Lsn(row.start))
+        let unlike = self.ranges().filter_map(|(row, owned)| {
+            let known = before.ranges().find(|(old, _)| (old.epoch, old.nonce) == (row.epoch, row.nonce));
+            match known {
+                None => Some(owned.start),
+                Some((_, old)) => (owned.end > old.end).then_some(old.end),
+            }
+        });
+        unlike.min()
     }
 
     pub(crate) fn last(&self) -> Option<&EpochRow> {
