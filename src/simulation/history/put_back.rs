@@ -40,7 +40,7 @@ pub(super) struct Across {
     from: Lsn,
     /// What it was given before.
     given: Vec<Given>,
-    /// That is all that there was, or something that the copy has not.
+    /// That is all that there was, or something that the copy has not, or may be followed by what it alone has.
     is_ahead: bool,
 }
 
@@ -127,6 +127,11 @@ impl History {
         };
         // The copy may end below where it begins.
         is_ahead |= !all.iter().all(is_copied) || from > oracle.truncated();
+        // What comes next in the copy was cut off since: the follower may have passed the rest of its block.
+        let last = all.last().map_or(from, |(position, _)| Lsn(position.lsn().0 + 1));
+        let comes_back = copied.iter().find(|own| own.position.lsn() >= last);
+        let now = self.oracles[usize::from(shard.0)].accepted();
+        is_ahead |= comes_back.is_some_and(|own| now.iter().all(|one| one.position != own.position));
         Some(Across { reader, shard, key, next, from, given: all, is_ahead })
     }
 
