@@ -114,7 +114,7 @@ fn a_follower_passes_over_nothing_when_its_log_is_put_back() {
         let new = append_between(dir.path(), 200);
         let way = format!("open {is_open}, in place {in_place}, looks between {looks_between}");
         for ((who, next), between) in ahead.iter_mut().zip(between) {
-            let told = between.or_else(|| next());
+            let told = if between.is_none() { next() } else { between };
             let Some(Err(ReadError::OtherHistory { shard: SHARD, lsn, kept })) = told else {
                 panic!("{who}, {way}: {told:?}");
             };
