@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 
 use super::loads::Load;
 use super::throttle::Throttle;
+use super::{RETAIN_BYTES, warm_up};
 use crate::Error;
 
 /// Large enough that the drive is the limit.
 const RECORD_BYTES: u32 = 4096;
 /// What the drive is held to where that can be had: slow enough for one thread to offer ten times as much.
 const DRIVE_BYTES: u64 = 48 << 20;
-const RETAIN_BYTES: u64 = 1 << 30;
 /// Of what the log can take.
 const TIMES: [f64; 4] = [0.5, 1.0, 2.0, 10.0];
 /// In front of what is measured.
@@ -104,6 +104,8 @@ impl Overload {
     pub fn measure(dir: &Path, time: Duration) -> Result<Overload, Error> {
         let dir = dir.join("overload");
         let log = Options::new().shards(1).retain_bytes(RETAIN_BYTES).open(&dir)?;
+        // Before the drive is held to its rate: the zeros of new segments would take half of that.
+        warm_up(&log)?;
         let throttle = Throttle::begin(&dir, DRIVE_BYTES);
         let closed = Load::windowed(1024, RECORD_BYTES);
         closed.run(&log, SETTLING)?;
@@ -176,7 +178,7 @@ fn rates(times: f64, peak: f64) -> [f64; 3] {
 
 fn percentile(times: impl Iterator<Item = Duration>) -> Duration {
     let mut all = Histogram::<u64>::new(3).expect("it has three digits");
-    times.for_each(|time| all.saturating_record(time.as_micros() as u64));
+    times.for_each(|time| all.record(time.as_micros() as u64).expect("it grows"));
     Duration::from_micros(all.value_at_quantile(0.99))
 }
 
@@ -362,11 +364,15 @@ impl fmt::Display for Overload {
             "", "offered", "goodput"
         )?;
         for point in &self.points {
-            let [high, normal, low] = point.p99.map(|time| time.as_secs_f64() * 1e3);
+            let millis = |time: Duration| match time.is_zero() {
+                true => "-".to_owned(),
+                false => format!("{:.1}", time.as_secs_f64() * 1e3),
+            };
+            let [high, normal, low] = point.p99.map(millis);
             let accepted = point.accepted.map(|part| part * 100.0);
             writeln!(
                 f,
-                "{:<24}{:>8.1}{:>9.2}   {high:>9.1} {normal:>9.1} {low:>9.1}      {:>9.0} {:>9.0} {:>9.0}",
+                "{:<24}{:>8.1}{:>9.2}   {high:>9} {normal:>9} {low:>9}      {:>9.0} {:>9.0} {:>9.0}",
                 point.server.name(),
                 point.times,
                 point.goodput,
@@ -375,6 +381,7 @@ impl fmt::Display for Overload {
                 accepted[2],
             )?;
         }
+        writeln!(f, "(-: of what was due in the time that was measured, nothing became durable in time)")?;
         match self.recovered() {
             Some(seconds) => {
                 write!(f, "a spike of ten times for a second: delays as before {seconds:.1} s after its end")

@@ -260,7 +260,10 @@ fn overloaded(html: &mut String, overload: &Overload) -> Result<(), Error> {
         (server.name().to_owned(), of(server).map(|point| (point.times, point.goodput)).collect())
     };
     let delay = |name: &str, server: Server, of_point: fn(&Point) -> f64| {
-        (name.to_owned(), of(server).map(|point| (point.times, of_point(point) * 1e3)).collect())
+        // Where nothing became durable in time there is no delay to show.
+        let points =
+            of(server).map(|point| (point.times, of_point(point) * 1e3)).filter(|point| point.1 > 0.0);
+        (name.to_owned(), points.collect())
     };
     let chart =
         |y, lines| Chart { x: "offered, times what the log can take", y, log: [true, y != "goodput"], lines };
