@@ -209,11 +209,7 @@ pub(crate) fn admits(blocks_max: u32, in_use: u32, blocks: u32) -> bool {
 }
 
 fn line_of(priority: Priority) -> usize {
-    match priority {
-        Priority::High => 0,
-        Priority::Normal => 1,
-        Priority::Low => 2,
-    }
+    PRIORITIES.len() - 1 - overload::index(priority)
 }
 
 /// A place in the queue. It may be forgotten without [`Admission::leave`].

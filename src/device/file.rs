@@ -378,10 +378,9 @@ impl File for RealFile {
     }
 
     fn secure(&self, range: Range<u64>) -> io::Result<()> {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
         self.note_length(range.end)?;
         match sys::allocate_own(self.file.as_fd(), range.start, range.end - range.start) {
-            Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Err(error),
+            Err(error) if sys::lacks_space(&error) => Err(error),
             // There, whatever is lacking shows when it is written.
             _ => Ok(()),
         }

@@ -32,7 +32,7 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
     let path = path.to_owned();
     let file = match sys::open_at(own.as_fd(), name, libc::O_RDWR | libc::O_CREAT, 0o640) {
         // It is not there, and cannot be made: an open needs no room. The folder is locked all the same.
-        Err(error) if folder_locked && is_want_of_room(&error) => {
+        Err(error) if folder_locked && sys::lacks_space(&error) => {
             return Ok(Arc::new(RealLock {
                 folder: own,
                 folder_locked,
@@ -55,10 +55,6 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
     }
     let file = Some((file, (metadata.dev(), metadata.ino())));
     Ok(Arc::new(RealLock { folder: own, folder_locked, path, name: name.to_owned(), file }))
-}
-
-fn is_want_of_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether a folder cannot be locked there, though a file may be: NFS makes it a lock of bytes, which needs a file that

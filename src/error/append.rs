@@ -1,11 +1,11 @@
 //! What an append is told.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cause, Failure, ReadError, SharedIo, Unavailable, advice};
 use crate::position::{Position, ShardId};
+use crate::sys::lacks_space;
 
 /// Why a record was refused, or why its fate is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -130,11 +130,9 @@ impl AppendError {
 
     /// The next segment could not be made. The reason is the system's: only a lack of space is told as one.
     pub(crate) fn no_segment(shard: ShardId, source: SharedIo) -> AppendError {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                AppendError::NoSpace { shard, source }
-            }
-            _ => AppendError::NoSegment { shard, source },
+        match lacks_space(&source) {
+            true => AppendError::NoSpace { shard, source },
+            false => AppendError::NoSegment { shard, source },
         }
     }
 }

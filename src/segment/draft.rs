@@ -7,11 +7,11 @@ use crate::device::File;
 use crate::format::GRANULE;
 use crate::pool::AlignedBuffer;
 use crate::sync::lock;
+use crate::sys::lacks_space;
 
 /// Whether a smaller file may be made all the same.
 pub(super) fn is_want_of_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    lacks_space(error) || error.kind() == io::ErrorKind::FileTooLarge
 }
 
 /// Zeros are written this much at a time, so that a fill can stop soon when it must.

@@ -149,6 +149,11 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     result
 }
 
+/// Whether the disk, or what a user may have of it, is used up.
+pub(crate) fn lacks_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// `fallocate(2)`, mode 0: room for `bytes` from the start of the file, which grows to it.
 pub(crate) fn allocate(file: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
     retry(|| {

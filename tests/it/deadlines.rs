@@ -1,17 +1,12 @@
 //! A record with a deadline is accepted in time, or its caller is told in time that it was not.
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use sawmill::error::Cause;
 use sawmill::{AppendError, Durability, Log, Options, Position, Priority, ShardId, Write};
 
 use crate::fuse::{Disk, Faults};
-use crate::harness::payloads;
+use crate::harness::{block_on, payloads};
 use crate::stuck_device::Answers;
 
 /// Far longer than an answer takes on the busiest machine.
@@ -43,24 +38,6 @@ fn fill(log: &Log) -> usize {
             Ok(_) => accepted += 1,
             Err(AppendError::Overloaded { cause: Cause::Room, .. }) => return accepted,
             Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-/// Polls on this thread once it is woken, and at no other time.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! The handles, used and misused.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use sawmill::{AppendError, CloseError, Durability, Log, Options, ShardId, Write};
 
-use crate::harness::{Ground, payloads};
+use crate::harness::{Ground, block_on, payloads};
 use crate::on_every_ground;
 
 on_every_ground!(
@@ -25,24 +24,6 @@ on_every_ground!(
     queued_appends_are_withdrawn_by_dropping,
     callers_of_every_kind_mix,
 );
-
-/// Polls on this thread, parked in between.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 fn futures_need_no_runtime(ground: Ground) {
     let dir = ground.directory();

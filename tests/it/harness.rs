@@ -1,7 +1,12 @@
 //! Where the tests run: each case on every backend, with and without `O_DIRECT`; with the feature `tokio-uring`
 //! also on shards that are turned by a runtime's thread.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
 use sawmill::{Backend, Lsn, Options, Record, Shard};
 use tempfile::TempDir;
@@ -123,4 +128,22 @@ pub fn is_alone(test: &str) -> bool {
     let output = alone.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     false
+}
+
+/// Polls on this thread once it is woken, and at no other time.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
 }

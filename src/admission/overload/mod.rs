@@ -30,14 +30,10 @@ pub(crate) type ByPriority<T> = [T; 3];
 /// The lowest first.
 pub(crate) const PRIORITIES: ByPriority<Priority> = [Priority::Low, Priority::Normal, Priority::High];
 
-/// Where a priority stands in what is kept for each: the lowest first.
+/// Where a priority stands in what is kept for each: the lowest first, as they are declared.
 #[inline]
 pub(crate) fn index(priority: Priority) -> usize {
-    match priority {
-        Priority::Low => 0,
-        Priority::Normal => 1,
-        Priority::High => 2,
-    }
+    priority as usize
 }
 
 const LOW: usize = 0;

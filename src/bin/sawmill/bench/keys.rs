@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use sawmill::{AppendError, Log, Write};
 use serde_json::{Value, json};
 
+use super::lookups::jumping;
+use super::report::median_by_ratio;
 use crate::Error;
 
 const MANY: u64 = 1_000_000;
@@ -35,18 +37,11 @@ impl Keys {
         Ok(Keys(repetitions.collect::<Result<_, _>>()?))
     }
 
-    /// The repetition in the middle, by the ratio of `figure`.
-    fn median(&self, figure: impl Fn(&Figures) -> (f64, f64)) -> (f64, f64) {
-        let mut all: Vec<(f64, f64)> = self.0.iter().map(figure).collect();
-        all.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
-        all.get(all.len() / 2).copied().unwrap_or((0.0, 1.0))
-    }
-
     fn medians(&self) -> [(f64, f64); 3] {
         [
-            self.median(|figures| figures.bulk),
-            self.median(|figures| figures.window),
-            self.median(|figures| (figures.last.as_secs_f64(), 1.0)),
+            median_by_ratio(self.0.iter().map(|figures| figures.bulk)),
+            median_by_ratio(self.0.iter().map(|figures| figures.window)),
+            median_by_ratio(self.0.iter().map(|figures| (figures.last.as_secs_f64(), 1.0))),
         ]
     }
 
@@ -77,8 +72,7 @@ impl Figures {
 
 /// Keys in an order that jumps.
 fn key(number: u64, keys: u64) -> [u8; 8] {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    ((number.wrapping_mul(GOLDEN) >> 16) % keys).to_be_bytes()
+    jumping(number, keys).to_be_bytes()
 }
 
 /// Records a second, as fast as one thread hands them over, until all are durable.

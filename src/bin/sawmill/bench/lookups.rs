@@ -7,6 +7,7 @@ use sawmill::ceiling::BareFile;
 use sawmill::{Log, Position, ReadError, ShardId};
 use serde_json::{Value, json};
 
+use super::report::median_by_ratio;
 use crate::Error;
 
 /// Records that are looked up at once.
@@ -47,19 +48,12 @@ impl Lookups {
         Ok(Some(Lookups(repetitions.collect::<Result<_, _>>()?)))
     }
 
-    /// The repetition in the middle, by the ratio of `figure`.
-    fn median(&self, figure: impl Fn(&Figures) -> (f64, f64)) -> (f64, f64) {
-        let mut all: Vec<(f64, f64)> = self.0.iter().map(figure).collect();
-        all.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
-        all.get(all.len() / 2).copied().unwrap_or((0.0, 1.0))
-    }
-
     fn medians(&self) -> [(f64, f64); 3] {
         let seconds = |(log, bare): (Duration, Duration)| (log.as_secs_f64(), bare.as_secs_f64());
         [
-            self.median(|figures| seconds(figures.p50)),
-            self.median(|figures| seconds(figures.p99)),
-            self.median(|figures| figures.many),
+            median_by_ratio(self.0.iter().map(|figures| seconds(figures.p50))),
+            median_by_ratio(self.0.iter().map(|figures| seconds(figures.p99))),
+            median_by_ratio(self.0.iter().map(|figures| figures.many)),
         ]
     }
 
@@ -138,6 +132,12 @@ fn positions(log: &Log) -> Result<Vec<Position>, Error> {
     Ok(kept)
 }
 
+/// One of so many, in an order that jumps.
+pub fn jumping(number: u64, of: u64) -> u64 {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    (number.wrapping_mul(GOLDEN) >> 16) % of
+}
+
 /// Positions in an order that jumps.
 struct Choose {
     positions: Vec<Position>,
@@ -146,9 +146,8 @@ struct Choose {
 
 impl Choose {
     fn next(&mut self) -> Position {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         self.number += 1;
-        self.positions[((self.number.wrapping_mul(GOLDEN) >> 16) % self.positions.len() as u64) as usize]
+        self.positions[jumping(self.number, self.positions.len() as u64) as usize]
     }
 }
 

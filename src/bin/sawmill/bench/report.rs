@@ -76,6 +76,13 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
+/// Of the log's figures, each with its ceiling's: those of the repetition in the middle, by their ratio.
+pub fn median_by_ratio(repetitions: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
+    let mut all: Vec<(f64, f64)> = repetitions.collect();
+    all.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
+    all.get(all.len() / 2).copied().unwrap_or((0.0, 1.0))
+}
+
 impl Row {
     pub fn new(load: &Load) -> Row {
         Row {

@@ -7,6 +7,7 @@ use sawmill::ceiling::BareFile;
 use sawmill::{Log, ReadError, ShardId};
 use serde_json::{Value, json};
 
+use super::report::median_by_ratio;
 use crate::Error;
 
 /// As much as the log reads at a time.
@@ -46,22 +47,15 @@ impl Scan {
         Ok(scan)
     }
 
-    /// The repetition in the middle, by its ratio.
-    fn median(&self) -> (f64, f64) {
-        let mut rates = self.rates.clone();
-        rates.sort_by(|one, other| (one.0 / one.1).total_cmp(&(other.0 / other.1)));
-        rates.get(rates.len() / 2).copied().unwrap_or((0.0, 1.0))
-    }
-
     pub fn json(&self) -> Value {
-        let (log, bare) = self.median();
+        let (log, bare) = median_by_ratio(self.rates.iter().copied());
         json!({ "records": self.records, "bytes": self.bytes, "bytes_per_second": log, "to_bare_reads": log / bare })
     }
 }
 
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (log, bare) = self.median();
+        let (log, bare) = median_by_ratio(self.rates.iter().copied());
         write!(
             f,
             "all of the log, {} records, was read and checked at {:.0} MiB/s, {:.2} of bare sequential reads of 1 MiB",
