@@ -104,6 +104,7 @@ pub(crate) struct IndexEpoch {
     pub reserved: u32,
     pub nonce: u64,
     pub start: u64,
+    /// What it owned behind this, if it did, is not indexed.
     pub end: u64,
 }
 
@@ -250,9 +251,13 @@ impl IndexHeader {
 }
 
 impl IndexEpoch {
-    /// What a block at `lsn` up to `end` lies in.
+    /// What a block at `lsn` lies in, of an epoch that owns the log up to `end`.
     pub(crate) fn of_block(identity: &Identity, lsn: Lsn, end: Lsn) -> IndexEpoch {
         IndexEpoch { epoch: identity.epoch, reserved: 0, nonce: identity.nonce, start: lsn.0, end: end.0 }
+    }
+
+    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
+        (self.epoch, self.nonce) == (identity.epoch, identity.nonce)
     }
 
     /// Adds a part behind others: to the last of them if that is of the same epoch. False if there is no room for it.

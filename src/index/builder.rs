@@ -77,18 +77,23 @@ impl Builder {
         self.start..self.end
     }
 
-    /// Adds a block that lies at `lsn` and ends at `end`, behind all that were added, with the keys and places of the
-    /// records that begin in it.
+    /// Adds a block that lies at `lsn` and ends at `end`, behind all that were added, of an epoch that owns the log up to
+    /// `owned_end`, with the keys and places of the records that begin in it.
     pub(crate) fn add_block(
         &mut self,
         identity: &Identity,
         lsn: Lsn,
         end: Lsn,
+        owned_end: Lsn,
         records: impl Iterator<Item = (KeyHash, Lsn)>,
     ) -> Built {
-        assert!(self.end <= lsn && lsn < end, "blocks come in order");
+        assert!(self.end <= lsn && lsn < end && lsn < owned_end, "blocks come in order");
         let granule = (lsn.0 - self.start.0) / GRANULE;
-        let row = IndexEpoch::of_block(identity, lsn, end);
+        // An epoch that has been cut since: of what it owned behind its last block here nothing is known.
+        if let Some(last) = self.epochs.last_mut() {
+            last.end = if last.is_of(identity) { last.end } else { last.end.min(self.end.0) };
+        }
+        let row = IndexEpoch::of_block(identity, lsn, owned_end);
         if (end.0 - self.start.0) / GRANULE > self.granules_max || !row.add_to(&mut self.epochs) {
             return Built::Full;
         }
@@ -113,7 +118,7 @@ impl Builder {
     /// Takes back what was added last to the epochs.
     fn forget_row(&mut self, row: &IndexEpoch) {
         match self.epochs.last_mut() {
-            Some(last) if last.start < row.start => last.end = self.end.0,
+            Some(last) if last.start < row.start => {}
             _ => drop(self.epochs.pop()),
         }
     }
@@ -139,6 +144,8 @@ impl Builder {
             end,
             places: self.entries.len() as u32,
         };
+        // Behind the run, whatever an epoch owns there, nothing was looked at.
+        self.epochs.iter_mut().for_each(|row| row.end = row.end.min(end.0));
         let mut writer = RunWriter::new(sink, &plan, groups().count() as u32);
         for group in groups() {
             writer.put_key(hash_of(group[0]), group.len() as u32)?;

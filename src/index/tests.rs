@@ -72,7 +72,7 @@ fn fill(builder: &mut Builder, random: &mut Random, shape: Shape, from: Lsn, byt
             records.push((key(number), Lsn(lsn)));
             lsn += 24 + random.below((end.0 - at.0) / shape.records) / 8 * 8;
         }
-        match builder.add_block(&identity, at, end, records.iter().copied()) {
+        match builder.add_block(&identity, at, end, end, records.iter().copied()) {
             Built::Added => {}
             Built::Full => return (model, builder.range().end),
         }
@@ -284,7 +284,7 @@ fn bulk(granules: u64, keys: u64) -> Vec<u8> {
             let name = if keys == u64::MAX { number } else { random.below(keys) };
             (key(name), Lsn(block + 88 + index * 280))
         });
-        let built = builder.add_block(&identity, Lsn(block), Lsn(block + (256 << 10)), records);
+        let built = builder.add_block(&identity, Lsn(block), Lsn(block + (256 << 10)), Lsn::MAX, records);
         assert_eq!(built, Built::Added);
     }
     build(&mut builder, Lsn(stretch))
@@ -339,7 +339,7 @@ fn a_builder_without_room_leaves_the_block_out() {
     let mut add = |epoch, granule: u64, records: u64| {
         let lsn = granule * GRANULE;
         let records = (0..records).map(|index| (key(index), Lsn(lsn + 88 + index * 8)));
-        builder.add_block(&identity(epoch), Lsn(lsn), Lsn(lsn + GRANULE), records)
+        builder.add_block(&identity(epoch), Lsn(lsn), Lsn(lsn + GRANULE), Lsn::MAX, records)
     };
     // The largest block has 410 entries.
     assert_eq!(
@@ -348,14 +348,14 @@ fn a_builder_without_room_leaves_the_block_out() {
     );
     assert_eq!(builder.range(), Lsn(0)..Lsn(3 * GRANULE));
     let run = decode(&build(&mut builder, Lsn(4 * GRANULE)));
-    assert_eq!((run.header.places, run.epochs.len(), run.epochs[0].end), (410, 1, 3 * GRANULE));
+    assert_eq!((run.header.places, run.epochs.len(), run.epochs[0].end), (410, 1, 4 * GRANULE));
     // Further than the stretch, and more epochs than a header has rows.
     builder.begin(Lsn(0));
     let none = || std::iter::empty();
-    assert_eq!(builder.add_block(&identity(1), Lsn(0), Lsn(65 * GRANULE), none()), Built::Full);
+    assert_eq!(builder.add_block(&identity(1), Lsn(0), Lsn(65 * GRANULE), Lsn::MAX, none()), Built::Full);
     let added = (1..).zip(0..64).map(|(epoch, granule)| {
         let lsn = Lsn(granule * GRANULE);
-        builder.add_block(&identity(epoch), lsn, Lsn(lsn.0 + GRANULE), none())
+        builder.add_block(&identity(epoch), lsn, Lsn(lsn.0 + GRANULE), Lsn::MAX, none())
     });
     assert_eq!(added.filter(|built| *built == Built::Added).count(), 64);
 }

@@ -61,6 +61,7 @@ impl<'a> LookBack<'a> {
             let marker = below.map(Lsn).and_then(|below| self.header_at(&mut reader, below));
             let marker = marker.filter(|marker| marker.record_count == 0 && marker.end() == place);
             let before = marker.map(|marker| marker.previous_end).or_else(|| self.cut_before(place));
+            let before = before.or_else(|| self.before_cut_block(&mut reader, place));
             match before.filter(|before| *before < place.0) {
                 Some(before) => place = Lsn(before),
                 None => break,
@@ -120,6 +121,12 @@ impl<'a> LookBack<'a> {
         let behind = self.segments.iter().filter(|segment| segment.base() >= start);
         let next = behind.filter_map(|segment| self.header_at(reader, segment.base())).next();
         Some(next.map_or(start, |header| start.min(Lsn(header.previous_end))))
+    }
+
+    /// The same of a block that was cut in front of its first record: where the one before it ends.
+    fn before_cut_block(&self, reader: &mut SegmentReader, place: Lsn) -> Option<u64> {
+        let start = place.0.checked_sub(BLOCK_HEADER_BYTES.into()).filter(|start| start % GRANULE == 0)?;
+        self.header_at(reader, Lsn(start)).map(|header| header.previous_end)
     }
 
     /// Where the log was cut in front of the epoch that starts here.

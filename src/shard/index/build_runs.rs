@@ -209,13 +209,13 @@ impl Engine {
                 Ok(block) => block.filter(|block| block.end <= limit),
                 Err(_) => break Gathered::Stuck,
             };
-            let Some(Walked { identity, lsn, end, records }) = block else { break Gathered::All };
+            let Some(Walked { identity, lsn, end, owned_end, records }) = block else { break Gathered::All };
             let with_id = with_id(&view.log_id);
             let entries = records.iter().flat_map(|(name, lsn)| {
                 let also = name.id.map(|_| (with_id, *lsn));
                 std::iter::once((KeyHash::of_whole(name.key), *lsn)).chain(also)
             });
-            if work.builder.add_block(&identity, lsn, end, entries) == Built::Full {
+            if work.builder.add_block(&identity, lsn, end, owned_end, entries) == Built::Full {
                 break Gathered::full(&work.builder, lsn);
             }
         };

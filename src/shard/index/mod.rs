@@ -135,12 +135,15 @@ pub(in crate::shard) fn indexed(runs: &[RunFile], view: &StoreView) -> Lsn {
     at
 }
 
-/// Whether a run was built from the log as it is: from all epochs that own something where it says that it knows.
+/// Whether a run was built from the log as it is: from all epochs that own something where it says that it knows, and from
+/// as much of each. One that was cut when the run was built may own more in a copy of the log from before that.
 fn is_current(run: &RunFile, view: &StoreView) -> bool {
     let range = run.run.range();
     view.epochs.ranges().all(|(row, owned)| {
-        let overlaps = owned.start.max(range.start) < owned.end.min(range.end);
-        let is_known = |known: &IndexEpoch| (known.epoch, known.nonce) == (row.epoch, row.nonce);
+        let end = owned.end.min(range.end);
+        let overlaps = owned.start.max(range.start) < end;
+        let is_known =
+            |known: &IndexEpoch| (known.epoch, known.nonce) == (row.epoch, row.nonce) && known.end >= end.0;
         !overlaps || run.run.epochs.iter().any(is_known)
     })
 }

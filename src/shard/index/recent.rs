@@ -287,7 +287,7 @@ impl Engine {
             if at >= to {
                 break true;
             }
-            let Ok(Some(Walked { identity, lsn, end, records })) = walk.block(at) else { break false };
+            let Ok(Some(Walked { identity, lsn, end, records, .. })) = walk.block(at) else { break false };
             if lsn >= to {
                 break true;
             }
@@ -399,7 +399,11 @@ impl Engine {
             let entries = entries.flat_map(|RecentEntry { key, lsn, has_id }| {
                 std::iter::once((key, lsn)).chain(has_id.then_some((with_id, lsn)))
             });
-            if builder.add_block(&identity, block.lsn, next, entries) == Built::Full {
+            // One that owns nothing here any more was cut since.
+            let owner =
+                view.epochs.owner(block.lsn).filter(|(row, _)| (row.epoch, row.nonce) == (epoch, nonce));
+            let owned_end = owner.map_or(next, |(_, end)| end);
+            if builder.add_block(&identity, block.lsn, next, owned_end, entries) == Built::Full {
                 return Some(Gathered::full(builder, block.lsn));
             }
         }

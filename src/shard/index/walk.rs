@@ -20,6 +20,8 @@ pub(in crate::shard) struct Walked {
     pub identity: Identity,
     pub lsn: Lsn,
     pub end: Lsn,
+    /// Up to where its epoch owns the log.
+    pub owned_end: Lsn,
     pub records: Vec<(Name, Lsn)>,
 }
 
@@ -102,7 +104,8 @@ impl Walk<'_> {
             let Some(name) = self.finish(&mut begun, header.end())? else { return Ok(None) };
             records.push((name, begun.lsn));
         }
-        Ok(Some(Walked { identity: header.identity(), lsn: header.lsn(), end: header.end(), records }))
+        let (identity, lsn, end) = (header.identity(), header.lsn(), header.end());
+        Ok(Some(Walked { identity, lsn, end, owned_end, records }))
     }
 
     /// Reads on where a key lies across blocks, the next of which stands at `at`; `None` if it is not there.

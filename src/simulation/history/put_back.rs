@@ -9,7 +9,7 @@ use super::{History, PATH};
 use crate::device::sim::{Copied, Random};
 use crate::error::ReadError;
 use crate::log::LogReader;
-use crate::simulation::oracle::Oracle;
+use crate::simulation::oracle::{Accepted, Oracle};
 use crate::{Lsn, Position, Record, ShardId};
 
 /// The log as it was when it was closed, and what was known of it then.
@@ -132,6 +132,10 @@ impl History {
         let comes_back = copied.iter().find(|own| own.position.lsn() >= last);
         let now = self.oracles[usize::from(shard.0)].accepted();
         is_ahead |= comes_back.is_some_and(|own| now.iter().all(|one| one.position != own.position));
+        // Nor is it known that the copy has nothing in the rest of a block behind which another epoch begins.
+        let epoch = |own: Option<&Accepted>| own.map(|own| own.position.epoch());
+        let ends = now.partition_point(|own| own.position.lsn() < last);
+        is_ahead |= ends > 0 && epoch(now.get(ends - 1)) != epoch(now.get(ends));
         Some(Across { reader, shard, key, next, from, given: all, is_ahead })
     }
 
