@@ -60,7 +60,8 @@ pub struct Pressure {
     /// The part of its memory that is in use, 0 to 1.
     pub fill: f64,
     /// The part that was accepted of what callers offered that do not wait ([`Log::try_append`](crate::Log::try_append)),
-    /// within the last tenth of a second: of [`Priority::Low`], of `Normal`, of `High`. 1 where nothing was offered.
+    /// within the last tenth of a second: of [`Priority::Low`], of `Normal`, of `High`. 1 where nothing was offered, 0 where
+    /// the shard has stopped. What is refused for its tenant's share or for its deadline is in neither part.
     pub admitted: [f64; 3],
     /// Bytes per second that it drained when it was last busy; 0 before that.
     pub drain_rate: u64,

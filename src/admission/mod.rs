@@ -38,7 +38,7 @@ use offer::{LOOK_NS, OFFER_NS, OFFERS_MAX};
 pub use overload::Cause;
 pub(crate) use overload::PRIORITIES as BY_PRIORITY;
 pub(crate) use overload::{Controller, Counted, Gate, Interval, Learner, Limits, Passed, STEP_NS};
-pub(crate) use retry_after::retry_after;
+pub(crate) use retry_after::{retry_after, retry_within};
 
 /// Set in the word when nothing is accepted any more.
 const SHUT: u64 = 1 << 63;

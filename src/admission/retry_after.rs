@@ -12,7 +12,12 @@ const DELAY_MAX: Duration = Duration::from_secs(10);
 pub(crate) fn retry_after(bytes: u64, rate: u64, jitter: f64) -> Duration {
     let rate = if rate == 0 { RATE_UNKNOWN } else { rate };
     let nanos = bytes as f64 / rate as f64 * 1e9 * jitter;
-    Duration::from_nanos(nanos as u64).clamp(DELAY_MIN, DELAY_MAX)
+    retry_within(Duration::from_nanos(nanos as u64))
+}
+
+/// A time to wait, within what makes sense.
+pub(crate) fn retry_within(time: Duration) -> Duration {
+    time.clamp(DELAY_MIN, DELAY_MAX)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::terms;
-use crate::error::AppendError;
+use super::{about_encoded, terms, until};
+use crate::error::{AppendError, Cause};
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target};
 use crate::write::{Durability, Keys, List, Origin, Priority, Write};
@@ -47,7 +47,7 @@ impl Commit {
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
-        let bytes = (write.payload.len() + write.key.len()) as u64;
+        let bytes = about_encoded((write.payload.len() + write.key.len()) as u64, 1);
         let durability = write.durability.unwrap_or(durability);
         let mode = AppendMode::without_lead(write.priority, durability);
         let put = |engine: &EngineRef| match &write.terms {
@@ -57,7 +57,7 @@ impl Commit {
                 let one = [&*payload];
                 let keys = Keys::One(&write.key);
                 let batch = Batch { keys, id: terms.id, payloads: List::Slices(&one) };
-                terms::put(engine, &batch, terms, mode, None)
+                terms::put(engine, &batch, terms, mode, until(engine, &write.origin), None)
             }
         };
         Commit::try_put(engine, bytes, write.priority, &write.origin, put)
@@ -83,8 +83,9 @@ impl Commit {
                 if !engine.is_threaded() && engine.wants_segment() {
                     engine.make_segment();
                 }
-                Err(engine.no_room(priority, origin, bytes))
+                Err(engine.no_room(&passed, priority, origin, bytes))
             }
+            Err(Refused::TooLate) => Err(engine.overloaded(Cause::Deadline, priority, origin, bytes)),
             Err(Refused::Error(error)) => {
                 engine.count_refusal(&error);
                 Err(error)

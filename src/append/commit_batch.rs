@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Commit, Job};
+use super::{Commit, Job, about_encoded, until};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef};
@@ -48,10 +48,11 @@ impl CommitBatch {
             }
         };
         let batch = Batch { keys: Keys::One(key), id: None, payloads: List::Slices(slices) };
+        let bytes = about_encoded(batch.bytes(), payloads.len() as u64);
         let mode = AppendMode::without_lead(Priority::Normal, durability);
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| engine.put(&batch, mode, Some(&mut positions));
-        let commit = Commit::try_put(engine, batch.bytes(), mode.priority, &Origin::default(), put)?;
+        let commit = Commit::try_put(engine, bytes, mode.priority, &Origin::default(), put)?;
         Ok(CommitBatch { commit, positions })
     }
 
@@ -61,9 +62,12 @@ impl CommitBatch {
         durability: Durability,
     ) -> Result<CommitBatch, AppendError> {
         let job = Job::built(&[], built, durability)?;
+        let bytes = about_encoded(built.body_bytes(), built.len() as u64);
         let mut positions = Vec::new();
-        let put = |engine: &EngineRef| job.put(engine, job.without_lead(), Some(&mut positions));
-        let commit = Commit::try_put(engine, built.body_bytes(), job.priority, &built.origin, put)?;
+        let put = |engine: &EngineRef| {
+            job.put(engine, job.without_lead(), until(engine, &job.origin), Some(&mut positions))
+        };
+        let commit = Commit::try_put(engine, bytes, job.priority, &built.origin, put)?;
         Ok(CommitBatch { commit, positions })
     }
 

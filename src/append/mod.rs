@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{Call, Place};
 use crate::error::{AppendError, Cause};
+use crate::format::RECORD_HEADER_BYTES;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
 use crate::time::Nanos;
@@ -46,23 +47,25 @@ impl Job<'_> {
     /// It was not accepted within its deadline.
     #[cold]
     fn too_late(&self, engine: &Engine) -> AppendError {
-        let payloads = match &self.payloads {
-            Payloads::One(payload) => payload.len(),
-            Payloads::Many(payloads) => payloads.iter().map(|payload| payload.len()).sum(),
-            Payloads::Built(built) => built.bytes(),
+        let (records, payloads) = match &self.payloads {
+            Payloads::One(payload) => (1, payload.len()),
+            Payloads::Many(payloads) => (payloads.len(), payloads.iter().map(|payload| payload.len()).sum()),
+            Payloads::Built(built) => (built.len(), built.bytes()),
         };
-        let bytes = (self.key.len() + payloads) as u64;
+        let bytes = about_encoded((self.key.len() * records + payloads) as u64, records as u64);
         engine.overloaded(Cause::Deadline, self.priority, &self.origin, bytes)
     }
 
+    /// Not after `until`, where it must look up something first.
     fn put(
         &self,
         engine: &EngineRef,
         mode: AppendMode,
+        until: Nanos,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
         if let Some(terms) = &self.terms {
-            return self.put_under(engine, terms, mode, positions);
+            return self.put_under(engine, terms, mode, until, positions);
         }
         match &self.payloads {
             Payloads::One(payload) => engine.put_payload(&self.key, payload, mode),
@@ -86,6 +89,7 @@ impl Job<'_> {
         engine: &EngineRef,
         terms: &Terms,
         mode: AppendMode,
+        until: Nanos,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Refused> {
         let (whole, one);
@@ -99,7 +103,7 @@ impl Job<'_> {
             Payloads::Built(built) => built.list(),
         };
         let batch = Batch { keys: Keys::One(&self.key), id: terms.id, payloads };
-        terms::put(engine, &batch, terms, mode, positions)
+        terms::put(engine, &batch, terms, mode, until, positions)
     }
 
     fn may_lead(&self) -> AppendMode {
@@ -109,6 +113,16 @@ impl Job<'_> {
     fn without_lead(&self) -> AppendMode {
         AppendMode::without_lead(self.priority, self.durability)
     }
+}
+
+/// When an append is given up that is made now.
+fn until(engine: &Engine, origin: &Origin) -> Nanos {
+    origin.deadline.map_or(Nanos::NEVER, |deadline| engine.time() + nanos(deadline))
+}
+
+/// What so many bytes of keys and payloads in so many records take in the log, about: what admission reckons in.
+fn about_encoded(bytes: u64, records: u64) -> u64 {
+    bytes + records * u64::from(RECORD_HEADER_BYTES)
 }
 
 /// A job in line for room. Dropping it withdraws the append.
@@ -166,24 +180,22 @@ impl<'a> State<'a> {
         if engine.admission.is_shut() {
             return State::Failed(engine.shut_error().into());
         }
-        let until = match job.origin.deadline {
-            Some(deadline) if engine.is_slower_than(deadline) => {
-                return State::Failed(job.too_late(&engine));
-            }
-            Some(deadline) => engine.time() + nanos(deadline),
-            None => Nanos::NEVER,
-        };
+        if job.origin.deadline.is_some_and(|deadline| engine.is_slower_than(deadline)) {
+            return State::Failed(job.too_late(&engine));
+        }
+        let until = until(&engine, &job.origin);
         if engine.admission.is_clear() {
             if let Some(positions) = positions.as_deref_mut() {
                 positions.clear();
             }
-            match job.put(&engine, job.may_lead(), positions) {
+            match job.put(&engine, job.may_lead(), until, positions) {
                 Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
                 Err(Refused::Error(error)) => {
                     engine.count_refusal(&error);
                     return State::Failed(error);
                 }
                 Err(Refused::NoRoom) => {}
+                Err(Refused::TooLate) => return State::Failed(job.too_late(&engine)),
             }
         }
         let place = engine.enter_queue(job.priority, until);
@@ -216,12 +228,16 @@ impl<'a> State<'a> {
         if let Some(positions) = positions.as_deref_mut() {
             positions.clear();
         }
-        match queued.job.put(engine, queued.job.without_lead(), positions) {
+        match queued.job.put(engine, queued.job.without_lead(), queued.until, positions) {
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() {
                     make_room(engine, || queued.is_late());
                 }
                 false
+            }
+            Err(Refused::TooLate) => {
+                *self = State::Failed(queued.job.too_late(engine));
+                true
             }
             Ok(placed) => {
                 let engine = engine.clone();
@@ -377,7 +393,7 @@ impl<'a> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
         let mode = AppendMode::may_lead(write.priority, durability);
-        if write.terms.is_none() && write.origin.deadline.is_none() {
+        if write.is_plain() {
             if let Some(placed) = engine.accept(&write.key, &write.payload, mode) {
                 return Append(State::Accepted(Commit::new(engine, &placed)));
             }

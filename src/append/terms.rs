@@ -8,14 +8,17 @@ use crate::read::{self, Source};
 use crate::shard::{
     AppendMode, Batch, EngineRef, IdPlace, LastBelow, Placed, Refused, Undecided, Unknown, UnknownIds,
 };
+use crate::time::Nanos;
 use crate::write::Terms;
 
-/// Accepts a batch, which is not empty and of one key, if its terms hold and there is room now.
+/// Accepts a batch, which is not empty and of one key, if its terms hold and there is room now. What it must look up may
+/// take long: after `until` nothing is accepted.
 pub(super) fn put(
     engine: &EngineRef,
     batch: &Batch<'_>,
     terms: &Terms,
     mode: AppendMode,
+    until: Nanos,
     mut positions: Option<&mut Vec<Position>>,
 ) -> Result<Placed, Refused> {
     let key = batch.keys.get(0);
@@ -27,6 +30,9 @@ pub(super) fn put(
     let mut known: Option<LastBelow> = None;
     let mut ids: Option<(UnknownIds, Vec<IdPlace>)> = None;
     loop {
+        if (known.is_some() || ids.is_some()) && until != Nanos::NEVER && engine.time() >= until {
+            return Err(Refused::TooLate);
+        }
         match engine.put_under(batch, terms, known.as_ref(), mode, positions.as_deref_mut()) {
             // What others append meanwhile is in memory. Where that has gone on, only what came since is looked up.
             Err(Undecided::Unknown(Unknown::Last { below, epoch })) => {

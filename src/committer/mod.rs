@@ -82,10 +82,15 @@ pub(crate) enum Action {
     Sync { operation: OperationId, file: u32 },
 }
 
+/// However few bytes may be in flight: the device has its next write when it is done with one.
+pub(crate) const WRITES_MIN: u32 = 2;
+
 /// The state machine of one shard: what to seal, write and sync, and what is durable.
 #[derive(Debug)]
 pub(crate) struct Committer {
     config: CommitterConfig,
+    /// Bytes in flight at which no more than [`WRITES_MIN`] writes are begun.
+    flight_max: u64,
     flight: Flight,
     prefix: Prefix,
     next_operation: u64,
@@ -142,6 +147,7 @@ impl Committer {
         assert!(config.depth > 0);
         Committer {
             config,
+            flight_max: u64::MAX,
             flight: Flight::new(config.depth),
             prefix: Prefix::new(start),
             next_operation: 1,
@@ -219,6 +225,11 @@ impl Committer {
         }
     }
 
+    /// The device is to have no more than about so many bytes in its hands, but for its next block.
+    pub(crate) fn bound_flight(&mut self, bytes: u64) {
+        self.flight_max = bytes;
+    }
+
     /// Time passed.
     pub(crate) fn handle_time(&mut self, now: Nanos) {
         if self.deadline_of(Timer::Sync).is_some_and(|due| now >= due) {
@@ -249,7 +260,7 @@ impl Committer {
         if self.failed {
             return None;
         }
-        if self.flight.writes_in_flight() < self.config.depth {
+        if self.may_write() {
             let write_through = self.config.method == SyncMethod::WriteThrough;
             let target = self.sync_target;
             let operation = OperationId(self.next_operation);
@@ -322,7 +333,13 @@ impl Committer {
 
     /// Another block could be handed to the device now.
     pub(crate) fn has_room(&self) -> bool {
-        !self.failed && self.flight.writes_in_flight() < self.config.depth
+        !self.failed && self.may_write()
+    }
+
+    fn may_write(&self) -> bool {
+        let writes = self.flight.writes_in_flight();
+        writes < WRITES_MIN.min(self.config.depth)
+            || writes < self.config.depth && self.flight.bytes_in_flight() < self.flight_max
     }
 
     /// Background records wait in the open block until a deadline (what Kafka calls to linger).

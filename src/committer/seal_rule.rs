@@ -30,7 +30,7 @@ impl Committer {
             return true;
         }
         let writes = self.flight.writes_in_flight();
-        writes < self.config.depth
+        self.may_write()
             && u64::from(pending.bytes) * u64::from(writes) * self.config.seal_threshold.denominator
                 >= self.flight.bytes_in_flight() * self.config.seal_threshold.numerator
     }

@@ -42,6 +42,24 @@ fn write(action: Option<Action>) -> (OperationId, Sequence, bool) {
     }
 }
 
+/// Bytes in flight are bounded, but for a second block, which the device is to have when it is done with the first.
+#[test]
+fn no_more_is_in_flight_than_the_device_is_to_have() {
+    for (most, begun) in [(0, 2), (4096, 2), (2 * 4096 + 1, 3), (u64::MAX, 4)] {
+        let mut committer = Committer::new(CONFIG, Lsn(0), Sequence(0));
+        committer.bound_flight(most);
+        (1..=6).for_each(|sequence| committer.handle_sealed(block(sequence, Urgency::Written), Nanos(0)));
+        let actions: Vec<Action> = std::iter::from_fn(|| committer.poll_action()).collect();
+        assert_eq!((actions.len(), committer.has_room()), (begun, false), "{most}");
+        // As one comes back, the next goes out.
+        let (operation, ..) = write(actions.into_iter().next());
+        committer.handle_completion(operation, true, Nanos(1));
+        assert!(
+            committer.has_room() && committer.poll_action().is_some() && committer.poll_action().is_none()
+        );
+    }
+}
+
 #[test]
 fn a_synchronous_write_covers_its_own_bytes_only() {
     let mut committer = Committer::new(CONFIG, Lsn(0), Sequence(0));
@@ -258,7 +276,10 @@ fn history(seed: u64) {
                 oracle.blocks.push((sequence, false, false));
                 files.push(file);
             }
-            1 => committer.handle_time(now),
+            1 => {
+                committer.handle_time(now);
+                committer.bound_flight([0, 9_000, u64::MAX][random.below(3) as usize]);
+            }
             2 if random.below(3) == 0 => {
                 oracle.last += 1;
                 committer.handle_void(Sequence(oracle.last));

@@ -61,7 +61,7 @@ fn durability(write: &Write<'_>) -> Durability {
 /// The quick way: no handle, hence nothing to count and nothing to move.
 #[inline(always)]
 fn at_once(engine: &Engine, write: &Write<'_>) -> Option<Position> {
-    if write.terms.is_some() {
+    if !write.is_plain() {
         return None;
     }
     let mode = AppendMode::without_lead(write.priority, durability(write));

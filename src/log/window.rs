@@ -69,7 +69,7 @@ impl Window {
     /// Accepts a record at once, if there is room and nobody waits for it.
     #[inline]
     fn accept(&mut self, write: &Write<'_>) -> bool {
-        if write.terms.is_some() {
+        if !write.is_plain() {
             return false;
         }
         let durability = write.durability.unwrap_or_else(|| self.log.durability());

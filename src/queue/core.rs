@@ -452,7 +452,11 @@ impl Core {
             let (moment, mut held) = (self.moment(), lock(&self.held));
             held.state.has_changed().then(|| held.state.save(moment))
         });
-        written.inspect_err(|_| lock(&self.held).state.is_not_saved())
+        // The clock may just have found nothing to write.
+        written.inspect_err(|_| {
+            lock(&self.held).state.is_not_saved();
+            self.clock.note();
+        })
     }
 
     /// As if a backlog were being counted all the while.

@@ -210,6 +210,8 @@ impl ShardStore {
             if self.slots.is_in_doubt() {
                 let new = next.segments.iter().filter(|row| !self.manifest.segments.contains(row));
                 self.perhaps_listed.extend(new.map(|row| row.file));
+                self.perhaps_listed.sort_unstable();
+                self.perhaps_listed.dedup();
             }
             return Err(error);
         }

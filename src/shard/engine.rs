@@ -56,6 +56,8 @@ pub(crate) struct Placed {
 pub(crate) enum Refused {
     /// There is no room now; `AppendError::Overloaded` for those who do not wait.
     NoRoom,
+    /// Its deadline passed while something was looked up.
+    TooLate,
     Error(AppendError),
 }
 

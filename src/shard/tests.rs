@@ -175,6 +175,21 @@ fn a_queue_that_is_too_slow_is_cut_and_let_go() {
     log.close().unwrap();
 }
 
+/// What the log does beside its commits, which nobody waits for, makes no commit slow.
+#[test]
+fn a_call_that_takes_long_is_no_delay_of_appends() {
+    let machine = Simulated::seed(6);
+    let log = slow_log(&machine, 400);
+    let engine = log.engine_for(b"");
+    let out = engine.calls.begin();
+    flood(&log, 3_000);
+    let (told, hangs) = (log.pressure().delay, log.stats().shards[0].oldest_operation.unwrap());
+    assert!(told < hangs / 4, "{told:?}, beside a call that has been out for {hangs:?}");
+    let write = Write::new(vec![1; 500]).priority(Priority::High).deadline(hangs / 2);
+    drop(log.try_append(write).unwrap());
+    drop(out);
+}
+
 /// Callers that wait do not fill the queue past the target either: a record that matters finds it short.
 #[test]
 fn callers_that_wait_leave_the_queue_short() {

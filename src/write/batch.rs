@@ -74,15 +74,18 @@ impl BatchBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn push_keyed(&mut self, key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) {
+        // The caller's code first: a panic in it leaves nothing behind.
+        let key = key.as_ref();
         self.push(payload);
-        self.own_key(key.as_ref());
+        self.own_key(key);
     }
 
     /// Adds the payload that `write` appends, as [`push_with`](BatchBuilder::push_with), with a key of its own, as
     /// [`push_keyed`](BatchBuilder::push_keyed).
     pub fn push_keyed_with(&mut self, key: impl AsRef<[u8]>, write: impl FnOnce(&mut Vec<u8>)) {
+        let key = key.as_ref();
         self.push_with(write);
-        self.own_key(key.as_ref());
+        self.own_key(key);
     }
 
     /// Gives the last record a key.
@@ -165,8 +168,8 @@ impl BatchBuilder {
         (self.bytes.len() + self.keys.len()) as u64
     }
 
-    /// Makes it a new one, which keeps the memory: forgets the payloads and keys, the condition, the id, the priority and
-    /// the durability.
+    /// Makes it a new one, which keeps the memory: forgets the payloads and keys, the condition, the id, the priority,
+    /// the durability, the tenant and the deadline.
     pub fn clear(&mut self) {
         let BatchBuilder { bytes, ends, keys, key_ends, terms, priority, durability, origin } = self;
         (*terms, *priority, *durability) = (Terms::default(), Priority::default(), None);

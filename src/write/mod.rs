@@ -45,6 +45,12 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
+    /// Whether it can be accepted by the quick way, which asks for room alone.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.terms.is_none() && self.origin.deadline.is_none()
+    }
+
     /// A record with this payload and no key. The payload may be empty.
     pub fn new(payload: impl IntoBytes<'a>) -> Write<'a> {
         Write {

@@ -63,12 +63,15 @@ fn who_waits_behind_a_device_that_hangs_is_told_in_time() {
         });
     });
     // By now the device is known to hang: there is no need to wait.
+    let soon = || late().deadline(Duration::from_millis(1));
+    assert_given_up(log.post(soon()));
+    assert_given_up(log.window(4).push(soon()));
     assert_given_up(log.append(late().deadline(Duration::from_millis(1))).wait());
     assert_given_up(log.try_append(late().deadline(Duration::from_millis(1))));
     assert!(log.pressure().delay >= DEADLINE && log.pressure().fill > 0.9, "{:?}", log.pressure());
     let shard = &log.stats().shards[0];
     let refused = shard.refused_by.iter().find(|(cause, ..)| *cause == Cause::Deadline);
-    assert_eq!(refused, Some(&(Cause::Deadline, Priority::High, 6)));
+    assert_eq!(refused, Some(&(Cause::Deadline, Priority::High, 8)));
     // One that has the time gets in.
     std::thread::scope(|scope| {
         let patient = scope.spawn(|| log.append(late().deadline(PATIENCE)).wait());
@@ -80,6 +83,26 @@ fn who_waits_behind_a_device_that_hangs_is_told_in_time() {
     let log = options().open(mounted.log()).unwrap();
     // What was given up is not there.
     assert_eq!(payloads(&log.shard(ShardId(0))).len(), accepted + 2);
+}
+
+/// A shard that has stopped says so, whatever the deadline; and a health check sees it.
+#[test]
+fn a_shard_that_has_stopped_is_not_told_as_slow() {
+    let disk = Disk::new(72);
+    let Some(mounted) = disk.mount() else { return };
+    let log = options().open(mounted.log()).unwrap();
+    let answers = Answers(disk.clone());
+    log.append(b"before").wait().unwrap();
+    assert_eq!(log.pressure().admitted, [1.0; 3]);
+    disk.set_faults(Faults { writes_left: Some(0), only: Some(".seg"), ..Faults::default() });
+    assert!(matches!(log.append(b"lost").wait(), Err(AppendError::ShardFailed(_))));
+    for deadline in [Duration::ZERO, PATIENCE] {
+        let refused = log.try_append(Write::new(b"behind").deadline(deadline)).map(drop);
+        assert!(matches!(refused, Err(AppendError::ShardFailed(_))), "{refused:?}");
+    }
+    assert_eq!(log.pressure().admitted, [0.0; 3]);
+    drop(answers);
+    let _ = log.close();
 }
 
 /// A deadline is no reason to refuse what an idle log takes at once.

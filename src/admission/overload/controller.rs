@@ -1,9 +1,13 @@
 //! The controller: once per interval, from what happened in it, what is let in during the next one.
 //!
 //! A shard is overloaded when even the block that waited least, of those handed to the device within an interval, waited
-//! longer than the target (the signal of CoDel: a burst that drains is no overload). Then a *cut* is in force, with two
+//! longer than the target (the signal of CoDel: a burst that drains is no overload). Then a *cut* is in force, with three
 //! actuators:
 //!
+//! - the *flight*: how many bytes the device has in its hands, about what it takes within the target. More would wait there
+//!   instead of here, in front of whatever comes, and bring no more through: the target is twice what a commit takes on an
+//!   idle device, so what is in flight is twice what keeps it busy (Little's law). Two blocks at least, so that it has the
+//!   next one when it is done with one;
 //! - the *window*: how many blocks each priority may have in use. It holds the delay at the target from the first moment,
 //!   whatever is offered, and for callers that wait as for others;
 //! - the *shares* of what is offered that callers of each priority get in who do not wait. They are reckoned from what was
@@ -40,6 +44,9 @@ const EMPTY: f64 = 0.25;
 const CALM_INTERVALS: u32 = 3;
 const CALM: f64 = 0.9;
 
+/// Blocks that the device may have in its hands at the least.
+pub(super) const IN_FLIGHT_MIN: u32 = crate::committer::WRITES_MIN;
+
 /// What the shard can have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -59,6 +66,8 @@ pub(crate) struct Interval {
     /// The shortest time that a block waited, of those that were handed to the device or still wait; `None` if no block
     /// did.
     pub min_delay: Option<u64>,
+    /// For how much of it the device had something to do, in nanoseconds.
+    pub busy: u64,
     /// Bytes of blocks that were written.
     pub drained: u64,
     /// Bytes by which the log grew, by whomever.
@@ -72,6 +81,8 @@ pub(crate) struct Interval {
 /// What is let in during the next interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cut {
+    /// Bytes that the device may have in its hands, beside its next block.
+    pub flight_max: u64,
     /// Blocks that each priority may have in use.
     pub blocks_max: ByPriority<u32>,
     /// The part of what each priority offers; `None` while there is no cut.
@@ -110,6 +121,12 @@ impl Interval {
         self.grown == 0 && self.min_delay.is_none() && self.refused == [0; 3]
     }
 
+    /// It took longer than an interval should, and the device had little to do: nobody looked, since there was nothing to see.
+    /// Where the shard's thread writes by system calls, a busy one looks seldom, too.
+    fn was_mostly_idle(&self, passed: u64, most: u64) -> bool {
+        passed >= most && self.busy < passed / 2
+    }
+
     /// What got in of callers that wait.
     fn waited(&self) -> u64 {
         self.grown.saturating_sub(self.accepted.iter().sum())
@@ -135,7 +152,7 @@ impl Controller {
         let passed = interval.now - self.before;
         self.before = interval.now;
         let seconds = passed as f64 / 1e9;
-        if passed > STALE_NS || interval.is_idle() || seconds <= 0.0 {
+        if interval.was_mostly_idle(passed, STALE_NS) || interval.is_idle() || seconds <= 0.0 {
             self.active = None;
             return self.cut(interval, seconds);
         }
@@ -143,7 +160,7 @@ impl Controller {
         let target = self.limits.target_ns as f64;
         let measured = interval.drained as f64 / seconds;
         // A longer interval was mostly idle: what was slow may have been a burst.
-        let begun = delay > target && passed < 2 * STEP_NS;
+        let begun = delay > target && !interval.was_mostly_idle(passed, 2 * STEP_NS);
         self.active = match self.active {
             None if begun => {
                 Some(Active { rate: measured, budget: measured, integral: 0.0, empty: 0, calm: 0 })
@@ -167,11 +184,13 @@ impl Controller {
     fn cut(&self, interval: &Interval, seconds: f64) -> Cut {
         let Limits { target_ns, block_bytes, in_flight_max, blocks_max } = self.limits;
         let Some(active) = &self.active else {
-            return Cut { blocks_max, shares: None, fair_bytes: 0 };
+            return Cut { flight_max: u64::MAX, blocks_max, shares: None, fair_bytes: 0 };
         };
-        let queue = (target_ns as f64 / 1e9 * active.rate / f64::from(block_bytes)).ceil() as u32;
+        let flight_max = (target_ns as f64 / 1e9 * active.rate) as u64;
+        let queue = flight_max.div_ceil(block_bytes.into()).min(u32::MAX.into()) as u32;
+        let in_flight = queue.max(IN_FLIGHT_MIN).min(in_flight_max);
         let above = queue.saturating_add(1).max(2);
-        let window = |part: u32, most: u32| in_flight_max.saturating_add(part.max(1)).min(most);
+        let window = |part: u32, most: u32| in_flight.saturating_add(part.max(1)).min(most);
         let blocks_max = [
             window(above / 2, blocks_max[LOW]),
             window(above - above / 8, blocks_max[NORMAL]),
@@ -185,7 +204,8 @@ impl Controller {
         };
         let normal = share(left, NORMAL);
         let low = share(left - normal * interval.offered(NORMAL) as f64, LOW);
-        Cut { blocks_max, shares: Some([low, normal, 1.0]), fair_bytes: left.max(0.0) as u64 }
+        let shares = Some([low, normal, 1.0]);
+        Cut { flight_max, blocks_max, shares, fair_bytes: left.max(0.0) as u64 }
     }
 }
 

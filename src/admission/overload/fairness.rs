@@ -1,22 +1,30 @@
 //! Fairness among tenants without quotas: in tables of a fixed size, whatever tenants there are (stochastic fair BLUE).
 //!
 //! Each tenant falls into one bin of each of two rows. A bin has a chance to be refused, which rises while the bin is above
-//! its fair share of what is let in, and falls otherwise; a tenant's is the lower one of its two bins. Who shares a bin with
+//! its fair share of what is let in, and falls otherwise; a tenant's is the lower one of its two bins. One that is above its
+//! share has an allowance besides, of about that share in each interval: however fast it tries, no more of it gets past
+//! here than that, so that the share of its priority is not reckoned from what it tries. Who shares a bin with
 //! a flood in one row hardly does in the other, and not for long: the rows' hashes are salted anew in turn, and a row
 //! that has a new salt learns for a while before it counts.
 //!
 //! The fair share is max-min: what is let in is divided equally, and what a tenant does not use falls to the others. Those
 //! that are equally far above it are not told apart here; the cut by priorities is for them.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
 
 use crate::time::Nanos;
 
 const BINS: usize = 1024;
 /// Chances are in parts of this.
 const WHOLE: u32 = 1 << 16;
-/// Nobody is shut out: what gets in is how a tenant's offer is measured.
-const CHANCE_MAX: u32 = WHOLE - WHOLE / 128;
+/// Nobody is shut out: what gets in is how a tenant's offer is measured. A thread that tries in a loop offers some hundred
+/// times what a drive takes.
+const CHANCE_MAX: u32 = WHOLE - WHOLE / 4096;
+/// What a bin above its share may get past in an interval, in parts of that share: what its chance lets through of the same
+/// offer is sometimes more.
+const ALLOWED: f32 = 1.1;
+/// The allowance of a bin that is not above its share.
+const UNBOUNDED: i64 = i64::MAX;
 /// Each row gets a new salt so often, and the other one half of it later.
 const SALTED_NS: u64 = 4_000_000_000;
 /// A row with a new salt learns for so long.
@@ -25,15 +33,20 @@ const LEARNS_NS: u64 = 1_000_000_000;
 const QUIET_STEPS: u8 = 10;
 /// What the last step adds to what is known: of a tenant that is refused a few records tell.
 const NEW: f32 = 0.3;
+/// Of so many records that get past a tenant's chance and are refused after all, one is counted: to refuse writes next to
+/// nothing that others read.
+const SAMPLED: u32 = 16;
 
 #[derive(Debug)]
 struct Row {
     salt: AtomicU64,
     /// It is not learning.
     counts: AtomicBool,
-    /// Bytes that its tenants have offered since the last step, as far as one can tell from what was let in.
+    /// Bytes that its tenants have offered since the last step, as far as one can tell from what got past their chances.
     offered: Box<[AtomicU64]>,
     chances: Box<[AtomicU16]>,
+    /// Bytes that may still get past in this interval.
+    allowances: Box<[AtomicI64]>,
 }
 
 /// What callers look at.
@@ -48,6 +61,8 @@ pub(crate) struct Standing {
     bins: [usize; 2],
     /// Of [`WHOLE`], to be refused.
     chance: u32,
+    /// The row in which that is so.
+    row: usize,
 }
 
 impl Row {
@@ -57,6 +72,7 @@ impl Row {
             counts: AtomicBool::new(true),
             offered: (0..BINS).map(|_| AtomicU64::new(0)).collect(),
             chances: (0..BINS).map(|_| AtomicU16::new(0)).collect(),
+            allowances: (0..BINS).map(|_| AtomicI64::new(UNBOUNDED)).collect(),
         }
     }
 
@@ -87,21 +103,38 @@ impl Fairness {
     /// Where a tenant stands.
     pub(crate) fn standing(&self, tenant: u64) -> Standing {
         let bins = [0, 1].map(|row| self.rows[row].bin(tenant));
-        let mut chance = CHANCE_MAX;
-        for (row, bin) in self.rows.iter().zip(bins) {
-            if row.counts.load(Ordering::Relaxed) {
-                chance = chance.min(row.chances[bin].load(Ordering::Relaxed).into());
-            }
+        let chance = |row: usize| u32::from(self.rows[row].chances[bins[row]].load(Ordering::Relaxed));
+        let counting = (0..2).filter(|&row| self.rows[row].counts.load(Ordering::Relaxed));
+        // Where nothing is known nobody is refused.
+        let (chance, row) = counting.map(|row| (chance(row), row)).min().unwrap_or((0, 0));
+        Standing { bins, chance, row }
+    }
+
+    /// So many bytes of it want to get past: whether its allowance holds that.
+    pub(crate) fn takes(&self, standing: &Standing, bytes: u64) -> bool {
+        if standing.chance == 0 {
+            return true;
         }
-        Standing { bins, chance }
+        let allowance = &self.rows[standing.row].allowances[standing.bins[standing.row]];
+        match allowance.load(Ordering::Relaxed) {
+            UNBOUNDED => true,
+            left => left > 0 && allowance.fetch_sub(bytes.min(1 << 40) as i64, Ordering::Relaxed) > 0,
+        }
     }
 
     /// So many bytes of it were let in.
     pub(crate) fn note(&self, standing: &Standing, bytes: u64) {
         // For each byte that is let in so many were offered.
-        let offered = bytes * u64::from(WHOLE) / u64::from(WHOLE - standing.chance);
+        let offered = bytes.min(1 << 40) * u64::from(WHOLE) / u64::from(WHOLE - standing.chance);
         for (row, bin) in self.rows.iter().zip(standing.bins) {
             row.offered[bin].fetch_add(offered, Ordering::Relaxed);
+        }
+    }
+
+    /// So many bytes of it got past its chance and were refused after all; by some random bits.
+    pub(crate) fn note_refused(&self, standing: &Standing, bytes: u64, random: u32) {
+        if random % SAMPLED == 0 {
+            self.note(standing, bytes.saturating_mul(SAMPLED.into()));
         }
     }
 }
@@ -153,18 +186,19 @@ impl Learner {
         }
     }
 
-    /// An interval of the cut has ended, in which `bytes` could be let in, and `passed` of what was not refused for
-    /// fairness was, by the shares and the windows.
-    pub(crate) fn step(&mut self, fairness: &Fairness, now: Nanos, bytes: u64, passed: f64) {
+    /// An interval of the cut has ended, in which `bytes` could be let in.
+    pub(crate) fn step(&mut self, fairness: &Fairness, now: Nanos, bytes: u64) {
         if std::mem::replace(&mut self.is_empty, false) {
             self.begin(fairness, now);
         }
         for (own, row) in self.rows.iter_mut().zip(&fairness.rows) {
-            own.learn(row, passed.clamp(1.0 / 1024.0, 1.0));
+            own.learn(row);
             own.move_chances(row, bytes as f32);
-            if now - own.salted_at >= SALTED_NS {
+            let passed = now - own.salted_at;
+            if passed >= SALTED_NS {
                 self.salt = self.salt.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                own.salt(row, mixed(self.salt), now);
+                // When it was due, however late this comes: so both never learn at once.
+                own.salt(row, mixed(self.salt), own.salted_at + passed / SALTED_NS * SALTED_NS);
             }
             if now - own.salted_at >= LEARNS_NS {
                 row.counts.store(true, Ordering::Relaxed);
@@ -189,6 +223,7 @@ impl Row {
     fn clear(&self) {
         self.offered.iter().for_each(|offered| offered.store(0, Ordering::Relaxed));
         self.chances.iter().for_each(|chance| chance.store(0, Ordering::Relaxed));
+        self.allowances.iter().for_each(|allowance| allowance.store(UNBOUNDED, Ordering::Relaxed));
     }
 }
 
@@ -201,14 +236,13 @@ impl Learnt {
         self.salted_at = now;
     }
 
-    fn learn(&mut self, row: &Row, passed: f64) {
+    fn learn(&mut self, row: &Row) {
         for (bin, offered) in row.offered.iter().enumerate() {
             let bytes =
                 if offered.load(Ordering::Relaxed) == 0 { 0 } else { offered.swap(0, Ordering::Relaxed) };
             let quiet = &mut self.quiet[bin];
             if bytes > 0 {
-                let now = (bytes as f64 / passed) as f32;
-                let known = self.offered[bin];
+                let (now, known) = (bytes as f32, self.offered[bin]);
                 self.offered[bin] = if *quiet == QUIET_STEPS { now } else { known + (now - known) * NEW };
                 *quiet = 0;
             } else if *quiet < QUIET_STEPS {
@@ -217,6 +251,7 @@ impl Learnt {
                 if *quiet == QUIET_STEPS {
                     self.offered[bin] = 0.0;
                     row.chances[bin].store(0, Ordering::Relaxed);
+                    row.allowances[bin].store(UNBOUNDED, Ordering::Relaxed);
                 }
             }
         }
@@ -228,10 +263,13 @@ impl Learnt {
         let active = || self.offered.iter().copied().filter(|&offered| offered > 0.0);
         // Of the one that is least above: what all have above their share is the cut's to refuse.
         let most = active().map(part).fold(0.0, f32::max);
-        for (offered, chance) in self.offered.iter().zip(&row.chances) {
+        for (bin, (offered, chance)) in self.offered.iter().zip(&row.chances).enumerate() {
             if *offered == 0.0 {
                 continue;
             }
+            let is_above = *offered * most > level * ALLOWED;
+            let allowed = if is_above { (level / most * ALLOWED) as i64 } else { UNBOUNDED };
+            row.allowances[bin].store(allowed, Ordering::Relaxed);
             let wanted = (1.0 - part(*offered) / most) * WHOLE as f32;
             let wanted = (wanted.max(0.0) as u32).min(CHANCE_MAX);
             let before = u32::from(chance.load(Ordering::Relaxed));
@@ -295,17 +333,21 @@ mod tests {
                     if standing.is_refused(random) {
                         continue;
                     }
+                    if !self.fairness.takes(&standing, 1_000) {
+                        self.fairness.note_refused(&standing, 1_000, random >> 16);
+                        continue;
+                    }
                     passed += 1_000;
                     if f64::from(self.random() % 10_000) < self.share * 10_000.0 {
                         got[index] += 1_000;
                         self.fairness.note(&standing, 1_000);
+                    } else {
+                        self.fairness.note_refused(&standing, 1_000, random >> 16);
                     }
                 }
             }
             self.now += STEP_NS;
-            let accepted: u64 = got.iter().sum();
-            let part = accepted as f64 / (passed as f64).max(1.0);
-            self.learner.step(&self.fairness, Nanos(self.now), room, part);
+            self.learner.step(&self.fairness, Nanos(self.now), room);
             self.share = (room as f64 / (passed as f64).max(1.0)).min(1.0);
             got
         }
@@ -335,6 +377,37 @@ mod tests {
             }
             assert!(whole >= 141 * 9 * SHARE * 93 / 100, "seed {seed}: {whole}");
         }
+    }
+
+    /// However fast one tries, in a loop or in many, the others keep theirs.
+    #[test]
+    fn a_tenant_that_tries_in_a_loop_gets_no_more_than_one_that_does_not() {
+        for times in [100, 1_000, 20_000] {
+            let mut walk = Walk::new(times);
+            let tenants = [(1, SHARE), (2, SHARE), (3, SHARE), (99, times * SHARE)];
+            let intervals = if times > 1_000 { 25 } else { 60 };
+            for step in 0..intervals {
+                let got = walk.interval(&tenants, 10 * SHARE);
+                let others: u64 = got[..3].iter().sum();
+                assert!(step < 9 || others >= 3 * SHARE * 80 / 100, "{times} times, step {step}: {got:?}");
+                assert!(step < 9 || got[3] >= 3 * SHARE, "{times} times, step {step}: {got:?}");
+            }
+        }
+    }
+
+    /// Steps that come late do not bring the rows' salts together: one of them counts at any time.
+    #[test]
+    fn rows_never_learn_at_once() {
+        let mut walk = Walk::new(11);
+        for step in 0..20_000 {
+            walk.interval(&[(1, 2_000)], 1_000);
+            walk.now += u64::from(walk.random()) % (STEP_NS / 4);
+            let count = walk.fairness.rows.iter().filter(|row| row.counts.load(Ordering::Relaxed)).count();
+            assert!(count > 0, "step {step}");
+        }
+        // And where none did, nobody would be refused.
+        walk.fairness.rows.iter().for_each(|row| row.counts.store(false, Ordering::Relaxed));
+        assert_eq!(walk.fairness.standing(1).chance, 0);
     }
 
     /// Tenants that are equally far above their share, or one alone, are left to the cut.

@@ -138,23 +138,39 @@ impl Gate {
 
     /// Whether a record may look for room, of a caller that does not wait for any.
     #[inline]
-    pub(crate) fn pass(&self, priority: Priority, tenant: u64) -> Result<Passed, Cause> {
+    pub(crate) fn pass(&self, priority: Priority, tenant: u64, bytes: u64) -> Result<Passed, Cause> {
         let shares = self.told.0.shares.load(Ordering::Relaxed);
         if shares == ALL || priority == Priority::High {
             return Ok(Passed(None));
         }
-        self.pass_cut(shares, priority, tenant)
+        self.pass_cut(shares, priority, tenant, bytes)
     }
 
-    fn pass_cut(&self, shares: u64, priority: Priority, tenant: u64) -> Result<Passed, Cause> {
+    fn pass_cut(&self, shares: u64, priority: Priority, tenant: u64, bytes: u64) -> Result<Passed, Cause> {
         let random = self.stripe().random();
         let standing = self.fairness.standing(tenant);
         if standing.is_refused(random as u32) {
             return Err(Cause::Tenant);
         }
+        if !self.fairness.takes(&standing, bytes) {
+            self.fairness.note_refused(&standing, bytes, (random >> 16) as u32);
+            return Err(Cause::Tenant);
+        }
         let share = shares >> (index(priority) * 20) & ((1 << 20) - 1);
         let passes = random >> 48 < share;
-        if passes { Ok(Passed(Some(standing))) } else { Err(Cause::Delay) }
+        if passes {
+            return Ok(Passed(Some(standing)));
+        }
+        self.fairness.note_refused(&standing, bytes, (random >> 16) as u32);
+        Err(Cause::Delay)
+    }
+
+    /// A record that was let through found no room.
+    #[cold]
+    pub(crate) fn found_no_room(&self, passed: &Passed, bytes: u64) {
+        if let Some(standing) = &passed.0 {
+            self.fairness.note_refused(standing, bytes, self.stripe().random() as u32);
+        }
     }
 
     /// A record that was let through was accepted.
@@ -220,6 +236,11 @@ impl Gate {
         lock(&self.heaviest).list()
     }
 
+    /// Whether a cut is in force.
+    pub(crate) fn is_cutting(&self) -> bool {
+        self.told.0.shares.load(Ordering::Relaxed) != ALL
+    }
+
     /// Puts a cut into force.
     pub(crate) fn apply(&self, cut: &Cut) {
         for (told, blocks_max) in self.told.0.blocks_max.iter().zip(cut.blocks_max) {
@@ -273,13 +294,13 @@ mod tests {
     }
 
     fn cut(low: f64, normal: f64) -> Cut {
-        Cut { blocks_max: [3, 5, 8], shares: Some([low, normal, 1.0]), fair_bytes: 0 }
+        Cut { flight_max: u64::MAX, blocks_max: [3, 5, 8], shares: Some([low, normal, 1.0]), fair_bytes: 0 }
     }
 
     #[test]
     fn each_priority_gets_its_share_and_the_highest_all() {
         let gate = gate();
-        let passes = |priority| (0..10_000).filter(|_| gate.pass(priority, 0).is_ok()).count();
+        let passes = |priority| (0..10_000).filter(|_| gate.pass(priority, 0, 1).is_ok()).count();
         let all = || [Priority::Low, Priority::Normal, Priority::High].map(passes);
         assert_eq!(all(), [10_000; 3]);
         gate.apply(&cut(0.25, 1.0));
@@ -290,12 +311,12 @@ mod tests {
         let [low, normal, high] = all();
         assert!((7_300..7_700).contains(&normal), "{normal}");
         assert_eq!((low, high), (0, 10_000));
-        assert_eq!(gate.pass(Priority::Low, 0).unwrap_err(), Cause::Delay);
+        assert_eq!(gate.pass(Priority::Low, 0, 1).unwrap_err(), Cause::Delay);
         assert_eq!(
             [Priority::Low, Priority::Normal, Priority::High].map(|own| gate.blocks_max(own)),
             [3, 5, 8]
         );
-        gate.apply(&Cut { blocks_max: [4, 7, 8], shares: None, fair_bytes: 0 });
+        gate.apply(&Cut { flight_max: u64::MAX, blocks_max: [4, 7, 8], shares: None, fair_bytes: 0 });
         assert_eq!(all(), [10_000; 3]);
     }
 
@@ -303,7 +324,7 @@ mod tests {
     fn what_is_counted_is_told_apart() {
         let gate = gate();
         let before = gate.counted();
-        let passed = gate.pass(Priority::Low, 3).unwrap();
+        let passed = gate.pass(Priority::Low, 3, 100).unwrap();
         gate.accepted(&passed, Priority::Low, 100);
         gate.refused(Cause::Room, Priority::Normal, 3, 10);
         gate.refused(Cause::Delay, Priority::Normal, 3, 20);

@@ -17,6 +17,8 @@ mod heaviest;
 #[cfg(all(test, not(sawmill_loom)))]
 mod plant;
 
+#[cfg(all(test, not(sawmill_loom)))]
+use controller::IN_FLIGHT_MIN;
 pub(crate) use controller::{Controller, Cut, Interval, Limits, STEP_NS};
 pub(crate) use fairness::Learner;
 pub use gate::Cause;

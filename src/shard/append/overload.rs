@@ -20,9 +20,12 @@ impl Engine {
         bytes: u64,
     ) -> Result<Passed, AppendError> {
         if origin.deadline.is_some_and(|deadline| self.is_slower_than(deadline)) {
-            return Err(self.overloaded(Cause::Deadline, priority, origin, bytes));
+            return Err(match self.admission.is_shut() {
+                true => self.shut_error().into(),
+                false => self.overloaded(Cause::Deadline, priority, origin, bytes),
+            });
         }
-        let passed = self.gate.pass(priority, origin.tenant);
+        let passed = self.gate.pass(priority, origin.tenant, bytes);
         if let (Ok(passed), true) = (&passed, self.admission.is_clear()) {
             return Ok(*passed);
         }
@@ -35,14 +38,22 @@ impl Engine {
         if is_free || self.gate.looks_closely() && self.may_bypass(priority) {
             return Ok(passed);
         }
-        Err(self.no_room(priority, origin, bytes))
+        Err(self.no_room(&passed, priority, origin, bytes))
     }
 
     /// The refusal of a caller that does not wait, for want of room.
     #[cold]
-    pub(crate) fn no_room(&self, priority: Priority, origin: &Origin, bytes: u64) -> AppendError {
-        let in_use = self.pool.in_use();
-        let is_slow = in_use > self.gate.blocks_max(priority) && in_use <= self.blocks_max(priority);
+    pub(crate) fn no_room(
+        &self,
+        passed: &Passed,
+        priority: Priority,
+        origin: &Origin,
+        bytes: u64,
+    ) -> AppendError {
+        self.gate.found_no_room(passed, bytes);
+        // Behind a cut there is room that is not given, to this one or to those before it.
+        let is_cut = priority != Priority::High && self.gate.is_cutting();
+        let is_slow = is_cut && self.pool.in_use() <= self.blocks_max(priority);
         let cause = if is_slow { Cause::Delay } else { Cause::Room };
         self.overloaded(cause, priority, origin, bytes)
     }
@@ -56,7 +67,14 @@ impl Engine {
         origin: &Origin,
         bytes: u64,
     ) -> AppendError {
-        let retry_after = self.retry_after(bytes, priority);
+        let retry_after = match (cause, origin.deadline) {
+            // There is room: it is the time that must become less.
+            (Cause::Deadline, Some(deadline)) => {
+                let above = self.predicted_delay().saturating_sub(deadline);
+                admission::retry_within(above.mul_f64(self.gate.jitter()))
+            }
+            _ => self.retry_after(bytes, priority),
+        };
         self.gate.refused(cause, priority, origin.tenant, bytes);
         AppendError::Overloaded { shard: self.id, retry_after, cause }
     }
@@ -76,8 +94,10 @@ impl Engine {
         let told = &self.published.0;
         let rate = told.drain_rate.load(Ordering::Relaxed);
         let queued = if rate == 0 { 0.0 } else { behind as f64 / rate as f64 };
-        // One that hangs takes at least as long as it has.
-        let hangs = self.oldest_operation().unwrap_or_default();
+        // One that hangs takes at least as long as it has. What the log does beside its commits holds up none of them.
+        let since = told.oldest.load(Ordering::Relaxed);
+        let hangs = if since == u64::MAX { 0 } else { self.device.now() - Nanos(since) };
+        let hangs = Duration::from_nanos(hangs);
         Duration::from_nanos(told.commit_ns.load(Ordering::Relaxed)).max(hangs)
             + Duration::try_from_secs_f64(queued).unwrap_or(Duration::MAX / 2)
     }
@@ -95,7 +115,11 @@ impl Engine {
         // What was is of no use once nobody has turned the shard for a while: it is idle.
         let is_new = since < 3 * STEP_NS;
         let part = |admitted: &AtomicU32| f64::from(admitted.load(Ordering::Relaxed)) / f64::from(u32::MAX);
-        let admitted = [0, 1, 2].map(|priority| if is_new { part(&told.admitted[priority]) } else { 1.0 });
+        let admitted = [0, 1, 2].map(|priority| match () {
+            () if self.admission.is_shut() => 0.0,
+            () if is_new => part(&told.admitted[priority]),
+            () => 1.0,
+        });
         Pressure {
             shard: self.id,
             delay: self.predicted_delay(),

@@ -24,6 +24,8 @@ pub(in crate::shard) struct Overload {
     counted: Counted,
     written: u64,
     accepted: u64,
+    /// For how long the device had been busy until then.
+    busy: u64,
     /// What the last operations took, in nanoseconds; the oldest is replaced next.
     commits: [u64; COMMITS],
     oldest_commit: usize,
@@ -51,6 +53,7 @@ impl Overload {
             counted: Counted::default(),
             written: setup.start.0,
             accepted: setup.start.0,
+            busy: 0,
             commits: [0; COMMITS],
             oldest_commit: 0,
         }
@@ -139,10 +142,11 @@ impl Engine {
         let written = core.committer.watermarks().written.0;
         let accepted = self.accepted_end().0;
         let counted = self.gate.counted();
-        let own = &mut core.overload;
+        let (busy, own) = (core.drain.all_busy(now), &mut core.overload);
         let [got_in, refused] = counted.since(&own.counted);
         let interval = Interval {
             now,
+            busy: busy - own.busy,
             min_delay: own.min_delay.take().or(waits),
             drained: written.saturating_sub(own.written),
             grown: accepted.saturating_sub(own.accepted),
@@ -151,15 +155,12 @@ impl Engine {
         };
         (own.counted, own.written, own.accepted) = (counted, written, accepted);
         let cut = own.controller.step(&interval);
+        own.busy = busy;
         self.gate.apply(&cut);
+        core.committer.bound_flight(cut.flight_max);
         self.tell_admitted(&interval);
         match cut.shares {
-            Some(_) => {
-                let got_in: u64 = got_in[..2].iter().sum();
-                let offered = got_in + refused[..2].iter().sum::<u64>();
-                let part = if offered == 0 { 1.0 } else { got_in as f64 / offered as f64 };
-                own.learner.step(self.gate.fairness(), now, cut.fair_bytes, part);
-            }
+            Some(_) => own.learner.step(self.gate.fairness(), now, cut.fair_bytes),
             None => own.learner.end(self.gate.fairness()),
         }
         // Windows that are wider now are room for those who wait.
