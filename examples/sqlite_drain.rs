@@ -23,6 +23,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
+use sawmill::error::QueueError;
 use sawmill::queue::{Delivery, QueueOptions};
 use sawmill::{Log, Options, Record, Write};
 
@@ -63,7 +64,7 @@ impl Order {
 
 /// Accepts the orders from this one on, as fast as the log takes them, and says how far they are durable.
 fn accept(log: &Log, from: i64, orders: i64) -> Result<(), Error> {
-    // More than are in flight at a kill need not be remembered by their ids: fewer than `Options::dedup_ids`.
+    // What may be sent twice after a kill, which is not much more, must be known by its ids: `Options::dedup_ids`.
     let mut window = log.window(8_192);
     let mut durable = from;
     let mut answer = || {
@@ -123,7 +124,13 @@ fn drain(rows: &mut Connection, batch: Vec<Delivery>) -> Result<usize, Error> {
         }
     }
     transaction.commit()?;
-    written.into_iter().try_for_each(Delivery::done)?;
+    for delivery in written {
+        match delivery.done() {
+            // It took too long, and will come again, or has: its row is there.
+            Err(QueueError::LeaseLost(_)) => {}
+            told => told?,
+        }
+    }
     Ok(again)
 }
 
