@@ -12,7 +12,7 @@
 //!
 //! `cargo run --release --example sqlite_drain [ORDERS [PER_SECOND]]` starts the server as a process of its own, kills
 //! it in the burst and while it drains, starts it again, and compares all rows in the end. A million orders, drained at
-//! 100,000 a second, unless it says otherwise.
+//! 25,000 a second, unless it says otherwise.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -300,7 +300,7 @@ fn main() -> Result<(), Error> {
         return serve(Path::new(dir), from.parse()?, orders.parse()?, per_second.parse()?);
     }
     let orders: i64 = arguments.first().map_or(Ok(1_000_000), |orders| orders.parse())?;
-    let per_second: f64 = arguments.get(1).map_or(Ok(100_000.0), |rate| rate.parse())?;
+    let per_second: f64 = arguments.get(1).map_or(Ok(25_000.0), |rate| rate.parse())?;
     let dir = tempfile::tempdir()?;
     let mut clients = Clients { orders, per_second, accepted: 0, drained: 0 };
     println!("{:>9} {:>10} {:>9} {:>10} {:>6}", "accepted", "per second", "drained", "per second", "again");
