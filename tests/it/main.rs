@@ -20,6 +20,7 @@ mod full_disk;
 mod fuse;
 mod golden;
 mod handles;
+mod ingest;
 mod keyed_batches;
 mod kill_storm;
 mod limits;
