@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sawmill::ceiling::parts::{Block, Blocks, Commits};
+use sawmill::ceiling::parts::{Block, Blocks, Commits, Latencies};
 
 const SIZES: [usize; 4] = [64, 256, 1024, 4096];
 
@@ -58,9 +58,16 @@ fn committer(criterion: &mut Criterion) {
     });
 }
 
+fn latencies(criterion: &mut Criterion) {
+    let mut latencies = Latencies::default();
+    criterion.bench_function("a histogram, a block", |bencher| {
+        bencher.iter(|| black_box(latencies.record(black_box(37))));
+    });
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(300));
-    targets = records, reserve, committer
+    targets = records, reserve, committer, latencies
 }
 criterion_main!(benches);

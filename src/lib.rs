@@ -427,7 +427,7 @@
 //!     let log = Log::open(dir.path())?;
 //!     log.append("payload").wait()?;
 //!     for shard in log.stats().shards {
-//!         println!("shard {}: {} records, durable to {}", shard.shard, shard.records, shard.durable_lsn);
+//!         println!("{}: {} records, p99 {:?}", shard.shard, shard.records, shard.commit_latency.quantile(0.99));
 //!     }
 //!     Ok(())
 //! }

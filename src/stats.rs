@@ -1,5 +1,7 @@
 //! What a log has done and how it does.
 
+mod latency;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,6 +9,8 @@ use crate::admission::Cause;
 pub use crate::device::{Capabilities, FileSystem, WriteProbe};
 use crate::position::{Lsn, ShardId};
 use crate::write::Priority;
+pub use latency::Latency;
+pub(crate) use latency::{Accepted, Recorder};
 
 /// Counted by the holder of a shard's token, and by those who are refused.
 #[derive(Debug, Default)]
@@ -22,6 +26,8 @@ pub(crate) struct Counters {
     pub refused_no_space: AtomicU64,
     pub refused_no_segment: AtomicU64,
     pub memory_hits: AtomicU64,
+    pub commit_latency: Recorder,
+    pub queueing_delay: Recorder,
 }
 
 impl Counters {
@@ -47,6 +53,24 @@ pub struct Stats {
     pub clock_drift: Duration,
     /// What was found, chosen and given up, one line each: the same text as in the log.
     pub notices: Vec<String>,
+}
+
+impl Stats {
+    /// The [commit latency](ShardStats::commit_latency) of all shards together.
+    pub fn commit_latency(&self) -> Latency {
+        self.merged(|shard| &shard.commit_latency)
+    }
+
+    /// The [queueing delay](ShardStats::queueing_delay) of all shards together.
+    pub fn queueing_delay(&self) -> Latency {
+        self.merged(|shard| &shard.queueing_delay)
+    }
+
+    fn merged(&self, of: impl Fn(&ShardStats) -> &Latency) -> Latency {
+        let mut merged = Latency::default();
+        self.shards.iter().for_each(|shard| merged.merge(of(shard)));
+        merged
+    }
 }
 
 /// How a shard stands with what is offered, by [`Log::pressure`](crate::Log::pressure).
@@ -121,6 +145,13 @@ pub struct ShardStats {
     pub memory_blocks: u32,
     /// Bytes per second that it drained when it was last busy; 0 before that.
     pub drain_rate: u64,
+    /// How long it took from a record's acceptance until it was durable, whatever durability was asked for: those that were
+    /// appended with a lower one become durable at leisure, and count as well.
+    pub commit_latency: Latency,
+    /// How long it took from a record's acceptance until its block went to the device. The rest of the commit latency is the
+    /// device's. Beyond [`Options::delay_target`](crate::Options::delay_target) the shard is overloaded, which goes by the
+    /// shortest wait of blocks that are closed.
+    pub queueing_delay: Latency,
     /// For how long the oldest write, sync or other call on the shard's files has been out that the device has
     /// not answered; `None` if there is none. A device that hangs shows here.
     pub oldest_operation: Option<Duration>,

@@ -6,6 +6,7 @@ use crate::format::{
 };
 use crate::pool::{BlockPlace, Claim, Pool, Sequence, Urgency};
 use crate::position::Lsn;
+use crate::stats::{Accepted, Recorder};
 use crate::time::Nanos;
 
 const IDENTITY: Identity = Identity { log_id: [7; 16], shard: 0, epoch: 1, nonce: 9 };
@@ -105,7 +106,15 @@ impl Blocks {
                     let capacity = self.pool.block_bytes();
                     let (lsn, seed) = (Lsn(self.lsn), IDENTITY.seed());
                     self.lsn += u64::from(capacity);
-                    assert!(self.pool.open(&BlockPlace { lsn, previous_end: lsn, capacity, epoch: 1, seed }));
+                    let (previous_end, epoch, opened_at) = (lsn, 1, Nanos::default());
+                    assert!(self.pool.open(&BlockPlace {
+                        lsn,
+                        previous_end,
+                        capacity,
+                        epoch,
+                        seed,
+                        opened_at
+                    }));
                 }
             }
         }
@@ -149,6 +158,23 @@ impl Commits {
     }
 }
 
+/// A histogram of latencies, as a shard has two.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    recorder: Recorder,
+    now: Nanos,
+}
+
+impl Latencies {
+    /// Records a block of so many records, which took about 100 us; gives how long this one did.
+    pub fn record(&mut self, records: u64) -> u64 {
+        let since = self.now;
+        self.now = since + (100_000 + since.0 % 8191);
+        self.recorder.record(&Accepted { since, records }, self.now);
+        self.now - since
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +193,8 @@ mod tests {
         assert!(blocks.pool.last().sequence > Sequence(4));
         let mut commits = Commits::default();
         assert_eq!((commits.step(), commits.step()), (4096, 8192));
+        let mut latencies = Latencies::default();
+        assert_eq!((latencies.record(3), latencies.record(4)), (100_000, 101_708));
+        assert_eq!(latencies.recorder.load().count(), 7);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, round_to_granule};
 use crate::position::Lsn;
+use crate::time::Nanos;
 
 /// How soon a block must go out, by the most demanding record in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +46,8 @@ pub(crate) struct BlockPlace {
     pub capacity: u32,
     pub epoch: u32,
     pub seed: EpochSeed,
+    /// When the caller opens it, for its first record.
+    pub opened_at: Nanos,
 }
 
 /// A block that is closed and fully copied.

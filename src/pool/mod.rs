@@ -23,6 +23,7 @@ pub(crate) use reservation::{Claim, Pool, Reserved};
 fn place(lsn: u64) -> BlockPlace {
     use crate::format::EpochSeed;
     use crate::position::Lsn;
+    use crate::time::Nanos;
     let (lsn, seed) = (Lsn(lsn), EpochSeed::from_raw(0));
-    BlockPlace { lsn, previous_end: lsn, capacity: 4096, epoch: 1, seed }
+    BlockPlace { lsn, previous_end: lsn, capacity: 4096, epoch: 1, seed, opened_at: Nanos(lsn.0) }
 }

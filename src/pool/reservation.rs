@@ -202,6 +202,7 @@ impl Pool {
         slot.seed.store(place.seed.raw(), Ordering::Relaxed);
         slot.group_before.store(group.map_or(u64::MAX, |group| group.before.0), Ordering::Relaxed);
         slot.marker.store(u32::from(marker), Ordering::Relaxed);
+        slot.opened_at.store(place.opened_at.0, Ordering::Relaxed);
         slot.closed_at.store(0, Ordering::Relaxed);
         slot.progress.0.filled.store(0, Ordering::Relaxed);
         slot.progress.0.urgency.store(0, Ordering::Relaxed);
@@ -256,6 +257,13 @@ impl Pool {
     pub(crate) fn closed_at(&self, sequence: Sequence) -> Option<Nanos> {
         let closed_at = self.slot(sequence).closed_at.load(Ordering::Relaxed);
         (closed_at != 0).then_some(Nanos(closed_at))
+    }
+
+    /// When a sealed block was opened that is not given back yet, and how many records it has.
+    pub(crate) fn opened_at(&self, sequence: Sequence) -> (Nanos, u32) {
+        let slot = self.slot(sequence);
+        let filled = slot.progress.0.filled.load(Ordering::Relaxed);
+        (Nanos(slot.opened_at.load(Ordering::Relaxed)), (filled >> 32) as u32)
     }
 
     /// Whether no block is open.

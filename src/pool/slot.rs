@@ -74,6 +74,8 @@ pub(super) struct Slot {
     pub final_length: AtomicU32,
     /// `u64::MAX` if no group is open at its end.
     pub group_before: AtomicU64,
+    /// When it was opened, in nanoseconds.
+    pub opened_at: AtomicU64,
     /// When it was closed, in nanoseconds; 0 while that is not known.
     pub closed_at: AtomicU64,
     /// 1 if the block is written although it holds no record.
@@ -107,6 +109,7 @@ impl Slot {
             seed: AtomicU32::new(0),
             final_length: AtomicU32::new(0),
             group_before: AtomicU64::new(u64::MAX),
+            opened_at: AtomicU64::new(0),
             closed_at: AtomicU64::new(0),
             marker: AtomicU32::new(0),
             sealed: AtomicU32::new(0),

@@ -308,7 +308,7 @@ impl Engine {
                 () if self.life.has_failed() => Err(NoRoom::Shut),
                 () if !self.pool.is_closed() => Ok(()),
                 () if self.life.is_shut() => Err(NoRoom::Shut),
-                () => opener.open(&self.pool, need, blocks_max),
+                () => opener.open(&self.pool, need, blocks_max, self.device.now()),
             };
             if opened.is_ok() {
                 self.look_ahead(&opener);
@@ -366,7 +366,7 @@ impl Engine {
         if closed {
             self.pool.note_closed(before, now);
         }
-        let planned = opener.plan(&self.pool, bodies, self.blocks_max(priority)).map(|planned| {
+        let planned = opener.plan(&self.pool, bodies, self.blocks_max(priority), now).map(|planned| {
             let mut reserved = VecDeque::with_capacity(planned.len());
             for block in &planned {
                 let opened = self.pool.open_closed(&block.place, block.length, block.group);

@@ -10,6 +10,7 @@ use crate::format::{
 use crate::pool::{BlockPlace, Group, Pool, Reserved, Sequence};
 use crate::position::Lsn;
 use crate::segment::Segment;
+use crate::time::Nanos;
 
 /// Why no block could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,7 @@ impl Opener {
     ///
     /// What is passed over are the rest of the segment in use and segments that are smaller than a block, as whoever
     /// reads the chain expects.
-    fn place(&self, pool: &Pool, end: Lsn, least: u32) -> Option<BlockPlace> {
+    fn place(&self, pool: &Pool, end: Lsn, least: u32, now: Nanos) -> Option<BlockPlace> {
         if !self.secured {
             return None;
         }
@@ -159,6 +160,7 @@ impl Opener {
                     capacity,
                     epoch: self.epoch,
                     seed: self.seed,
+                    opened_at: now,
                 });
             }
         }
@@ -166,8 +168,8 @@ impl Opener {
     }
 
     /// Opens a block with room for `need` bytes of records. No block is open, and the shard is not shut.
-    pub(crate) fn open(&mut self, pool: &Pool, need: u32, blocks_max: u32) -> Result<(), NoRoom> {
-        let place = self.next_place(pool, need, blocks_max)?;
+    pub(crate) fn open(&mut self, pool: &Pool, need: u32, blocks_max: u32, now: Nanos) -> Result<(), NoRoom> {
+        let place = self.next_place(pool, need, blocks_max, now)?;
         if !pool.open(&place) {
             return Err(NoRoom::Memory);
         }
@@ -176,12 +178,12 @@ impl Opener {
     }
 
     /// Where the next block goes, if one may be opened.
-    fn next_place(&self, pool: &Pool, need: u32, blocks_max: u32) -> Result<BlockPlace, NoRoom> {
+    fn next_place(&self, pool: &Pool, need: u32, blocks_max: u32, now: Nanos) -> Result<BlockPlace, NoRoom> {
         if self.held || pool.in_use() >= blocks_max {
             return Err(NoRoom::Memory);
         }
         let bytes = BLOCK_HEADER_BYTES + need;
-        self.place(pool, self.end(pool), bytes).ok_or(NoRoom::Segment { bytes: u64::from(bytes) })
+        self.place(pool, self.end(pool), bytes, now).ok_or(NoRoom::Segment { bytes: u64::from(bytes) })
     }
 
     /// As [`open`](Opener::open), with the first `need` bytes reserved in the same step.
@@ -190,16 +192,17 @@ impl Opener {
         pool: &'p Pool,
         need: u32,
         blocks_max: u32,
+        now: Nanos,
     ) -> Result<Reserved<'p>, NoRoom> {
-        let place = self.next_place(pool, need, blocks_max)?;
+        let place = self.next_place(pool, need, blocks_max, now)?;
         let reserved = pool.open_reserved(&place, need).ok_or(NoRoom::Memory)?;
         self.leave_behind(place.lsn);
         Ok(reserved)
     }
 
     /// Opens a marker, a block without records; false if there is no room for one now. The shard is not shut.
-    pub(crate) fn open_marker(&mut self, pool: &Pool) -> bool {
-        let place = if self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES) };
+    pub(crate) fn open_marker(&mut self, pool: &Pool, now: Nanos) -> bool {
+        let place = if self.held { None } else { self.place(pool, self.end(pool), BLOCK_HEADER_BYTES, now) };
         let Some(place) = place.filter(|place| pool.open_marker(place)) else { return false };
         self.leave_behind(place.lsn);
         true
@@ -215,15 +218,21 @@ impl Opener {
     /// Lays a group out over blocks of its own: `bodies` are the records' sizes, key included.
     ///
     /// The pool's last block is closed. Nothing is opened yet.
-    pub(crate) fn plan(&self, pool: &Pool, bodies: &[u32], blocks_max: u32) -> Result<Vec<Planned>, NoRoom> {
+    pub(crate) fn plan(
+        &self,
+        pool: &Pool,
+        bodies: &[u32],
+        blocks_max: u32,
+        now: Nanos,
+    ) -> Result<Vec<Planned>, NoRoom> {
         if self.held {
             return Err(NoRoom::Memory);
         }
-        let mut planned = self.lay_out(pool, bodies, BLOCK_HEADER_BYTES)?;
+        let mut planned = self.lay_out(pool, bodies, BLOCK_HEADER_BYTES, now)?;
         if planned.len() as u32 >= blocks_max {
             // The ends of segments, and segments smaller than a block, cost a block each: here so many that there may
             // never be enough. What a record may have at the most fits into whole ones (`Options::config`).
-            planned = self.lay_out(pool, bodies, pool.block_bytes())?;
+            planned = self.lay_out(pool, bodies, pool.block_bytes(), now)?;
         }
         if pool.in_use() + planned.len() as u32 > blocks_max {
             return Err(NoRoom::Memory);
@@ -232,7 +241,13 @@ impl Opener {
     }
 
     /// The blocks of a group, each in a place of at least `block_least` bytes.
-    fn lay_out(&self, pool: &Pool, bodies: &[u32], block_least: u32) -> Result<Vec<Planned>, NoRoom> {
+    fn lay_out(
+        &self,
+        pool: &Pool,
+        bodies: &[u32],
+        block_least: u32,
+        now: Nanos,
+    ) -> Result<Vec<Planned>, NoRoom> {
         let mut planned: Vec<Planned> = Vec::new();
         let mut end = self.end(pool);
         let before = end;
@@ -252,7 +267,7 @@ impl Opener {
                         end = Lsn(last.place.lsn.0 + crate::format::round_to_granule(u64::from(last.length)));
                     }
                     let bytes = block_least.max(BLOCK_HEADER_BYTES + least);
-                    let place = self.place(pool, end, bytes).ok_or_else(missing)?;
+                    let place = self.place(pool, end, bytes, now).ok_or_else(missing)?;
                     planned.push(Planned {
                         place,
                         length: BLOCK_HEADER_BYTES,

@@ -148,7 +148,7 @@ impl Engine {
         if let Some(reserved) = held.claim(need, closed) {
             return Decided::Range(reserved);
         }
-        match opener.open_reserved(&self.pool, need, self.blocks_max(mode.priority)) {
+        match opener.open_reserved(&self.pool, need, self.blocks_max(mode.priority), self.device.now()) {
             Ok(reserved) => {
                 self.look_ahead(opener);
                 Decided::Range(reserved)

@@ -207,9 +207,11 @@ impl Engine {
         for sequence in core.unresolved.announce(completed) {
             self.waiting.callers.notify(sequence.0, &mut core.wakes);
         }
-        let resolved = core
-            .unresolved
-            .resolve(marks.durable, |sequence| self.waiting.callers.notify(sequence.0, &mut core.wakes));
+        let resolved = core.unresolved.resolve(
+            marks.durable,
+            |sequence| self.waiting.callers.notify(sequence.0, &mut core.wakes),
+            |accepted| self.counters.commit_latency.record(accepted, now),
+        );
         if let Some(end) = resolved {
             core.drain.add(end);
         }

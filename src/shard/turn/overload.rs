@@ -9,6 +9,7 @@ use crate::pool::Sequence;
 use crate::position::Lsn;
 use crate::shard::token::{Core, Submitted};
 use crate::shard::{Engine, EngineSetup};
+use crate::stats::Accepted;
 use crate::time::Nanos;
 
 /// What only the holder of the token touches of it.
@@ -88,8 +89,15 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Engine {
+    /// The records of a block that is sealed and not written yet.
+    pub(in crate::shard) fn accepted(&self, sequence: Sequence) -> Accepted {
+        let (since, records) = self.pool.opened_at(sequence);
+        Accepted { since, records: records.into() }
+    }
+
     /// A block goes to the device.
     pub(in crate::shard) fn note_handed_over(&self, core: &mut Core, sequence: Sequence, now: Nanos) {
+        self.counters.queueing_delay.record(&self.accepted(sequence), now);
         // Where it is not known it was closed just now by somebody who has not said so yet, or long ago by one who is
         // interrupted: others tell.
         if let Some(closed_at) = self.pool.closed_at(sequence) {

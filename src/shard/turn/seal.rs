@@ -14,6 +14,7 @@ use crate::position::Lsn;
 use crate::segment::Segment;
 use crate::shard::Engine;
 use crate::shard::token::{Core, SealedBlock};
+use crate::stats::Accepted;
 use crate::time::Nanos;
 
 impl Engine {
@@ -50,7 +51,7 @@ impl Engine {
         core.next_to_seal = sequence.next();
         if complete.records == 0 && !complete.marker {
             // Void: the next block takes its place. Somebody may wait for all up to it.
-            core.unresolved.push(sequence, complete.previous_end, core.timestamp);
+            core.unresolved.push(sequence, complete.previous_end, core.timestamp, Accepted::default());
             core.committer.handle_void(sequence);
             return;
         }
@@ -81,7 +82,7 @@ impl Engine {
             group: complete.group,
         };
         core.committer.handle_sealed(block, now);
-        core.unresolved.push(sequence, end, core.timestamp);
+        core.unresolved.push(sequence, end, core.timestamp, self.accepted(sequence));
         let offset = complete.lsn.0 - segment.row.base;
         self.counters.sealed(complete.records, complete.length, bytes.len());
         core.sealed.push_back(SealedBlock { sequence, bytes, segment, offset });
@@ -114,7 +115,7 @@ impl Engine {
             }
             self.pool.close_any();
         }
-        if !self.life.is_shut() && opener.open_marker(&self.pool) {
+        if !self.life.is_shut() && opener.open_marker(&self.pool, now) {
             drop(opener);
             while let Some(complete) =
                 self.pool.complete(core.next_to_seal).filter(|_| core.sealed.is_empty())

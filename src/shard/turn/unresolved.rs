@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use crate::pool::Sequence;
 use crate::position::Lsn;
+use crate::stats::Accepted;
 
 /// One block, or neighbours that are all written.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,7 @@ struct Entry {
     end: Lsn,
     /// Time of its last record.
     timestamp: u64,
+    accepted: Accepted,
 }
 
 /// See the module.
@@ -36,13 +38,19 @@ impl Unresolved {
     }
 
     /// A block was sealed or passed over; they come in order.
-    pub(in crate::shard) fn push(&mut self, sequence: Sequence, end: Lsn, timestamp: u64) {
+    pub(in crate::shard) fn push(
+        &mut self,
+        sequence: Sequence,
+        end: Lsn,
+        timestamp: u64,
+        accepted: Accepted,
+    ) {
         let most = self.blocks * 2 + 2;
         if self.entries.len() == most {
             self.merge();
         }
         assert!(self.entries.len() < most, "more blocks are not written than there are");
-        self.entries.push_back(Entry { first: sequence, last: sequence, end, timestamp });
+        self.entries.push_back(Entry { first: sequence, last: sequence, end, timestamp, accepted });
     }
 
     /// Makes one of each two neighbours that are written.
@@ -52,7 +60,8 @@ impl Unresolved {
         for index in 0..self.entries.len() {
             let entry = self.entries[index];
             if index < written && index % 2 == 1 {
-                self.entries[kept - 1] = Entry { first: self.entries[kept - 1].first, ..entry };
+                let Entry { first, accepted, .. } = self.entries[kept - 1];
+                self.entries[kept - 1] = Entry { first, accepted: accepted.and(&entry.accepted), ..entry };
             } else {
                 self.entries[kept] = entry;
                 kept += 1;
@@ -77,11 +86,12 @@ impl Unresolved {
     }
 
     /// All below `durable` is durable: calls `notify` with each block that is now, or may be, and gives the end of the
-    /// last one that is.
+    /// last one that is. `done` is told of the records that are.
     pub(in crate::shard) fn resolve(
         &mut self,
         durable: Lsn,
         mut notify: impl FnMut(Sequence),
+        mut done: impl FnMut(&Accepted),
     ) -> Option<Lsn> {
         let moved = durable > std::mem::replace(&mut self.durable, durable);
         // Waiters of blocks that are so many apart share a slot, and are woken together.
@@ -91,6 +101,7 @@ impl Unresolved {
         let mut resolved = None;
         while let Some(entry) = self.entries.front().filter(|entry| entry.end <= durable) {
             all(entry);
+            done(&entry.accepted);
             resolved = Some(entry.end);
             self.entries.pop_front();
         }
@@ -113,6 +124,7 @@ impl Unresolved {
 mod tests {
     use super::*;
     use crate::device::sim::Random;
+    use crate::time::Nanos;
 
     /// While a sync hangs, as many blocks as one likes are written: each is told of once it is durable, and what is
     /// kept does not grow.
@@ -123,17 +135,22 @@ mod tests {
             let blocks = 2 + random.below(6);
             let mut unresolved = Unresolved::new(blocks as u32, Sequence(0));
             let capacity = unresolved.entries.capacity();
-            let (mut sealed, mut written, mut durable) = (0, 0, 0);
+            let (mut sealed, mut written, mut durable, mut counted) = (0, 0, 0, 0);
             let mut told = vec![true];
             for _ in 0..2_000 {
                 match random.below(200) {
                     // The sync is over, or another one, which began some time ago.
                     0 => {
                         durable += random.below(written - durable + 1);
-                        unresolved.resolve(Lsn(durable * 10), |sequence| {
+                        let notify = |sequence: Sequence| {
                             // Who shares its slot is woken as well.
                             let shares = |other: &u64| other % blocks == sequence.0 % blocks;
                             (1..=sealed).filter(shares).for_each(|own| told[own as usize] = true);
+                        };
+                        unresolved.resolve(Lsn(durable * 10), notify, |accepted| {
+                            assert_eq!(accepted.since, Nanos(counted + 1), "the first of them");
+                            counted += accepted.records;
+                            assert!(counted <= durable);
                         });
                         assert!((1..=durable).all(|own| told[own as usize]), "seed {seed}: one was not told");
                         // Who was woken too early looks, and waits again.
@@ -142,7 +159,8 @@ mod tests {
                     1..100 if sealed - written < blocks => {
                         sealed += 1;
                         told.push(false);
-                        unresolved.push(Sequence(sealed), Lsn(sealed * 10), sealed);
+                        let accepted = Accepted { since: Nanos(sealed), records: 1 };
+                        unresolved.push(Sequence(sealed), Lsn(sealed * 10), sealed, accepted);
                     }
                     _ => {
                         let completed = written + random.below(sealed - written + 1);
@@ -159,7 +177,8 @@ mod tests {
                 }
             }
             assert_eq!(unresolved.entries.capacity(), capacity, "it has grown");
-            unresolved.resolve(Lsn(u64::MAX), |_| ());
+            unresolved.resolve(Lsn(u64::MAX), |_| (), |accepted| counted += accepted.records);
+            assert_eq!(counted, sealed, "each record counts once");
             assert!(unresolved.entries.is_empty());
         }
     }

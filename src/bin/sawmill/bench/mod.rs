@@ -1,6 +1,8 @@
 //! `sawmill bench`: the main job, measured.
 
+mod chart;
 mod crash;
+mod floods;
 mod keys;
 mod loads;
 mod lookups;

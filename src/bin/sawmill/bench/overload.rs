@@ -15,21 +15,22 @@ use hdrhistogram::Histogram;
 use sawmill::{AppendError, Commit, Log, Options, Priority, Write};
 use serde_json::{Value, json};
 
+use super::floods::Floods;
 use super::loads::Load;
 use super::throttle::Throttle;
 use super::{RETAIN_BYTES, warm_up};
 use crate::Error;
 
 /// Large enough that the drive is the limit.
-const RECORD_BYTES: u32 = 4096;
+pub const RECORD_BYTES: u32 = 4096;
 /// What the drive is held to where that can be had: slow enough for one thread to offer ten times as much.
 const DRIVE_BYTES: u64 = 48 << 20;
 /// Of what the log can take.
 const TIMES: [f64; 4] = [0.5, 1.0, 2.0, 10.0];
 /// In front of what is measured.
-const SETTLING: Duration = Duration::from_secs(1);
+pub const SETTLING: Duration = Duration::from_secs(1);
 const CALLERS: usize = 256;
-const SLICE: Duration = Duration::from_millis(100);
+pub const SLICE: Duration = Duration::from_millis(100);
 /// How long the load sleeps while nothing is due.
 const BETWEEN: Duration = Duration::from_micros(50);
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
@@ -84,17 +85,18 @@ pub struct Overload {
     pub throttled: bool,
     pub points: Vec<Point>,
     pub spike: Vec<Slice>,
+    pub floods: Floods,
 }
 
 /// A record that was due, and what became of it: `None` was refused.
-struct Sent {
-    due: Instant,
-    priority: usize,
-    commit: Option<Commit>,
+pub struct Sent {
+    pub due: Instant,
+    pub priority: usize,
+    pub commit: Option<Commit>,
 }
 
 /// A record that is durable.
-struct Done {
+pub struct Done {
     due: Instant,
     priority: usize,
     at: Instant,
@@ -119,11 +121,12 @@ impl Overload {
             }
         }
         let spike = spike(&log, peak)?;
+        let floods = Floods::measure(&log, peak, time)?;
         let throttled = throttle.is_some();
         drop(throttle);
         log.close()?;
         std::fs::remove_dir_all(&dir)?;
-        Ok(Overload { peak, throttled, points, spike })
+        Ok(Overload { peak, throttled, points, spike, floods })
     }
 
     pub fn json(&self) -> Value {
@@ -136,7 +139,7 @@ impl Overload {
         });
         json!({
             "peak_records_per_second": self.peak, "throttled": self.throttled,
-            "points": points.collect::<Vec<_>>(), "recovered_after_seconds": self.recovered(),
+            "points": points.collect::<Vec<_>>(), "recovered_after_seconds": self.recovered(), "floods": self.floods.json(),
         })
     }
 
@@ -214,8 +217,8 @@ fn spike(log: &Log, peak: f64) -> Result<Vec<Slice>, Error> {
     Ok(slices.collect())
 }
 
-/// When each record was due, of which priority, and whether it was accepted.
-type Offered = Vec<(Instant, usize, bool)>;
+/// When each record was due, of which priority or other kind, and whether it was accepted.
+pub type Offered = Vec<(Instant, usize, bool)>;
 
 /// Sends records at `rates_at(time since the beginning)` until then. What is on its way by then is waited for, but not where
 /// a queue has grown that takes seconds to drain.
@@ -230,7 +233,7 @@ fn offer(
         let (commits, to_wait_for) = channel::<Sent>();
         let waits = scope.spawn(move || wait_for(&to_wait_for));
         let front = Front::begin(scope, log, server, commits, &gives_up);
-        let sent = send(&front, rates_at, until);
+        let sent = send(rates_at, until, |due, priority, payload| front.take(due, priority, payload));
         gives_up.store(true, Ordering::SeqCst);
         drop(front);
         let done = waits.join().map_err(|_| "a thread panicked")??;
@@ -238,17 +241,18 @@ fn offer(
     })
 }
 
-fn send(
-    front: &Front<'_>,
-    rates_at: impl Fn(Duration) -> [f64; 3],
+/// Each of so many kinds when it is due; `take` says whether it was accepted.
+pub fn send<const KINDS: usize>(
+    rates_at: impl Fn(Duration) -> [f64; KINDS],
     until: Instant,
+    mut take: impl FnMut(Instant, usize, &[u8]) -> Result<bool, Error>,
 ) -> Result<Offered, Error> {
     let payload = vec![1; RECORD_BYTES as usize];
     let began = Instant::now();
-    let (mut next, mut offered) = ([began; 3], Vec::new());
+    let (mut next, mut offered) = ([began; KINDS], Vec::new());
     loop {
-        let priority = (0..3).min_by_key(|&priority| next[priority]).unwrap_or(0);
-        let (due, now) = (next[priority], Instant::now());
+        let kind = (0..KINDS).min_by_key(|&kind| next[kind]).unwrap_or(0);
+        let (due, now) = (next[kind], Instant::now());
         if due.max(now) >= until {
             return Ok(offered);
         }
@@ -256,12 +260,12 @@ fn send(
             std::thread::sleep(BETWEEN.min(due - now));
             continue;
         }
-        offered.push((due, priority, front.take(due, priority, &payload)?));
-        next[priority] = due + Duration::from_secs_f64(1.0 / rates_at(due - began)[priority].max(1.0));
+        offered.push((due, kind, take(due, kind, &payload)?));
+        next[kind] = due + Duration::from_secs_f64(1.0 / rates_at(due - began)[kind].max(1.0));
     }
 }
 
-fn wait_for(sent: &Receiver<Sent>) -> Result<Vec<Done>, AppendError> {
+pub fn wait_for(sent: &Receiver<Sent>) -> Result<Vec<Done>, AppendError> {
     let mut done = Vec::new();
     for Sent { due, priority, commit } in sent {
         if let Some(commit) = commit {
@@ -382,11 +386,9 @@ impl fmt::Display for Overload {
             )?;
         }
         writeln!(f, "(-: of what was due in the time that was measured, nothing became durable in time)")?;
-        match self.recovered() {
-            Some(seconds) => {
-                write!(f, "a spike of ten times for a second: delays as before {seconds:.1} s after its end")
-            }
-            None => Ok(()),
+        if let Some(seconds) = self.recovered() {
+            writeln!(f, "a spike of ten times for a second: delays as before {seconds:.1} s after its end")?;
         }
+        write!(f, "{}", self.floods)
     }
 }

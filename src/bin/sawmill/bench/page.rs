@@ -1,111 +1,24 @@
-//! The report as one HTML page that needs nothing else: plots as SVG, made by `plotters`.
+//! The report as one HTML page that needs nothing else.
 
 use std::fmt::Write as _;
 
-use plotters::prelude::*;
-
+use super::chart::{Chart, short};
+use super::floods::{Floods, Part};
 use super::overload::{Overload, Point, Server};
 use super::report::Report;
 use super::sweep::Sweep;
 use crate::Error;
 
-const COLOURS: [RGBColor; 4] = [
-    RGBColor(0x1f, 0x5f, 0x8b),
-    RGBColor(0xc0, 0x5a, 0x1e),
-    RGBColor(0x3c, 0x7d, 0x3c),
-    RGBColor(0x7a, 0x7a, 0x7a),
-];
-
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}\
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}svg{width:100%;height:auto}\
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}figure{margin:1.2rem 0}svg{width:100%;height:auto;display:block}\
+.key{margin:0 0 .2rem}.key span{display:inline-block;margin-right:1.2rem}\
+.key i{display:inline-block;width:1.2rem;height:.2rem;margin-right:.4rem;vertical-align:middle}.wide{overflow-x:auto}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}\
 .bar{background:#e8edf1;height:.7rem;position:relative}.bar i{display:block;background:#1f5f8b;height:100%}\
 p.how{color:#555}pre{overflow-x:auto;font-size:.75rem}code{background:#f3f3f3;padding:0 .2em}";
 
-/// A chart of some lines; an axis that is logarithmic is drawn on powers of ten.
-struct Chart<'a> {
-    x: &'a str,
-    y: &'a str,
-    log: [bool; 2],
-    lines: Vec<(String, Vec<(f64, f64)>)>,
-}
-
-/// 12345 as `12 k`.
-fn short(value: f64) -> String {
-    match value {
-        value if value >= 1e6 => format!("{:.1} M", value / 1e6),
-        value if value >= 1e4 => format!("{:.0} k", value / 1e3),
-        value if value >= 1e3 => format!("{:.1} k", value / 1e3),
-        value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
-        value => format!("{value:.1}"),
-    }
-}
-
-impl Chart<'_> {
-    fn place(&self, axis: usize, value: f64) -> f64 {
-        if self.log[axis] { value.max(1e-3).log10() } else { value }
-    }
-
-    fn label(&self, axis: usize, place: f64) -> String {
-        short(if self.log[axis] { 10f64.powf(place) } else { place })
-    }
-
-    fn range(&self, axis: usize) -> std::ops::Range<f64> {
-        let values = self.lines.iter().flat_map(|(_, points)| points);
-        let values = values.map(|&(x, y)| self.place(axis, if axis == 0 { x } else { y }));
-        let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), at| (low.min(at), high.max(at)));
-        if low > high {
-            return 0.0..1.0;
-        }
-        // Amounts begin at zero; time and logarithms where they begin.
-        let low = if axis == 1 && !self.log[axis] { 0.0 } else { low };
-        low..high + (high - low).max(1e-9) * if axis == 1 { 0.08 } else { 0.0 }
-    }
-
-    fn svg(&self) -> Result<String, Error> {
-        let mut svg = String::new();
-        {
-            let root = SVGBackend::with_string(&mut svg, (820, 400)).into_drawing_area();
-            root.fill(&WHITE)?;
-            let mut chart = ChartBuilder::on(&root)
-                .margin(12)
-                .x_label_area_size(44)
-                .y_label_area_size(70)
-                .build_cartesian_2d(self.range(0), self.range(1))?;
-            chart
-                .configure_mesh()
-                .x_desc(self.x)
-                .y_desc(self.y)
-                .light_line_style(RGBColor(0xf2, 0xf2, 0xf2))
-                .x_label_formatter(&|place| self.label(0, *place))
-                .y_label_formatter(&|place| self.label(1, *place))
-                .draw()?;
-            for ((name, points), colour) in self.lines.iter().zip(COLOURS) {
-                let points: Vec<_> =
-                    points.iter().map(|&(x, y)| (self.place(0, x), self.place(1, y))).collect();
-                let dots = points.len() <= 20;
-                chart
-                    .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-                    .label(name.as_str())
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-                if dots {
-                    chart.draw_series(points.into_iter().map(|at| Circle::new(at, 3, colour.filled())))?;
-                }
-            }
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::UpperLeft)
-                .background_style(WHITE.mix(0.85))
-                .border_style(RGBColor(0xcc, 0xcc, 0xcc))
-                .draw()?;
-            root.present()?;
-        }
-        Ok(svg)
-    }
-}
-
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -137,7 +50,7 @@ fn ratios(html: &mut String, report: &Report) -> Result<(), Error> {
          that such callers can reach, in the same run. <i>bare writes</i>: device bytes a second, to bare io_uring writes \
          of the same block size. <i>hand-over</i>: records a second, to as many threads that hand records over to one that \
          writes. <i>bare p50&darr;</i>: the median latency, to that of a bare <code>pwritev2</code>; lower is better. \
-         Medians.</p><table><tr><th>load<th>records/s<th>ratio<th>to<th style=\"width:40%\">",
+         Medians.</p><div class=wide><table><tr><th>load<th>records/s<th>ratio<th>to<th style=\"width:40%\">",
     );
     for row in report.ratios() {
         let width = (row.to_ceiling * 100.0).clamp(0.0, 100.0);
@@ -150,7 +63,7 @@ fn ratios(html: &mut String, report: &Report) -> Result<(), Error> {
             row.ceiling,
         )?;
     }
-    html.push_str("</table>");
+    html.push_str("</table></div>");
     Ok(())
 }
 
@@ -172,7 +85,7 @@ fn in_flight(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
         html,
         "<h2>Throughput against records in flight</h2><p class=how>Each record counts once it is durable. Both axes are \
          logarithmic.</p>{}",
-        chart.svg()?
+        chart.figure()?
     )?;
     Ok(())
 }
@@ -201,9 +114,9 @@ fn under_load(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
     write!(
         html,
         "<h2>Latency under load</h2><p class=how>An open loop: records come when they are due, whatever became of those \
-         before, and their latency counts from then. The bare writes show what the machine itself stalls.</p>{}<table>\
+         before, and their latency counts from then. The bare writes show what the machine itself stalls.</p>{}<div class=wide><table>\
          <tr><th>load<th>offered/s<th>p50 us<th>p99 us<th>p99.9 us<th>p99 / p50<th>load late p99 us<th>bare wait p99 us",
-        chart.svg()?
+        chart.figure()?
     )?;
     for point in &sweep.under_load {
         let at = |quantile| point.latencies.value_at_quantile(quantile) as f64 / 1e3;
@@ -220,7 +133,7 @@ fn under_load(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
             point.bare_rest.as_secs_f64() * 1e6,
         )?;
     }
-    html.push_str("</table>");
+    html.push_str("</table></div>");
     Ok(())
 }
 
@@ -247,8 +160,8 @@ fn series(html: &mut String, sweep: &Sweep) -> Result<(), Error> {
         html,
         "<h2>Over time</h2><p class=how>Sustained ingest with 1,024 records in flight and retention on, by tenths of a \
          second.</p>{}{}",
-        throughput.svg()?,
-        latency.svg()?
+        throughput.figure()?,
+        latency.figure()?
     )?;
     Ok(())
 }
@@ -298,10 +211,49 @@ fn overloaded(html: &mut String, overload: &Overload) -> Result<(), Error> {
          the peak is of high priority, three tenths are of normal, all else is of low. Goodput is what became durable, of \
          the peak. Beside a server that refuses stand one with a queue that has no bound, and one whose callers wait.</p>\
          {}{}<h2>A spike</h2><p class=how>Ten times as much for a second.</p>{}{}",
-        chart("goodput", servers.map(goodput).to_vec()).svg()?,
-        chart("p99, ms until durable", priorities).svg()?,
-        spike.svg()?,
-        accepted.svg()?,
+        chart("goodput", servers.map(goodput).to_vec()).figure()?,
+        chart("p99, ms until durable", priorities).figure()?,
+        spike.figure()?,
+        accepted.figure()?,
     )?;
+    flooded(html, &overload.floods)
+}
+
+fn flooded(html: &mut String, floods: &Floods) -> Result<(), Error> {
+    let line = |name: &str, of: fn(&Part) -> f64| {
+        let points = floods.parts.iter().map(|part| (part.at, of(part)));
+        (name.to_owned(), points.collect())
+    };
+    let tenants = Chart {
+        x: "seconds; from 2 on the one sends ten times its share",
+        y: "accepted, parts of a share",
+        log: [false, false],
+        lines: vec![
+            line("the eight others, mean", |part| part.others),
+            line("the least of them", |part| part.least),
+            line("the one that floods", |part| part.flooding),
+        ],
+    };
+    write!(
+        html,
+        "<h2>One tenant floods</h2><p class=how>Nine tenants, each of which may have a ninth of the closed loop's peak. \
+         Eight send that, and one sends ten times as much.</p>{}<h2>Callers that do not heed</h2><p class=how>Eight \
+         threads offer all that they can. Those that heed sleep for <code>retry_after</code> when they are refused; those \
+         that hammer try again at once. Times are the log's own, by <code>stats()</code>: queued is until a record goes to \
+         the device.</p><div class=wide><table><tr><th>callers<th>records/s<th>tries/s<th>queued p50 ms<th>p99 ms\
+         <th>durable p50 ms<th>p99 ms<th>p99.9 ms",
+        tenants.figure()?
+    )?;
+    for callers in &floods.callers {
+        write!(html, "<tr><td>{}<td>{}<td>{}", callers.name(), short(callers.goodput), short(callers.tries))?;
+        for (latency, quantiles) in
+            [(&callers.queueing, [0.5, 0.99].as_slice()), (&callers.commit, &[0.5, 0.99, 0.999])]
+        {
+            for &quantile in quantiles {
+                write!(html, "<td>{:.1}", latency.quantile(quantile).as_secs_f64() * 1e3)?;
+            }
+        }
+    }
+    html.push_str("</table></div>");
     Ok(())
 }
