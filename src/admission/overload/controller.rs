@@ -41,7 +41,7 @@ const BUDGET_MAX: f64 = 2.0;
 /// Below this part of the setpoint the device may have been idle.
 const EMPTY: f64 = 0.25;
 /// The cut ends after so many intervals in which less than this part of the drain rate was offered.
-const CALM_INTERVALS: u32 = 3;
+pub(super) const CALM_INTERVALS: u32 = 3;
 const CALM: f64 = 0.9;
 
 /// Blocks that the device may have in its hands at the least.
@@ -76,6 +76,9 @@ pub(crate) struct Interval {
     pub accepted: ByPriority<u64>,
     /// Bytes with which they were refused, but not for fairness.
     pub refused: ByPriority<u64>,
+    /// Bytes that were refused for fairness. They have no part in the shares, and are no reason to let the cut go: all of
+    /// them would come in then.
+    pub unfair: u64,
 }
 
 /// What is let in during the next interval.
@@ -118,7 +121,7 @@ impl Interval {
     }
 
     fn is_idle(&self) -> bool {
-        self.grown == 0 && self.min_delay.is_none() && self.refused == [0; 3]
+        self.grown == 0 && self.min_delay.is_none() && self.refused == [0; 3] && self.unfair == 0
     }
 
     /// It took longer than an interval should, and the device had little to do: nobody looked, since there was nothing to see.
@@ -171,7 +174,8 @@ impl Controller {
             // A device that hung has a way back: a block in each interval at the least.
             let least = f64::from(self.limits.block_bytes) / seconds;
             active.correct(target * SETPOINT, delay, measured.max(least), seconds);
-            let offered = (interval.grown + interval.refused.iter().sum::<u64>()) as f64 / seconds;
+            let refused = interval.refused.iter().sum::<u64>() + interval.unfair;
+            let offered = (interval.grown + refused) as f64 / seconds;
             let is_calm = offered < CALM * active.rate && delay < target * SETPOINT;
             active.calm = if is_calm { active.calm + 1 } else { 0 };
             if active.calm >= CALM_INTERVALS {

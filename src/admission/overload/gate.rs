@@ -62,6 +62,8 @@ struct Stripe {
     accepted: ByPriority<AtomicU64>,
     /// The same of those that were refused for want of room or for the delay.
     refused: ByPriority<AtomicU64>,
+    /// Bytes that were refused for fairness.
+    unfair: AtomicU64,
     /// Refusals by cause and priority.
     refusals: [ByPriority<AtomicU64>; CAUSES],
     random: AtomicU64,
@@ -76,6 +78,8 @@ pub(crate) struct Counted {
     pub accepted: ByPriority<u64>,
     /// The same of those that were refused for want of room or for the delay.
     pub refused: ByPriority<u64>,
+    /// Bytes that were refused for fairness.
+    pub unfair: u64,
     /// Refusals by cause and priority.
     pub refusals: [ByPriority<u64>; CAUSES],
 }
@@ -190,9 +194,12 @@ impl Gate {
     pub(crate) fn refused(&self, cause: Cause, priority: Priority, tenant: u64, bytes: u64) {
         let (stripe, priority) = (self.stripe(), index(priority));
         stripe.refusals[cause as usize][priority].fetch_add(1, Ordering::Relaxed);
-        if matches!(cause, Cause::Room | Cause::Delay) {
-            stripe.refused[priority].fetch_add(bytes, Ordering::Relaxed);
-        }
+        match cause {
+            Cause::Room | Cause::Delay => stripe.refused[priority].fetch_add(bytes, Ordering::Relaxed),
+            Cause::Tenant => stripe.unfair.fetch_add(bytes, Ordering::Relaxed),
+            // Whoever has no time at all is no sign of more than the shard takes.
+            Cause::Deadline => 0,
+        };
         if stripe.random() % SAMPLED == 0 {
             if let Ok(mut heaviest) = self.heaviest.try_lock() {
                 heaviest.add(tenant, SAMPLED);
@@ -220,6 +227,7 @@ impl Gate {
         let mut all = Counted::default();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         for CacheLine(stripe) in &self.stripes {
+            all.unfair += load(&stripe.unfair);
             for priority in 0..3 {
                 all.accepted[priority] += load(&stripe.accepted[priority]);
                 all.refused[priority] += load(&stripe.refused[priority]);
@@ -332,6 +340,7 @@ mod tests {
         gate.refused(Cause::Deadline, Priority::High, 3, 80);
         let counted = gate.counted();
         assert_eq!(counted.since(&before), [[100, 0, 0], [0, 30, 0]], "fairness and deadlines are no offer");
+        assert_eq!(counted.unfair - before.unfair, 40);
         assert_eq!(counted.refusals, [[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]);
     }
 

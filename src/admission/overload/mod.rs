@@ -18,7 +18,7 @@ mod heaviest;
 mod plant;
 
 #[cfg(all(test, not(sawmill_loom)))]
-use controller::IN_FLIGHT_MIN;
+use controller::{CALM_INTERVALS, IN_FLIGHT_MIN};
 pub(crate) use controller::{Controller, Cut, Interval, Limits, STEP_NS};
 pub(crate) use fairness::Learner;
 pub use gate::Cause;

@@ -252,6 +252,31 @@ fn a_burst_that_drains_is_no_overload() {
     assert!(controller.step(&interval).shares.is_some());
 }
 
+/// One who is refused for fairness alone would come in with all that he offers if the cut were let go: it is not, until he
+/// has stopped.
+#[test]
+fn a_flood_that_fairness_holds_is_no_calm() {
+    let mut plant = Plant::new();
+    plant.run(Load::times(10.0), 10);
+    let mut step = |unfair| {
+        plant.now += STEP_NS;
+        let interval = Interval {
+            now: Nanos(plant.now),
+            min_delay: Some(0),
+            busy: STEP_NS,
+            grown: (0.5 * RATE / 10.0) as u64,
+            drained: (0.5 * RATE / 10.0) as u64,
+            accepted: [(0.5 * RATE / 10.0) as u64, 0, 0],
+            unfair,
+            ..Interval::default()
+        };
+        plant.controller.step(&interval);
+        plant.controller.is_cutting()
+    };
+    assert!((0..30).all(|_| step((5.0 * RATE / 10.0) as u64)));
+    assert!(!(0..CALM_INTERVALS).map(|_| step(0)).last().unwrap());
+}
+
 /// A thread that writes by system calls looks once in many writes: that it was busy all the time shows.
 #[test]
 fn a_busy_shard_that_is_looked_at_seldom_is_cut_too() {

@@ -160,6 +160,7 @@ impl Engine {
             grown: accepted.saturating_sub(own.accepted),
             accepted: got_in,
             refused,
+            unfair: counted.unfair.wrapping_sub(own.counted.unfair),
         };
         (own.counted, own.written, own.accepted) = (counted, written, accepted);
         let cut = own.controller.step(&interval);
