@@ -24,6 +24,7 @@ use home::{check_homes, claim_homes};
 use judge::judge_shard;
 use parallel::in_parallel;
 use report::report;
+pub(crate) use create::has_parts;
 pub(crate) use salvage::salvage;
 pub use salvage::{Salvage, SalvagedShard};
 

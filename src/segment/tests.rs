@@ -386,8 +386,8 @@ fn a_manifest_that_could_not_be_read_again_is_not_written() {
     let draft = store.draft(size, 0).unwrap();
     assert_eq!(store.list(draft, end, &marks).unwrap_err().kind(), io::ErrorKind::InvalidData);
     drop(store);
-    let (mut store, _, copies_diverge) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
-    assert!(!copies_diverge && store.manifest().covered == end);
+    let (mut store, _, stale_copy) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
+    assert!(stale_copy.is_none() && store.manifest().covered == end);
     let draft = store.draft(size, 0).unwrap();
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::files::OpenFiles;
+use super::manifest_error::ManifestError;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::Segment;
 use crate::device::{Directory, File, FileId};
@@ -100,13 +101,16 @@ impl Look {
         number: u32,
         log_id: &[u8; 16],
         shard: u16,
-    ) -> io::Result<Option<(Look, Arc<dyn File>)>> {
-        let file = match directory.open(&segment_name(number)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        let look = Look { number, bytes: file.bytes()?, first: First::of(file.as_ref(), log_id, shard) };
-        Ok(Some((look, file)))
+    ) -> Result<Option<(Look, Arc<dyn File>)>, ManifestError> {
+        let name = segment_name(number);
+        let opened = directory.open(&name).and_then(|file| Ok((file.bytes()?, file)));
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ManifestError::of_segment(&name)(error)),
+            Ok((bytes, file)) => {
+                Ok(Some((Look { number, bytes, first: First::of(file.as_ref(), log_id, shard) }, file)))
+            }
+        }
     }
 
     /// Where the first block says that the file begins.
@@ -153,7 +157,11 @@ impl Look {
 
 /// All files with a segment's name, read beside whoever owns them. Whatever they show was listed by the time that this
 /// returns: who judges them reads the manifest after that.
-pub(crate) fn look_at_all(directory: &dyn Directory, log_id: &[u8; 16], shard: u16) -> io::Result<Vec<Look>> {
+pub(crate) fn look_at_all(
+    directory: &dyn Directory,
+    log_id: &[u8; 16],
+    shard: u16,
+) -> Result<Vec<Look>, ManifestError> {
     let mut looks = Vec::new();
     for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
         looks.extend(Look::at(directory, number, log_id, shard)?.map(|(look, _)| look));
@@ -182,7 +190,7 @@ impl Unlisted {
         directory: &dyn Directory,
         manifest: &ShardManifest,
         files: &Arc<OpenFiles>,
-    ) -> io::Result<Unlisted> {
+    ) -> Result<Unlisted, ManifestError> {
         let look_at = |number| Look::at(directory, number, &manifest.log_id, manifest.shard);
         let (mut found, mut looks) = (Unlisted::default(), Vec::new());
         let rows = manifest.segments.iter().enumerate();

@@ -130,7 +130,9 @@ impl Engine {
             },
             Err(error) => {
                 let reason = match error {
-                    ManifestError::Io { source, .. } => source.to_string(),
+                    ManifestError::Io { file, source, .. } => {
+                        ManifestError::of_file(directory.path(), file, source).to_string()
+                    }
                     _ => "a newer version wrote it".to_owned(),
                 };
                 self.tell_not_written(&reason);
