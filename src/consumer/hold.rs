@@ -102,7 +102,9 @@ impl Asks {
             Ok(bodies) if bodies.is_empty() && ManifestFiles::is_there(directory, prefix) => {
                 asked.add(Vec::new(), Some(damaged()));
             }
-            Ok(bodies) => bodies.iter().map(|body| ask(body)).for_each(|(floors, why)| asked.add(floors, why)),
+            Ok(bodies) => {
+                bodies.iter().map(|body| ask(body)).for_each(|(floors, why)| asked.add(floors, why))
+            }
             Err(error) => asked.add(Vec::new(), Some(format!("it cannot be read: {error}"))),
         }
         asked

@@ -65,12 +65,7 @@ fn prefix(name: &str) -> String {
 }
 
 /// What a consumer's files ask the log to keep.
-pub(crate) fn asked(
-    name: &str,
-    own: LogId,
-    directory: &dyn Directory,
-    engines: &[Arc<Engine>],
-) -> Asks {
+pub(crate) fn asked(name: &str, own: LogId, directory: &dyn Directory, engines: &[Arc<Engine>]) -> Asks {
     let damaged = || ConsumerError::Damaged { name: name.to_owned() }.to_string();
     Asks::of(directory, &prefix(name), SlotKind::Progress, damaged, |body| {
         let Ok((log, shards)) = decode_progress(body) else { return (Vec::new(), Some(damaged())) };

@@ -170,7 +170,13 @@ impl OpenError {
     }
 
     /// A shard's folder holds this shard, of this log or of another one, in place of its own, as one of its files says.
-    pub(crate) fn other_shard(folder: &Path, log: &Path, is_of_log: bool, shard: u16, file: &str) -> OpenError {
+    pub(crate) fn other_shard(
+        folder: &Path,
+        log: &Path,
+        is_of_log: bool,
+        shard: u16,
+        file: &str,
+    ) -> OpenError {
         let found =
             format!("shard {shard} of {} log (by `{file}`)", if is_of_log { "this" } else { "another" });
         OpenError::NotOfThisLog { path: folder.to_owned(), found, log: log.to_owned() }

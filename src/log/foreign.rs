@@ -15,7 +15,8 @@ use crate::position::{Lsn, ShardId};
 use crate::read::{PutBack, Source};
 use crate::recovery::{self, Facts, Scan, Verdict};
 use crate::segment::{
-    KnownBlocks, ManifestError, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView, look_at_all, newer_than,
+    KnownBlocks, ManifestError, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView,
+    look_at_all, newer_than,
 };
 use crate::shard::{Hint, KeyQuery};
 use crate::sync::lock;

@@ -117,7 +117,7 @@ fn read_intent(path: &Path, directory: &dyn Directory) -> Result<Option<LogId>, 
     let copy = directory
         .sync()
         .and_then(|()| read_copy(directory, CREATING, SlotKind::Log, true))
-        .map_err(OpenError::at("reading what was begun", path))?;
+        .map_err(OpenError::at("reading what was begun", &path.join(CREATING)))?;
     match copy {
         Copy::Body(body) => Ok(LogManifest::decode(&body).ok().map(|begun| begun.log_id)),
         Copy::Damaged(Defect::Version) => Err(OpenError::TooNew { path: path.to_owned() }),
@@ -148,7 +148,9 @@ pub(super) fn check_places(
         match device.directory_to_read(&place) {
             Ok(folder) => match leftovers(path, folder.as_ref(), begun) {
                 // A shard that lies in its own log's directory, whose manifest is gone.
-                Err(OpenError::NotOfThisLog { .. }) if own.as_ref().is_some_and(|own| lost(own.as_ref(), &folder)) => {
+                Err(OpenError::NotOfThisLog { .. })
+                    if own.as_ref().is_some_and(|own| lost(own.as_ref(), &folder)) =>
+                {
                     return Err(OpenError::ManifestMissing { path: path.to_owned() });
                 }
                 left => drop(left?),
@@ -166,7 +168,9 @@ fn lost(own: &dyn Directory, folder: &Arc<dyn Directory>) -> bool {
         directory.list().is_ok_and(|names| names.iter().any(is_one))
     };
     let is_here = folder.path().parent() == Some(own.path());
-    is_here && !has(own, &|name| name == CREATING) && has(folder.as_ref(), &|name| ShardStore::is_manifest(name))
+    is_here
+        && !has(own, &|name| name == CREATING)
+        && has(folder.as_ref(), &|name| ShardStore::is_manifest(name))
 }
 
 /// The names in a shard's folder that an interrupted making of this very log has left there; an error if there is
@@ -182,7 +186,7 @@ fn leftovers(log: &Path, folder: &dyn Directory, begun: Option<&LogId>) -> Resul
             return refuse(format!("`{name}`"));
         };
         let copy = read_copy(folder, name, SlotKind::Shard, false);
-        match copy.map_err(OpenError::at("reading what was begun", path))? {
+        match copy.map_err(OpenError::at("reading what was begun", &path.join(name)))? {
             Copy::Empty => {}
             Copy::Body(body) if ShardManifest::decode(&body).is_ok_and(|found| found.is_new(log_id)) => {}
             Copy::Body(_) => return refuse(format!("`{name}` of another log")),

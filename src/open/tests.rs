@@ -138,7 +138,7 @@ fn no_log_is_made_over_another() {
     }
     let files = machine.files();
     let error = options(&machine).open("/log").unwrap_err();
-    assert!(matches!(&error, OpenError::ManifestMissing { .. }), "{error}");
+    assert!(matches!(&error, OpenError::NotOfThisLog { .. }), "{error}");
     assert_eq!(machine.files(), files);
 }
 

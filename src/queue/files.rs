@@ -86,12 +86,7 @@ fn floors(name: &str, engines: &[Arc<Engine>], saved: &QueueState) -> Vec<Lsn> {
 }
 
 /// What a queue's files ask the log to keep.
-pub(super) fn asked(
-    name: &str,
-    own: LogId,
-    directory: &dyn Directory,
-    engines: &[Arc<Engine>],
-) -> Asks {
+pub(super) fn asked(name: &str, own: LogId, directory: &dyn Directory, engines: &[Arc<Engine>]) -> Asks {
     let damaged = || QueueError::Damaged { name: name.to_owned() }.to_string();
     Asks::of(directory, &prefix(name), SlotKind::Queue, damaged, |body| match decode(name, own, body) {
         Ok(saved) => {

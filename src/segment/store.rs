@@ -93,12 +93,13 @@ impl ShardStore {
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let settled = manifest.checkpoint;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
-        let Unlisted { spares, strays, newer } = Unlisted::find(directory.as_ref(), &manifest, &files)?;
+        let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
+        let found = Unlisted::find(directory.as_ref(), &manifest, &files, spare_bytes_max)?;
+        let Unlisted { spares, strays, newer } = found;
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
         // that, the manifest would be refused as damaged.
         let above = spares.iter().map(|spare| spare.number + 1).max();
         manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
-        let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
         let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
         let store = ShardStore {
             directory,
