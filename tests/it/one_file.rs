@@ -41,7 +41,7 @@ const FAULTS: [Fault; 7] =
 impl Fault {
     fn put(self, file: &Path, whole: &[u8], other: Option<&Vec<u8>>) {
         match self {
-            Fault::NotOurs => return fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap(),
+            Fault::NotOurs => return fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap(),
             Fault::Empty => return fs::write(file, []).unwrap(),
             Fault::Half => return fs::write(file, &whole[..whole.len() / 2]).unwrap(),
             Fault::Other => return fs::write(file, other.unwrap()).unwrap(),
@@ -151,7 +151,7 @@ impl World {
             for number in 0..RECORDS {
                 let bytes = payload(shard, number, bytes);
                 let key = number.to_le_bytes();
-                let position = writer.append(Write::new(&bytes).key(&key)).admitted().wait().unwrap().wait();
+                let position = writer.append(Write::new(&bytes).key(key)).admitted().wait().unwrap().wait();
                 all.push((position.unwrap(), bytes));
             }
         }
