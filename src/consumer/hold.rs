@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::resume::resume;
-use crate::format::Committed;
+use crate::device::Directory;
+use crate::error::ConsumerError;
+use crate::format::{Committed, SlotKind};
 use crate::position::Lsn;
 use crate::segment::ManifestFiles;
 use crate::shard::{Engine, Holder};
@@ -65,10 +67,71 @@ pub(crate) fn floor(name: &str, engine: &Engine, committed: Option<Committed>) -
     if behind <= engine.view().horizon { behind } else { resume(name, engine, committed).unwrap_or(Lsn::MIN) }
 }
 
+/// Why one would be refused that has committed this, if it would, and so asks for anything.
+pub(crate) fn refusal(
+    name: &str,
+    engines: &[Arc<Engine>],
+    committed: &[Option<Committed>],
+) -> Option<ConsumerError> {
+    let mut shards = engines.iter().zip(committed).filter(|(engine, committed)| {
+        committed.is_some_and(|own| own.position.lsn() >= engine.view().horizon)
+    });
+    shards.find_map(|(engine, committed)| resume(name, engine, *committed).err())
+}
+
+/// What the copies of a name's files ask the log to keep, of the first shards, of the others all.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    /// None where there are no files.
+    pub copies: Vec<Vec<Lsn>>,
+    /// Why whoever opens them is refused, if it is: then they ask for anything.
+    pub refused: Option<String>,
+}
+
+impl Asks {
+    /// What `ask` makes of each copy that can be read: what it asks for, or why it is refused.
+    pub(crate) fn of(
+        directory: &dyn Directory,
+        prefix: &str,
+        kind: SlotKind,
+        damaged: impl Fn() -> String,
+        ask: impl Fn(&[u8]) -> (Vec<Lsn>, Option<String>),
+    ) -> Asks {
+        let mut asked = Asks::default();
+        match ManifestFiles::valid(directory, prefix, kind) {
+            Ok(bodies) if bodies.is_empty() && ManifestFiles::is_there(directory, prefix) => {
+                asked.add(Vec::new(), Some(damaged()));
+            }
+            Ok(bodies) => {
+                bodies.iter().map(|body| ask(body)).for_each(|(floors, why)| asked.add(floors, why))
+            }
+            Err(error) => asked.add(Vec::new(), Some(format!("it cannot be read: {error}"))),
+        }
+        asked
+    }
+
+    fn add(&mut self, floors: Vec<Lsn>, why: Option<String>) {
+        self.copies.push(floors);
+        self.refused = self.refused.take().or(why);
+    }
+}
+
 /// The same of all shards; `committed` may be of fewer.
 pub(crate) fn floors(name: &str, engines: &[Arc<Engine>], committed: &[Option<Committed>]) -> Vec<Lsn> {
     let of = |shard: usize| committed.get(shard).copied().flatten();
     engines.iter().enumerate().map(|(shard, engine)| floor(name, engine, of(shard))).collect()
+}
+
+/// Holds what the files of a name ask for, if there are any, and tells why that is all of it.
+pub(crate) fn hold_asked(holder: Holder, name: &str, engines: &[Arc<Engine>], asked: &Asks) -> bool {
+    if asked.copies.is_empty() {
+        return false;
+    }
+    hold_copies(holder, name, engines, &asked.copies);
+    if let Some(why) = &asked.refused {
+        engines[0].note_refused(holder, name, why);
+    }
+    true
 }
 
 /// Holds what the copies of a name's files ask for, which may be one or two.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-pub(crate) use hold::{Hold, floors, hold_copies};
+pub(crate) use hold::{Asks, Hold, floors, hold_asked, hold_copies, refusal};
 pub(crate) use progress::{Progress, asked};
 pub use resume::From;
 pub(crate) use resume::resume_in;

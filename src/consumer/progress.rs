@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Place;
-use super::hold::{Hold, floors};
+use super::hold::{Asks, Hold, floors, refusal};
 use super::resume::{From, check_log, replaced};
 use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo, error_chain};
 use crate::format::{Committed, SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
-use crate::position::{LogId, Lsn, ShardId};
+use crate::position::{LogId, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
 use crate::shard::{Engine, Holder};
 use crate::sync::lock;
@@ -64,20 +64,16 @@ fn prefix(name: &str) -> String {
     format!("consumer-{name}")
 }
 
-/// What each copy of a consumer's files asks the log to keep of the first shards, of the others all; no copies where there
-/// are no files.
-pub(crate) fn asked(
-    name: &str,
-    own: LogId,
-    directory: &dyn Directory,
-    engines: &[Arc<Engine>],
-) -> io::Result<Vec<Vec<Lsn>>> {
-    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Progress)?;
-    let asked = |body: &Vec<u8>| match decode_progress(body) {
-        Ok((log, shards)) if log.is_none_or(|log| log == own) => floors(name, engines, &shards),
-        _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
-    };
-    Ok(bodies.iter().map(asked).collect())
+/// What a consumer's files ask the log to keep.
+pub(crate) fn asked(name: &str, own: LogId, directory: &dyn Directory, engines: &[Arc<Engine>]) -> Asks {
+    let damaged = || ConsumerError::Damaged { name: name.to_owned() }.to_string();
+    Asks::of(directory, &prefix(name), SlotKind::Progress, damaged, |body| {
+        let Ok((log, shards)) = decode_progress(body) else { return (Vec::new(), Some(damaged())) };
+        match check_log(name, log, own).err().or_else(|| refusal(name, engines, &shards)) {
+            Some(error @ ConsumerError::OtherLog { .. }) => (Vec::new(), Some(error.to_string())),
+            refused => (floors(name, engines, &shards), refused.map(|error| error.to_string())),
+        }
+    })
 }
 
 /// The names of all that have files in the folder.
@@ -113,9 +109,14 @@ impl Begun<'_> {
             Ok(encode_progress(self.progress.log, &[]))
         });
         let (mut files, body) = made.map_err(|error| match error {
-            ManifestError::Io { source, .. } => ConsumerError::Io { name: name(), source: source.into() },
+            ManifestError::Io { file, source, .. } => {
+                let source = ManifestError::of_file(directory.path(), file, source).into();
+                ConsumerError::Io { name: name(), source }
+            }
             ManifestError::TooNew => ConsumerError::TooNew { name: name() },
-            ManifestError::Missing | ManifestError::Damaged(_) => ConsumerError::Damaged { name: name() },
+            ManifestError::Missing | ManifestError::Damaged(_) | ManifestError::OfTwo => {
+                ConsumerError::Damaged { name: name() }
+            }
         })?;
         let (log, mut found) = decode_progress(&body).map_err(|_| ConsumerError::Damaged { name: name() })?;
         found.resize(engines.len(), None);

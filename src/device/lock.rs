@@ -21,13 +21,18 @@ use crate::sys;
 pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn Lock>, LockError> {
     // A description of its own, which is not unlocked by whatever becomes of the folder's.
     let own = sys::open_at(folder.as_fd(), ".", libc::O_RDONLY | libc::O_DIRECTORY, 0);
-    let own = fs::File::from(own.map_err(LockError::Io)?);
+    let of = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LockError::Io { path, source }
+    };
+    let own = fs::File::from(own.map_err(of(path))?);
+    let named = path.join(name);
     let folder_locked = match sys::try_lock(own.as_fd()) {
         // The lock file is not made anew: its owner lives, or something of it does.
         Ok(false) => return Err(held(&own, name)),
         Ok(true) => true,
         Err(error) if needs_a_file(&error) => false,
-        Err(error) => return Err(LockError::Io(error)),
+        Err(error) => return Err(of(path)(error)),
     };
     let path = path.to_owned();
     let file = match sys::open_at(own.as_fd(), name, libc::O_RDWR | libc::O_CREAT, 0o640) {
@@ -41,12 +46,12 @@ pub(super) fn take(folder: &fs::File, path: &Path, name: &str) -> Result<Arc<dyn
                 file: None,
             }));
         }
-        file => fs::File::from(file.map_err(LockError::Io)?),
+        file => fs::File::from(file.map_err(of(&named))?),
     };
-    if !sys::try_lock(file.as_fd()).map_err(LockError::Io)? {
+    if !sys::try_lock(file.as_fd()).map_err(of(&named))? {
         return Err(held(&own, name));
     }
-    let metadata = file.metadata().map_err(LockError::Io)?;
+    let metadata = file.metadata().map_err(of(&named))?;
     // Who holds it, for the message of whoever comes next. Not needed for the lock. Always as long, and
     // never cut shorter first: that would wait for what a dead owner's slow device still writes back.
     let text = Owner::of_this_process().text();
@@ -256,7 +261,7 @@ mod tests {
         match error {
             LockError::Held(text) => (text, true),
             LockError::Lingering(text) => (text, false),
-            LockError::Io(error) => panic!("{error}"),
+            LockError::Io { source, .. } => panic!("{source}"),
         }
     }
 

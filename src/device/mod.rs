@@ -22,7 +22,7 @@ mod uring;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -289,5 +289,6 @@ pub(crate) enum LockError {
     Held(String),
     /// It may be that its owner is dead, and something of it is still in flight; the text says what is known.
     Lingering(String),
-    Io(io::Error),
+    /// Of the folder, or of the lock file in it.
+    Io { path: PathBuf, source: io::Error },
 }

@@ -82,7 +82,8 @@ pub enum OpenError {
     /// The log's own directory was moved, copied or restored while its shards lie elsewhere. If this is the copy that
     /// counts, say so with [`Options::relocated`](crate::Options::relocated). Nothing was changed.
     #[error("{} belongs to the log in {}, and {} is a copy of it or was moved: if it is to go on in its place, \
-             open it as relocated; nothing was changed", folder.display(), owner.display(), path.display())]
+             open it once with `Options::relocated(true)`; nothing was changed (where it was stands in \
+             `sawmill.owner.manifest.*`)", folder.display(), owner.display(), path.display())]
     Relocated {
         /// The directory that was opened.
         path: PathBuf,
@@ -112,9 +113,24 @@ pub enum OpenError {
         second: Defect,
     },
     /// A manifest is missing: neither copy is there. Nothing was changed.
-    #[error("the manifest in {} is missing, in both copies; nothing was changed", path.display())]
+    #[error(
+        "the manifest in {} is missing, in both copies; nothing was changed: a shard's is rebuilt by `sawmill repair`, \
+             and the log's own (`log.manifest.*`) put back from any backup of the log",
+        path.display()
+    )]
     ManifestMissing {
         /// The folder of the manifest.
+        path: PathBuf,
+    },
+    /// The two copies of the log's own manifest, which never change, are of two logs: one was put there by mistake.
+    /// Nothing was changed.
+    #[error(
+        "`log.manifest.0` and `log.manifest.1` in {} are of two logs; nothing was changed: move the one away that was \
+             put there",
+        path.display()
+    )]
+    OfTwoLogs {
+        /// The log's own directory.
         path: PathBuf,
     },
     /// A manifest that is lost in both copies cannot be rebuilt from the segment files. Nothing was changed.
@@ -153,9 +169,16 @@ impl OpenError {
         move |error| OpenError::Io { operation, path, source: Arc::new(error) }
     }
 
-    /// A shard's folder holds this shard, of this log or of another one, in place of its own.
-    pub(crate) fn other_shard(folder: &Path, log: &Path, is_of_log: bool, shard: u16) -> OpenError {
-        let found = format!("shard {shard} of {} log", if is_of_log { "this" } else { "another" });
+    /// A shard's folder holds this shard, of this log or of another one, in place of its own, as one of its files says.
+    pub(crate) fn other_shard(
+        folder: &Path,
+        log: &Path,
+        is_of_log: bool,
+        shard: u16,
+        file: &str,
+    ) -> OpenError {
+        let found =
+            format!("shard {shard} of {} log (by `{file}`)", if is_of_log { "this" } else { "another" });
         OpenError::NotOfThisLog { path: folder.to_owned(), found, log: log.to_owned() }
     }
 
@@ -166,9 +189,10 @@ impl OpenError {
             ManifestError::Missing => OpenError::ManifestMissing { path },
             ManifestError::Damaged([first, second]) => OpenError::ManifestDamaged { path, first, second },
             ManifestError::TooNew => OpenError::TooNew { path },
-            ManifestError::Io { file, source } => {
+            ManifestError::OfTwo => OpenError::OfTwoLogs { path },
+            ManifestError::Io { operation, file, source } => {
                 let path = file.map_or(path.clone(), |file| path.join(file));
-                OpenError::Io { operation: "reading the manifest", path, source: Arc::new(source) }
+                OpenError::Io { operation, path, source: Arc::new(source) }
             }
         }
     }

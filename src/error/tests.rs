@@ -104,6 +104,7 @@ fn opening_and_closing_tell_what_they_hold() {
         ManifestDamaged { .. } =>
             ManifestDamaged { path: path(), first: Defect::Short, second: Defect::Missing },
         ManifestMissing { .. } => ManifestMissing { path: path() },
+        OfTwoLogs { .. } => OfTwoLogs { path: path() },
         CannotRebuild { .. } => CannotRebuild { path: path(), reason: "two files".into() },
         TooNew { .. } => TooNew { path: path() },
         Forked => Forked,

@@ -25,6 +25,11 @@ pub(crate) enum SlotKind {
 }
 
 impl SlotKind {
+    /// Written once, when the log is made: two copies that differ are of two logs.
+    pub(crate) fn is_for_good(self) -> bool {
+        self == SlotKind::Log
+    }
+
     /// Written one copy at a time, so that the other one is older; else both say the same.
     pub(crate) fn copies_differ(self) -> bool {
         matches!(self, SlotKind::Progress | SlotKind::Tally | SlotKind::Ages | SlotKind::Queue)

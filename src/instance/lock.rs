@@ -69,10 +69,7 @@ pub(crate) fn take_lock(
         let leaving = device.threaded() && LEAVING.load(Ordering::SeqCst) > 0;
         match directory.lock(LOCK) {
             Ok(lock) => return Ok(lock),
-            Err(LockError::Io(error)) => {
-                let (path, source) = (path.to_owned(), Arc::new(error));
-                return Err(OpenError::Io { operation: "locking", path, source });
-            }
+            Err(LockError::Io { path, source }) => return Err(OpenError::at("locking", &path)(source)),
             Err(LockError::Lingering(owner)) => last = Some(owner),
             Err(LockError::Held(owner)) if !leaving => return Err(locked(owner)),
             Err(LockError::Held(_)) => {}

@@ -15,7 +15,8 @@ use crate::position::{Lsn, ShardId};
 use crate::read::{PutBack, Source};
 use crate::recovery::{self, Facts, Scan, Verdict};
 use crate::segment::{
-    KnownBlocks, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView, look_at_all, newer_than,
+    KnownBlocks, ManifestError, READ_BYTES, RandomReader, SegmentReader, StoreSnapshot, StoreView,
+    look_at_all, newer_than,
 };
 use crate::shard::{Hint, KeyQuery};
 use crate::sync::lock;
@@ -125,15 +126,17 @@ impl ForeignShard {
         ReadError::Io { shard: self.id, source: Arc::new(source) }
     }
 
+    fn unreadable(&self, error: ManifestError) -> ReadError {
+        self.io(io::Error::other(OpenError::manifest(self.directory.path())(error)))
+    }
+
     /// Reads the manifest again; what it cannot read stays as it was. Where nothing has changed, which is mostly, that
     /// is all, and else only what is new is opened.
     fn reload(&self, state: &mut State) -> Result<(), ReadError> {
         check_place(self.directory.as_ref())?;
         state.served = state.served.max(state.scan.durable);
-        let renewed = state.snapshot.renewed(self.directory.as_ref(), state.served).map_err(|error| {
-            let path = self.directory.path();
-            self.io(io::Error::other(OpenError::manifest(path)(error)))
-        })?;
+        let renewed = state.snapshot.renewed(self.directory.as_ref(), state.served);
+        let renewed = renewed.map_err(|error| self.unreadable(error))?;
         let Some((snapshot, kept)) = renewed else { return Ok(()) };
         if !is_of(&snapshot, self.log_id, self.id) {
             return Err(replaced(self.directory.as_ref()));
@@ -201,7 +204,7 @@ impl ForeignShard {
         let mut last = None;
         loop {
             let looks = look_at_all(self.directory.as_ref(), &self.log_id, self.id.0);
-            let looks = looks.map_err(|error| self.io(error))?;
+            let looks = looks.map_err(|error| self.unreadable(error))?;
             let mut reader = self.lend_scanner().map_err(|error| self.io(error))?;
             let mut state = lock(&self.state);
             self.advance(&mut state, &mut reader)?;

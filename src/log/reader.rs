@@ -15,6 +15,7 @@ use super::foreign::{ForeignShard, check_place, is_of};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, QueueError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};
+use crate::open::has_parts;
 use crate::options::open_files;
 use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::queue::{self, QueueSummary};
@@ -129,9 +130,9 @@ impl Verified {
     }
 }
 
-/// Whether there are shards of a log: then its manifest is missing.
-fn has_shards(directory: &dyn Directory) -> bool {
-    directory.list().is_ok_and(|names| names.iter().any(|name| name.starts_with("shard-")))
+/// Whether there are shards of a log, or other parts of it: then its manifest is missing.
+fn is_of_a_log(directory: &dyn Directory) -> bool {
+    directory.list().is_ok_and(|names| has_parts(&names))
 }
 
 impl LogReader {
@@ -144,7 +145,7 @@ impl LogReader {
             device.directory_to_read(path).map_err(OpenError::at("opening the directory", path))?;
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
-                ManifestError::Missing if !has_shards(directory.as_ref()) => {
+                ManifestError::Missing if !is_of_a_log(directory.as_ref()) => {
                     OpenError::at("reading the manifest", path)(io::Error::new(
                         io::ErrorKind::NotFound,
                         "there is no log",
@@ -165,7 +166,8 @@ impl LogReader {
             let snapshot = snapshot.map_err(OpenError::manifest(&folder))?;
             if !is_of(&snapshot, log.log_id, id) {
                 let is_of_log = snapshot.manifest.log_id == log.log_id;
-                return Err(OpenError::other_shard(&folder, path, is_of_log, snapshot.manifest.shard));
+                let (shard, name) = (snapshot.manifest.shard, &snapshot.name);
+                return Err(OpenError::other_shard(&folder, path, is_of_log, shard, name));
             }
             Ok(Arc::new(ForeignShard::new(&log, id, directory, snapshot)))
         });

@@ -1,5 +1,6 @@
 //! Engines of shards that were judged: memory, queue, a new epoch.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -39,15 +40,20 @@ pub(super) struct Builder<'a> {
     pub driven: Vec<Arc<crate::device::TaskWake>>,
 }
 
+/// That a copy of a manifest was mended.
+pub(super) fn not_current(copy: &Path) -> String {
+    format!("{}: this copy of the manifest was not current", copy.display())
+}
+
 /// A queue, unless the shard's driver brings its own, and what wakes whoever waits for it.
 type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
 
 impl Builder<'_> {
     pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
-        let Judged { id, mut store, cut, start, timestamp, copies_diverge, damage } = judged;
+        let Judged { id, mut store, cut, start, timestamp, stale_copy, damage } = judged;
         let path = store.directory().path().to_owned();
-        if copies_diverge {
-            self.notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        if let Some(copy) = stale_copy {
+            self.notices.warn(not_current(&path.join(copy)));
         }
         for stray in store.strays() {
             // Each is a line of its own: the name is in front of the colon.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::build::not_current;
 use super::folders::{Folder, check_durable, lock_folders, make_homes, open_folders};
 use crate::device::{Device, Directory, Lock};
 use crate::error::OpenError;
@@ -29,12 +30,27 @@ pub(super) fn check_foreign(directory: &dyn Directory) -> Result<(), OpenError> 
     if names.iter().any(|name| name.starts_with("log.manifest.")) {
         return Ok(());
     }
+    if names.iter().any(|name| is_part(name)) {
+        return Err(OpenError::ManifestMissing { path: path.to_owned() });
+    }
     let own =
         |name: &String| name.starts_with("sawmill.") || name.starts_with("shard-") || name == "lost+found";
     match names.into_iter().find(|name| !own(name)) {
         Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
         None => Ok(()),
     }
+}
+
+/// Whether it is what a consumer, a queue or a tally keeps in its log's own directory: that is made in a log alone.
+fn is_part(name: &str) -> bool {
+    let prefix = ManifestFiles::prefix_of(name);
+    prefix.is_some_and(|own| ["consumer-", "queue-", "tally-"].iter().any(|kind| own.starts_with(kind)))
+}
+
+/// Whether there are parts of a log that was made, whatever became of its manifest.
+pub(crate) fn has_parts(names: &[String]) -> bool {
+    let has = |start: &str| names.iter().any(|name| name.starts_with(start));
+    has("shard-") && !has(CREATING) || names.iter().any(|name| is_part(name))
 }
 
 /// An error unless the directory holds a log, finished or begun.
@@ -44,7 +60,7 @@ pub(super) fn check_there(directory: &dyn Directory) -> Result<(), OpenError> {
     let has = |start: &str| names.iter().any(|name| name.starts_with(start));
     match () {
         () if has("log.manifest.") => Ok(()),
-        () if has("shard-") && !has(CREATING) => Err(OpenError::ManifestMissing { path: path.to_owned() }),
+        () if has_parts(&names) => Err(OpenError::ManifestMissing { path: path.to_owned() }),
         () => Err(OpenError::NoLog { path: path.to_owned() }),
     }
 }
@@ -64,9 +80,9 @@ pub(super) fn find_log(
     let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     let creating = names.iter().any(|name| name == CREATING);
     let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
-        Ok((_, body, copies_diverge)) => {
-            if copies_diverge {
-                notices.warn(format!("{}: one copy of the manifest was not current", path.display()));
+        Ok((_, body, stale_copy)) => {
+            if let Some(copy) = stale_copy {
+                notices.warn(not_current(&path.join(copy)));
             }
             body
         }
@@ -101,7 +117,7 @@ fn read_intent(path: &Path, directory: &dyn Directory) -> Result<Option<LogId>, 
     let copy = directory
         .sync()
         .and_then(|()| read_copy(directory, CREATING, SlotKind::Log, true))
-        .map_err(OpenError::at("reading what was begun", path))?;
+        .map_err(OpenError::at("reading what was begun", &path.join(CREATING)))?;
     match copy {
         Copy::Body(body) => Ok(LogManifest::decode(&body).ok().map(|begun| begun.log_id)),
         Copy::Damaged(Defect::Version) => Err(OpenError::TooNew { path: path.to_owned() }),
@@ -123,18 +139,38 @@ pub(super) fn check_places(
     let mut places: Vec<_> =
         (0..layout.shards).map(|shard| shard_path(path, &layout.directories, shard)).collect();
     // Also those of a log that had more shards, or none elsewhere.
-    if let Ok(directory) = device.directory_to_read(path) {
+    let own = device.directory_to_read(path).ok();
+    if let Some(directory) = &own {
         let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
         places.extend(names.iter().filter(|name| name.starts_with("shard-")).map(|name| path.join(name)));
     }
     for place in places {
         match device.directory_to_read(&place) {
-            Ok(folder) => drop(leftovers(path, folder.as_ref(), begun)?),
+            Ok(folder) => match leftovers(path, folder.as_ref(), begun) {
+                // A shard that lies in its own log's directory, whose manifest is gone.
+                Err(OpenError::NotOfThisLog { .. })
+                    if own.as_ref().is_some_and(|own| lost(own.as_ref(), &folder)) =>
+                {
+                    return Err(OpenError::ManifestMissing { path: path.to_owned() });
+                }
+                left => drop(left?),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(OpenError::at("opening the shard's folder", &place)(error)),
         }
     }
     Ok(())
+}
+
+/// Whether a folder with a shard lies in this directory, in which no log is being made.
+fn lost(own: &dyn Directory, folder: &Arc<dyn Directory>) -> bool {
+    let has = |directory: &dyn Directory, is_one: &dyn Fn(&String) -> bool| {
+        directory.list().is_ok_and(|names| names.iter().any(is_one))
+    };
+    let is_here = folder.path().parent() == Some(own.path());
+    is_here
+        && !has(own, &|name| name == CREATING)
+        && has(folder.as_ref(), &|name| ShardStore::is_manifest(name))
 }
 
 /// The names in a shard's folder that an interrupted making of this very log has left there; an error if there is
@@ -150,7 +186,7 @@ fn leftovers(log: &Path, folder: &dyn Directory, begun: Option<&LogId>) -> Resul
             return refuse(format!("`{name}`"));
         };
         let copy = read_copy(folder, name, SlotKind::Shard, false);
-        match copy.map_err(OpenError::at("reading what was begun", path))? {
+        match copy.map_err(OpenError::at("reading what was begun", &path.join(name)))? {
             Copy::Empty => {}
             Copy::Body(body) if ShardManifest::decode(&body).is_ok_and(|found| found.is_new(log_id)) => {}
             Copy::Body(_) => return refuse(format!("`{name}` of another log")),

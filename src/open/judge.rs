@@ -9,7 +9,7 @@ use crate::format::LogManifest;
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{Facts, Verdict, beyond, judge, scan};
-use crate::segment::{SegmentReader, ShardStore};
+use crate::segment::{SegmentReader, ShardStore, segment_name};
 
 /// A shard that has been judged fit to be opened.
 pub(super) struct Judged {
@@ -19,7 +19,8 @@ pub(super) struct Judged {
     /// Where the new epoch starts.
     pub start: Lsn,
     pub timestamp: u64,
-    pub copies_diverge: bool,
+    /// The name of the manifest's copy that is not what it should be.
+    pub stale_copy: Option<String>,
     /// What it was opened past.
     pub damage: Option<String>,
 }
@@ -33,20 +34,21 @@ pub(super) fn judge_shard(
 ) -> Result<Judged, OpenError> {
     let path = directory.path();
     let io = |operation| OpenError::at(operation, path);
-    let (mut store, missing, copies_diverge) =
+    let (mut store, missing, stale_copy) =
         ShardStore::open(directory.clone(), config.space.segment_bytes, config.open_files)
             .map_err(OpenError::manifest(path))?;
     let manifest = store.manifest();
     if manifest.log_id != log.log_id || manifest.shard != shard {
         let is_of_log = manifest.log_id == log.log_id;
-        return Err(OpenError::other_shard(path, log_path, is_of_log, manifest.shard));
+        return Err(OpenError::other_shard(path, log_path, is_of_log, manifest.shard, store.manifest_name()));
     }
     let unsettled = || store.segments().iter().filter(|segment| segment.end() > manifest.checkpoint);
     for segment in unsettled() {
         // What a dead owner left in the cache is made durable before it is believed, and what its
         // failed sync left there must not be seen.
-        segment.file.sync().map_err(io("syncing a segment"))?;
-        segment.file.forget_cache().map_err(io("reading past the cache"))?;
+        let file = path.join(segment_name(segment.row.file));
+        segment.file.sync().map_err(OpenError::at("syncing a segment", &file))?;
+        segment.file.forget_cache().map_err(OpenError::at("reading past the cache", &file))?;
     }
     let largest = unsettled().map(|segment| segment.row.bytes).max().unwrap_or(0);
     let read_bytes = config.read_bytes.min(usize::try_from(largest).unwrap_or(usize::MAX));
@@ -57,13 +59,13 @@ pub(super) fn judge_shard(
     match judge(&facts) {
         Verdict::Tail { cut } => {
             let timestamp = manifest.timestamp.max(scan.timestamp);
-            Ok(Judged { id, cut, start: scan.end, timestamp, copies_diverge, damage: None, store })
+            Ok(Judged { id, cut, start: scan.end, timestamp, stale_copy, damage: None, store })
         }
         Verdict::Damaged { lsn, cause } if config.on_damage != OnDamage::Refuse => {
             let (start, epoch, timestamp) = beyond(&mut reader, &store.all_segments(), manifest, &scan);
             store.pass_damage(epoch);
             let damage = Some(format!("shard {shard} is damaged at LSN {lsn}: {cause}"));
-            Ok(Judged { id, cut: start, start, timestamp, copies_diverge, damage, store })
+            Ok(Judged { id, cut: start, start, timestamp, stale_copy, damage, store })
         }
         Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
     }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use build::Builder;
+pub(crate) use create::has_parts;
 use create::{Found, check_foreign, check_places, check_there, create, find_log};
 use folders::{Folder, check_durable, lock_folders, measure_all, open_folders};
 use home::{check_homes, claim_homes};

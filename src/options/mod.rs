@@ -362,7 +362,8 @@ impl Options {
     /// let go once that is durable, up to right behind the last record of which that is so.
     /// [`Shard::truncate_before`](crate::Shard::truncate_before) is refused with
     /// [`TruncateError::Needed`](crate::TruncateError::Needed); retention keeps more, without a word, so that a reader that is
-    /// dead can fill the disk. [`Log::remove_consumer`](crate::Log::remove_consumer) and
+    /// dead can fill the disk; a notice tells of one that would be refused, since it is of another moment than its shard,
+    /// and again when it goes on. [`Log::remove_consumer`](crate::Log::remove_consumer) and
     /// [`Log::remove_queue`](crate::Log::remove_queue) are the way on then: what is removed holds nothing until it is
     /// opened again, or the log is.
     ///

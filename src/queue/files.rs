@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::open::Place;
-use crate::consumer::{self, Hold};
+use super::open::{Place, of_queue};
+use crate::consumer::{self, Asks, Hold};
 use crate::device::{Calls, Device, Directory};
 use crate::error::{QueueError, SharedIo};
 use crate::format::{Committed, QueueState, SlotKind, decode_queue, encode_queue};
@@ -43,12 +43,16 @@ pub(super) fn remove(name: &str, directory: &dyn Directory, calls: &Calls) -> Re
     })
 }
 
-fn of_manifest(name: &str, error: ManifestError) -> QueueError {
+fn of_manifest(name: &str, directory: &dyn Directory, error: ManifestError) -> QueueError {
     let name = name.to_owned();
     match error {
-        ManifestError::Io { source, .. } => QueueError::Io { name, source: source.into() },
+        ManifestError::Io { file, source, .. } => {
+            QueueError::Io { name, source: ManifestError::of_file(directory.path(), file, source).into() }
+        }
         ManifestError::TooNew => QueueError::TooNew { name },
-        ManifestError::Missing | ManifestError::Damaged(_) => QueueError::Damaged { name },
+        ManifestError::Missing | ManifestError::Damaged(_) | ManifestError::OfTwo => {
+            QueueError::Damaged { name }
+        }
     }
 }
 
@@ -81,20 +85,16 @@ fn floors(name: &str, engines: &[Arc<Engine>], saved: &QueueState) -> Vec<Lsn> {
     floors
 }
 
-/// What each copy of a queue's files asks the log to keep of the first shards, of the others all; no copies where there are
-/// no files.
-pub(super) fn asked(
-    name: &str,
-    own: LogId,
-    directory: &dyn Directory,
-    engines: &[Arc<Engine>],
-) -> io::Result<Vec<Vec<Lsn>>> {
-    let bodies = ManifestFiles::valid(directory, &prefix(name), SlotKind::Queue)?;
-    let asked = |body: &Vec<u8>| match decode_queue(body) {
-        Ok((log, saved)) if log == own => floors(name, engines, &saved),
-        _ => Vec::new(), // It is refused when it is opened, and what it needs is not known.
-    };
-    Ok(bodies.iter().map(asked).collect())
+/// What a queue's files ask the log to keep.
+pub(super) fn asked(name: &str, own: LogId, directory: &dyn Directory, engines: &[Arc<Engine>]) -> Asks {
+    let damaged = || QueueError::Damaged { name: name.to_owned() }.to_string();
+    Asks::of(directory, &prefix(name), SlotKind::Queue, damaged, |body| match decode(name, own, body) {
+        Ok(saved) => {
+            let refused = consumer::refusal(name, engines, &saved.read).map(of_queue);
+            (floors(name, engines, &saved), refused.map(|error| error.to_string()))
+        }
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    })
 }
 
 /// What they say, read beside whoever owns them.
@@ -103,7 +103,7 @@ pub(super) fn peek(name: &str, log: LogId, directory: &dyn Directory) -> Result<
     let body =
         ManifestFiles::peek(directory, &prefix(name), SlotKind::Queue).map_err(|error| match error {
             ManifestError::Missing => QueueError::Unknown(name.to_owned()),
-            error => of_manifest(name, error),
+            error => of_manifest(name, directory, error),
         })?;
     decode(name, log, &body)
 }
@@ -133,7 +133,7 @@ impl Files {
         let _out = place.calls.begin();
         let fresh = || Ok(encode_queue(log, &QueueState::default()));
         let made = ManifestFiles::open_or_create(place.directory, &prefix(name), SlotKind::Queue, fresh);
-        let (files, body) = made.map_err(|error| of_manifest(name, error))?;
+        let (files, body) = made.map_err(|error| of_manifest(name, place.directory, error))?;
         let saved = decode(name, log, &body)?;
         let hold = Hold::begin(Holder::Queue, name, place.engines, place.retain_for);
         let state = Mutex::new(State::Open(files, hold));

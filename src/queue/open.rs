@@ -125,7 +125,7 @@ pub(super) fn from_in(
 }
 
 /// What a consumer would be told.
-fn of_queue(error: ConsumerError) -> QueueError {
+pub(super) fn of_queue(error: ConsumerError) -> QueueError {
     match error {
         ConsumerError::AboveEnd { name, shard, position, end } => {
             QueueError::AboveEnd { name, shard, position, end }
@@ -160,16 +160,8 @@ pub(crate) fn hold_all(names: &[String], directory: &dyn Directory, engines: &[A
             (Holder::Consumer, consumer::asked(name, log, directory, engines)),
             (Holder::Queue, files::asked(name, log, directory, engines)),
         ];
-        let mut holds = false;
-        for (holder, copies) in asked {
-            // What cannot be read now may ask for anything.
-            let copies = copies.unwrap_or_else(|_| vec![Vec::new()]);
-            if !copies.is_empty() {
-                consumer::hold_copies(holder, name, engines, &copies);
-                holds = true;
-            }
-        }
-        if !holds {
+        let held = asked.map(|(holder, asked)| consumer::hold_asked(holder, name, engines, &asked));
+        if held == [false; 2] {
             consumer::hold_copies(Holder::Nobody, name, engines, &[]);
         }
     }

@@ -477,7 +477,7 @@ pub(super) fn damaged(
     end: Option<Lsn>,
     cause: Defect,
 ) -> ReadError {
-    let segment = view.segment_of(lsn).map(|index| &view.segments[index].row);
+    let segment = view.row_of(lsn);
     let file = segment.map(|row| segment_name(row.file));
     ReadError::Damaged { shard, lsn, end, file, offset: segment.map_or(0, |row| lsn.0 - row.base), cause }
 }

@@ -7,7 +7,7 @@ use super::files::OpenFiles;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::store::PREFIX;
 use super::view::Segment;
-use super::{ManifestError, ManifestFiles};
+use super::{ManifestError, ManifestFiles, of_file};
 use crate::device::Directory;
 use crate::format::{GRANULE, SegmentRow, ShardManifest, SlotKind};
 
@@ -30,17 +30,29 @@ pub(crate) fn all_segments(
     let files = OpenFiles::new(directory.clone(), open_files_max);
     let mut segments = Vec::new();
     for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
-        let file = directory.open(&segment_name(number))?;
-        let bytes = file.bytes()? / GRANULE * GRANULE;
-        // However far ahead its number is: nobody knows how many there were.
-        if can_be_listed(number, bytes, number) {
-            file.sync()?;
-            file.forget_cache()?;
-            let row = SegmentRow { base: 0, bytes, file: number, reserved: 0 };
-            segments.push(Arc::new(Segment::new(row, file).closed(&files)?));
-        }
+        let name = segment_name(number);
+        let found = one_segment(directory.as_ref(), &name, number, &files);
+        segments.extend(found.map_err(|error| of_file(&directory.path().join(name), &error))?);
     }
     Ok(segments)
+}
+
+fn one_segment(
+    directory: &dyn Directory,
+    name: &str,
+    number: u32,
+    files: &Arc<OpenFiles>,
+) -> io::Result<Option<Arc<Segment>>> {
+    let file = directory.open(name)?;
+    let bytes = file.bytes()? / GRANULE * GRANULE;
+    // However far ahead its number is: nobody knows how many there were.
+    if !can_be_listed(number, bytes, number) {
+        return Ok(None);
+    }
+    file.sync()?;
+    file.forget_cache()?;
+    let row = SegmentRow { base: 0, bytes, file: number, reserved: 0 };
+    Ok(Some(Arc::new(Segment::new(row, file).closed(files)?)))
 }
 
 /// Writes a manifest where there is none that counts, durably. A crash leaves one that is whole, or none.

@@ -1,9 +1,11 @@
 //! A manifest's two copies.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::draft::is_want_of_room;
+use super::manifest_error::{ManifestError, of_file};
 use crate::device::{Directory, File};
 use crate::format::{
     Defect, GRANULE, SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, round_to_granule, slot_bytes,
@@ -16,51 +18,14 @@ const SLOT_BYTES: u64 = 64 << 10;
 /// A write of a copy takes a millisecond or so; this is far more.
 const PEEKS_MAX: u32 = 200;
 
-/// Why no manifest could be read.
-#[derive(Debug)]
-pub(crate) enum ManifestError {
-    /// There is no such file at all.
-    Missing,
-    /// Neither copy is valid; the defect of each.
-    Damaged([Defect; 2]),
-    /// Written by a newer version.
-    TooNew,
-    /// What the system said, and of which file, where it is of one.
-    Io { file: Option<String>, source: io::Error },
-}
-
-impl ManifestError {
-    /// An error of this file.
-    fn of(file: &str) -> impl FnOnce(io::Error) -> ManifestError {
-        let file = Some(file.to_owned());
-        move |source| ManifestError::Io { file, source }
-    }
-}
-
-impl ManifestError {
-    /// Nothing may have relied on the copies yet: none is there, or the second one was never written.
-    pub(crate) fn is_of_unfinished(&self) -> bool {
-        let never_written = |defect| matches!(defect, Defect::NoHeader | Defect::Short | Defect::Missing);
-        match self {
-            ManifestError::Missing => true,
-            ManifestError::Damaged([_, second]) => never_written(*second),
-            _ => false,
-        }
-    }
-}
-
-impl From<io::Error> for ManifestError {
-    fn from(error: io::Error) -> ManifestError {
-        ManifestError::Io { file: None, source: error }
-    }
-}
-
 /// The two files of a manifest. The higher valid sequence number counts; the lower or invalid copy
 /// is overwritten first, and durable before the other is touched.
 #[derive(Debug)]
 pub(crate) struct ManifestFiles {
     kind: SlotKind,
     files: [Arc<dyn File>; 2],
+    /// Where they were, for messages.
+    paths: [PathBuf; 2],
     sequence: u64,
     /// The copy to overwrite first.
     lower: usize,
@@ -84,6 +49,7 @@ enum State {
 pub(super) struct Seen {
     pub sequence: u64,
     pub body: Vec<u8>,
+    pub name: String,
     /// The other copy was valid, too. If not, it may be the newer one.
     pub of_both: bool,
 }
@@ -100,10 +66,13 @@ impl ManifestFiles {
         kind: SlotKind,
         body: &[u8],
     ) -> io::Result<ManifestFiles> {
-        let [first, second] = names(prefix);
-        let files = [directory.create(&first)?, directory.create(&second)?];
+        let paths = names(prefix).map(|name| directory.path().join(name));
+        let make = |copy: usize| {
+            directory.create(&names(prefix)[copy]).map_err(|error| of_file(&paths[copy], &error))
+        };
+        let files = [make(0)?, make(1)?];
         let mut manifest =
-            ManifestFiles { kind, files, sequence: 0, lower: 0, capacity: 0, state: State::Sound };
+            ManifestFiles { kind, files, paths, sequence: 0, lower: 0, capacity: 0, state: State::Sound };
         manifest.write(body)?;
         Ok(manifest)
     }
@@ -152,6 +121,11 @@ impl ManifestFiles {
         Ok(())
     }
 
+    /// Whether any of the copies is there, whatever is in it.
+    pub(crate) fn is_there(directory: &dyn Directory, prefix: &str) -> bool {
+        names(prefix).iter().any(|name| directory.id_of(name).is_ok())
+    }
+
     /// Whether a file of this name is one of the copies.
     pub(crate) fn is_copy(prefix: &str, name: &str) -> bool {
         names(prefix).iter().any(|copy| copy == name)
@@ -160,7 +134,8 @@ impl ManifestFiles {
     /// Takes both copies away. That one is missing is no error, unless both are.
     pub(crate) fn remove(directory: &dyn Directory, prefix: &str) -> io::Result<()> {
         let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        match names(prefix).map(|name| directory.remove(&name)) {
+        let named = |name: &String, error| of_file(&directory.path().join(name), &error);
+        match names(prefix).map(|name| directory.remove(&name).map_err(|error| named(&name, error))) {
             [Err(error), other] | [other, Err(error)] if is_missing(&error) => other,
             [first, second] => first.and(second),
         }
@@ -177,7 +152,7 @@ impl ManifestFiles {
             match directory.open(&name).and_then(|file| read_slot(file.as_ref())) {
                 Ok(slot) => bodies.extend(decode_slot(kind, &slot).ok().map(|(_, body)| body.to_vec())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => unread = Some(error),
+                Err(error) => unread = Some(of_file(&directory.path().join(&name), &error)),
             }
         }
         match unread {
@@ -186,7 +161,7 @@ impl ManifestFiles {
         }
     }
 
-    /// Reads the valid copy; true if the other one is not what it should be.
+    /// Reads the valid copy; with it the name of the other one, if that is not what it should be.
     ///
     /// Both are synced and read past the cache first: what a dead owner failed to sync must not be
     /// taken for what the disk has.
@@ -194,7 +169,7 @@ impl ManifestFiles {
         directory: &dyn Directory,
         prefix: &str,
         kind: SlotKind,
-    ) -> Result<(ManifestFiles, Vec<u8>, bool), ManifestError> {
+    ) -> Result<(ManifestFiles, Vec<u8>, Option<String>), ManifestError> {
         let mut found = Vec::new();
         for name in names(prefix) {
             match directory.open(&name) {
@@ -244,16 +219,21 @@ impl ManifestFiles {
                 let told = |index: usize, found| if is_missing[index] { Defect::Missing } else { found };
                 return Err(ManifestError::Damaged([told(0, *first), told(1, *second)]));
             }
+            (Ok((_, first)), Ok((_, second))) if kind.is_for_good() && first != second => {
+                return Err(ManifestError::OfTwo);
+            }
             (Ok((first, _)), Ok((second, _))) => first.abs_diff(*second) > 1,
             _ => true,
         };
+        let stale = copies_diverge.then(|| names[lower].clone());
         let capacity = files[lower].bytes()?.min(files[1 - lower].bytes()?);
         let [first, second] = copies;
         let (sequence, body) = if lower == 1 { first } else { second }.expect("the higher copy is valid");
-        let opened = ManifestFiles { kind, files, sequence, lower, capacity, state: State::Sound };
+        let paths = names.map(|name| directory.path().join(name));
+        let opened = ManifestFiles { kind, files, paths, sequence, lower, capacity, state: State::Sound };
         // Where there is no room for all of it, what is lacking may never be needed: whoever writes is told.
         let _ = opened.secure(capacity);
-        Ok((opened, body, copies_diverge))
+        Ok((opened, body, stale))
     }
 
     /// The body of the valid copy, read beside whoever owns it.
@@ -277,7 +257,7 @@ impl ManifestFiles {
         let mut defects = [Defect::Short; 2];
         let mut unread = None;
         for _ in 0..PEEKS_MAX {
-            let (mut found, mut valid) = (None, 0);
+            let (mut found, mut valid, mut counts) = (None, 0, String::new());
             unread = None;
             let mut missing = 0;
             for (name, defect) in names(prefix).iter().zip(&mut defects) {
@@ -298,8 +278,13 @@ impl ManifestFiles {
                 match decode_slot(kind, &slot) {
                     Ok((sequence, body)) => {
                         valid += 1;
+                        let is_other = |(_, other): &(u64, Vec<u8>)| kind.is_for_good() && other != body;
+                        if found.as_ref().is_some_and(is_other) {
+                            return Err(ManifestError::OfTwo);
+                        }
                         if found.as_ref().is_none_or(|(best, _)| sequence > *best) {
                             found = Some((sequence, body.to_vec()));
+                            counts.clone_from(name);
                         }
                     }
                     Err(Defect::Version) => return Err(ManifestError::TooNew),
@@ -307,7 +292,9 @@ impl ManifestFiles {
                 }
             }
             match found {
-                Some((sequence, body)) => return Ok(Seen { sequence, body, of_both: valid == 2 }),
+                Some((sequence, body)) => {
+                    return Ok(Seen { sequence, body, name: counts, of_both: valid == 2 });
+                }
                 None if missing == 2 => return Err(ManifestError::Missing),
                 None => std::thread::yield_now(),
             }
@@ -319,7 +306,10 @@ impl ManifestFiles {
     /// Makes sure that the first `bytes` of both copies have space of their own: they may be a copy that left out what
     /// was zero, or share it with a snapshot, which may have been made a moment ago.
     fn secure(&self, bytes: u64) -> io::Result<()> {
-        self.files.iter().try_for_each(|file| file.secure(0..bytes))
+        let secure = |copy: usize| {
+            self.files[copy].secure(0..bytes).map_err(|error| of_file(&self.paths[copy], &error))
+        };
+        secure(0).and_then(|()| secure(1))
     }
 
     /// Takes the room that a body of this size needs; an error leaves everything as it was.
@@ -327,12 +317,18 @@ impl ManifestFiles {
         let needed = (SLOT_HEADER_BYTES + body_bytes) as u64;
         if needed > self.capacity {
             let capacity = needed.next_power_of_two().max(SLOT_BYTES);
-            for file in &self.files {
-                take_space(file.as_ref(), capacity)?;
+            for (file, path) in self.files.iter().zip(&self.paths) {
+                take_space(file.as_ref(), capacity).map_err(|error| of_file(path, &error))?;
             }
             self.capacity = capacity;
         }
         self.secure(round_to_granule(needed))
+    }
+
+    /// The name of the copy that counts.
+    pub(super) fn name(&self) -> &str {
+        let name = self.paths[1 - self.lower].file_name().and_then(|name| name.to_str());
+        name.unwrap_or_default()
     }
 
     /// Whether a write failed in such a way that no other may follow.
@@ -380,14 +376,15 @@ impl ManifestFiles {
         let mut bytes = AlignedBuffer::zeroed(round_to_granule(slot.len() as u64) as usize)?;
         bytes[..slot.len()].copy_from_slice(&slot);
         let file = &self.files[self.lower];
+        let told = |error: &io::Error| Err(of_file(&self.paths[self.lower], error));
         let written = file.write_at(&bytes, 0, false);
-        if written.as_ref().is_err_and(is_want_of_room) {
+        if let Some(error) = written.as_ref().err().filter(|error| is_want_of_room(error)) {
             self.state = State::InDoubt;
-            return written;
+            return told(error);
         }
         if let Err(error) = written.and_then(|()| file.sync()) {
             self.state = State::Broken;
-            return Err(error);
+            return told(&error);
         }
         self.sequence += 1;
         self.lower = 1 - self.lower;

@@ -80,24 +80,26 @@ impl ShardStore {
     /// Reads the manifest and opens what it lists. Nothing is written. Of the files to which nothing is written any
     /// more at most `open_files_max` stay open.
     ///
-    /// The numbers of segments that are missing or shorter than they were made come beside it.
+    /// Beside it come the segments that are missing or shorter than they were made, and the name of the manifest's copy
+    /// that is not what it should be, if one is not.
     pub(crate) fn open(
         directory: Arc<dyn Directory>,
         spare_bytes_max: u64,
         open_files_max: usize,
-    ) -> Result<(ShardStore, Vec<SegmentRow>, bool), ManifestError> {
-        let (slots, body, copies_diverge) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
+    ) -> Result<(ShardStore, Vec<SegmentRow>, Option<String>), ManifestError> {
+        let (slots, body, stale_copy) = ManifestFiles::open(directory.as_ref(), PREFIX, SlotKind::Shard)?;
         let mut manifest =
             ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let settled = manifest.checkpoint;
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, settled)?;
-        let Unlisted { spares, strays, newer } = Unlisted::find(directory.as_ref(), &manifest, &files)?;
+        let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
+        let found = Unlisted::find(directory.as_ref(), &manifest, &files, spare_bytes_max)?;
+        let Unlisted { spares, strays, newer } = found;
         // A crash between making a file and listing it leaves a number that the manifest has not counted: listed like
         // that, the manifest would be refused as damaged.
         let above = spares.iter().map(|spare| spare.number + 1).max();
         manifest.next_file = manifest.next_file.max(above.unwrap_or(0));
-        let spare_bytes_max = spare_bytes_max * SPARE_SEGMENTS;
         let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
         let store = ShardStore {
             directory,
@@ -116,11 +118,16 @@ impl ShardStore {
             lock: None,
             lost: None,
         };
-        Ok((store, missing, copies_diverge))
+        Ok((store, missing, stale_copy))
     }
 
     pub(crate) fn manifest(&self) -> &ShardManifest {
         &self.manifest
+    }
+
+    /// The name of the copy that it was read from.
+    pub(crate) fn manifest_name(&self) -> &str {
+        self.slots.name()
     }
 
     pub(crate) fn directory(&self) -> &Arc<dyn Directory> {

@@ -374,6 +374,49 @@ fn what_could_not_be_listed_is_no_spare() {
     assert!(ShardStore::open(folder.clone(), 100 * GRANULE, 2).is_ok(), "both copies are still there");
 }
 
+/// Of what is given up at once the last one is used again first, wherever an older manifest lists it.
+#[test]
+fn a_file_that_was_used_again_shows_an_older_manifest_however_many_are_listed_before_it() {
+    let copies = ["shard.manifest.0", "shard.manifest.1"];
+    let machine = SimMachine::new(12);
+    let folder = Simulated::of(&machine).device().directory(Path::new("/segments")).unwrap();
+    ShardStore::create(folder.clone(), [7; 16], 0, 1).unwrap();
+    let (mut store, _, _) = ShardStore::open(folder.clone(), 100 * GRANULE, 2).unwrap();
+    let mut marks = Marks { checkpoint: Lsn(0), covered: Lsn(0), timestamp: 0 };
+    for _ in 0..30 {
+        let draft = store.draft(size(4, 4), 0).unwrap();
+        let end = store.list(draft, Lsn(0), &marks).unwrap().end();
+        (marks.checkpoint, marks.covered) = (end, end);
+    }
+    // Once more, so that the older manifest has them all behind it.
+    let draft = store.draft(size(4, 4), 0).unwrap();
+    let last = store.list(draft, Lsn(0), &marks).unwrap().base();
+    let read = |name: &&str| {
+        let mut bytes = vec![0; 4096];
+        folder.open(name).unwrap().read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let older = copies.each_ref().map(read);
+    store.truncate_before(last, last, &marks).unwrap();
+    let draft = store.draft(size(4, 4), 0).unwrap();
+    let number = draft.number;
+    assert!((17..31).contains(&number), "{number}: else this shows nothing");
+    let segment = store.list(draft, Lsn(0), &marks).unwrap();
+    let manifest = store.manifest();
+    let identity = manifest.identity(manifest.epochs.last().unwrap());
+    let (lsn, timestamp) = (segment.base(), 1);
+    let seal = BlockSeal { lsn, previous_end: lsn, covered: lsn, timestamp, record_count: 0, length: 88 };
+    let mut block = bytemuck::bytes_of(&BlockHeader::sealed(&identity, &seal)).to_vec();
+    block.resize(GRANULE as usize, 0);
+    segment.file.write_at(&block, 0, true).unwrap();
+    drop(store);
+    for (name, bytes) in copies.iter().zip(&older) {
+        folder.open(name).unwrap().write_at(bytes, 0, true).unwrap();
+    }
+    let (store, missing, _) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
+    assert!(missing.is_empty() && store.newer() == Some(number), "{:?}", store.newer());
+}
+
 /// Whatever is about to be written as a manifest is read first.
 #[test]
 fn a_manifest_that_could_not_be_read_again_is_not_written() {
@@ -386,8 +429,8 @@ fn a_manifest_that_could_not_be_read_again_is_not_written() {
     let draft = store.draft(size, 0).unwrap();
     assert_eq!(store.list(draft, end, &marks).unwrap_err().kind(), io::ErrorKind::InvalidData);
     drop(store);
-    let (mut store, _, copies_diverge) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
-    assert!(!copies_diverge && store.manifest().covered == end);
+    let (mut store, _, stale_copy) = ShardStore::open(folder, 100 * GRANULE, 2).unwrap();
+    assert!(stale_copy.is_none() && store.manifest().covered == end);
     let draft = store.draft(size, 0).unwrap();
     store.list(draft, end, &Marks { checkpoint: end, covered: end, timestamp: 0 }).unwrap();
 }

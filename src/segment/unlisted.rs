@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::files::OpenFiles;
+use super::manifest_error::ManifestError;
 use super::names::{can_be_listed, segment_name, segment_number};
 use super::view::Segment;
 use crate::device::{Directory, File, FileId};
@@ -18,8 +19,10 @@ use crate::format::{BlockHeader, Defect, GRANULE, SegmentRow, ShardManifest};
 use crate::pool::AlignedBuffer;
 use crate::position::Lsn;
 
-/// An open looks at so many of the segments below the checkpoint, from the first one on: those were given up first if
-/// the manifest is older than the log, and are used again first.
+/// An open looks at so many of the segments below the checkpoint, from the first one on, and at more where these are
+/// small: at more bytes than spares may have. If the manifest is older than the log, those were given up first. Of what
+/// was given up some is used again, which shows, some is removed, which shows, and the rest are spares. So it shows in
+/// these, but where a reader held on to all of them meanwhile: what it holds is neither used again nor removed.
 const FIRST_LOOKED_AT: usize = 16;
 
 /// A file that nothing lists, and that may be used.
@@ -100,13 +103,16 @@ impl Look {
         number: u32,
         log_id: &[u8; 16],
         shard: u16,
-    ) -> io::Result<Option<(Look, Arc<dyn File>)>> {
-        let file = match directory.open(&segment_name(number)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        let look = Look { number, bytes: file.bytes()?, first: First::of(file.as_ref(), log_id, shard) };
-        Ok(Some((look, file)))
+    ) -> Result<Option<(Look, Arc<dyn File>)>, ManifestError> {
+        let name = segment_name(number);
+        let opened = directory.open(&name).and_then(|file| Ok((file.bytes()?, file)));
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ManifestError::of_segment(&name)(error)),
+            Ok((bytes, file)) => {
+                Ok(Some((Look { number, bytes, first: First::of(file.as_ref(), log_id, shard) }, file)))
+            }
+        }
     }
 
     /// Where the first block says that the file begins.
@@ -153,7 +159,11 @@ impl Look {
 
 /// All files with a segment's name, read beside whoever owns them. Whatever they show was listed by the time that this
 /// returns: who judges them reads the manifest after that.
-pub(crate) fn look_at_all(directory: &dyn Directory, log_id: &[u8; 16], shard: u16) -> io::Result<Vec<Look>> {
+pub(crate) fn look_at_all(
+    directory: &dyn Directory,
+    log_id: &[u8; 16],
+    shard: u16,
+) -> Result<Vec<Look>, ManifestError> {
     let mut looks = Vec::new();
     for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {
         looks.extend(Look::at(directory, number, log_id, shard)?.map(|(look, _)| look));
@@ -177,19 +187,23 @@ pub(super) struct Unlisted {
 }
 
 impl Unlisted {
-    /// Looks at all that the manifest does not list, and at those of its segments that would show that it is too old.
+    /// Looks at all that the manifest does not list, and at those of its segments that would show that it is too old: of
+    /// what was given up `spare_bytes_max` at the most is kept as it was.
     pub(super) fn find(
         directory: &dyn Directory,
         manifest: &ShardManifest,
         files: &Arc<OpenFiles>,
-    ) -> io::Result<Unlisted> {
+        spare_bytes_max: u64,
+    ) -> Result<Unlisted, ManifestError> {
         let look_at = |number| Look::at(directory, number, &manifest.log_id, manifest.shard);
         let (mut found, mut looks) = (Unlisted::default(), Vec::new());
-        let rows = manifest.segments.iter().enumerate();
-        for (_, row) in
-            rows.filter(|(index, row)| *index < FIRST_LOOKED_AT || row.end() > manifest.checkpoint)
-        {
-            looks.extend(look_at(row.file)?.map(|(look, _)| look));
+        let mut bytes_before = 0;
+        for (index, row) in manifest.segments.iter().enumerate() {
+            let is_first = index < FIRST_LOOKED_AT || bytes_before <= spare_bytes_max;
+            bytes_before += row.bytes;
+            if is_first || row.end() > manifest.checkpoint {
+                looks.extend(look_at(row.file)?.map(|(look, _)| look));
+            }
         }
         let listed: BTreeSet<u32> = manifest.segments.iter().map(|row| row.file).collect();
         for number in directory.list()?.iter().filter_map(|name| segment_number(name)) {

@@ -74,6 +74,8 @@ pub(crate) struct StoreView {
     pub bare_from: Lsn,
     pub epochs: EpochTable,
     pub segments: Vec<Arc<Segment>>,
+    /// Those whose file is missing, or shorter than it was made.
+    pub missing: Vec<SegmentRow>,
 }
 
 impl StoreView {
@@ -99,6 +101,12 @@ impl StoreView {
     pub(crate) fn segment_of(&self, lsn: Lsn) -> Option<usize> {
         let after = self.segments.partition_point(|segment| segment.base() <= lsn);
         after.checked_sub(1).filter(|&index| self.segments[index].contains(lsn))
+    }
+
+    /// What the manifest says of the segment that holds `lsn`, whether its file is there or not.
+    pub(crate) fn row_of(&self, lsn: Lsn) -> Option<&SegmentRow> {
+        let missing = || self.missing.iter().find(|row| (Lsn(row.base)..row.end()).contains(&lsn));
+        self.segment_of(lsn).map(|index| &self.segments[index].row).or_else(missing)
     }
 
     /// Index of the first segment that starts at or above `lsn`.
@@ -134,7 +142,7 @@ pub(super) fn open_segments(
     known: &[Arc<Segment>],
     files: &Arc<OpenFiles>,
     settled: Lsn,
-) -> io::Result<(Vec<Arc<Segment>>, Vec<SegmentRow>)> {
+) -> Result<(Vec<Arc<Segment>>, Vec<SegmentRow>), ManifestError> {
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
     for &row in &manifest.segments {
         // A file that is used again holds another stretch, by another row.
@@ -143,24 +151,33 @@ pub(super) fn open_segments(
             segments.push(segment.clone());
             continue;
         }
-        match directory.open(&segment_name(row.file)) {
-            Ok(file) if file.bytes()? >= row.bytes => {
-                let segment = Segment::new(row, file);
-                segments.push(Arc::new(match row.end() <= settled {
-                    true => segment.closed(files)?,
-                    false => segment,
-                }));
-            }
-            Ok(_) => missing.push(row),
+        let name = segment_name(row.file);
+        let opened = directory.open(&name).and_then(|file| {
+            let segment = Segment::new(row, file);
+            Ok(match segment.file.bytes()? >= row.bytes {
+                true if row.end() <= settled => Some(segment.closed(files)?),
+                true => Some(segment),
+                false => None,
+            })
+        });
+        match opened {
+            Ok(Some(segment)) => segments.push(Arc::new(segment)),
+            Ok(None) => missing.push(row),
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(row),
-            Err(error) => return Err(error),
+            Err(error) => return Err(ManifestError::of_segment(&name)(error)),
         }
     }
     Ok((segments, missing))
 }
 
 pub(super) fn view_of(manifest: &ShardManifest, segments: &[Arc<Segment>], bare_from: Lsn) -> StoreView {
+    let is_here = |row: &SegmentRow| segments.binary_search_by_key(&row.base, |own| own.row.base).is_ok();
+    let missing = match segments.len() == manifest.segments.len() {
+        true => Vec::new(),
+        false => manifest.segments.iter().filter(|row| !is_here(row)).copied().collect(),
+    };
     StoreView {
+        missing,
         log_id: manifest.log_id,
         shard: manifest.shard,
         horizon: manifest.horizon,
@@ -182,6 +199,8 @@ pub(crate) struct StoreSnapshot {
     /// What the manifest was decoded from, and the number of the copy that it stood in.
     body: Vec<u8>,
     sequence: u64,
+    /// What this copy is called.
+    pub name: String,
 }
 
 impl StoreSnapshot {
@@ -190,12 +209,13 @@ impl StoreSnapshot {
         directory: &Arc<dyn Directory>,
         open_files_max: usize,
     ) -> Result<StoreSnapshot, ManifestError> {
-        let Seen { sequence, body, .. } = ManifestFiles::look(directory.as_ref(), PREFIX, SlotKind::Shard)?;
+        let seen = ManifestFiles::look(directory.as_ref(), PREFIX, SlotKind::Shard)?;
+        let Seen { sequence, body, name, .. } = seen;
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let files = OpenFiles::new(directory.clone(), open_files_max);
         let (segments, missing) = open_segments(directory.as_ref(), &manifest, &[], &files, Lsn::MAX)?;
         let bare_from = LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon);
-        Ok(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence })
+        Ok(StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence, name })
     }
 
     /// As it is by now; `None` if nothing has changed. Files that are known and hold what they held are not opened
@@ -207,7 +227,7 @@ impl StoreSnapshot {
         directory: &dyn Directory,
         served: Lsn,
     ) -> Result<Option<(StoreSnapshot, Option<Lsn>)>, ManifestError> {
-        let Seen { sequence, body, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
+        let Seen { sequence, body, name, of_both } = ManifestFiles::look(directory, PREFIX, SlotKind::Shard)?;
         // The newer copy cannot be read just now: what it said stands. Gone back to the older one, the log would end
         // below what was served already.
         let is_behind = sequence < self.sequence && !of_both;
@@ -230,7 +250,8 @@ impl StoreSnapshot {
             None => self.bare_from(&manifest, &segments),
             Some(_) => LookBack::of(&manifest, &manifest, &segments).bare_from(manifest.horizon),
         };
-        Ok(Some((StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence }, kept)))
+        let snapshot = StoreSnapshot { manifest, segments, missing, bare_from, files, body, sequence, name };
+        Ok(Some((snapshot, kept)))
     }
 
     /// The same of a manifest that goes on from this one.

@@ -26,6 +26,8 @@
 //! and cut, and that judges what is there after each reopen. What happened is counted, and a history
 //! that fails is shrunk.
 
+#[cfg(test)]
+mod full_disk;
 #[doc(hidden)]
 pub mod fuzz;
 mod history;

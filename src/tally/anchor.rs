@@ -53,13 +53,14 @@ fn decode(name: &str, body: &[u8]) -> Result<AnchorRow, TallyError> {
     })
 }
 
-fn told(name: &str, error: ManifestError) -> TallyError {
+fn told(name: &str, directory: &dyn Directory, error: ManifestError) -> TallyError {
     match error {
-        ManifestError::Io { source, .. } => {
-            TallyError::Io { name: name.to_owned(), source: Arc::new(source) }
+        ManifestError::Io { file, source, .. } => {
+            let source = Arc::new(ManifestError::of_file(directory.path(), file, source));
+            TallyError::Io { name: name.to_owned(), source }
         }
         ManifestError::TooNew => TallyError::TooNew { name: name.to_owned() },
-        ManifestError::Damaged(_) | ManifestError::Missing => {
+        ManifestError::Damaged(_) | ManifestError::Missing | ManifestError::OfTwo => {
             TallyError::Damaged { name: name.to_owned(), what: "both files that say where it begins" }
         }
     }
@@ -70,7 +71,7 @@ pub(super) fn peek(directory: &dyn Directory, name: &str) -> Result<Option<Ancho
     match ManifestFiles::peek(directory, &prefix(name), SlotKind::Tally) {
         Ok(body) => decode(name, &body).map(Some),
         Err(ManifestError::Missing) => Ok(None),
-        Err(error) => Err(told(name, error)),
+        Err(error) => Err(told(name, directory, error)),
     }
 }
 
@@ -125,7 +126,7 @@ impl Anchor {
             let row = AnchorRow { id, oldest, complete, fold, shard, reserved: 0, log, epoch, seed };
             Ok(bytemuck::bytes_of(&row).to_vec())
         });
-        let (files, body) = made.map_err(|error| told(name, error))?;
+        let (files, body) = made.map_err(|error| told(name, directory, error))?;
         Ok(Anchor { files, row: decode(name, &body)? })
     }
 

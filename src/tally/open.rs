@@ -88,10 +88,15 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
     let files = directory.list()?;
     let names: BTreeSet<&str> = files.iter().filter_map(|file| anchor::name_of(file)).collect();
     for name in names {
-        let Ok(rows) = anchor::rows(directory, name) else {
-            // It may need anything: nothing is given up until it can be asked.
-            engines.iter().for_each(|engine| engine.pin(name, Lsn::MIN, Lsn::MAX));
-            continue;
+        let told = |why: String| engines[0].tell_kept_for_tally(name, &why);
+        let rows = match anchor::rows(directory, name) {
+            Ok(rows) => rows,
+            Err(error) => {
+                // It may need anything: nothing is given up until it can be asked.
+                engines.iter().for_each(|engine| engine.pin(name, Lsn::MIN, Lsn::MAX));
+                told(format!("it cannot be read: {error}"));
+                continue;
+            }
         };
         // What another log's tally needs is nothing of this one's; it says so when it is opened.
         let is_own = |row: &AnchorRow| anchor::check_log(name, row, &engines[0].view()).is_ok();
@@ -101,9 +106,18 @@ pub(crate) fn hold_all(directory: &dyn Directory, engines: &[Arc<Engine>]) -> st
             engine.and_then(|engine| Some((engine, needs(name, engine, &rows)?)))
         {
             engine.pin(name, oldest, complete);
+            if let Some(error) = refusal(name, engine, &rows) {
+                told(error.to_string());
+            }
         }
     }
     Ok(())
+}
+
+/// Why one of its anchors is of another moment than the shard, if one is.
+fn refusal(name: &str, engine: &Engine, rows: &[AnchorRow]) -> Option<TallyError> {
+    let (view, durable) = (engine.view(), engine.durable());
+    rows.iter().find_map(|row| anchor::check(name, row, &view, durable).err())
 }
 
 /// What the log must keep for a tally: as much as either copy of its anchor asks for, since the other one may be
@@ -113,9 +127,8 @@ fn needs(name: &str, engine: &Engine, rows: &[AnchorRow]) -> Option<(Lsn, Lsn)> 
     let complete = rows.iter().map(|row| Lsn(row.complete)).max()?;
     let newest = rows.iter().map(|row| Lsn(row.oldest)).max()?;
     // A copy that asks for what is gone already could not be used, and holds up nothing.
-    let (view, durable) = (engine.view(), engine.durable());
-    let horizon = view.horizon;
-    if rows.iter().any(|row| anchor::check(name, row, &view, durable).is_err()) {
+    let horizon = engine.view().horizon;
+    if refusal(name, engine, rows).is_some() {
         return Some((Lsn::MIN, complete));
     }
     let oldest = rows.iter().map(|row| Lsn(row.oldest)).filter(|oldest| *oldest >= horizon).min();

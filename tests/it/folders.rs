@@ -95,7 +95,12 @@ fn a_log_is_not_made_anew_over_its_shards() {
                 fs::write(path.join("sawmill.creating"), bytes).unwrap();
             }
             let before = tree(dir.path());
-            is_not_of_this_log(options.open(&path));
+            match options.open(&path) {
+                Err(OpenError::ManifestMissing { path: told }) if !disk.exists() && marker.is_none() => {
+                    assert_eq!(told, path);
+                }
+                other => drop(is_not_of_this_log(other)),
+            }
             assert_eq!(tree(dir.path()), before);
         }
         fs::remove_dir_all(&path).unwrap();
@@ -107,6 +112,55 @@ fn a_log_is_not_made_anew_over_its_shards() {
         // A copy in the place of the log's own folder: that it counts must be said.
         assert_eq!(count(&Options::new().relocated(true).open(&path).unwrap()), 20);
         fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+/// Whatever is left of it, and whether one may be made there or not.
+#[test]
+fn a_log_whose_own_manifest_is_missing_is_told_as_that() {
+    let dir = folder();
+    let path = dir.path().join("log");
+    let options = small(1).directories([dir.path().join("disk")]);
+    let log = options.open(&path).unwrap();
+    append_to_all(&log, 10);
+    drop(log.consumer("mailer").unwrap());
+    log.close().unwrap();
+    drop(log);
+    let copies = ["log.manifest.0", "log.manifest.1"].map(|name| path.join(name));
+    let kept = fs::read(&copies[1]).unwrap();
+    copies.iter().for_each(|copy| fs::remove_file(copy).unwrap());
+    let before = tree(dir.path());
+    let opened = [options.open(&path), options.clone().create(false).open(&path)];
+    let errors = opened.into_iter().map(Result::unwrap_err).chain(Log::open_read_only(&path).err());
+    for error in errors {
+        assert!(matches!(&error, OpenError::ManifestMissing { path: told } if *told == path), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("sawmill repair") && text.contains("from any backup of the log"), "{text}");
+    }
+    assert_eq!(tree(dir.path()), before);
+    // As it says: one of them, however old.
+    fs::write(&copies[1], kept).unwrap();
+    assert_eq!(count(&options.open(&path).unwrap()), 10);
+}
+
+/// One of the two was taken from another log, whichever counts.
+#[test]
+fn the_manifest_of_another_log_beside_the_own_is_told() {
+    let dir = folder();
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+    for path in [&a, &b] {
+        append_to_all(&small(1).open(path).unwrap(), 10);
+    }
+    for name in ["log.manifest.0", "log.manifest.1"] {
+        let own = fs::read(a.join(name)).unwrap();
+        fs::copy(b.join(name), a.join(name)).unwrap();
+        let before = tree(dir.path());
+        for error in [Log::open(&a).err(), Log::open_read_only(&a).err()] {
+            assert!(matches!(&error, Some(OpenError::OfTwoLogs { path }) if *path == a), "{error:?}");
+        }
+        assert_eq!(tree(dir.path()), before);
+        fs::write(a.join(name), own).unwrap();
+        assert_eq!(count(&Log::open(&a).unwrap()), 10);
     }
 }
 

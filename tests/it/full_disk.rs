@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sawmill::queue::QueueOptions;
 use sawmill::{AppendError, Durability, Log, Options, Position, ShardId, Write};
 
 use crate::mounted::{Mount, run};
@@ -258,4 +259,53 @@ fn a_manifest_that_shares_its_extents_goes_on_once_there_is_room() {
     check(&log, &more);
     assert!(log.get(positions[199]).is_err());
     assert_eq!(log.get(positions[200]).unwrap().payload(), [200; 8_000]);
+}
+
+/// What consumers and queues write down shares its space with a snapshot, and the disk fills up: their threads go on by
+/// themselves once there is room, and nothing is asked of them meanwhile.
+#[test]
+fn consumers_and_queues_write_by_themselves_once_there_is_room() {
+    let Some(mount) = Mount::make("xfs", 320) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).segment_bytes(1 << 20).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    let positions: Vec<Position> = (0..20u8).map(|index| log.append([index; 100]).wait().unwrap()).collect();
+    let consumer = log.consumer("mailer").unwrap();
+    let queue = log.queue("jobs", QueueOptions::new()).unwrap();
+    let take = || queue.take().wait().unwrap().unwrap().done().unwrap();
+    consumer.commit(positions[3]).unwrap();
+    consumer.flush().unwrap();
+    take();
+    queue.flush().unwrap();
+    let files = ["consumer-mailer.manifest.", "queue-jobs.manifest."]
+        .map(|prefix| [0, 1].map(|copy| dir.join(format!("{prefix}{copy}"))));
+    for (number, copy) in files.iter().flatten().enumerate() {
+        let to = mount.path().join(number.to_string());
+        run("cp", &["--reflink=always", copy.to_str().unwrap(), to.to_str().unwrap()]).unwrap();
+    }
+    let read = |kind: usize| files[kind].each_ref().map(|copy| std::fs::read(copy).unwrap());
+    let before = [read(0), read(1)];
+    let filler = mount.use_up_room(0);
+    consumer.commit(positions[9]).unwrap();
+    take();
+    let wait_until = |what: &str, is_so: &dyn Fn(usize) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !(is_so(0) && is_so(1)) {
+            assert!(Instant::now() < deadline, "{what}: {:?}", log.stats().notices);
+            std::thread::yield_now();
+        }
+    };
+    let names = ["consumer-mailer.manifest.", "queue-jobs.manifest."];
+    wait_until("they try, and say so", &|kind| told(&log, names[kind]) > 0);
+    assert!(before == [read(0), read(1)], "or the disk was not full");
+    std::fs::remove_file(filler).unwrap();
+    wait_until("they go on", &|kind| read(kind) != before[kind]);
+    consumer.commit(positions[12]).unwrap();
+    consumer.flush().unwrap();
+    queue.flush().unwrap();
+    log.close().unwrap();
+    let log = options.open(&dir).unwrap();
+    assert_eq!(log.consumer("mailer").unwrap().committed(ShardId(0)), Some(positions[12]));
+    let queue = log.queue("jobs", QueueOptions::new()).unwrap();
+    assert_eq!(queue.take().wait().unwrap().unwrap().record().payload(), [2; 100]);
 }

@@ -26,6 +26,7 @@ mod kill_storm;
 mod limits;
 mod memory;
 mod mounted;
+mod one_file;
 mod overload;
 #[cfg(feature = "tracing")]
 mod ownership;

@@ -174,6 +174,29 @@ fn a_copy_of_a_logs_own_directory_is_refused_until_it_is_told_to_be_the_log() {
     assert_eq!(count(&Options::new(), &moved), 100);
 }
 
+/// Its shard lies behind a link, and it was moved: what it says to do is done, once, and it goes on.
+#[test]
+fn a_log_that_was_moved_away_from_its_linked_shard_says_what_to_do() {
+    let base = folder();
+    let [dir, moved, disk] = ["log", "moved", "disk"].map(|name| base.path().join(name));
+    let log = small().open(&dir).unwrap();
+    fill(&log, 100).unwrap();
+    log.close().unwrap();
+    drop(log);
+    fs::rename(dir.join("shard-0000"), &disk).unwrap();
+    symlink(&disk, dir.join("shard-0000")).unwrap();
+    assert_eq!(count(&small(), &dir), 100);
+    fs::rename(&dir, &moved).unwrap();
+    let error = small().open(&moved).unwrap_err();
+    assert!(matches!(error, OpenError::Relocated { .. }), "{error}");
+    let text = error.to_string();
+    let places = [&disk, &dir, &moved].map(|place| place.display().to_string());
+    assert!(places.iter().all(|place| text.contains(place)), "{text}");
+    assert!(text.contains("open it once with `Options::relocated(true)`"), "{text}");
+    assert_eq!(count(&small().relocated(true), &moved), 100);
+    assert_eq!(count(&small(), &moved), 100, "once is enough");
+}
+
 /// A shard that was moved to another disk, with a link in its place, which a copy of the log's own directory has, too.
 #[test]
 fn a_shard_behind_a_link_has_one_owner() {

@@ -100,6 +100,79 @@ fn what_was_refused_may_be_told_to_read_anything() {
     }
 }
 
+/// How often a line says so.
+fn told(log: &Log, what: &str) -> usize {
+    log.stats().notices.iter().filter(|line| line.contains(what)).count()
+}
+
+const REFUSED: &str = "`mailer` (in `retain_for`) may have to read, since it is refused: ";
+const GOES_ON: &str = "`mailer` (in `retain_for`) goes on";
+
+/// That all is kept for one that is refused is told with its name and the reason, and that it goes on, once each.
+#[test]
+fn that_retention_waits_for_one_that_is_refused_is_told() {
+    for (by_queue, kind) in
+        [(false, "consumer `mailer` has committed"), (true, "queue `mailer` has handed out")]
+    {
+        let (dir, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shard = dir.path().join("shard-0000");
+        let log = open(&dir);
+        append(&log, SHARD, 10);
+        log.close().unwrap();
+        copy(&shard, copied.path());
+        let log = open(&dir);
+        append(&log, SHARD, 100);
+        read_all(&log, by_queue);
+        log.close().unwrap();
+        let log = open(&dir);
+        assert_eq!((told(&log, REFUSED), told(&log, GOES_ON)), (0, 0));
+        log.close().unwrap();
+        put_back(&copied, &shard);
+        let log = open(&dir);
+        let line = format!("{REFUSED}{kind}");
+        assert_eq!((told(&log, &line), told(&log, GOES_ON)), (1, 0), "{:?}", log.stats().notices);
+        assert!(is_refused(&log, by_queue));
+        append(&log, SHARD, 80);
+        assert!(is_refused(&log, by_queue));
+        assert_eq!((told(&log, &line), told(&log, GOES_ON)), (1, 0), "{:?}", log.stats().notices);
+        if by_queue {
+            log.remove_queue("mailer").unwrap();
+        } else {
+            drop(log.consumer_from("mailer", From::End).unwrap());
+        }
+        read_all(&log, by_queue);
+        assert_eq!((told(&log, &line), told(&log, GOES_ON)), (1, 1), "{:?}", log.stats().notices);
+        log.close().unwrap();
+        assert_eq!(told(&open(&dir), REFUSED), 0);
+    }
+}
+
+/// Nothing of it can be read, or it is another log's.
+#[test]
+fn that_retention_waits_for_what_cannot_be_read_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    append(&log, SHARD, 10);
+    read_all(&log, false);
+    log.close().unwrap();
+    let copies = [0, 1].map(|copy| dir.path().join(format!("consumer-mailer.manifest.{copy}")));
+    for is_damaged in [true, false] {
+        for copy in &copies {
+            std::fs::remove_file(copy).unwrap();
+            if is_damaged {
+                std::fs::write(copy, [7; 4096]).unwrap();
+            } else {
+                std::fs::create_dir(copy).unwrap();
+            }
+        }
+        let log = open(&dir);
+        let why = if is_damaged { "damaged in both copies" } else { "consumer-mailer.manifest." };
+        assert!(told(&log, REFUSED) == 1 && told(&log, why) == 1, "{:?}", log.stats().notices);
+        let last = append(&log, SHARD, 1)[0];
+        assert_kept(&log, last, "it may need anything");
+    }
+}
+
 /// The copy is of the epoch in which it had read.
 #[test]
 fn what_was_set_back_to_a_cut_has_still_to_read_what_follows() {
@@ -168,6 +241,12 @@ fn a_tally_that_is_newer_than_its_shard_may_need_all_of_it() {
     let log = open();
     let last = append(&log, SHARD, 1)[0];
     assert_kept(&log, last, "before it is opened");
+    assert_eq!(
+        told(&log, "nothing that the tally `likes` may need: the tally"),
+        1,
+        "{:?}",
+        log.stats().notices
+    );
     let error = log.tally("likes").unwrap_err();
     assert!(matches!(error, TallyError::AboveEnd { .. }), "{error}");
     assert_kept(&log, last, "once it was refused");

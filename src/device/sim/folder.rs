@@ -230,7 +230,7 @@ impl Directory for SimDirectory {
                 number: self.number,
             })),
             Ok(Some(true)) => Err(LockError::Held("this process".to_owned())),
-            Err(error) => Err(LockError::Io(error)),
+            Err(source) => Err(LockError::Io { path: self.path.clone(), source }),
         }
     }
 

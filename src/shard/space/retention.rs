@@ -130,7 +130,9 @@ impl Engine {
             },
             Err(error) => {
                 let reason = match error {
-                    ManifestError::Io { source, .. } => source.to_string(),
+                    ManifestError::Io { file, source, .. } => {
+                        ManifestError::of_file(directory.path(), file, source).to_string()
+                    }
                     _ => "a newer version wrote it".to_owned(),
                 };
                 self.tell_not_written(&reason);
@@ -296,6 +298,38 @@ mod tests {
         assert_eq!(horizon(&log), Lsn(0), "all counts as new");
         days(&log, &machine, 3);
         assert!(horizon(&log) > Lsn(0));
+    }
+
+    /// They are written once there is room, and a close has them.
+    #[test]
+    fn ages_are_written_down_again_once_there_is_room() {
+        use crate::device::sim::Faults;
+        for seed in 0..20 {
+            let disk = SimMachine::new(seed);
+            let machine = Simulated::of(&disk);
+            let log = open(&machine);
+            days(&log, &machine, 2);
+            let written = || {
+                let folder = machine.device().directory(std::path::Path::new("/log/shard-0000")).unwrap();
+                let body = ManifestFiles::peek(folder.as_ref(), PREFIX, SlotKind::Ages).unwrap();
+                decode_ages(&body).unwrap().0.own
+            };
+            let before = written();
+            disk.set_faults(Faults { shared: 1000, ..Faults::default() });
+            for _ in 0..12 {
+                machine.device().pause(DAY / 4);
+                log.engine_of(ShardId(0)).retain();
+            }
+            let told = |line: &&String| {
+                line.contains("cannot be written down") && line.contains("shard.ages.manifest.")
+            };
+            assert_eq!(log.stats().notices.iter().filter(told).count(), 1, "{:?}", log.stats().notices);
+            disk.set_faults(Faults::default());
+            machine.device().pause(DAY / 4);
+            log.engine_of(ShardId(0)).retain();
+            assert!(written() >= before + 3 * DAY.as_nanos() as u64, "seed {seed}");
+            log.close().unwrap();
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(in crate::shard) struct RetentionPin {
     oldest: Lsn,
     /// ... to here: what it reads must be whole, and while it is open it remembers what it wrote.
     newest: Lsn,
+    /// It was told that all is kept for one that is refused.
+    is_refused: bool,
 }
 
 impl RetentionPin {
@@ -62,9 +64,36 @@ impl Engine {
         self.pin_for(holder, name, oldest, Lsn::MIN);
     }
 
+    /// Whoever holds something under this name would be refused if it was opened now: that it may need anything is told,
+    /// and once more when it goes on.
+    pub(crate) fn note_refused(&self, holder: Holder, name: &str, why: &str) {
+        let mut pins = lock(&self.pins);
+        pins.iter_mut().filter(|pin| pin.is(holder, name)).for_each(|pin| pin.is_refused = true);
+        drop(pins);
+        self.notices.warn(format!(
+            "the log gives up nothing that `{name}` (in `retain_for`) may have to read, since it is refused: {why}"
+        ));
+    }
+
+    /// What a tally may need is not known, or it is of another moment than its shard.
+    pub(crate) fn tell_kept_for_tally(&self, name: &str, why: &str) {
+        self.notices.warn(format!("the log gives up nothing that the tally `{name}` may need: {why}"));
+    }
+
+    fn tell_that_it_goes_on(&self, name: &str) {
+        let text = "goes on: what it is through with is given up again";
+        self.notices.info(format!("`{name}` (in `retain_for`) {text}"));
+    }
+
     /// It needs nothing any more.
     pub(crate) fn release(&self, holder: Holder, name: &str) {
-        lock(&self.pins).retain(|pin| !pin.is(holder, name));
+        let mut pins = lock(&self.pins);
+        let was_refused = pins.iter().any(|pin| pin.is(holder, name) && pin.is_refused);
+        pins.retain(|pin| !pin.is(holder, name));
+        drop(pins);
+        if was_refused {
+            self.tell_that_it_goes_on(name);
+        }
     }
 
     /// Whether somebody has said that it needs something.
@@ -74,12 +103,17 @@ impl Engine {
 
     fn pin_for(&self, holder: Holder, name: &str, oldest: Lsn, newest: Lsn) {
         let mut pins = lock(&self.pins);
-        match pins.iter_mut().find(|pin| pin.is(holder, name)) {
-            Some(own) => {
-                own.oldest = oldest;
-                own.newest = newest;
+        let pin = RetentionPin { holder, name: name.to_owned(), oldest, newest, is_refused: false };
+        let before = match pins.iter_mut().find(|pin| pin.is(holder, name)) {
+            Some(own) => Some(std::mem::replace(own, pin)),
+            None => {
+                pins.push(pin);
+                None
             }
-            None => pins.push(RetentionPin { holder, name: name.to_owned(), oldest, newest }),
+        };
+        drop(pins);
+        if before.is_some_and(|before| before.is_refused) {
+            self.tell_that_it_goes_on(name);
         }
     }
 

@@ -148,7 +148,7 @@ impl History {
                     self.check_index_found(&log);
                     return Some(log);
                 }
-                Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => {}
+                Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {}
                 // Also where it was a read of the log itself: nothing is known to be lost then.
                 Err(_) if self.failed_calls() > failed_calls => self.tally.count("opens that failed"),
                 Err(error) => {
