@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// As the page had it: the lowest healthy shard of a batch says in its own stream that the batch is void.
+    /// A design that did not hold: the lowest healthy shard of a batch says in its own stream that the batch is void.
     fn write_verdicts(&mut self, failed: usize) {
         let cut = self.shards[failed].at(self.shards[failed].durable);
         let mut found: Vec<(usize, u32)> = Vec::new();

@@ -46,7 +46,7 @@ pub(crate) const FOUND: [(Bug, u64); 39] = [
 ];
 
 /// Histories of a plain `cargo test`; `SAWMILL_MODEL_SEEDS=FROM..TO` plays others.
-const SEEDS: std::ops::Range<u64> = 0..4_000;
+const SEEDS: std::ops::Range<u64> = 0..20_000;
 
 fn seeds() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("SAWMILL_MODEL_SEEDS") else { return SEEDS };
