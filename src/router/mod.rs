@@ -1,5 +1,8 @@
 //! Which shard takes a record: by its key, or the nearest with room.
 
+#[cfg(test)]
+mod model;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::format::crc;
