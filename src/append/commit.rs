@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{about_encoded, terms, until};
+use super::terms;
 use crate::error::{AppendError, Cause};
 use crate::position::Position;
-use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target};
+use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target, about_encoded};
 use crate::write::{Durability, Keys, List, Origin, Priority, Write};
 
 /// A record that was accepted, on its way to the durability it was appended with.
@@ -57,7 +57,7 @@ impl Commit {
                 let one = [&*payload];
                 let keys = Keys::One(&write.key);
                 let batch = Batch { keys, id: terms.id, payloads: List::Slices(&one) };
-                terms::put(engine, &batch, terms, mode, until(engine, &write.origin), None)
+                terms::put(engine, &batch, terms, mode, engine.gives_up_at(&write.origin), None)
             }
         };
         Commit::try_put(engine, bytes, write.priority, &write.origin, put)

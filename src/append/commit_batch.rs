@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Commit, Job, about_encoded, until};
+use super::{Commit, Job};
 use crate::error::AppendError;
 use crate::position::Position;
-use crate::shard::{AppendMode, Batch, EngineRef};
+use crate::shard::{AppendMode, Batch, EngineRef, about_encoded};
 use crate::write::{BatchBuilder, Durability, Keys, List, Origin, Priority};
 
 /// So many payloads are listed on the stack, so that nothing is allocated for a batch that is refused.
@@ -65,7 +65,7 @@ impl CommitBatch {
         let bytes = about_encoded(built.body_bytes(), built.len() as u64);
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| {
-            job.put(engine, job.without_lead(), until(engine, &job.origin), Some(&mut positions))
+            job.put(engine, job.without_lead(), engine.gives_up_at(&job.origin), Some(&mut positions))
         };
         let commit = Commit::try_put(engine, bytes, job.priority, &built.origin, put)?;
         Ok(CommitBatch { commit, positions })

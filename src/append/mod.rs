@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{Call, Place};
 use crate::error::{AppendError, Cause};
-use crate::format::RECORD_HEADER_BYTES;
 use crate::position::Position;
-use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused};
+use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused, about_encoded};
 use crate::time::Nanos;
 use crate::write::BatchBuilder;
 use crate::write::{Durability, Priority};
@@ -115,16 +114,6 @@ impl Job<'_> {
     }
 }
 
-/// When an append is given up that is made now.
-fn until(engine: &Engine, origin: &Origin) -> Nanos {
-    origin.deadline.map_or(Nanos::NEVER, |deadline| engine.time() + nanos(deadline))
-}
-
-/// What so many bytes of keys and payloads in so many records take in the log, about: what admission reckons in.
-fn about_encoded(bytes: u64, records: u64) -> u64 {
-    bytes + records * u64::from(RECORD_HEADER_BYTES)
-}
-
 /// A job in line for room. Dropping it withdraws the append.
 struct Queued<'a> {
     engine: EngineRef,
@@ -183,7 +172,7 @@ impl<'a> State<'a> {
         if job.origin.deadline.is_some_and(|deadline| engine.is_slower_than(deadline)) {
             return State::Failed(job.too_late(&engine));
         }
-        let until = until(&engine, &job.origin);
+        let until = engine.gives_up_at(&job.origin);
         if engine.admission.is_clear() {
             if let Some(positions) = positions.as_deref_mut() {
                 positions.clear();
@@ -356,10 +345,6 @@ impl<'a> State<'a> {
             State::Queued(_) | State::Done(_) | State::Gone => unreachable!("it was admitted just now"),
         }
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Where nobody else turns the shard: makes the next segment, or writes blocks out.

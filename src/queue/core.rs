@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use super::ahead::Ahead;
@@ -12,7 +12,7 @@ use super::feed::{Feed, facts};
 use super::files::{Clock, Files};
 use super::options::nanos;
 use super::state::{Grant, Moment, Next, State};
-use super::wait::{Place, Waiting};
+use super::wait::{Place, Unpark, Waiting};
 use crate::device::Device;
 use crate::error::{QueueError, ReadError, Unavailable, error_chain};
 use crate::format::Defect;
@@ -452,10 +452,9 @@ impl Core {
             let (moment, mut held) = (self.moment(), lock(&self.held));
             held.state.has_changed().then(|| held.state.save(moment))
         });
-        // The clock may just have found nothing to write.
         written.inspect_err(|_| {
             lock(&self.held).state.is_not_saved();
-            self.clock.note();
+            self.clock.note(); // It may just have found nothing to write.
         })
     }
 
@@ -491,14 +490,5 @@ impl Core {
         lock(&self.feed).forget();
         self.waiting.ring_all();
         written
-    }
-}
-
-/// Wakes a thread that waits.
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Unpark>) {
-        self.0.unpark();
     }
 }

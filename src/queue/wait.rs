@@ -72,3 +72,12 @@ impl Wake for Waiting {
         self.ring();
     }
 }
+
+/// Wakes a thread that waits.
+pub(super) struct Unpark(pub std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Unpark>) {
+        self.0.unpark();
+    }
+}

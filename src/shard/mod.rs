@@ -33,7 +33,7 @@ mod wait;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use append::{AppendMode, Batch, LastBelow};
+pub(crate) use append::{AppendMode, Batch, LastBelow, about_encoded};
 pub(crate) use engine::{Engine, EngineSetup, NO_LEAD, Placed, Refused, Target, Undecided, Unknown};
 pub(crate) use engine_ref::{EngineRef, StripedRefs};
 #[cfg(any(test, feature = "simulation"))]

@@ -7,7 +7,9 @@
 //! - the *flight*: how many bytes the device has in its hands, about what it takes within the target. More would wait there
 //!   instead of here, in front of whatever comes, and bring no more through: the target is twice what a commit takes on an
 //!   idle device, so what is in flight is twice what keeps it busy (Little's law). Two blocks at least, so that it has the
-//!   next one when it is done with one;
+//!   next one when it is done with one. A device that takes its bytes in bursts (the kernel's throttling of a container gives
+//!   them out in slices of 100 ms) is idle in a burst if no more than that waits: so flight and window are widened as long
+//!   as it is idle at times and the window refuses records at others;
 //! - the *window*: how many blocks each priority may have in use. It holds the delay at the target from the first moment,
 //!   whatever is offered, and for callers that wait as for others;
 //! - the *shares* of what is offered that callers of each priority get in who do not wait. They are reckoned from what was
@@ -40,7 +42,20 @@ const BUDGET_MIN: f64 = 0.25;
 const BUDGET_MAX: f64 = 2.0;
 /// Below this part of the setpoint the device may have been idle.
 const EMPTY: f64 = 0.25;
-/// The cut ends after so many intervals in which less than this part of the drain rate was offered.
+/// The device had nothing to do for more than this part of an interval, and the windows refused more than this part of what
+/// it did...
+const STARVED: f64 = 0.05;
+/// ... then so many times as much may be in its hands and wait for it from the next one on, up to so many times what the
+/// target says...
+const SLACK_RISE: f64 = 1.5;
+const SLACK_MAX: f64 = 64.0;
+/// ... and this part of it after each interval in which that was not so.
+const SLACK_FALL: f64 = 0.97;
+/// What an interval adds to what is known of the drain rate, and what one adds that was slower and had idle times.
+const NEW: f64 = 0.5;
+const NEW_IDLE: f64 = 0.1;
+/// The cut ends after so many intervals in which less than this part of the drain rate was offered, or the device was busy for
+/// less than this part and nobody was refused.
 pub(super) const CALM_INTERVALS: u32 = 3;
 const CALM: f64 = 0.9;
 
@@ -76,6 +91,8 @@ pub(crate) struct Interval {
     pub accepted: ByPriority<u64>,
     /// Bytes with which they were refused, but not for fairness.
     pub refused: ByPriority<u64>,
+    /// Of those, the bytes that found no room in the windows.
+    pub crowded: u64,
     /// Bytes that were refused for fairness. They have no part in the shares, and are no reason to let the cut go: all of
     /// them would come in then.
     pub unfair: u64,
@@ -90,6 +107,8 @@ pub(crate) struct Cut {
     pub blocks_max: ByPriority<u32>,
     /// The part of what each priority offers; `None` while there is no cut.
     pub shares: Option<ByPriority<f64>>,
+    /// All that was offered would fit: nobody is refused for fairness.
+    pub is_calm: bool,
     /// Bytes that are left to those who can be refused for fairness, in an interval.
     pub fair_bytes: u64,
 }
@@ -102,6 +121,8 @@ struct Active {
     /// Bytes per second that are let in.
     budget: f64,
     integral: f64,
+    /// So many times what the target says may be in flight and wait.
+    slack: f64,
     /// Intervals in a row in which the device may have been idle.
     empty: i32,
     calm: u32,
@@ -165,18 +186,26 @@ impl Controller {
         // A longer interval was mostly idle: what was slow may have been a burst.
         let begun = delay > target && !interval.was_mostly_idle(passed, 2 * STEP_NS);
         self.active = match self.active {
-            None if begun => {
-                Some(Active { rate: measured, budget: measured, integral: 0.0, empty: 0, calm: 0 })
-            }
+            None if begun => Some(Active {
+                rate: measured,
+                budget: measured,
+                integral: 0.0,
+                slack: 1.0,
+                empty: 0,
+                calm: 0,
+            }),
             active => active,
         };
         if let Some(active) = &mut self.active {
             // A device that hung has a way back: a block in each interval at the least.
             let least = f64::from(self.limits.block_bytes) / seconds;
             active.correct(target * SETPOINT, delay, measured.max(least), seconds);
+            let idle = 1.0 - interval.busy as f64 / passed as f64;
+            active.widen(idle > STARVED && interval.crowded as f64 > STARVED * interval.drained as f64);
             let refused = interval.refused.iter().sum::<u64>() + interval.unfair;
             let offered = (interval.grown + refused) as f64 / seconds;
-            let is_calm = offered < CALM * active.rate && delay < target * SETPOINT;
+            let nobody = refused == 0 && idle > 1.0 - CALM;
+            let is_calm = (nobody || offered < CALM * active.rate) && delay < target * SETPOINT;
             active.calm = if is_calm { active.calm + 1 } else { 0 };
             if active.calm >= CALM_INTERVALS {
                 self.active = None;
@@ -188,9 +217,9 @@ impl Controller {
     fn cut(&self, interval: &Interval, seconds: f64) -> Cut {
         let Limits { target_ns, block_bytes, in_flight_max, blocks_max } = self.limits;
         let Some(active) = &self.active else {
-            return Cut { flight_max: u64::MAX, blocks_max, shares: None, fair_bytes: 0 };
+            return Cut { flight_max: u64::MAX, blocks_max, shares: None, is_calm: true, fair_bytes: 0 };
         };
-        let flight_max = (target_ns as f64 / 1e9 * active.rate) as u64;
+        let flight_max = (target_ns as f64 / 1e9 * active.rate * active.slack) as u64;
         let queue = flight_max.div_ceil(block_bytes.into()).min(u32::MAX.into()) as u32;
         let in_flight = queue.max(IN_FLIGHT_MIN).min(in_flight_max);
         let above = queue.saturating_add(1).max(2);
@@ -209,15 +238,22 @@ impl Controller {
         let normal = share(left, NORMAL);
         let low = share(left - normal * interval.offered(NORMAL) as f64, LOW);
         let shares = Some([low, normal, 1.0]);
-        Cut { flight_max, blocks_max, shares, fair_bytes: left.max(0.0) as u64 }
+        Cut { flight_max, blocks_max, shares, is_calm: active.calm > 0, fair_bytes: left.max(0.0) as u64 }
     }
 }
 
 impl Active {
+    fn widen(&mut self, is_starved: bool) {
+        let factor = if is_starved { SLACK_RISE } else { SLACK_FALL };
+        self.slack = (self.slack * factor).clamp(1.0, SLACK_MAX);
+    }
+
     fn correct(&mut self, setpoint: f64, delay: f64, measured: f64, seconds: f64) {
         let is_empty = delay < setpoint * EMPTY;
-        // What a device does that is not always busy is no measure of what it could do.
-        self.rate = if is_empty { self.rate.max(measured) } else { (self.rate + measured) / 2.0 };
+        // What a device does that is not always busy is hardly a measure of what it could do; but one interval of a device
+        // that takes its bytes in bursts shows those of two.
+        let new = if is_empty && measured < self.rate { NEW_IDLE } else { NEW };
+        self.rate += (measured - self.rate) * new;
         let error = ((setpoint - delay) / setpoint).clamp(-1.0, 1.0);
         let gain = (setpoint / 1e9 / seconds).min(1.0);
         self.integral = (self.integral + INTEGRAL * gain * error).clamp(INTEGRAL_MIN, INTEGRAL_MAX);

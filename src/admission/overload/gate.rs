@@ -62,6 +62,8 @@ struct Stripe {
     accepted: ByPriority<AtomicU64>,
     /// The same of those that were refused for want of room or for the delay.
     refused: ByPriority<AtomicU64>,
+    /// Of those, the bytes that found no room.
+    crowded: AtomicU64,
     /// Bytes that were refused for fairness.
     unfair: AtomicU64,
     /// Refusals by cause and priority.
@@ -78,6 +80,8 @@ pub(crate) struct Counted {
     pub accepted: ByPriority<u64>,
     /// The same of those that were refused for want of room or for the delay.
     pub refused: ByPriority<u64>,
+    /// Of those, the bytes that found no room.
+    pub crowded: u64,
     /// Bytes that were refused for fairness.
     pub unfair: u64,
     /// Refusals by cause and priority.
@@ -172,8 +176,10 @@ impl Gate {
     /// A record that was let through found no room.
     #[cold]
     pub(crate) fn found_no_room(&self, passed: &Passed, bytes: u64) {
+        let stripe = self.stripe();
+        stripe.crowded.fetch_add(bytes, Ordering::Relaxed);
         if let Some(standing) = &passed.0 {
-            self.fairness.note_refused(standing, bytes, self.stripe().random() as u32);
+            self.fairness.note_refused(standing, bytes, stripe.random() as u32);
         }
     }
 
@@ -228,6 +234,7 @@ impl Gate {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         for CacheLine(stripe) in &self.stripes {
             all.unfair += load(&stripe.unfair);
+            all.crowded += load(&stripe.crowded);
             for priority in 0..3 {
                 all.accepted[priority] += load(&stripe.accepted[priority]);
                 all.refused[priority] += load(&stripe.refused[priority]);
@@ -302,7 +309,13 @@ mod tests {
     }
 
     fn cut(low: f64, normal: f64) -> Cut {
-        Cut { flight_max: u64::MAX, blocks_max: [3, 5, 8], shares: Some([low, normal, 1.0]), fair_bytes: 0 }
+        Cut {
+            flight_max: u64::MAX,
+            blocks_max: [3, 5, 8],
+            shares: Some([low, normal, 1.0]),
+            is_calm: false,
+            fair_bytes: 0,
+        }
     }
 
     #[test]
@@ -324,7 +337,13 @@ mod tests {
             [Priority::Low, Priority::Normal, Priority::High].map(|own| gate.blocks_max(own)),
             [3, 5, 8]
         );
-        gate.apply(&Cut { flight_max: u64::MAX, blocks_max: [4, 7, 8], shares: None, fair_bytes: 0 });
+        gate.apply(&Cut {
+            flight_max: u64::MAX,
+            blocks_max: [4, 7, 8],
+            shares: None,
+            is_calm: true,
+            fair_bytes: 0,
+        });
         assert_eq!(all(), [10_000; 3]);
     }
 

@@ -24,13 +24,20 @@ struct Load {
     rate: f64,
     /// Callers that wait fill whatever room there is.
     waits: bool,
+    /// It takes what it takes in an interval within a fifth of it, and then nothing for the rest.
+    bursts: bool,
 }
 
 impl Load {
     /// A tenth of it high, three tenths normal, and the rest low, as long as it is no more than the device takes.
     fn times(times: f64) -> Load {
         let (high, normal) = (0.1 * RATE * times.min(1.0), 0.3 * RATE * times.min(1.0));
-        Load { offered: [RATE * times - high - normal, normal, high], rate: RATE, waits: false }
+        Load {
+            offered: [RATE * times - high - normal, normal, high],
+            rate: RATE,
+            waits: false,
+            bursts: false,
+        }
     }
 }
 
@@ -54,7 +61,11 @@ struct Plant {
 
 impl Plant {
     fn new() -> Plant {
-        let mut controller = Controller::new(limits());
+        Plant::with(limits())
+    }
+
+    fn with(limits: Limits) -> Plant {
+        let mut controller = Controller::new(limits);
         let cut = controller.step(&Interval::default());
         Plant { controller, cut, now: 0, queue: 0.0 }
     }
@@ -72,12 +83,15 @@ impl Plant {
         let mut told = Interval::default();
         let mut seen = Seen { drained: 0.0, delay: 0.0, accepted: [0.0; 3], is_cutting: false, budget: 0.0 };
         let mut least = f64::MAX;
-        for _ in 0..STEP_NS / tick {
+        let mut left = load.rate * STEP_NS as f64 / 1e9;
+        for step in 0..STEP_NS / tick {
+            let is_burst = step < STEP_NS / tick / 5;
             for priority in [HIGH, NORMAL, LOW] {
                 let offered = load.offered[priority] * seconds;
                 let share = self.cut.shares.map_or(1.0, |shares| shares[priority]);
                 let fits = self.in_use() <= self.cut.blocks_max[priority];
                 let accepted = if fits { offered * share } else { 0.0 };
+                told.crowded += if fits { 0 } else { (offered * share) as u64 };
                 self.queue += accepted;
                 seen.accepted[priority] += accepted;
                 told.accepted[priority] += accepted as u64;
@@ -88,7 +102,16 @@ impl Plant {
                 self.queue += f64::from(BLOCK);
                 told.grown += u64::from(BLOCK);
             }
-            let drained = self.queue.min(load.rate * seconds);
+            let takes = match (load.bursts, is_burst) {
+                (false, _) => load.rate * seconds,
+                (true, true) => left.min(20.0 * load.rate * seconds),
+                (true, false) => 0.0,
+            };
+            let drained = self.queue.min(takes);
+            // One that takes nothing for now has something in its hands.
+            let part = if takes > 0.0 { drained / takes } else { 1.0 };
+            told.busy += if self.queue > 0.0 { (tick as f64 * part) as u64 } else { 0 };
+            left -= drained;
             self.queue -= drained;
             seen.drained += drained;
             let delay = self.queue / load.rate * 1e9;
@@ -97,7 +120,7 @@ impl Plant {
         }
         self.now += STEP_NS;
         told.now = Nanos(self.now);
-        told.busy = if told.grown > 0 || self.queue > 0.0 { STEP_NS } else { 0 };
+        told.busy = told.busy.min(STEP_NS);
         told.drained = seen.drained as u64;
         told.min_delay = (told.grown > 0 || self.queue > 0.0).then_some(least as u64);
         self.cut = self.controller.step(&told);
@@ -213,7 +236,7 @@ fn a_device_that_hangs_finds_its_way_back() {
 #[test]
 fn callers_that_wait_do_not_fill_the_queue_past_the_target() {
     let mut plant = Plant::new();
-    let load = Load { offered: [0.0, 0.0, 0.1 * RATE], rate: RATE, waits: true };
+    let load = Load { offered: [0.0, 0.0, 0.1 * RATE], rate: RATE, waits: true, bursts: false };
     plant.run(load, 10);
     let seen = plant.run(load, 50);
     assert_steady(&seen, RATE);
@@ -252,6 +275,21 @@ fn a_burst_that_drains_is_no_overload() {
     assert!(controller.step(&interval).shares.is_some());
 }
 
+/// A device that takes its bytes in bursts has enough to take when one comes, and one that does not has no more than that.
+#[test]
+fn a_device_that_takes_its_bytes_in_bursts_is_not_starved() {
+    for times in [1.3, 2.0, 10.0] {
+        let mut plant = Plant::with(Limits { target_ns: 2 * MS, ..limits() });
+        let bursts = Load { bursts: true, ..Load::times(times) };
+        plant.run(bursts, 40);
+        let seen = plant.run(bursts, 100);
+        let goodput = per_second(mean(&seen, |seen| seen.drained));
+        assert!(goodput >= 0.95 * RATE, "{times}: {goodput:e}");
+        plant.run(Load::times(times), 150);
+        assert_steady(&plant.run(Load::times(times), 50), RATE);
+    }
+}
+
 /// One who is refused for fairness alone would come in with all that he offers if the cut were let go: it is not, until he
 /// has stopped.
 #[test]
@@ -263,18 +301,20 @@ fn a_flood_that_fairness_holds_is_no_calm() {
         let interval = Interval {
             now: Nanos(plant.now),
             min_delay: Some(0),
-            busy: STEP_NS,
+            busy: STEP_NS / 2,
             grown: (0.5 * RATE / 10.0) as u64,
             drained: (0.5 * RATE / 10.0) as u64,
             accepted: [(0.5 * RATE / 10.0) as u64, 0, 0],
             unfair,
             ..Interval::default()
         };
-        plant.controller.step(&interval);
-        plant.controller.is_cutting()
+        let cut = plant.controller.step(&interval);
+        (plant.controller.is_cutting(), cut.is_calm)
     };
-    assert!((0..30).all(|_| step((5.0 * RATE / 10.0) as u64)));
-    assert!(!(0..CALM_INTERVALS).map(|_| step(0)).last().unwrap());
+    assert!((0..30).all(|_| step((5.0 * RATE / 10.0) as u64) == (true, false)));
+    // As soon as all that comes would fit nobody is held any more, and a little later the cut is let go.
+    assert_eq!(step(0), (true, true));
+    assert_eq!((1..CALM_INTERVALS).map(|_| step(0)).last(), Some((false, true)));
 }
 
 /// A thread that writes by system calls looks once in many writes: that it was busy all the time shows.
@@ -305,7 +345,7 @@ fn what_is_in_flight_is_bounded_by_the_target() {
     for (rate, blocks) in [(1e6, 0.0..1.0), (100e6, 14.0..17.0), (1e9, 140.0..170.0)] {
         let mut plant = Plant::new();
         assert_eq!(plant.cut.flight_max, u64::MAX);
-        let load = Load { offered: [rate * 10.0, 0.0, 0.0], rate, waits: false };
+        let load = Load { offered: [rate * 10.0, 0.0, 0.0], rate, waits: false, bursts: false };
         plant.run(load, 30);
         let in_flight = plant.cut.flight_max as f64 / f64::from(BLOCK);
         assert!(blocks.contains(&in_flight), "{rate:e}: {in_flight} blocks");

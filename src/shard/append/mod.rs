@@ -7,6 +7,7 @@ mod queueing;
 mod race;
 mod terms;
 
+pub(crate) use overload::about_encoded;
 pub(crate) use terms::LastBelow;
 
 use std::collections::VecDeque;

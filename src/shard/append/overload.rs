@@ -5,12 +5,24 @@ use std::time::Duration;
 
 use crate::admission::{self, Cause, Passed, STEP_NS};
 use crate::error::AppendError;
+use crate::format::RECORD_HEADER_BYTES;
 use crate::shard::Engine;
 use crate::stats::Pressure;
 use crate::time::Nanos;
 use crate::write::{Origin, Priority};
 
+/// What so many bytes of keys and payloads in so many records take in the log, about: what is offered is reckoned in it.
+pub(crate) fn about_encoded(bytes: u64, records: u64) -> u64 {
+    bytes + records * u64::from(RECORD_HEADER_BYTES)
+}
+
 impl Engine {
+    /// When an append that begins now is given up.
+    pub(crate) fn gives_up_at(&self, origin: &Origin) -> Nanos {
+        let nanos = |deadline: Duration| u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        origin.deadline.map_or(Nanos::NEVER, |deadline| self.time() + nanos(deadline))
+    }
+
     /// Whether a record of so many bytes may look for room, of a caller that does not wait for any.
     #[inline]
     pub(crate) fn pass(

@@ -160,6 +160,7 @@ impl Engine {
             grown: accepted.saturating_sub(own.accepted),
             accepted: got_in,
             refused,
+            crowded: counted.crowded.wrapping_sub(own.counted.crowded),
             unfair: counted.unfair.wrapping_sub(own.counted.unfair),
         };
         (own.counted, own.written, own.accepted) = (counted, written, accepted);
@@ -168,9 +169,9 @@ impl Engine {
         self.gate.apply(&cut);
         core.committer.bound_flight(cut.flight_max);
         self.tell_admitted(&interval);
-        match cut.shares {
-            Some(_) => own.learner.step(self.gate.fairness(), now, cut.fair_bytes),
-            None => own.learner.end(self.gate.fairness()),
+        match cut.is_calm {
+            false => own.learner.step(self.gate.fairness(), now, cut.fair_bytes),
+            true => own.learner.end(self.gate.fairness()),
         }
         // Windows that are wider now are room for those who wait.
         core.room_made |= !self.admission.is_clear();
