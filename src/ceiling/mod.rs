@@ -18,6 +18,7 @@
 //! ```
 
 mod handover;
+mod modelled;
 pub mod parts;
 mod tune;
 
@@ -26,12 +27,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::device::{Access, BEHIND_EVERY, Device, Directory, File, RealDevice, bare_uring};
-pub use crate::device::{Method, Writes};
+use crate::device::{Access, BEHIND_EVERY, Device, Directory, File, ModelFile, RealDevice, bare_uring};
+pub use crate::device::{DriveModel, Method, Writes};
 use crate::pool::AlignedBuffer;
 use crate::position::GRANULE;
 use crate::sys;
 
+pub use modelled::ModelledDrive;
 pub use tune::{Bandwidth, DeviceClass, SyncLatency, Tuned, tune};
 
 /// What was measured.
@@ -129,6 +131,8 @@ mod tests {
 pub struct BareFile {
     directory: Arc<dyn Directory>,
     file: Arc<dyn File>,
+    /// The same file, where the drive is a modelled one.
+    modelled: Option<ModelFile>,
     bytes: u64,
 }
 
@@ -142,11 +146,14 @@ impl BareFile {
     /// Where the file cannot be made; a file of the same name, left by a run that was killed, is
     /// replaced.
     pub fn make(path: impl AsRef<Path>, bytes: u64) -> io::Result<BareFile> {
+        BareFile::fill(RealDevice::new().directory(path.as_ref())?, bytes)
+    }
+
+    fn fill(directory: Arc<dyn Directory>, bytes: u64) -> io::Result<BareFile> {
         let bytes = bytes.next_multiple_of(FILL_BYTES);
-        let directory = RealDevice::new().directory(path.as_ref())?;
         let _ = directory.remove(NAME);
         let file = directory.create(NAME)?;
-        let made = BareFile { directory, file, bytes };
+        let made = BareFile { directory, file, modelled: None, bytes };
         let _ = made.file.allocate(bytes)?;
         let filler = AlignedBuffer::filled(FILL_BYTES as usize, 0x5a)?;
         for offset in (0..bytes).step_by(FILL_BYTES as usize) {
@@ -175,6 +182,11 @@ impl BareFile {
 
     fn uring_from(&self, writes: &Writes, access: Access, time: Duration) -> io::Result<Measured> {
         assert!(writes.depth > 0 && writes.block_bytes > 0 && writes.block_bytes % 4096 == 0);
+        if let Some(file) = self.modelled.as_ref().filter(|_| !access.read) {
+            return self.measure(writes.block_bytes, |latencies| {
+                modelled::write_at_depth(file, self.bytes, writes, time, latencies)
+            });
+        }
         let file = self.file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         self.measure(writes.block_bytes, |latencies| {
             bare_uring(file, self.bytes, writes, access, time, |latency| latencies.push(latency))

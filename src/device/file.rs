@@ -26,12 +26,14 @@ pub(crate) struct RealDevice {
     start: Instant,
     /// Files are read ahead in through io_uring.
     uring: bool,
+    /// Files that are written go past the page cache where that can be done.
+    direct: bool,
     flushes: AllFlushes,
 }
 
 impl RealDevice {
     pub(crate) fn new() -> RealDevice {
-        RealDevice { start: Instant::now(), uring: true, flushes: AllFlushes::default() }
+        RealDevice { start: Instant::now(), uring: true, direct: true, flushes: AllFlushes::default() }
     }
 
     /// One that makes system calls alone.
@@ -39,11 +41,17 @@ impl RealDevice {
         RealDevice { uring: false, ..RealDevice::new() }
     }
 
+    /// One that reads and writes through the page cache.
+    #[cfg(feature = "ceiling")]
+    pub(crate) fn through_the_cache() -> RealDevice {
+        RealDevice { direct: false, ..RealDevice::new() }
+    }
+
     fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
         let (file, device_number) = open_folder(path)?;
         let path = path.canonicalize()?;
         let file_system = sys::file_system(file.as_fd()).map(FileSystem::from_magic);
-        let safe = file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
+        let safe = self.direct && file_system.map_or(true, FileSystem::keeps_place_of_direct_writes);
         let capabilities = Capabilities::of(file.as_fd(), safe && has_direct(&file, &path)?);
         Ok(Arc::new(RealDirectory {
             path,

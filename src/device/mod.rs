@@ -9,6 +9,8 @@ mod file;
 mod flushes;
 mod limits;
 mod lock;
+#[cfg(feature = "ceiling")]
+mod model;
 pub(crate) mod probe;
 mod queue;
 #[cfg(any(test, feature = "simulation"))]
@@ -33,6 +35,10 @@ pub(crate) use calls::Calls;
 pub(crate) use file::RealDevice;
 pub(crate) use flushes::{FailedFlush, Flushes};
 pub(crate) use limits::{descriptors_max, memory_limit};
+#[cfg(feature = "ceiling")]
+pub use model::DriveModel;
+#[cfg(feature = "ceiling")]
+pub(crate) use model::{Drive, ModelDevice, ModelFile};
 #[cfg(feature = "ceiling")]
 pub(crate) use probe::is_virtual;
 pub(crate) use probe::measure;

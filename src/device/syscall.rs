@@ -10,7 +10,7 @@ use super::{Completion, Operation, OperationKind, Queue, Wait, Wake};
 use crate::sys;
 
 pub(super) fn queue() -> (Box<dyn Queue + Send>, Arc<dyn Wake>) {
-    let wake = Arc::new(FutexWake(AtomicU32::new(0)));
+    let wake = Arc::<FutexWake>::default();
     (Box::new(SyscallQueue { wake: wake.clone(), done: VecDeque::new() }), wake)
 }
 
@@ -52,15 +52,22 @@ impl Queue for SyscallQueue {
 }
 
 /// A wake-up that is remembered until somebody waits for it.
-#[derive(Debug)]
-struct FutexWake(AtomicU32);
+#[derive(Debug, Default)]
+pub(super) struct FutexWake(AtomicU32);
 
 impl FutexWake {
-    fn wait(&self, timeout: Option<Duration>) {
-        if self.0.swap(0, Ordering::AcqRel) == 0 {
-            sys::futex_wait(&self.0, 0, timeout);
-            self.0.swap(0, Ordering::AcqRel);
+    /// Whether one came, now or before.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> bool {
+        if self.take() {
+            return true;
         }
+        sys::futex_wait(&self.0, 0, timeout);
+        self.take()
+    }
+
+    /// Whether one has come.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(0, Ordering::AcqRel) != 0
     }
 }
 

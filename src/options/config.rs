@@ -278,7 +278,7 @@ impl Options {
     }
 
     /// On this device in place of the real one.
-    #[cfg(any(test, feature = "simulation"))]
+    #[cfg(any(test, feature = "simulation", feature = "ceiling"))]
     pub(crate) fn on_device(mut self, device: Arc<dyn Device>) -> Options {
         self.device = Some(device);
         self

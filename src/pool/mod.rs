@@ -20,7 +20,7 @@ pub(crate) use hold::{Held, Peeked};
 pub(crate) use reservation::{Claim, Pool, Reserved};
 
 #[cfg(test)]
-fn place(lsn: u64) -> BlockPlace {
+pub(crate) fn place(lsn: u64) -> BlockPlace {
     use crate::format::EpochSeed;
     use crate::position::Lsn;
     use crate::time::Nanos;

@@ -11,7 +11,6 @@ mod page;
 mod report;
 mod scan;
 mod sweep;
-mod throttle;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +18,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use sawmill::ceiling::{BareFile, Method, Writes};
+use sawmill::ceiling::{BareFile, DriveModel, Method, ModelledDrive, Writes};
 use sawmill::{Backend, Durability, Log, Options};
 
 use keys::Keys;
@@ -75,8 +74,13 @@ pub struct Bench {
     /// Seconds of sustained ingest for the report.
     #[arg(long, default_value_t = 20.0)]
     series_seconds: f64,
-    /// Only what happens when more comes than the log can take, beside servers that do not refuse. As root the drive is
-    /// held to a steady rate meanwhile.
+    /// On a drive that is modelled in real time, in place of this machine's: nvme-plp (12 us, 6 GiB/s), cloud (80 us, 1
+    /// GiB/s), consumer (30 us, 500 MiB/s, a flush of 1.5 ms), or steady:LATENCY_US:MIB_PER_S. The files lie in memory
+    /// (/dev/shm) unless --dir says otherwise.
+    #[arg(long, value_name = "NAME", value_parser = clap::value_parser!(DriveModel))]
+    model: Option<DriveModel>,
+    /// Only what happens when more comes than the log can take, beside servers that do not refuse: on a modelled drive, by
+    /// default steady:1000:48.
     #[arg(long)]
     overload: bool,
     #[command(flatten)]
@@ -95,8 +99,7 @@ impl Bench {
             return Err("--series-seconds must be above 0 and at most 86400".into());
         }
         if self.overload {
-            let place = Place::make(self.dir.as_deref())?;
-            let overload = Overload::measure(place.path(), self.overload_time())?;
+            let overload = self.measure_overload()?;
             match self.json {
                 true => println!("{}", overload.json()),
                 false => println!("{overload}"),
@@ -110,10 +113,10 @@ impl Bench {
             .as_ref()
             .map(|file| std::fs::File::create(file).map_err(|error| format!("{}: {error}", file.display())));
         let page = page.transpose()?;
-        let place = Place::make(self.dir.as_deref())?;
+        let place = Place::make(self.dir.as_deref(), self.model.is_some())?;
         let (report, sweep) = self.measure(&place, &loads)?;
         if let (Some(mut page), Some(sweep)) = (page, &sweep) {
-            let overload = Overload::measure(place.path(), self.overload_time())?;
+            let overload = self.measure_overload()?;
             std::io::Write::write_all(&mut page, page::page(&report, sweep, &overload)?.as_bytes())?;
         }
         if self.json {
@@ -130,6 +133,11 @@ impl Bench {
     /// Of each multiple of what the log can take: the controller looks ten times a second.
     fn overload_time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds * 4.0)
+    }
+
+    fn measure_overload(&self) -> Result<Overload, Error> {
+        let place = Place::make(self.dir.as_deref(), true)?;
+        Overload::measure(place.path(), self.model.unwrap_or(overload::DRIVE), self.overload_time())
     }
 
     fn options(&self) -> Options {
@@ -162,12 +170,19 @@ impl Bench {
         let sweeps = if self.report.is_some() { Sweep::STEPS } else { 0 };
         let bar = self.progress(2 + loads.len() as u64 * (u64::from(self.repeat) + 1) + sweeps + 1);
         bar.set_message("making the bare file");
-        let bare = BareFile::make(place.path(), BARE_BYTES)?;
+        let drive = self.model.map(ModelledDrive::new);
+        let bare = match &drive {
+            Some(drive) => BareFile::make_on(drive, place.path(), BARE_BYTES)?,
+            None => BareFile::make(place.path(), BARE_BYTES)?,
+        };
         bar.inc(1);
-        let log = self.options().open(place.path().join("log"))?;
-        let mut report = Report::new(&log, place.path(), self.record_bytes, time);
+        let options = drive.iter().fold(self.options(), |options, drive| drive.put_under(options));
+        let log = options.clone().open(place.path().join("log"))?;
+        let mut report = Report::new(&log, self.model, place.path(), self.record_bytes, time);
         bar.set_message("warming up");
+        drive.iter().for_each(|drive| drive.set_unlimited(true));
         warm_up(&log)?;
+        drive.iter().for_each(|drive| drive.set_unlimited(false));
         bar.inc(1);
         for load in loads {
             bar.set_message(load.name().to_owned());
@@ -179,9 +194,8 @@ impl Bench {
                 row.add(&outcome, self.ceiling(&bare, load, &outcome, time)?);
                 if load.is_plain_bulk() {
                     let steady = outcome.records as f64 / outcome.elapsed.as_secs_f64();
-                    report
-                        .first_fill
-                        .push((self.first_fill(&place.path().join("fresh"), load, time)?, steady));
+                    let fresh = first_fill(&options, &place.path().join("fresh"), load, time)?;
+                    report.first_fill.push((fresh, steady));
                 }
                 bar.inc(1);
             }
@@ -223,16 +237,6 @@ impl Bench {
         }
     }
 
-    /// Records a second of a log that is new, whose segments are filled with zeros first.
-    fn first_fill(&self, path: &Path, load: &Load, time: Duration) -> Result<f64, Error> {
-        let log = self.options().open(path)?;
-        // Long enough for the segments to have grown to their size.
-        let outcome = load.run(&log, time * 2)?;
-        log.close()?;
-        std::fs::remove_dir_all(path)?;
-        Ok(outcome.records as f64 / outcome.elapsed.as_secs_f64())
-    }
-
     fn progress(&self, steps: u64) -> ProgressBar {
         if self.json {
             return ProgressBar::hidden();
@@ -240,6 +244,23 @@ impl Bench {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
         ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
+}
+
+/// Records a second of a log that is new, whose segments are filled with zeros first.
+fn first_fill(options: &Options, path: &Path, load: &Load, time: Duration) -> Result<f64, Error> {
+    let log = options.clone().open(path)?;
+    // Long enough for the segments to have grown to their size.
+    let outcome = load.run(&log, time * 2)?;
+    log.close()?;
+    std::fs::remove_dir_all(path)?;
+    Ok(outcome.records as f64 / outcome.elapsed.as_secs_f64())
+}
+
+/// What a modelled drive is like.
+fn in_words(drive: DriveModel) -> String {
+    let DriveModel { latency, bytes_per_second, flush, write_cache, .. } = drive;
+    let flush = if write_cache { format!(", a flush of {flush:?}") } else { String::new() };
+    format!("{latency:?}, {} MiB/s{flush}", bytes_per_second >> 20)
 }
 
 /// Fills the log until it recycles its segments: the steady state of a log with retention.
@@ -281,17 +302,18 @@ fn bare_writes(file: &BareFile, load: &Load, outcome: &Outcome, time: Duration) 
 struct Place(PathBuf);
 
 impl Place {
-    fn make(asked: Option<&Path>) -> Result<Place, Error> {
+    /// In memory where the drive is a modelled one.
+    fn make(asked: Option<&Path>, is_modelled: bool) -> Result<Place, Error> {
         let name = format!("sawmill-bench-{}", std::process::id());
         if let Some(asked) = asked {
             let path = asked.join(name);
             std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             return Ok(Place(path.canonicalize()?));
         }
+        let memory = is_modelled.then(|| PathBuf::from("/dev/shm"));
+        let here = std::env::current_dir()?;
         // The temporary directory is often memory, which says nothing of a disk.
-        for parent in
-            [std::env::current_dir()?.join("target"), std::env::current_dir()?, std::env::temp_dir()]
-        {
+        for parent in memory.into_iter().chain([here.join("target"), here, std::env::temp_dir()]) {
             let path = parent.join(&name);
             if std::fs::create_dir(&path).is_ok() {
                 return Ok(Place(path));

@@ -1,6 +1,9 @@
 //! What happens when more comes than the log can take: an open loop at a multiple of what it can, by priority, beside
 //! servers that do not refuse; and a spike.
 //!
+//! The drive is a modelled one: those of this machine change their minds, and the kernel's own throttle gives out its bytes in
+//! slices of a tenth of a second (`block/blk-throttle.c`), so that nothing shorter can be seen on it.
+//!
 //! Records come when they are due, whatever became of those before, and their delays count from then. A tenth of what the
 //! log can take is of high priority, three tenths are of normal, and all else is of low priority.
 
@@ -12,19 +15,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use sawmill::ceiling::{DriveModel, ModelledDrive};
 use sawmill::{AppendError, Commit, Log, Options, Priority, Write};
 use serde_json::{Value, json};
 
 use super::floods::Floods;
 use super::loads::Load;
-use super::throttle::Throttle;
 use super::{RETAIN_BYTES, warm_up};
 use crate::Error;
 
 /// Large enough that the drive is the limit.
 pub const RECORD_BYTES: u32 = 4096;
-/// What the drive is held to where that can be had: slow enough for one thread to offer ten times as much.
-const DRIVE_BYTES: u64 = 48 << 20;
+/// Slow enough for one thread to offer ten times as much.
+pub const DRIVE: DriveModel = DriveModel::steady(Duration::from_millis(1), 48 << 20);
 /// Of what the log can take.
 const TIMES: [f64; 4] = [0.5, 1.0, 2.0, 10.0];
 /// In front of what is measured.
@@ -81,8 +84,7 @@ pub struct Slice {
 pub struct Overload {
     /// Records a second in the closed loop.
     pub peak: f64,
-    /// What the drive was held to.
-    pub throttled: bool,
+    pub drive: DriveModel,
     pub points: Vec<Point>,
     pub spike: Vec<Slice>,
     pub floods: Floods,
@@ -103,12 +105,14 @@ pub struct Done {
 }
 
 impl Overload {
-    pub fn measure(dir: &Path, time: Duration) -> Result<Overload, Error> {
+    pub fn measure(dir: &Path, drive: DriveModel, time: Duration) -> Result<Overload, Error> {
         let dir = dir.join("overload");
-        let log = Options::new().shards(1).retain_bytes(RETAIN_BYTES).open(&dir)?;
+        let modelled = ModelledDrive::new(drive);
+        let log = modelled.put_under(Options::new().shards(1).retain_bytes(RETAIN_BYTES)).open(&dir)?;
         // Before the drive is held to its rate: the zeros of new segments would take half of that.
+        modelled.set_unlimited(true);
         warm_up(&log)?;
-        let throttle = Throttle::begin(&dir, DRIVE_BYTES);
+        modelled.set_unlimited(false);
         let closed = Load::windowed(1024, RECORD_BYTES);
         closed.run(&log, SETTLING)?;
         let outcome = closed.run(&log, time)?;
@@ -122,11 +126,9 @@ impl Overload {
         }
         let spike = spike(&log, peak)?;
         let floods = Floods::measure(&log, peak, time)?;
-        let throttled = throttle.is_some();
-        drop(throttle);
         log.close()?;
         std::fs::remove_dir_all(&dir)?;
-        Ok(Overload { peak, throttled, points, spike, floods })
+        Ok(Overload { peak, drive, points, spike, floods })
     }
 
     pub fn json(&self) -> Value {
@@ -138,7 +140,7 @@ impl Overload {
             })
         });
         json!({
-            "peak_records_per_second": self.peak, "throttled": self.throttled,
+            "peak_records_per_second": self.peak, "drive": super::in_words(self.drive),
             "points": points.collect::<Vec<_>>(), "recovered_after_seconds": self.recovered(), "floods": self.floods.json(),
         })
     }
@@ -352,15 +354,11 @@ impl<'a> Front<'a> {
 
 impl fmt::Display for Overload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let drive = if self.throttled {
-            "on a drive that is held to a steady rate"
-        } else {
-            "as fast as the drive is"
-        };
         writeln!(
             f,
-            "more than the log can take ({:.0} records/s of {RECORD_BYTES} B in the closed loop, {drive}), in an open loop",
-            self.peak
+            "more than the log can take ({:.0} records/s of {RECORD_BYTES} B in the closed loop, on a modelled drive of {}), in an open loop",
+            self.peak,
+            super::in_words(self.drive)
         )?;
         writeln!(
             f,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use sawmill::Log;
+use sawmill::ceiling::DriveModel;
 use serde_json::{Value, json};
 
 use super::crash::Crash;
@@ -31,6 +32,8 @@ rec/blk    records in a block
 
 pub struct Report {
     backend: &'static str,
+    /// `None`: this machine's drive.
+    model: Option<DriveModel>,
     capabilities: sawmill::stats::Capabilities,
     path: String,
     record_bytes: u32,
@@ -137,10 +140,17 @@ impl Row {
 }
 
 impl Report {
-    pub fn new(log: &Log, path: &Path, record_bytes: u32, time: Duration) -> Report {
+    pub fn new(
+        log: &Log,
+        model: Option<DriveModel>,
+        path: &Path,
+        record_bytes: u32,
+        time: Duration,
+    ) -> Report {
         let shard = &log.stats().shards[0];
         Report {
-            backend: shard.backend,
+            backend: if model.is_some() { "model" } else { shard.backend },
+            model,
             capabilities: shard.capabilities,
             path: path.display().to_string(),
             record_bytes,
@@ -158,12 +168,18 @@ impl Report {
     /// Where and how it was measured, in a line.
     pub fn about(&self) -> String {
         let capabilities = &self.capabilities;
+        let place = match self.model {
+            Some(model) => format!("a modelled drive of {}", super::in_words(model)),
+            None => format!(
+                "{} on {:?}{}{}",
+                self.backend,
+                capabilities.file_system,
+                if capabilities.direct { ", O_DIRECT" } else { ", through the page cache" },
+                if capabilities.durable { "" } else { ", NOT DURABLE (memory)" },
+            ),
+        };
         format!(
-            "{} on {:?}{}{}; records of {} bytes; medians of {} runs of {:?}",
-            self.backend,
-            capabilities.file_system,
-            if capabilities.direct { ", O_DIRECT" } else { ", through the page cache" },
-            if capabilities.durable { "" } else { ", NOT DURABLE (memory)" },
+            "{place}; records of {} bytes; medians of {} runs of {:?}",
             self.record_bytes,
             self.rows.first().map_or(0, |row| row.to_ceiling.len()),
             self.time,
@@ -292,6 +308,7 @@ impl Report {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "backend": self.backend,
+            "model": self.model.map(super::in_words),
             "file_system": format!("{:?}", self.capabilities.file_system),
             "direct": self.capabilities.direct,
             "durable": self.capabilities.durable,
