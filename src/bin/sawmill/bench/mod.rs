@@ -115,6 +115,8 @@ impl Bench {
         let page = page.transpose()?;
         let place = Place::make(self.dir.as_deref(), self.model.is_some())?;
         let (report, sweep) = self.measure(&place, &loads)?;
+        // The next one has the same name.
+        drop(place);
         if let (Some(mut page), Some(sweep)) = (page, &sweep) {
             let overload = self.measure_overload()?;
             std::io::Write::write_all(&mut page, page::page(&report, sweep, &overload)?.as_bytes())?;
