@@ -8,7 +8,6 @@ mod batch;
 mod cursor;
 mod follow;
 mod follow_key;
-mod follower;
 mod get;
 mod history;
 mod key;
@@ -32,7 +31,7 @@ pub use record::Record;
 
 pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
-pub(crate) use follower::{Follower, NextRecord};
+pub(crate) use follow::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
 pub(crate) use history::PutBack;
 pub(crate) use key::{ids_within, last, last_within, place_behind};
