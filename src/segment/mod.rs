@@ -4,7 +4,7 @@
 //! path. The order of its steps is the order of `docs/crash-safety.md`: what a manifest names is
 //! durable before the manifest, and the manifest before anything relies on it.
 
-mod bare;
+mod before_horizon;
 mod change;
 mod draft;
 mod files;

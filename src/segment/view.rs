@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::bare::LookBack;
+use super::before_horizon::LookBack;
 use super::files::OpenFiles;
 use super::names::segment_name;
 use super::slots::Seen;
