@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::before_horizon::LookBack;
 use super::files::OpenFiles;
+use super::manifest_files::Seen;
 use super::names::segment_name;
-use super::slots::Seen;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};
