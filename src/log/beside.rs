@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::beside_index::ForeignIndex;
 use super::follow_reader::Ticker;
-use super::foreign_index::ForeignIndex;
 use super::reader::{Finding, ShardSummary};
 use crate::device::{Directory, PathState};
 use crate::error::{OpenError, ReadError};
