@@ -1,4 +1,4 @@
-//! A shard that somebody else owns: what its files say.
+//! A shard that is read beside its owner: what its files say. Its key index: `beside_index.rs`.
 
 use std::io;
 use std::ops::Range;

@@ -1,7 +1,8 @@
-//! Readers: by position, over a range, following, merged over shards.
+//! Readers: by position, over a range, by key, by time, following, merged over shards.
 //!
-//! All read blocks from the device through one cursor (`cursor`), check every checksum, and stop
-//! at the durable LSN. They hold no lock of the append path and do not keep a log open.
+//! All but one walk blocks through one cursor (`cursor`) and stop at the durable LSN. A record by its position (`get`) is
+//! given once it is written, whatever its durability, and is read by itself (`point`) unless something is wrong with it.
+//! None trusts a checksum that was not checked, holds a lock of the append path, or keeps a log open.
 
 mod back;
 mod batch;

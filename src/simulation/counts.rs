@@ -93,7 +93,7 @@ const EVERYTHING: [&str; 92] = [
     "verdict: older manifest (row 4)",
     "verdict: unreadable (row 5)",
     "damage found by a reader",
-    "losses in the window",
+    "losses in the unattested tail",
     "damage without effect",
     "manifests rebuilt",
     "gaps in rebuilt manifests",
