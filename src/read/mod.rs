@@ -2,7 +2,7 @@
 //!
 //! All but one walk blocks through one cursor (`cursor`) and stop at the durable LSN. A record by its position (`get`) is
 //! given once it is written, whatever its durability, and is read by itself (`point`) unless something is wrong with it.
-//! None trusts a checksum that was not checked, holds a lock of the append path, or keeps a log open.
+//! All give only what checks; none holds a lock of the append path or keeps a log open.
 
 mod back;
 mod batch;
