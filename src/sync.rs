@@ -1,7 +1,8 @@
-//! Where atomics and locks come from: std's, or `loom`'s when a model is checked.
+//! Atomics, std's or `loom`'s when a model is checked, and a few helpers around locks and wakers.
 //!
-//! Only the files that synchronise threads use this; each has a model beside it. Build with
-//! `RUSTFLAGS="--cfg sawmill_loom"` and run `cargo test --profile models --lib loom_`.
+//! The atomics are for `pool/` and `shard/wait/`, where words hand something from thread to thread: those have models
+//! beside them. Build with `RUSTFLAGS="--cfg sawmill_loom"` and run `cargo test --profile models --lib loom_`. The helpers
+//! are for all.
 
 #[cfg(all(test, sawmill_loom))]
 pub(crate) use loom::sync::Arc as ModelArc;

@@ -2,7 +2,8 @@
 //!
 //! A consumer reads all shards and gets every record at least once: what it has committed is durable
 //! within a second, or after [`flush`](Consumer::flush), and a consumer of the same name goes on
-//! there after a reopen or a crash. `progress` is what is remembered, `resume` where it goes on from there.
+//! there after a reopen or a crash. `progress` is what is remembered and when it is written, `resume` where it goes on
+//! from there, `hold` what truncation and retention keep for it.
 
 mod hold;
 mod progress;
@@ -233,7 +234,7 @@ impl Consumer {
             return Err(ConsumerError::Closed);
         }
         let lane = self.lanes.get(usize::from(position.shard().0));
-        match lane.and_then(|lane| resume::committed_at(&lane.engine, position)) {
+        match lane.and_then(|lane| progress::committed_at(&lane.engine, position)) {
             Some(committed) => self.progress.commit(committed),
             None => Err(ConsumerError::NotAPosition(position)),
         }

@@ -1,4 +1,5 @@
-//! How far a consumer has got, durably. Its bytes: `format/progress.rs`.
+//! How far a consumer has got: what a commit notes ([`committed_at`]), and when it is written. Its bytes:
+//! `format/progress.rs`.
 //!
 //! What was committed is memory, and takes a lock under which nobody does I/O. A thread of the consumer's own makes it
 //! durable a second later, so that a flush that hangs holds up neither commits nor anybody else.
@@ -16,7 +17,7 @@ use crate::device::{Calls, Directory};
 use crate::error::{ConsumerError, SharedIo, error_chain};
 use crate::format::{Committed, SlotKind, decode_progress, encode_progress};
 use crate::notice::Notices;
-use crate::position::{LogId, ShardId};
+use crate::position::{LogId, Position, ShardId};
 use crate::segment::{ManifestError, ManifestFiles, is_name};
 use crate::shard::{Engine, Holder};
 use crate::sync::lock;
@@ -57,6 +58,14 @@ enum Files {
     Failed(SharedIo),
     /// They are not opened yet, or may be somebody else's by now.
     Closed,
+}
+
+/// What a position is committed as; `None` if it is none of a durable record of this shard.
+pub(super) fn committed_at(engine: &Engine, position: Position) -> Option<Committed> {
+    let view = engine.view();
+    let is_known = view.epochs.last().is_some_and(|row| position.epoch() <= row.epoch);
+    let is_here = is_known && position.lsn() < engine.durable();
+    is_here.then(|| Committed { position, seed: view.seed_of(position.epoch()) })
 }
 
 /// What a consumer's files are called.

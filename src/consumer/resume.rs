@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::progress::committed_at;
 use crate::error::ConsumerError;
 use crate::format::Committed;
 use crate::position::{LogId, Lsn, Position, ShardId};
@@ -21,14 +22,6 @@ pub enum From {
     End,
     /// Behind this record in its shard, as if it had been committed; in the other shards behind what was.
     Position(Position),
-}
-
-/// What a position is committed as; `None` if it is none of a durable record of this shard.
-pub(super) fn committed_at(engine: &Engine, position: Position) -> Option<Committed> {
-    let view = engine.view();
-    let is_known = view.epochs.last().is_some_and(|row| position.epoch() <= row.epoch);
-    let is_here = is_known && position.lsn() < engine.durable();
-    is_here.then(|| Committed { position, seed: view.seed_of(position.epoch()) })
 }
 
 /// The last durable record of a shard; `None` if it has none.

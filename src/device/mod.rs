@@ -2,7 +2,8 @@
 //!
 //! The rest of the crate sees these traits alone, so that the simulator sees every byte that the
 //! engine writes. Blocking calls ([`Directory`], [`File`]) serve open, recovery, readers and the
-//! making of segments; the append path goes through a [`Queue`], where operations are in flight.
+//! making of segments. Blocks go through a [`Queue`], where operations are in flight; or by a blocking call
+//! ([`perform`]) where whoever writes one has nothing to do meanwhile: a caller that leads, a thread with a single block.
 
 mod calls;
 mod file;

@@ -1,7 +1,9 @@
 //! CRC32C (Castagnoli), and the seed that ties a record to its place.
 //!
-//! What a record's checksum covers stands in `record.rs`; it is made in [`encode_record`](super::encode_record), by the
-//! instruction in `sys/crc.rs`.
+//! A record's checksum is made here, while the record is copied ([`EpochSeed::copy_at`]), and made again when it is read
+//! ([`EpochSeed::crc_at`]). What of the header it covers stands in `record.rs`, the instruction in `sys/crc.rs`.
+
+use crate::sys::{crc32c_append, crc32c_copy};
 
 /// CRC32C of `bytes`.
 pub(crate) fn crc(bytes: &[u8]) -> u32 {
@@ -37,12 +39,36 @@ impl EpochSeed {
     /// CRC32C of `bytes`, which stand at `lsn`.
     #[inline]
     pub(crate) fn crc_at(self, lsn: u64, bytes: &[u8]) -> u32 {
-        crate::sys::crc32c_append(self.start_at(lsn), bytes)
+        crc32c_append(self.start_at(lsn), bytes)
+    }
+
+    /// Copies `parts` to the start of `to`, one behind the other. Returns the CRC32C of `head` and them, which stand at
+    /// `lsn`, and how many bytes were copied.
+    #[inline]
+    pub(crate) fn copy_at<'p>(
+        self,
+        lsn: u64,
+        head: &[u8],
+        parts: impl IntoIterator<Item = &'p [u8]>,
+        to: &mut [u8],
+    ) -> (u32, usize) {
+        let (mut crc, mut before, mut rest) = (self.start_at(lsn), head, to);
+        let mut copied = 0;
+        for part in parts {
+            if part.is_empty() {
+                continue;
+            }
+            let (to, behind) = rest.split_at_mut(part.len());
+            crc = crc32c_copy(crc, std::mem::take(&mut before), part, to);
+            rest = behind;
+            copied += part.len();
+        }
+        (if before.is_empty() { crc } else { crc32c_append(crc, before) }, copied)
     }
 
     /// What the CRC32C of something that stands at `lsn` begins with.
     #[inline]
-    pub(crate) fn start_at(self, lsn: u64) -> u32 {
+    fn start_at(self, lsn: u64) -> u32 {
         let high = ((lsn >> 32) as u32).wrapping_mul(0x9e37_79b1);
         self.0 ^ lsn as u32 ^ high
     }

@@ -127,7 +127,7 @@ mod tests {
         EpochRow { epoch, reserved: 0, nonce: u64::from(epoch), start, cut }
     }
 
-    /// Row 2 of `research/model.md`: a cut below an epoch that stayed empty must survive it.
+    /// A cut below an epoch that stayed empty must survive it.
     #[test]
     fn the_cut_of_a_dropped_row_stays() {
         let mut table = EpochTable::default();

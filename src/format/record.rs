@@ -7,7 +7,6 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{BLOCK_HEADER_BYTES, BlockHeader, Defect, EpochSeed};
 use crate::position::Lsn;
-use crate::sys::{crc32c_append, crc32c_copy};
 
 /// Bytes of the header in front of a record's key.
 pub(crate) const RECORD_HEADER_BYTES: u32 = 16;
@@ -117,7 +116,7 @@ pub(crate) fn told_bytes(bytes: &[u8]) -> Option<u64> {
 /// Writes a record into `place`, which is exactly [`encoded_bytes`] long and stands at `lsn`.
 ///
 /// The body is the key followed by the payload, in as many parts as it comes in; for a fragment, the parts of
-/// both that it carries. The header's checksum is made here.
+/// both that it carries. The checksum is made on the way: [`EpochSeed::copy_at`].
 #[inline]
 pub(crate) fn encode_record<'b>(
     place: &mut [u8],
@@ -129,24 +128,13 @@ pub(crate) fn encode_record<'b>(
     // The padding, and what is overwritten of it, in one store.
     let end = place.len() - 8;
     place[end..].fill(0);
-    let (head, mut rest) = place.split_at_mut(RECORD_HEADER_BYTES as usize);
+    let (head, rest) = place.split_at_mut(RECORD_HEADER_BYTES as usize);
     // Put together from what is in registers: what was just stored piece by piece cannot be read back as a
     // whole without a wait for the stores.
     let covered = header.covered();
-    let (mut crc, mut before) = (seed.start_at(lsn.0), &covered[..]);
-    let mut body_bytes = 0;
-    for part in body {
-        if part.is_empty() {
-            continue;
-        }
-        let (to, behind) = rest.split_at_mut(part.len());
-        crc = crc32c_copy(crc, std::mem::take(&mut before), part, to);
-        rest = behind;
-        body_bytes += part.len();
-    }
-    crc = if before.is_empty() { crc } else { crc32c_append(crc, before) };
+    let (crc, body_bytes) = seed.copy_at(lsn.0, &covered, body, rest);
     assert!(
-        body_bytes == header.body_bytes as usize && rest.len() < 8,
+        body_bytes == header.body_bytes as usize && rest.len() - body_bytes < 8,
         "the reservation has the record's size"
     );
     let (checksum, told) = head.split_at_mut(size_of::<u32>());

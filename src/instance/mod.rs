@@ -3,10 +3,10 @@
 mod background;
 mod close;
 mod lock;
-mod maintenance;
+mod maintenance_thread;
 mod threads;
 mod watch_gaps;
-mod watcher;
+mod watch_thread;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

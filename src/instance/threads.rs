@@ -1,14 +1,14 @@
 //! The threads of an open log, and the application's tasks in their place.
 
-use std::collections::BTreeMap;
 use std::io;
+#[cfg(feature = "tokio-uring")]
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use super::Instance;
-use super::maintenance::Maintenance;
-use super::watcher::Watcher;
-use crate::shard::{Engine, WorkerHandle};
+use super::maintenance_thread::start_maintenance;
+use super::watch_thread::Watcher;
+use crate::shard::WorkerHandle;
 
 /// Starts them all; nothing is asked of the log before.
 pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
@@ -29,25 +29,6 @@ pub(crate) fn start_threads(inner: &Instance) -> io::Result<()> {
     let watch =
         std::thread::Builder::new().name("sawmill-watch".into()).spawn(move || watcher.run(&opened))?;
     workers.push(WorkerHandle::Watch(watch, open));
-    Ok(())
-}
-
-/// A maintenance thread for each device.
-fn start_maintenance(inner: &Instance, workers: &mut Vec<WorkerHandle>) -> io::Result<()> {
-    let mut devices: BTreeMap<u64, Vec<Arc<Engine>>> = BTreeMap::new();
-    for engine in &inner.engines {
-        devices.entry(engine.device_number()).or_default().push(engine.clone());
-    }
-    for engines in devices.into_values() {
-        // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
-        let (maintenance, asked) = sync_channel(engines.len());
-        engines.iter().for_each(|engine| engine.asks(&maintenance));
-        let mut maintenance = Maintenance::new(engines, &inner.tallies);
-        let thread = std::thread::Builder::new()
-            .name("sawmill-maint".into())
-            .spawn(move || maintenance.run(&asked))?;
-        workers.push(WorkerHandle::Thread(thread));
-    }
     Ok(())
 }
 

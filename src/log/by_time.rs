@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::foreign::ForeignShard;
+use super::beside::ForeignShard;
 use super::{Log, LogReader, Shard, ShardReader, source};
 use crate::error::ReadError;
 use crate::position::Lsn;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::foreign::ForeignShard;
+use super::beside::ForeignShard;
 use crate::error::ReadError;
 use crate::position::Lsn;
 use crate::read::{Follower, NextRecord, Record, Source, Step, Tail};

@@ -1,10 +1,10 @@
 //! The public face: [`Log`] and its [`Shard`]s; bulk loads, windows, and the reader beside an owner.
 
 mod batches;
+mod beside;
+mod beside_index;
 mod by_time;
 mod follow_reader;
-mod foreign;
-mod foreign_index;
 mod post;
 mod pressure;
 mod queues;

@@ -10,8 +10,8 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::beside::{ForeignShard, check_place, is_of};
 use super::follow_reader::FollowReader;
-use super::foreign::{ForeignShard, check_place, is_of};
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, QueueError, ReadError};
 use crate::format::{LogManifest, SlotKind, public_id};

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
+use super::beside::ForeignShard;
 use super::follow_reader::{FollowReader, FollowReaderStop};
-use super::foreign::ForeignShard;
 use super::{Log, LogReader, source};
 use crate::error::ReadError;
 use crate::position::Position;

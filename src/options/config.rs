@@ -1,10 +1,10 @@
-//! The checked settings, and the limits that follow from them.
+//! The checked settings, and the limits that they are held against. What is not set: `defaults.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::record_limit::record_limit;
-use super::{Backend, OnDamage, Options, Watch};
+use super::{Backend, OnDamage, Options, Watch, defaults};
 use crate::committer::SealThreshold;
 use crate::device::{Device, RealDevice};
 use crate::error::OpenError;
@@ -17,27 +17,19 @@ use crate::write::Durability;
 
 /// The most shards that a log can have.
 pub(crate) const SHARDS_MAX: u16 = 1024;
-/// 256 KiB: with huge pages as good as anything larger, at half the latency of the next size.
-const BLOCK_BYTES: u32 = 256 << 10;
 /// A block's offset has 24 bits in units of eight bytes; 16 MiB leaves room and is past all use.
 const BLOCK_BYTES_MAX: u32 = 16 << 20;
-const SEGMENT_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 40;
-const MEMORY_BYTES: u64 = 64 << 20;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// With fewer blocks one would be written while none can be filled.
 const BLOCKS_MIN: u64 = 4;
-const INDEX_BYTES: u64 = 8 << 20;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 const INDEX_BYTES_MAX: u64 = 1 << 40;
 
 /// Less than this a thread that has to wake up takes; more is no bound.
 const DELAY_TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_micros(100)..=Duration::from_secs(10);
-
-/// Ids that a shard remembers, unless told otherwise.
-const DEDUP_IDS: usize = 1 << 16;
 
 /// Some gigabytes of memory.
 const DEDUP_IDS_MAX: usize = 1 << 24;
@@ -67,24 +59,6 @@ pub(crate) struct Tuning {
     pub index_run_bytes: u64,
 }
 
-impl Default for Tuning {
-    fn default() -> Tuning {
-        Tuning {
-            device_depth: 16,
-            shard_depth_min: 2,
-            seal_threshold: SealThreshold { numerator: 1, denominator: 2 },
-            background_ns: 10_000_000,
-            marker_delay_ns: 20_000_000,
-            marker_interval_ns: 1_000_000_000,
-            first_segments_bytes: 16 << 20,
-            first_segment_bytes_min: 64 << 10,
-            read_bytes: crate::segment::READ_BYTES,
-            blocks_before: 0,
-            index_run_bytes: 16 << 20,
-        }
-    }
-}
-
 /// Files of each shard that stay open to be read: of all that the process may have open, a quarter for all shards.
 pub(crate) fn open_files(shards: u16) -> usize {
     let share = crate::device::descriptors_max().map_or(u64::MAX, |most| most / 4 / u64::from(shards));
@@ -93,19 +67,18 @@ pub(crate) fn open_files(shards: u16) -> usize {
 
 impl Options {
     pub(crate) fn layout(&self) -> Result<Layout, OpenError> {
-        let cores = crate::sys::cores().min(usize::from(SHARDS_MAX));
-        let shards = self.shards.unwrap_or(cores as u16);
+        let shards = self.shards.unwrap_or_else(defaults::shards);
         let in_simulation = self.device.as_ref().is_some_and(|device| !device.threaded());
         let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
         if !(1..=SHARDS_MAX).contains(&shards) {
             return invalid("shards", format!("{shards} is not within 1..={SHARDS_MAX}"));
         }
-        let block_bytes = self.block_bytes.unwrap_or(BLOCK_BYTES);
+        let block_bytes = self.block_bytes.unwrap_or(defaults::BLOCK_BYTES);
         if block_bytes == 0 || block_bytes > BLOCK_BYTES_MAX || u64::from(block_bytes) % GRANULE != 0 {
             let reason = format!("{block_bytes} is not a multiple of {GRANULE} up to {BLOCK_BYTES_MAX}");
             return invalid("block_bytes", reason);
         }
-        let segment_bytes = self.segment_bytes.unwrap_or(SEGMENT_BYTES.max(u64::from(block_bytes) * 4));
+        let segment_bytes = self.segment_bytes.unwrap_or_else(|| defaults::segment_bytes(block_bytes));
         let least =
             if in_simulation { GRANULE * 4 } else { SEGMENT_BYTES_MIN }.max(u64::from(block_bytes) * 2);
         if !(least..=SEGMENT_BYTES_MAX).contains(&segment_bytes) || segment_bytes % GRANULE != 0 {
@@ -166,10 +139,7 @@ impl Options {
         let invalid = |option, reason: String| Err(OpenError::InvalidOption { option, reason });
         let block_bytes = u64::from(layout.block_bytes);
         let least = if in_simulation { 0 } else { MEMORY_BYTES_MIN }.max(block_bytes * BLOCKS_MIN);
-        let memory_bytes = self.memory_bytes.unwrap_or_else(|| {
-            let share = crate::device::memory_limit() / 16 / u64::from(layout.shards);
-            MEMORY_BYTES.min(share).max(least)
-        });
+        let memory_bytes = self.memory_bytes.unwrap_or_else(|| defaults::memory_bytes(layout.shards, least));
         if memory_bytes < least || memory_bytes > 1 << 40 {
             return invalid(
                 "memory_bytes",
@@ -236,13 +206,13 @@ impl Options {
     }
 
     fn index_config(&self, tuning: &Tuning) -> Result<IndexConfig, OpenError> {
-        let bytes = self.index_bytes.unwrap_or(INDEX_BYTES);
+        let bytes = self.index_bytes.unwrap_or(defaults::INDEX_BYTES);
         if !(INDEX_BYTES_MIN..=INDEX_BYTES_MAX).contains(&bytes) {
             let reason = format!("{bytes} is less than {INDEX_BYTES_MIN}, or more than {INDEX_BYTES_MAX}");
             return Err(OpenError::InvalidOption { option: "index_bytes", reason });
         }
         let memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let ids_max = self.dedup_ids.unwrap_or(DEDUP_IDS);
+        let ids_max = self.dedup_ids.unwrap_or(defaults::DEDUP_IDS);
         if ids_max > DEDUP_IDS_MAX {
             let reason = format!("{ids_max} is more than {DEDUP_IDS_MAX}");
             return Err(OpenError::InvalidOption { option: "dedup_ids", reason });

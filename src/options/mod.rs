@@ -1,6 +1,7 @@
-//! The settings a log is opened with.
+//! The settings a log is opened with. Their defaults: `defaults.rs`; what is refused: `config.rs`.
 
 mod config;
+mod defaults;
 mod record_limit;
 mod watch;
 

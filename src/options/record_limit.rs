@@ -1,10 +1,8 @@
 //! The largest record that a log takes: what is asked for, or the default, as far as memory and segments allow it.
 
+use super::defaults::RECORD_BYTES;
 use crate::error::OpenError;
 use crate::format::{BLOCK_HEADER_BYTES, RECORD_HEADER_BYTES};
-
-/// Unless `Options::record_bytes` says otherwise.
-const RECORD_BYTES: u64 = 16 << 20;
 
 /// Bytes of key and payload, with the option that they follow from.
 pub(super) fn record_limit(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::ahead::Ahead;
+use super::backlog::Ahead;
 use super::delivery::Delivery;
 use super::feed::{Feed, facts};
 use super::files::{Clock, Files};

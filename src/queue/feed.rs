@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::ahead::{Reached, Sum};
+use super::backlog::{Reached, Sum};
 use super::state::Facts;
 use crate::error::ReadError;
 use crate::format::Committed;

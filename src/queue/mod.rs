@@ -8,7 +8,7 @@
 //! who waits; `core` ties them together, `take` and `delivery` are what workers hold, `open` knows all queues of a log, and
 //! `peek` looks at one from outside.
 
-mod ahead;
+mod backlog;
 mod core;
 mod dead;
 mod delivery;

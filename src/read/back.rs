@@ -4,8 +4,8 @@ use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::history::History;
 use super::range::bounds;
+use super::restored::History;
 use super::{Record, Source};
 use crate::error::ReadError;
 use crate::position::Lsn;

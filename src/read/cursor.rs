@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::history::History;
+use super::restored::History;
 use super::window::Window;
 use super::{Record, Source};
 use crate::error::ReadError;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Step};
-use super::history::History;
 use super::key::{Filtered, Wanted, places};
+use super::restored::History;
 use super::{RangeBack, Record, Source, get_many};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};

@@ -1,22 +1,22 @@
-//! Readers: by position, over a range, following, merged over shards.
+//! Readers: by position, over a range, by key, by time, following, merged over shards.
 //!
-//! All read blocks from the device through one cursor (`cursor`), check every checksum, and stop
-//! at the durable LSN. They hold no lock of the append path and do not keep a log open.
+//! All but one walk blocks through one cursor (`cursor`) and stop at the durable LSN. A record by its position (`get`) is
+//! given once it is written, whatever its durability, and is read by itself (`point`) unless something is wrong with it.
+//! All give only what checks; none holds a lock of the append path or keeps a log open.
 
 mod back;
 mod batch;
 mod cursor;
 mod follow;
 mod follow_key;
-mod follower;
 mod get;
-mod history;
 mod key;
 mod key_range;
 mod merged;
 mod point;
 mod range;
 mod record;
+mod restored;
 mod seek;
 mod source;
 mod tail;
@@ -32,11 +32,11 @@ pub use record::Record;
 
 pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
-pub(crate) use follower::{Follower, NextRecord};
+pub(crate) use follow::{Follower, NextRecord};
 pub(crate) use get::{get, get_many};
-pub(crate) use history::PutBack;
 pub(crate) use key::{ids_within, last, last_within, place_behind};
 pub(crate) use merged::times;
+pub(crate) use restored::PutBack;
 pub(crate) use seek::seek;
 pub(crate) use source::Source;
 pub(crate) use tail::Tail;

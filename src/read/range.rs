@@ -4,7 +4,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::history::History;
+use super::restored::History;
 use super::{Record, Source, seek};
 use crate::error::ReadError;
 use crate::position::Lsn;

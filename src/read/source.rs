@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::history::PutBack;
+use super::restored::PutBack;
 use crate::error::ReadError;
 use crate::position::{Lsn, ShardId};
 use crate::segment::{KnownBlocks, RandomReader, SegmentReader, StoreView};

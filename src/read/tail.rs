@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::history::History;
 use super::key::Filtered;
 use super::key_range::Found;
+use super::restored::History;
 use super::{Record, Source};
 use crate::error::ReadError;
 use crate::position::Lsn;

@@ -4,17 +4,17 @@
 //! path. The order of its steps is the order of `docs/crash-safety.md`: what a manifest names is
 //! durable before the manifest, and the manifest before anything relies on it.
 
-mod bare;
+mod before_horizon;
 mod change;
 mod draft;
 mod files;
 mod known_blocks;
 mod manifest_error;
+mod manifest_files;
 mod names;
 mod random_reader;
 mod reader;
 mod rebuild;
-mod slots;
 mod store;
 mod unlisted;
 mod view;
@@ -23,11 +23,11 @@ pub(crate) use change::{Marks, NewEpoch};
 pub(crate) use draft::{Draft, Size};
 pub(crate) use known_blocks::{KnownBlock, KnownBlocks};
 pub(crate) use manifest_error::{ManifestError, of_file};
+pub(crate) use manifest_files::{Copy, ManifestFiles, is_name, read_copy, write_copy};
 pub(crate) use names::segment_name;
 pub(crate) use random_reader::{RandomReader, Stretch};
 pub(crate) use reader::{READ_BYTES, SegmentReader};
 pub(crate) use rebuild::{all_segments, is_manifest_lost, write_manifest};
-pub(crate) use slots::{Copy, ManifestFiles, is_name, read_copy, write_copy};
 pub(crate) use store::ShardStore;
 pub(crate) use unlisted::{look_at_all, newer_than};
 pub(crate) use view::{Segment, StoreSnapshot, StoreView, continuations};

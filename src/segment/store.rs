@@ -5,7 +5,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::bare::LookBack;
+use super::before_horizon::LookBack;
 use super::draft::{Draft, Size, is_want_of_room, zeros};
 use super::files::OpenFiles;
 use super::names::segment_name;

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::bare::LookBack;
+use super::before_horizon::LookBack;
 use super::files::OpenFiles;
+use super::manifest_files::Seen;
 use super::names::segment_name;
-use super::slots::Seen;
 use super::store::PREFIX;
 use super::{ManifestError, ManifestFiles};
 use crate::device::{Directory, File};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::counts::Counts;
 use super::oracle::{Accepted, Oracle};
 use super::plan::{Damage, Kind, Plan, Step};
-use super::tally::Tally;
 use crate::device::sim::{Faults, Random, SimMachine};
 use crate::error::{AppendError, Cause, TruncateError};
 use crate::log::LogReader;
@@ -59,7 +59,7 @@ pub(super) struct History {
     /// In this life a truncation found no room for a manifest.
     found_no_room: bool,
     trace: bool,
-    tally: Tally,
+    tally: Counts,
 }
 
 /// Something that was accepted and not waited for.
@@ -128,7 +128,7 @@ impl History {
             failed_flushes: vec![0; usize::from(plan.shards)],
             found_no_room: false,
             trace,
-            tally: Tally::default(),
+            tally: Counts::default(),
         }
     }
 
@@ -138,7 +138,7 @@ impl History {
         }
     }
 
-    pub(super) fn play(mut self) -> Tally {
+    pub(super) fn play(mut self) -> Counts {
         self.machine.watch_blocks();
         self.run();
         let counters = self.machine.counters();

@@ -26,6 +26,7 @@
 //! and cut, and that judges what is there after each reopen. What happened is counted, and a history
 //! that fails is shrunk.
 
+mod counts;
 #[cfg(test)]
 mod full_disk;
 #[doc(hidden)]
@@ -34,21 +35,20 @@ mod history;
 mod machine;
 mod oracle;
 mod plan;
-mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use counts::Counts;
 use history::History;
 pub use machine::{End, Faults, Simulated};
 use plan::Plan;
-use tally::Tally;
 
 use crate::options::Options;
 
 /// Plays one history; on a failure prints the shortest that fails as well.
-fn play(plan: &Plan, how_to_rerun: &str) -> Tally {
+fn play(plan: &Plan, how_to_rerun: &str) -> Counts {
     let run = |plan: &Plan, trace| catch_unwind(AssertUnwindSafe(|| History::new(plan, trace).play()));
     match run(plan, false) {
         Ok(tally) => tally,

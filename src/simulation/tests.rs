@@ -24,11 +24,11 @@ fn histories() {
     let began = std::time::Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let red = Mutex::new(Vec::new());
-    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+    let tallies: Vec<Counts> = std::thread::scope(|scope| {
         let run = |thread: u64| {
             let (seeds, red) = (seeds.clone(), &red);
             move || {
-                let mut tally = Tally::default();
+                let mut tally = Counts::default();
                 for seed in seeds.skip(thread as usize).step_by(threads as usize) {
                     if lock(red).len() >= RED_MAX {
                         break;
@@ -50,7 +50,7 @@ fn histories() {
     });
     let red = red.into_inner().unwrap();
     assert!(red.is_empty(), "these seeds are red: {red:?}");
-    let mut total = Tally::default();
+    let mut total = Counts::default();
     tallies.iter().for_each(|tally| total.merge(tally));
     let count = seeds.end - seeds.start;
     println!("{count} histories, {:.0} per second\n{total}", count as f64 / began.elapsed().as_secs_f64());

@@ -1,4 +1,5 @@
-//! How long something took: histograms that whoever turns a shard writes and anybody may read.
+//! How long something took: histograms that whoever turns a shard writes and anybody may read. Recorded in
+//! `shard/turn/mod.rs` (commits) and `shard/turn/overload.rs` (queueing delay).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

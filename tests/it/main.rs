@@ -1,4 +1,5 @@
-//! The promises, one file each, on every backend and place.
+//! The library as its users have it: the promises, and how it gets on with processes, machines, disks and file systems. Most
+//! of it runs on every backend and place (`harness.rs`).
 
 mod harness;
 

@@ -1,4 +1,5 @@
-//! `sawmill repair`: makes a damaged log open again.
+//! `sawmill repair`: makes a damaged log open again. How a lost manifest is rebuilt: `src/recovery/salvage.rs`; how that is
+//! asked for and written: `src/open/salvage.rs`.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -1,53 +1,29 @@
-//! One simulated file: what reads see, what the platters hold, and what lies between.
-//!
-//! A power cut: [`SimFile::power_cut`] for bytes, `SimFolder::power_cut` (`world.rs`) for names; `SimMachine::restart`
-//! calls both.
+//! One simulated file: what reads see, what the platters hold, and what lies between. What a power cut leaves of it:
+//! `power_cut.rs`.
 
 use std::collections::BTreeMap;
 use std::io;
 
+use super::power_cut::Survival;
 use super::random::Random;
 
 /// What a power cut keeps or loses as a whole.
 pub(crate) const SECTOR: usize = 512;
 
-/// Which of the sectors that nothing made durable survive a power cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Survival {
-    All,
-    None,
-    /// Each by a throw of its own.
-    Any,
-}
-
-impl Survival {
-    pub(crate) fn draw(random: &mut Random) -> Survival {
-        *random.pick(&[Survival::All, Survival::None, Survival::Any, Survival::Any])
-    }
-
-    fn keeps(self, random: &mut Random) -> bool {
-        match self {
-            Survival::All => true,
-            Survival::None => false,
-            Survival::Any => random.below(2) == 0,
-        }
-    }
-}
-
 /// A file of the simulated disk: cached bytes, durable bytes, and what differs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SimFile {
     /// What reads see.
-    current: Vec<u8>,
+    pub(super) current: Vec<u8>,
     /// What a power cut certainly leaves.
-    durable: Vec<u8>,
+    pub(super) durable: Vec<u8>,
     /// Sectors that differ and that a sync would save, each with the number of its last write.
-    dirty: BTreeMap<usize, u64>,
+    pub(super) dirty: BTreeMap<usize, u64>,
     writes: u64,
     /// Sectors that cannot be read until they are written again, or for so many tries.
     unreadable: BTreeMap<usize, u64>,
     /// A sync failed: the cache may show sectors that the disk lacks and that no sync saves.
-    lies: bool,
+    pub(super) lies: bool,
     /// A synchronous write is a plain one here.
     deaf: bool,
     /// Which device it lies on, whose volatile cache all its files share.
@@ -186,7 +162,7 @@ impl SimFile {
         self.lose(0..usize::MAX, random)
     }
 
-    fn save(&mut self, sector: usize) {
+    pub(super) fn save(&mut self, sector: usize) {
         self.dirty.remove(&sector);
         let start = sector * SECTOR;
         let end = (start + SECTOR).min(self.current.len());
@@ -231,28 +207,6 @@ impl SimFile {
             shown[range.clone()].copy_from_slice(&self.current[range]);
         }
         self.current = shown;
-    }
-
-    /// The power fails: of what is not durable each sector is kept or lost.
-    pub(crate) fn power_cut(&mut self, random: &mut Random) {
-        let survival = Survival::draw(random);
-        if self.current.len() > self.durable.len() && survival.keeps(random) {
-            self.durable.resize(self.current.len(), 0);
-        }
-        self.current.resize(self.durable.len(), 0);
-        for (sector, _) in std::mem::take(&mut self.dirty) {
-            let start = sector * SECTOR;
-            let end = (start + SECTOR).min(self.durable.len());
-            if survival.keeps(random) && start < end {
-                self.save(sector);
-            } else if start < end {
-                self.current[start..end].copy_from_slice(&self.durable[start..end]);
-            }
-        }
-        if std::mem::take(&mut self.lies) {
-            self.current.clone_from(&self.durable);
-        }
-        debug_assert_eq!(self.current, self.durable, "only what was dirty differed");
     }
 }
 

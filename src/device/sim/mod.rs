@@ -10,8 +10,9 @@ mod ahead;
 mod blocks;
 mod cache;
 mod copies;
+mod device;
 mod disk;
-mod folder;
+mod power_cut;
 mod queue;
 mod random;
 mod world;
@@ -26,7 +27,7 @@ use crate::position::Lsn;
 use crate::sync::lock;
 use blocks::Blocks;
 pub(crate) use copies::Copied;
-use folder::SimDevice;
+use device::SimDevice;
 pub(crate) use random::Random;
 pub(crate) use world::Counters;
 use world::World;
@@ -286,17 +287,7 @@ impl SimMachine {
         }
         match end {
             End::Kill => world.counters.kills += 1,
-            End::PowerCut => {
-                world.counters.power_cuts += 1;
-                let mut random = world.random.clone();
-                for folder in world.folders.values_mut() {
-                    folder.power_cut(&mut random);
-                }
-                for file in world.files.values_mut() {
-                    file.power_cut(&mut random);
-                }
-                world.random = random;
-            }
+            End::PowerCut => world.power_cut(),
         }
         // A name that was removed comes back with a power cut unless the folder was synced.
         let named: Vec<u64> = world

@@ -435,41 +435,4 @@ impl World {
         let names = shards.flat_map(|(_, folder)| folder.names.iter());
         names.filter(|(name, _)| wanted(name)).map(|(_, number)| *number).collect()
     }
-
-    /// What becomes of a write that was in flight when its process ended.
-    pub(super) fn land(&mut self, flight: &InFlight) {
-        if let OperationKind::Write { bytes, offset, .. } = &flight.operation.kind {
-            let number = flight.operation.file.number();
-            let mut random = self.random.clone();
-            if let Some(file) = self.files.get_mut(&number) {
-                file.write_torn(bytes, *offset, &mut random);
-                self.counters.torn_in_flight += 1;
-            }
-            self.random = random;
-        }
-    }
-}
-
-impl SimFolder {
-    /// Each name that differs from what a sync saved is kept or lost by itself.
-    pub(super) fn power_cut(&mut self, random: &mut Random) {
-        let mut after = self.durable.clone();
-        let changed: Vec<String> = self
-            .names
-            .keys()
-            .chain(self.durable.keys())
-            .filter(|name| self.names.get(*name) != self.durable.get(*name))
-            .cloned()
-            .collect();
-        for name in changed {
-            if random.below(2) == 0 {
-                match self.names.get(&name) {
-                    Some(number) => after.insert(name, *number),
-                    None => after.remove(&name),
-                };
-            }
-        }
-        self.names.clone_from(&after);
-        self.durable = after;
-    }
 }

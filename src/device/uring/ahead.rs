@@ -12,7 +12,7 @@ use crate::sys::Process;
 
 /// `None` where io_uring is not available: then nothing is read ahead.
 pub(in crate::device) fn reader() -> Option<Box<dyn ReadAhead>> {
-    let ring = IoUring::builder().dontfork().build(1).ok()?;
+    let ring = super::ring(1).ok()?;
     Some(Box::new(UringAhead { ring: Some(ring), read: None, process: Process::current() }))
 }
 

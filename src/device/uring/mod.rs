@@ -42,10 +42,15 @@ const BUFFER_BYTES_MAX: usize = 1 << 30;
 /// A sync is submitted again so many times when it was interrupted.
 const INTERRUPTIONS_MAX: usize = 8;
 
+/// A ring with so many entries, or the next power of two. A forked child does not have it mapped: the ring is its parent's.
+fn ring(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().dontfork().build(entries)
+}
+
 pub(super) fn queue(setup: &QueueSetup) -> io::Result<(Box<dyn Queue + Send>, Arc<dyn Wake>)> {
     // Room for each operation, the rest of one that came back short, and the wake-up's read.
     let entries = (setup.depth * 2 + 2).next_power_of_two();
-    let ring = IoUring::builder().dontfork().build(entries)?;
+    let ring = ring(entries)?;
     if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of a kernel before 5.11"));
     }
@@ -303,7 +308,7 @@ mod tests {
 
     /// `None` where there is no io_uring.
     fn queue() -> Option<UringQueue> {
-        let ring = IoUring::builder().dontfork().build(4).ok()?;
+        let ring = ring(4).ok()?;
         Some(UringQueue {
             ring,
             registered: 0,

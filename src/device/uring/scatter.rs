@@ -12,7 +12,7 @@ use crate::sys::Process;
 
 /// `None` where io_uring is not available.
 pub(in crate::device) fn reader() -> Option<Box<dyn ScatterReads>> {
-    let ring = IoUring::builder().dontfork().build(READS_AT_ONCE as u32).ok()?;
+    let ring = super::ring(READS_AT_ONCE as u32).ok()?;
     Some(Box::new(UringScatter { ring: Some(ring), call: None, process: Process::current() }))
 }
 

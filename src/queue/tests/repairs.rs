@@ -7,7 +7,7 @@ use super::machine::{at, deliver, fresh, limits, position};
 use crate::error::{QueueError, ReadError};
 use crate::format::{DeadRecord, Defect, OpenRecord, QueueState, SlotKind, decode_queue, encode_queue};
 use crate::position::{Lsn, Position, ShardId};
-use crate::queue::ahead::{Ahead, Sum};
+use crate::queue::backlog::{Ahead, Sum};
 use crate::queue::feed::Feed;
 use crate::queue::state::{Grant, Next, State};
 use crate::queue::{Queue, QueueOptions};

@@ -1,10 +1,10 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
+#[cfg(any(test, feature = "simulation"))]
+mod interrupted;
 pub(in crate::shard) mod opener;
 mod overload;
 mod queueing;
-#[cfg(any(test, feature = "simulation"))]
-mod race;
 mod terms;
 
 pub(crate) use overload::about_encoded;

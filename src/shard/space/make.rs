@@ -1,7 +1,7 @@
 //! Making segments ready before they are needed: asking, beginning, filling, listing.
 //!
-//! The maintenance thread makes them (`instance/maintenance.rs`); while a log is opened, whoever opens it; where there
-//! are no threads, whoever waits.
+//! The maintenance thread of the shard's device makes them (`instance/maintenance_thread.rs`); while a log is opened,
+//! whoever opens it; where there are no threads, whoever waits.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;

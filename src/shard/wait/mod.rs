@@ -1,7 +1,8 @@
-//! Waiting for a shard: until an append is durable, or until there are new records (followers).
+//! Waiting for a shard: until an append is durable (here), or until there are new records (`followers.rs`).
 
 pub(super) mod commit_delay;
 mod deadlock_guard;
+mod followers;
 pub(super) mod waiters;
 pub(super) mod wake_state;
 
@@ -105,38 +106,5 @@ impl Engine {
     /// one. Another shard of the log counts, too: its thread may be waiting for this one.
     pub(crate) fn would_wait_for_itself(&self) -> bool {
         self.driven && crate::shard::drives() || self.works_here()
-    }
-
-    /// Blocks until `resolved` gives something, looking again whenever the durable LSN moves.
-    pub(crate) fn follow<T>(
-        &self,
-        timeout: Option<Duration>,
-        mut resolved: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
-        if self.threaded {
-            return self.waiting.followers.wait(0, timeout, resolved, NO_LEAD);
-        }
-        let mut found = None;
-        self.turn_until(|| {
-            // Asked again after it was found: what was found must not be lost.
-            found = found.take().or_else(&mut resolved);
-            found.is_some()
-        });
-        found
-    }
-
-    pub(crate) fn register_follower(&self, waker: &Waker, previous: Option<Registration>) -> Registration {
-        self.waiting.followers.register(0, waker, previous)
-    }
-
-    pub(crate) fn forget_follower(&self, registration: Registration) {
-        self.waiting.followers.forget(registration);
-    }
-
-    /// Wakes those who wait for the durable LSN, to look at something else.
-    pub(crate) fn wake_followers(&self) {
-        let mut tasks = Vec::new();
-        self.waiting.followers.notify_all(&mut tasks);
-        crate::sync::wake(tasks);
     }
 }

@@ -194,7 +194,7 @@ impl History {
             self.tally.count(match (found.told, lost) {
                 (true, _) => "damage found by a reader",
                 (false, 0) => "damage without effect",
-                (false, _) => "losses in the window",
+                (false, _) => "losses in the unattested tail",
             });
         }
     }

@@ -2,7 +2,7 @@
 
 /// Counts, by name.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tally(std::collections::BTreeMap<&'static str, u64>);
+pub(crate) struct Counts(std::collections::BTreeMap<&'static str, u64>);
 
 #[cfg(test)]
 /// All that must happen in a few thousand histories: a fault that is never hit, or a row of the
@@ -93,7 +93,7 @@ const EVERYTHING: [&str; 92] = [
     "verdict: older manifest (row 4)",
     "verdict: unreadable (row 5)",
     "damage found by a reader",
-    "losses in the window",
+    "losses in the unattested tail",
     "damage without effect",
     "manifests rebuilt",
     "gaps in rebuilt manifests",
@@ -104,7 +104,7 @@ const EVERYTHING: [&str; 92] = [
     "followed on in a log that was put back",
 ];
 
-impl Tally {
+impl Counts {
     pub(crate) fn count(&mut self, what: &'static str) {
         self.add(what, 1);
     }
@@ -114,7 +114,7 @@ impl Tally {
     }
 
     #[cfg(test)]
-    pub(crate) fn merge(&mut self, other: &Tally) {
+    pub(crate) fn merge(&mut self, other: &Counts) {
         for (what, times) in &other.0 {
             self.add(what, *times);
         }
@@ -127,7 +127,7 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (what, times) in &self.0 {
             writeln!(f, "{times:>12} {what}")?;

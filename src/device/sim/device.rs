@@ -1,4 +1,4 @@
-//! The machine as a process sees it: folders, files, locks, time.
+//! The machine as a process sees it: the traits of `device/` for its folders, files, locks and time.
 
 use std::io;
 use std::ops::Range;

@@ -1,12 +1,12 @@
-//! A shard that somebody else owns: what its files say.
+//! A shard that is read beside its owner: what its files say. Its key index: `beside_index.rs`.
 
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::beside_index::ForeignIndex;
 use super::follow_reader::Ticker;
-use super::foreign_index::ForeignIndex;
 use super::reader::{Finding, ShardSummary};
 use crate::device::{Directory, PathState};
 use crate::error::{OpenError, ReadError};

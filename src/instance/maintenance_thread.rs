@@ -1,15 +1,19 @@
-//! The maintenance thread: makes segments ready and forgets what need not be kept, off the commit path.
+//! The maintenance threads, one for each device: a device that does not answer holds up no other's shards.
 //!
-//! Each device has one, so that a device that does not answer holds up no other's.
+//! Each does for the shards of its device, off the commit path, what takes I/O and is not a commit: makes segments ready
+//! (when, how large and how fast: `shard/space/`), drops what retention gives up, builds the key index, and once a second
+//! looks whether the folders are still in place, and asks tallies for the checkpoints that are due.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::Instance;
 use crate::position::ShardId;
-use crate::shard::{Engine, Filled, Filling};
+use crate::shard::{Engine, Filled, Filling, WorkerHandle};
 use crate::tally;
 
 /// How often the maintenance thread looks at what nobody asks for.
@@ -32,6 +36,25 @@ pub(crate) struct Maintenance {
     /// Shards whose keys are to be indexed further, and when.
     indexing: VecDeque<(Instant, Arc<Engine>)>,
     tallies: tally::Registry,
+}
+
+/// Starts a maintenance thread for each device.
+pub(super) fn start_maintenance(inner: &Instance, workers: &mut Vec<WorkerHandle>) -> io::Result<()> {
+    let mut devices: BTreeMap<u64, Vec<Arc<Engine>>> = BTreeMap::new();
+    for engine in &inner.engines {
+        devices.entry(engine.device_number()).or_default().push(engine.clone());
+    }
+    for engines in devices.into_values() {
+        // A place for each shard, which asks for one segment at a time: to ask allocates nothing.
+        let (maintenance, asked) = sync_channel(engines.len());
+        engines.iter().for_each(|engine| engine.asks(&maintenance));
+        let mut maintenance = Maintenance::new(engines, &inner.tallies);
+        let thread = std::thread::Builder::new()
+            .name("sawmill-maint".into())
+            .spawn(move || maintenance.run(&asked))?;
+        workers.push(WorkerHandle::Thread(thread));
+    }
+    Ok(())
 }
 
 /// Does something for a shard. A mistake of ours that panics there stops the shard, as it does in the shard's own
