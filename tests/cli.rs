@@ -43,6 +43,8 @@ fn wrong_arguments_and_missing_logs_are_told() {
     let (code, out, error) = text(&sawmill(&["bench", "--dir", path, "--only", "nothing"]));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.contains("bulk, 1 thread") && error.contains("durable, window of 1024"), "{error}");
+    let (code, _, error) = text(&sawmill(&["bench", "--model", "floppy"]));
+    assert!(code == 2 && error.contains("nvme-plp, cloud, consumer and steady:"), "{error}");
     let (code, out, error) = text(&sawmill(&["tune", &format!("{path}/mistyped"), "--seconds", "1"]));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.contains("/mistyped: No such file"), "{error}");
@@ -331,6 +333,22 @@ fn the_bench_counts_only_what_it_reads_back() {
         assert_eq!(load["records"], load["records_read_back"]);
     }
     assert!(value["crash"]["acknowledged"].as_u64().unwrap() >= 20_000);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it leaves nothing behind");
+}
+
+#[test]
+fn the_bench_runs_on_a_modelled_drive() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let mut arguments = vec!["bench", "--dir", path, "--seconds", "0.05", "--repeat", "1"];
+    arguments.extend(["--only", "durable, 1", "--json", "--model", "steady:2000:100"]);
+    let (code, out, error) = text(&sawmill(&arguments));
+    assert_eq!(code, 0, "{error}");
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["model"], "2ms, 100 MiB/s");
+    let load = &value["loads"][0];
+    assert!(load["latency_us"]["p50"].as_f64() >= Some(1_990.0), "{load}");
+    assert_eq!(load["records"], load["records_read_back"]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it leaves nothing behind");
 }
 

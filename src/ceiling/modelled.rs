@@ -137,7 +137,7 @@ mod tests {
                 for number in life * 300..(life + 1) * 300 {
                     let durability = [Durability::Buffered, Durability::Written, Durability::Synced];
                     let key = number.to_le_bytes();
-                    let write = Write::new(payload(number)).key(&key);
+                    let write = Write::new(payload(number)).key(key);
                     let _ = log.append(write.durability(durability[number as usize % 3])).wait().unwrap();
                 }
                 log.close().unwrap();
