@@ -44,7 +44,8 @@ impl EpochSeed {
 
     /// Copies `parts` to the start of `to`, one behind the other. Returns the CRC32C of `head` and them, which stand at
     /// `lsn`, and how many bytes were copied.
-    #[inline]
+    // Always: what `head` was put together from is in registers still, and would have to go through memory for a call.
+    #[inline(always)]
     pub(crate) fn copy_at<'p>(
         self,
         lsn: u64,
