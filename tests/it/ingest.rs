@@ -335,15 +335,13 @@ fn the_ingest_server_sheds_what_its_drive_cannot_take_and_loses_nothing_that_it_
     }
     // Those who had more than their share are held until the log has seen that they have stopped.
     loop {
-        let told = runtime.block_on(crowd.one_by_one(address, &mixed, |count| count < 6));
+        let told = runtime.block_on(crowd.one_by_one(address, &mixed, |count| count < 60));
         let refused = std::mem::take(&mut crowd.heard().wrong);
         if told.is_ok() && refused.is_empty() {
             break;
         }
         assert!(Instant::now() < until, "it goes on refusing");
     }
-    runtime.block_on(crowd.one_by_one(address, &mixed, |count| count < 60)).unwrap();
-    assert!(crowd.heard().wrong.is_empty(), "{}", crowd.summary());
 
     // In the middle of the next rush it is killed, and the power fails.
     let acknowledged = crowd.heard().acknowledged.len();
