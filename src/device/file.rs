@@ -18,7 +18,7 @@ use super::{
     QueueSetup, ReadAhead, ScatterReads, Wake,
 };
 use crate::sys;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 /// The machine's own file systems.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Device for RealDevice {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos(nanos(self.start.elapsed()))
     }
 
     fn steady(&self) -> u64 {
@@ -112,7 +112,7 @@ impl Device for RealDevice {
 
     fn wall(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        nanos(since)
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {

@@ -13,6 +13,7 @@ use crate::segment::is_name;
 #[cfg(feature = "tokio-uring")]
 use crate::shard::Drive;
 use crate::shard::{IndexConfig, SpaceConfig};
+use crate::time::nanos;
 use crate::write::Durability;
 
 /// The most shards that a log can have.
@@ -174,7 +175,7 @@ impl Options {
                     .min(layout.segment_bytes)
                     .next_multiple_of(GRANULE),
                 retain_bytes: self.retain_bytes,
-                retain_ns: self.retain_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
+                retain_ns: self.retain_age.map(nanos),
             },
             index: self.index_config(&tuning)?,
             blocks,

@@ -10,7 +10,6 @@ use super::backlog::Ahead;
 use super::delivery::Delivery;
 use super::feed::{Feed, facts};
 use super::files::{Clock, Files};
-use super::options::nanos;
 use super::state::{Grant, Moment, Next, State};
 use super::wait::{Place, Unpark, Waiting};
 use crate::device::Device;
@@ -21,7 +20,7 @@ use crate::position::{Lsn, Position};
 use crate::read::{Record, Source, get, get_many};
 use crate::shard::Engine;
 use crate::sync::lock;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 /// A record that could not be read is tried again so long after it.
 const UNREADABLE_FOR_NS: u64 = 1_000_000_000;

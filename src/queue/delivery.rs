@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
-use super::options::nanos;
 use super::state::{Grant, Lost, Moment, State};
 use crate::error::QueueError;
 use crate::read::Record;
+use crate::time::nanos;
 
 /// A record that is this worker's, and nobody else's, for as long as the lease lasts. By
 /// [`Queue::take`](super::Queue::take).

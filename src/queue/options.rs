@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::state::Limits;
 use crate::error::QueueError;
+use crate::time::nanos;
 
 /// Records in hand, and records that wait to be handed out again: with their rows (48 bytes each) a state of some
 /// megabytes, which is written within a blink.
@@ -102,9 +103,4 @@ impl QueueOptions {
             per_second: self.rate,
         })
     }
-}
-
-/// Where it is too long to be reckoned with, the longest.
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

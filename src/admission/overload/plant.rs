@@ -285,6 +285,11 @@ fn a_device_that_takes_its_bytes_in_bursts_is_not_starved() {
         let seen = plant.run(bursts, 100);
         let goodput = per_second(mean(&seen, |seen| seen.drained));
         assert!(goodput >= 0.95 * RATE, "{times}: {goodput:e}");
+        let mut plant = Plant::with(Limits { target_ns: 2 * MS, ..limits() });
+        let callers = Load { offered: [0.0; 3], waits: true, ..bursts };
+        plant.run(callers, 40);
+        let goodput = per_second(mean(&plant.run(callers, 100), |seen| seen.drained));
+        assert!(goodput >= 0.95 * RATE, "callers that wait: {goodput:e}");
         plant.run(Load::times(times), 150);
         assert_steady(&plant.run(Load::times(times), 50), RATE);
     }

@@ -19,7 +19,7 @@ use timeline::Timeline;
 
 use super::{Capabilities, FileSystem};
 use crate::sync::lock;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 pub(crate) use files::{ModelDevice, ModelFile};
 
@@ -124,7 +124,7 @@ impl Drive {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos(nanos(self.began.elapsed()))
     }
 
     fn write(&self, bytes: usize, sync: bool) -> Nanos {

@@ -9,7 +9,7 @@ use super::{Drive, SPIN};
 use crate::device::syscall::FutexWake;
 use crate::device::{Completion, Operation, OperationKind, Queue, Wait, Wake, transfer};
 use crate::sys;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 pub(super) fn queue(drive: &Arc<Drive>) -> (Box<dyn Queue + Send>, Arc<dyn Wake>) {
     let (drive, wake) = (drive.clone(), Arc::<FutexWake>::default());
@@ -55,7 +55,7 @@ impl Queue for ModelQueue {
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let limit = match wait {
             Wait::No => Nanos(0),
-            Wait::AtMost(timeout) => self.drive.now() + u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
+            Wait::AtMost(timeout) => self.drive.now() + nanos(timeout),
             Wait::Forever => Nanos::NEVER,
         };
         loop {

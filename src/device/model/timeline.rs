@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::DriveModel;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 /// What the drive has been given, and until when it is busy with that.
 #[derive(Debug)]
@@ -29,7 +29,6 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn new(model: &DriveModel) -> Timeline {
-        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Timeline {
             latency: nanos(model.latency),
             flush: nanos(model.flush),

@@ -16,7 +16,7 @@ use crate::device::{
     Capabilities, Device, Directory, File, FileId, FileSystem, Lock, LockError, PathState, Queue, QueueSetup,
     ReadAhead, Wake,
 };
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 #[derive(Debug)]
 pub(super) struct SimDevice {
@@ -84,7 +84,7 @@ impl Device for SimDevice {
     fn pause(&self, duration: Duration) {
         let mut guard = self.machine.world();
         let world = &mut *guard;
-        let landed = world.pass(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        let landed = world.pass(nanos(duration));
         landed.iter().for_each(|flight| world.land(flight));
         drop(guard);
         // What they own is given up outside the lock.

@@ -8,7 +8,7 @@ use crate::error::AppendError;
 use crate::format::RECORD_HEADER_BYTES;
 use crate::shard::Engine;
 use crate::stats::Pressure;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 use crate::write::{Origin, Priority};
 
 /// What so many bytes of keys and payloads in so many records take in the log, about: what is offered is reckoned in it.
@@ -19,7 +19,6 @@ pub(crate) fn about_encoded(bytes: u64, records: u64) -> u64 {
 impl Engine {
     /// When an append that begins now is given up.
     pub(crate) fn gives_up_at(&self, origin: &Origin) -> Nanos {
-        let nanos = |deadline: Duration| u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
         origin.deadline.map_or(Nanos::NEVER, |deadline| self.time() + nanos(deadline))
     }
 

@@ -2,7 +2,6 @@
 //! [`admission`](crate::admission)'s controller, which it tells what happened, with the time.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::admission::{self, Controller, Counted, Gate, Interval, Learner, Limits};
 use crate::pool::Sequence;
@@ -10,7 +9,7 @@ use crate::position::Lsn;
 use crate::shard::token::{Core, Submitted};
 use crate::shard::{Engine, EngineSetup};
 use crate::stats::Accepted;
-use crate::time::Nanos;
+use crate::time::{Nanos, nanos};
 
 /// What only the holder of the token touches of it.
 #[derive(Debug)]
@@ -82,10 +81,6 @@ impl Overload {
     pub(in crate::shard) fn note_delay(&mut self, delay: u64) {
         self.min_delay = Some(self.min_delay.map_or(delay, |least| least.min(delay)));
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Engine {
