@@ -3,24 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
+use super::delay_target::delay_target;
 use super::folders::Folder;
 use super::judge::Judged;
+use super::sync_method::sync_method;
 use crate::committer::{CommitterConfig, SyncMethod};
-use crate::device::{Capabilities, Device, Lock, Queue, QueueKind, QueueSetup, Wake};
-use crate::error::{OpenError, error_chain};
+use crate::device::{Device, Lock, QueueKind, QueueSetup};
+use crate::error::OpenError;
 use crate::notice::Notices;
-use crate::options::{Backend, Config, Layout, Tuning};
+use crate::options::{Config, Layout, Tuning};
 use crate::pool::Pool;
-use crate::segment::{NewEpoch, ShardStore};
+use crate::segment::NewEpoch;
 use crate::shard::{Engine, EngineSetup};
-
-/// Below the least a thread that is woken late would look like a queue; above the most nobody would call it quick.
-const DELAY_TARGET_MIN: Duration = Duration::from_millis(2);
-const DELAY_TARGET_MAX: Duration = Duration::from_millis(20);
-/// Where nothing was measured.
-const DELAY_TARGET: Duration = Duration::from_millis(10);
 
 /// Makes engines of judged shards.
 pub(super) struct Builder<'a> {
@@ -44,9 +39,6 @@ pub(super) struct Builder<'a> {
 pub(super) fn not_current(copy: &Path) -> String {
     format!("{}: this copy of the manifest was not current", copy.display())
 }
-
-/// A queue, unless the shard's driver brings its own, and what wakes whoever waits for it.
-type Turned = (Option<Box<dyn Queue + Send>>, Arc<dyn Wake>);
 
 impl Builder<'_> {
     pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
@@ -120,74 +112,9 @@ impl Builder<'_> {
             notices: self.notices.clone(),
         }))
     }
-
-    /// What the engines go on, once they are made: its name.
-    pub(super) fn backend(&self) -> &'static str {
-        match self.kind {
-            _ if !self.device.threaded() => "simulated",
-            #[cfg(feature = "tokio-uring")]
-            _ if self.config.drive.is_some() => "tokio-uring",
-            Some(QueueKind::Uring) => "uring",
-            _ => "syscall",
-        }
-    }
-
-    /// The queue of the wanted kind, or what there is instead.
-    fn queue(&mut self, store: &ShardStore, mut setup: QueueSetup) -> Result<Turned, OpenError> {
-        #[cfg(feature = "tokio-uring")]
-        if self.config.drive.is_some() && self.device.threaded() {
-            let wake = Arc::<crate::device::TaskWake>::default();
-            self.driven.push(wake.clone());
-            return Ok((None, wake));
-        }
-        let directory = store.directory();
-        if self.config.backend != Backend::Syscall && self.kind != Some(QueueKind::Syscall) {
-            match directory.queue(&setup) {
-                Ok((queue, wake)) => {
-                    self.kind = Some(QueueKind::Uring);
-                    return Ok((Some(queue), wake));
-                }
-                Err(error) if self.config.backend == Backend::Uring => {
-                    return Err(OpenError::Unsupported {
-                        what: "io_uring",
-                        reason: format!("no ring can be made for {}", directory.path().display()),
-                        source: Some(Arc::new(error)),
-                    });
-                }
-                Err(error) => self.notices.warn(format!(
-                    "io_uring is not available ({}): plain system calls instead",
-                    error_chain(&error)
-                )),
-            }
-        }
-        self.kind = Some(QueueKind::Syscall);
-        setup.kind = QueueKind::Syscall;
-        let (queue, wake) =
-            directory.queue(&setup).map_err(OpenError::at("making a queue", directory.path()))?;
-        Ok((Some(queue), wake))
-    }
 }
 
-/// How blocks are made durable: by synchronous writes where they are honoured, unless a sync of the file is
-/// clearly faster on this device, as on some consumer drives.
-pub(super) fn sync_method(capabilities: &Capabilities) -> SyncMethod {
-    // At the depth of one that is measured here they are often alike, and with several in flight synchronous
-    // writes win by far: only a clear answer counts (`docs/performance.md`).
-    let sync_wins = capabilities.measured.is_some_and(|found| found.write_through > found.write_and_sync * 2);
-    if capabilities.write_through && !sync_wins { SyncMethod::WriteThrough } else { SyncMethod::Flush }
-}
-
-/// How long records may wait before they go to the device: unless it was set, twice what a commit took.
-fn delay_target(set: Option<Duration>, capabilities: &Capabilities, method: SyncMethod) -> Duration {
-    let commit = capabilities.measured.map(|found| match method {
-        SyncMethod::WriteThrough => found.write_through,
-        SyncMethod::Flush => found.write_and_sync,
-    });
-    let default = commit.map_or(DELAY_TARGET, |commit| commit * 2);
-    set.unwrap_or(default.clamp(DELAY_TARGET_MIN, DELAY_TARGET_MAX))
-}
-
-pub(super) fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tuning) -> CommitterConfig {
+fn committer_config(method: SyncMethod, layout: &Layout, tuning: &Tuning) -> CommitterConfig {
     let devices = layout.directories.len().max(1) as u32;
     let shards_per_device = u32::from(layout.shards).div_ceil(devices);
     CommitterConfig {

@@ -3,14 +3,17 @@
 //! Nothing is written and nothing served before every shard has been judged; each step may crash
 //! and be done again. The order is that of `docs/crash-safety.md`.
 
+mod backend;
 mod build;
 mod create;
+mod delay_target;
 mod folders;
 mod home;
 mod judge;
 mod parallel;
 mod report;
 mod salvage;
+mod sync_method;
 
 use std::io;
 use std::path::Path;

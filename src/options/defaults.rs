@@ -1,7 +1,7 @@
 //! What holds of a setting that nobody has set: the defaults of `Options`, and the engine's own constants.
 //!
 //! Durability, backend and what to do on damage have theirs beside their types (`#[default]`); what is off by default is
-//! `false` or `None` in `Options`. How long records may wait follows from the device: `open/build.rs`.
+//! `false` or `None` in `Options`. How long records may wait follows from the device: `open/delay_target.rs`.
 
 use super::Tuning;
 use super::config::SHARDS_MAX;
