@@ -1,11 +1,11 @@
 //! The space that a shard takes: segments made ready, retention, truncation at both ends, and whether the folder is
 //! still its own.
 
-mod age;
 mod folder_check;
 mod make;
 mod pace;
 mod retention;
+mod retention_clock;
 mod retention_pin;
 mod segment_size;
 mod shortage;

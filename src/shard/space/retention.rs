@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SpaceConfig;
-use super::age::{Ages, Moment};
+use super::retention_clock::{Ages, Moment};
 use crate::device::{Device, Directory};
 use crate::error::error_chain;
 use crate::format::{SlotKind, decode_ages, encode_ages};
