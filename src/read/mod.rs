@@ -17,7 +17,7 @@ mod point;
 mod range;
 mod record;
 mod restored;
-mod seek;
+mod seek_time;
 mod source;
 mod tail;
 mod window;
@@ -37,7 +37,7 @@ pub(crate) use get::{get, get_many};
 pub(crate) use key::{ids_within, last, last_within, place_behind};
 pub(crate) use merged::times;
 pub(crate) use restored::PutBack;
-pub(crate) use seek::seek;
+pub(crate) use seek_time::seek;
 pub(crate) use source::Source;
 pub(crate) use tail::Tail;
 
