@@ -2,8 +2,8 @@
 //!
 //! A *run* is a file that covers one stretch of a shard: the hash of each key in it, and the places of that key's
 //! records. [`Builder`] gathers the entries of a stretch and writes them as a run, [`merge`] makes one run of several
-//! that follow each other, and [`Run`] answers lookups. [`RecentKeys`] has the places of what was appended last, in memory. All of it is derived from the log: whoever asks reads the
-//! record that is named, and believes that. A run that does not check is no error, it is as if it were not there.
+//! that follow each other, and [`Run`] answers lookups. [`RecentKeys`] has the places of what was appended last, in
+//! memory. All of it is derived from the log: whoever asks reads the record that is named, and believes that. A run that does not check is no error, it is as if it were not there.
 //!
 //! Nothing of that performs I/O: pages are read through [`Pages`] and written through [`Sink`]; [`files`] has both for
 //! a shard's folder.
@@ -14,7 +14,7 @@ mod files;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod forged;
 mod merge;
-mod recent;
+mod recent_keys;
 mod run;
 mod writer;
 
@@ -25,7 +25,7 @@ pub(crate) use builder::{Builder, Built};
 pub(crate) use cache::PageCache;
 pub(crate) use files::{FilePages, RunFile, list_runs, look_for_runs, write_run};
 pub(crate) use merge::{can_merge, merge};
-pub(crate) use recent::{RecentEntry, RecentKeys};
+pub(crate) use recent_keys::{RecentEntry, RecentKeys};
 pub(crate) use run::{Place, Places, Run};
 pub(crate) use writer::Written;
 
