@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::walk::{Walk, Walked, with_id};
-use super::{IndexConfig, beginning, indexed, is_current};
+use super::{beginning, indexed, is_current};
 use crate::device::Directory;
 use crate::format::{INDEX_BYTES_MAX, KeyHash};
 use crate::index::{Builder, Built, FilePages, RunFile, can_merge, list_runs, merge, write_run};
@@ -113,9 +113,10 @@ impl Engine {
     fn take_up_index(&self) -> io::Result<Work> {
         let directory = lock(&self.store).directory().clone();
         let view = self.view();
-        let IndexConfig { run_bytes, memory_bytes, .. } = self.indexing.config;
+        let config = self.indexing.config;
         let block_bytes = self.block_bytes() as usize;
-        let builder = Builder::new(view.log_id, view.shard, run_bytes, memory_bytes / 4, block_bytes)?;
+        let builder =
+            Builder::new(view.log_id, view.shard, config.run_bytes, config.gathered_bytes(), block_bytes)?;
         let (found, highest) = list_runs(directory.as_ref(), &view.log_id, view.shard)?;
         let (current, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|run| is_current(run, &view));
         let kept = {

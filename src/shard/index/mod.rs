@@ -4,12 +4,14 @@
 
 mod build_runs;
 mod key_lookup;
+mod memory;
 mod places;
 mod recent;
 mod recent_ids;
 mod walk;
 
 use build_runs::Work;
+pub(crate) use memory::IndexConfig;
 pub(crate) use places::{Hint, KeyOrder, KeyPlaces, KeyQuery, Runs};
 pub(in crate::shard) use recent::{NotNow, Recent};
 pub(crate) use recent::{RecentLast, UnknownIds};
@@ -24,19 +26,6 @@ use crate::index::{PageCache, RunFile};
 use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
-
-/// How keys are indexed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IndexConfig {
-    pub on: bool,
-    /// A run covers about so much of the log.
-    pub run_bytes: u64,
-    /// So many ids are remembered.
-    pub ids_max: usize,
-    /// Memory: half of it for what was appended last, a quarter for entries that are gathered, a quarter for pages that
-    /// were read.
-    pub memory_bytes: usize,
-}
 
 /// The runs of a shard, and the work on them.
 #[derive(Debug)]
@@ -64,7 +53,7 @@ impl Indexing {
         Indexing {
             config,
             runs: RwLock::default(),
-            cache: Arc::new(PageCache::new(config.memory_bytes / 4)),
+            cache: Arc::new(PageCache::new(config.page_bytes())),
             indexed: AtomicU64::new(0),
             directory: OnceLock::new(),
             work: Mutex::new(None),

@@ -245,7 +245,7 @@ impl Engine {
     /// What is not indexed yet is read, if it may be and is little.
     fn begin_recent(&self, may_read: bool) -> io::Result<Recent> {
         let config = &self.indexing.config;
-        let mut keys = RecentKeys::new(config.memory_bytes / 2)?;
+        let mut keys = RecentKeys::new(config.recent_bytes())?;
         let (epoch, next, at) = {
             let opener = self.opener();
             let last = self.pool.last().sequence;
