@@ -11,7 +11,7 @@ use super::walk::{Walk, Walked, with_id};
 use super::{beginning, indexed, is_current};
 use crate::device::Directory;
 use crate::format::{INDEX_BYTES_MAX, KeyHash};
-use crate::index::{Builder, Built, FilePages, RunFile, can_merge, list_runs, merge, write_run};
+use crate::index::{Builder, Built, RunFile, list_runs, write_run};
 use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
@@ -27,9 +27,6 @@ const RETRY_NS: u64 = 60_000_000_000;
 /// A shard that has grown by this part of its memory since the last look is looked at again soon, a hundred times as soon as
 /// another: what it grows by until then is still there.
 const BUSY_PART: u64 = 512;
-
-/// So many runs of the first size become one.
-const RUNS_MERGED: usize = 8;
 
 /// What came of reading on.
 pub(super) enum Gathered {
@@ -56,7 +53,7 @@ impl Gathered {
 /// What whoever builds runs keeps from one piece to the next.
 #[derive(Debug)]
 pub(super) struct Work {
-    directory: Arc<dyn Directory>,
+    pub(super) directory: Arc<dyn Directory>,
     builder: Builder,
     has_begun: bool,
     next_number: u32,
@@ -65,7 +62,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn take_number(&mut self) -> u32 {
+    pub(super) fn take_number(&mut self) -> u32 {
         self.next_number = self.next_number.saturating_add(1);
         self.next_number - 1
     }
@@ -234,37 +231,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes one of the last runs where these are many and small.
-    fn merge_runs(&self, work: &mut Work) -> io::Result<()> {
-        let runs = self.indexing.runs();
-        let small = self.indexing.config.run_bytes.max(u64::from(self.block_bytes()));
-        let is_small = |run: &&RunFile| run.run.header.end - run.run.header.start <= small;
-        let last: Vec<&RunFile> = runs.iter().rev().take(RUNS_MERGED).filter(is_small).collect();
-        let inputs: Vec<&RunFile> = last.into_iter().rev().collect();
-        if inputs.len() < RUNS_MERGED || !can_merge(inputs.iter().map(|run| run.run.as_ref())) {
-            return Ok(());
-        }
-        let (nonce, number) = (self.index_nonce()?, work.take_number());
-        let pages: Vec<_> = inputs.iter().map(|run| FilePages::new(&work.directory, run, None)).collect();
-        let parts: Vec<_> = inputs.iter().map(|run| run.run.as_ref()).zip(&pages).collect();
-        let merged = write_run(work.directory.as_ref(), number, |sink| merge(&parts, sink, nonce));
-        let is_input = |run: &RunFile| inputs.iter().any(|input| input.number == run.number);
-        let gone = match merged {
-            Ok(merged) => self.indexing.change(&self.view(), |runs| {
-                runs.retain(|run| !is_input(run));
-                runs.push(merged);
-            }),
-            // One of them is not what it should be: all are built anew.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.indexing.change(&self.view(), |runs| runs.retain(|run| !is_input(run)))
-            }
-            Err(error) => return Err(error),
-        };
-        gone.iter().for_each(|run| run.remove(work.directory.as_ref()));
-        Ok(())
-    }
-
-    fn index_nonce(&self) -> io::Result<u64> {
+    pub(super) fn index_nonce(&self) -> io::Result<u64> {
         let mut nonce = [0; 8];
         self.device.random(&mut nonce)?;
         Ok(u64::from_le_bytes(nonce))

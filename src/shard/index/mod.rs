@@ -1,10 +1,12 @@
 //! The key index of a shard: which runs it has.
 //!
-//! What they say is a hint: see [`Engine::key_places`](Engine::key_places). When a run is written: `build_runs.rs`.
+//! What they say is a hint: see [`Engine::key_places`](Engine::key_places). When a run is written: `build_runs.rs`; when
+//! runs are merged: `merge_runs.rs`.
 
 mod build_runs;
 mod key_lookup;
 mod memory;
+mod merge_runs;
 mod places;
 mod recent;
 mod recent_ids;
