@@ -1,4 +1,4 @@
-//! A record in a worker's hands.
+//! A record in a worker's hands. How long a lease lasts: `options.rs`; when it ends: `state.rs`.
 
 use std::fmt;
 use std::sync::Arc;
