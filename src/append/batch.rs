@@ -39,6 +39,9 @@ impl<'a> Job<'a> {
 }
 
 /// An append of several records, all or none. Made by [`Log::append_batch`](crate::Log::append_batch).
+///
+/// # Cancellation
+/// As of [`Append`](crate::Append#cancellation), for the whole batch.
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
 pub struct AppendBatch<'a> {
     state: State<'a>,
@@ -134,6 +137,9 @@ impl fmt::Debug for AppendBatch<'_> {
 /// A batch that waits for room and gives its [`Commit`] and positions. Made by [`AppendBatch::admitted`].
 ///
 /// As a future it gives them once. Polling it again after that panics.
+///
+/// # Cancellation
+/// As of [`Append`](crate::Append#cancellation), for the whole batch.
 #[must_use = "a batch that is not accepted is not appended"]
 pub struct AdmittedBatch<'a>(AppendBatch<'a>);
 
@@ -141,7 +147,7 @@ impl AdmittedBatch<'_> {
     /// Blocks this thread until the batch is accepted.
     ///
     /// # Errors
-    /// See [`AppendError`]; on an error nothing of the batch was accepted.
+    /// See [`AppendError`]; whatever the error, nothing of the batch was accepted.
     pub fn wait(mut self) -> Result<(Commit, Vec<Position>), AppendError> {
         self.0.state.wait_admitted(None, Some(&mut self.0.positions));
         Ok((self.0.state.into_commit()?, self.0.positions))

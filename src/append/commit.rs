@@ -123,7 +123,7 @@ impl Commit {
     /// Blocks this thread until the record has the durability it was appended with.
     ///
     /// # Errors
-    /// After [`AppendError::ShardFailed`] it is unknown whether the record is kept.
+    /// See [`AppendError`]: here it is unknown after each of them whether the record is kept.
     pub fn wait(self) -> Result<Position, AppendError> {
         self.wait_for(None).unwrap_or_else(|| Err(self.engine.shut_error().into()))
     }

@@ -365,8 +365,13 @@ fn make_room(engine: &Engine, is_late: impl Fn() -> bool) {
 ///
 /// If there was room and nobody waited for it, the record was accepted in the call that made this
 /// handle, whether the handle is polled or not. Otherwise the handle waits in line: it takes room when it is
-/// polled or in [`wait`](Append::wait), and dropping it withdraws the append. Once the record is
-/// accepted, dropping the handle does not withdraw it.
+/// polled or in [`wait`](Append::wait).
+///
+/// # Cancellation
+/// Dropped while it stands in line, it is withdrawn. Dropped after the record was accepted, the record is kept. Which of the
+/// two it was cannot be told afterwards. Whoever must know uses [`Log::try_append`](crate::Log::try_append), or awaits
+/// [`admitted`](Append::admitted) first; [`Write::deadline`] bounds the wait for room without dropping anything; and with
+/// [`Write::id`] a retry appends nothing twice.
 #[must_use = "an append that is dropped may be withdrawn, and nobody learns how it ended"]
 pub struct Append<'a>(State<'a>);
 
@@ -410,16 +415,16 @@ impl<'a> Append<'a> {
     /// If the shard is idle, this thread writes the block itself.
     ///
     /// # Errors
-    /// See [`AppendError`]. Only after [`AppendError::ShardFailed`] is it unknown whether the record is kept.
+    /// See [`AppendError`], which says after which errors it is unknown whether the record is kept.
     pub fn wait(mut self) -> Result<Position, AppendError> {
         self.0.wait(None, None).expect("there is no time limit")
     }
 
     /// As [`wait`](Append::wait), for at most `timeout`; `None` if the time ran out.
     ///
-    /// `None` does not tell whether the record was accepted, unless it has a [`deadline`](Write::deadline) that is over. If it was, it is on its way and will be kept, also if this
-    /// handle is dropped; if it still stood in line, it is withdrawn when the handle is dropped. So do not append it
-    /// once more after `None`: it might be there twice. Go on waiting with this handle. Whoever must know waits for room
+    /// `None` does not tell whether the record was accepted, unless it has a [`deadline`](Write::deadline) that is over. If
+    /// it was, it is on its way and will be kept, also if this handle is dropped; if it still stood in line, it is withdrawn
+    /// when the handle is dropped. So do not append it once more after `None`: it might be there twice. Go on waiting with this handle. Whoever must know waits for room
     /// first ([`admitted`](Append::admitted)), and then for the [`Commit`].
     ///
     /// # Errors
@@ -452,6 +457,9 @@ impl fmt::Debug for Append<'_> {
 /// An append that waits for room and gives its [`Commit`]. Made by [`Append::admitted`].
 ///
 /// As a future it gives the commit once. Polling it again after that panics.
+///
+/// # Cancellation
+/// As of [`Append`](Append#cancellation): until it has given the commit it cannot be told whether the record was accepted.
 #[must_use = "a record that is not accepted is not appended"]
 pub struct Admitted<'a>(Append<'a>);
 
@@ -459,7 +467,7 @@ impl Admitted<'_> {
     /// Blocks this thread until the record is accepted.
     ///
     /// # Errors
-    /// See [`AppendError`]; on an error the record was not accepted.
+    /// See [`AppendError`]; whatever the error, the record was not accepted.
     #[inline(always)]
     pub fn wait(self) -> Result<Commit, AppendError> {
         match self.0.0 {

@@ -78,9 +78,15 @@ struct Lane {
 
 /// A reader of all shards with durable progress. By [`Log::consumer`](crate::Log::consumer).
 ///
-/// [`next`](Iterator::next) blocks until a record is durable, as a [`Stream`] it waits for it; both end when the log is
-/// closed or stopped, or by [`stop`](Consumer::stop). Records of one shard come in their order; shards take turns. Each
-/// record is delivered at least once: after a crash, those that were not committed are delivered again.
+/// It is a view of the *whole* log: it gets every record, whatever its key, those of tallies included. Records of one shard
+/// come in their order; shards take turns. Each record is delivered at least once: after a crash, those that were not
+/// committed are delivered again.
+///
+/// [`next`](Iterator::next) blocks until a record is durable, as a [`Stream`] it waits for it. Both end (`None`) when the
+/// log is closed, by [`stop`](Consumer::stop), or once *all* shards have stopped. While others go on, it gives what a shard
+/// that has stopped had durable, and then nothing more of it: watch
+/// [`ShardStats::failed`](crate::stats::ShardStats::failed). An error does not end it: what cannot be read is passed over by
+/// the next call.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;

@@ -8,6 +8,16 @@ use crate::position::{Position, ShardId};
 use crate::sys::lacks_space;
 
 /// Why a record was refused, or why its fate is unknown.
+///
+/// | the error is from | the record |
+/// |---|---|
+/// | [`try_append`](crate::Log::try_append) and its like, [`post`](crate::Log::post), [`admitted`](crate::Append::admitted) | was not accepted, whatever the error |
+/// | [`Append`](crate::Append) (`wait`, `.await`): [`ShardFailed`](AppendError::ShardFailed), [`OwnThread`](AppendError::OwnThread), [`Forked`](AppendError::Forked) | *unknown*: it may have been accepted before, and may be kept |
+/// | [`Append`](crate::Append): any other | was not accepted |
+/// | [`Commit`](crate::Commit), [`sync`](crate::Log::sync): any | *unknown*: it was accepted, and may be kept |
+///
+/// What is unknown is found out by reading after the next open, or with a retry by [`Write::id`](crate::Write::id), which
+/// appends nothing twice.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
@@ -91,15 +101,15 @@ pub enum AppendError {
         /// What the system said.
         source: SharedIo,
     },
-    /// The shard stopped after a failed write or sync. Whether this record is kept is *unknown*:
-    /// reopen the log and read.
+    /// The shard stopped after a failed write or sync. From a handle, whether this record is kept is *unknown*: reopen
+    /// the log and read. From `try_append` and the like, `post` and `admitted` it was not accepted.
     #[error(transparent)]
     ShardFailed(Arc<Failure>),
     /// The log has been closed. If this comes from an append, nothing was accepted.
     #[error("{}", Unavailable::Closed)]
     Closed,
-    /// The calling thread runs a shard (by `Options::drive`, or as the log's own thread that calls a waker) and would
-    /// wait for itself. Only the wait is refused: a record that was accepted (there was room for it when the append was
+    /// The calling thread runs the log's own work (a shard, by `Options::drive`, or a waker that the log's own thread
+    /// calls) and would wait for itself. Only the wait is refused: a record that was accepted (there was room for it when the append was
     /// made, or it has a [`Commit`](crate::Commit)) will be written all the same; one that was waiting in line is
     /// withdrawn. From [`Admitted`](crate::append::Admitted), which only waits for room, nothing was accepted.
     #[error("{}", Unavailable::OwnThread)]

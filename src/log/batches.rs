@@ -82,8 +82,7 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// [`AppendError::Overloaded`] says how long to wait before the next try. Nothing was accepted then, nor with any
-    /// other error.
+    /// [`AppendError::Overloaded`] says how long to wait before the next try. Whatever the error, nothing was accepted.
     pub fn try_append_batch<P: AsRef<[u8]>>(
         &self,
         key: &(impl AsRef<[u8]> + ?Sized),

@@ -166,7 +166,8 @@ impl Log {
     /// Appends a record if there is room for it now, and records do not wait for too long; never waits for either.
     ///
     /// # Errors
-    /// [`AppendError::Overloaded`] says why, and how long to wait before the next try. Nothing was accepted.
+    /// [`AppendError::Overloaded`] says why, and how long to wait before the next try. Whatever the error, nothing was
+    /// accepted.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
         Commit::try_begin(self.refs_for(&write.key).take(), &write, self.inner.config.durability)
@@ -250,8 +251,11 @@ impl Log {
 
     /// A reader of all shards that durably remembers how far it has got.
     ///
-    /// A new one starts at the beginning of the log. Only one of each name can be open at a time.
-    /// Truncation and retention do not wait for consumers, but those of [`Options::retain_for`].
+    /// A consumer is a named view of the *whole* log: it gets every record, whatever its key, those of tallies included. A
+    /// new one starts at the beginning of the log. Only one of each name can be open at a time.
+    ///
+    /// **Retention and truncation delete records that this consumer has not read yet**, unless its name is in
+    /// [`Options::retain_for`]. It then gets [`ReadError::Truncated`].
     ///
     /// # Errors
     /// [`ConsumerError::AboveEnd`] and the like if this log does not have what the consumer has committed, because one

@@ -12,9 +12,10 @@ impl Log {
     /// Appends a record and keeps no handle of it: the cheapest way to load in bulk. Gives the position that the
     /// record will have; blocks for room only.
     ///
-    /// Unless the [`Write`] says otherwise the record is [`Durability::Buffered`]: written in the background within
-    /// 10 ms and synced within 20, and lost if the process dies before. [`sync`](Log::sync) waits for all that was
-    /// accepted before it, and tells of failures.
+    /// Unless the [`Write`] says otherwise the record is [`Durability::Buffered`], whatever
+    /// [`Options::durability`](crate::Options::durability) is: written in the background within 10 ms and synced within 20,
+    /// and lost if the process dies before. [`sync`](Log::sync) waits for all that was accepted before it, and tells of
+    /// failures.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -27,8 +28,8 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// See [`AppendError`]; on an error the record was not accepted. [`AppendError::OwnThread`] where there is no room
-    /// and this thread drives the log itself.
+    /// See [`AppendError`]; whatever the error, the record was not accepted. [`AppendError::OwnThread`] where there is no
+    /// room and this thread runs the log's own work.
     #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();

@@ -7,10 +7,16 @@ use crate::queue::{self, Queue, QueueOptions};
 impl Log {
     /// The queue of this name: hands out each record to one worker at a time, until it is done.
     ///
+    /// A queue is a named view of the *whole* log. To append is to enqueue, and every record comes, whatever its key, those
+    /// of [tallies](crate::tally) included. Use a log for each kind of job; or test [`Record::key`](crate::Record::key), and
+    /// call [`done`](crate::queue::Delivery::done) for what is not this queue's.
+    ///
     /// A new one begins with the first record that the log has kept. One that the log remembers goes on where it was. One
     /// that is already open is shared, and the options of the first open stay in force. Its state takes two files in the
-    /// log's folder, and nothing in the log. Truncation and retention do not wait for queues, but those of
-    /// [`Options::retain_for`](crate::Options::retain_for).
+    /// log's folder, and nothing in the log.
+    ///
+    /// **Retention and truncation delete records that this queue has not handed out yet**, unless its name is in
+    /// [`Options::retain_for`](crate::Options::retain_for). It is then told [`ReadError::Truncated`](crate::ReadError::Truncated).
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

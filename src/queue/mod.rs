@@ -44,6 +44,9 @@ use crate::read::Record;
 
 /// Hands out the records of a log, each to one worker at a time, until it is done. By [`Log::queue`](crate::Log::queue).
 ///
+/// It is a view of the *whole* log: to append is to enqueue, and every record comes, whatever its key, those of tallies
+/// included.
+///
 /// Cheap to clone; all handles of one name are one queue, which lives as long as the log is open. Each record is handed
 /// out at least once. Those of a shard come in their order; nothing is promised among workers.
 ///
@@ -51,8 +54,15 @@ use crate::read::Record;
 /// there: what was in somebody's hands is handed out at once, delays go on, what was durably done never comes again, and the
 /// number of an attempt may be short by those of the last second.
 ///
-/// A queue does not hold the log, unless its name is one of [`Options::retain_for`](crate::Options::retain_for): truncation and
-/// retention do not wait for it. What was truncated before it was handed out is told by [`ReadError::Truncated`].
+/// **Retention and truncation delete records that this queue has not handed out yet**, unless its name is in
+/// [`Options::retain_for`](crate::Options::retain_for). It is then told [`ReadError::Truncated`].
+///
+/// It ends, and gives `None`, when the log is closed, by [`stop`](Queue::stop), or once *all* shards have stopped. While
+/// others go on, it hands out what a shard that has stopped had durable, and then nothing more of it: watch
+/// [`ShardStats::failed`](crate::stats::ShardStats::failed).
+///
+/// A loop over a queue goes on after an error: one of [`take`](Queue::take) is about records that cannot be read, and one
+/// of [`done`](Delivery::done) mostly says that the lease ran out.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,19 +74,27 @@ use crate::read::Record;
 /// log.append("to: you").wait()?;
 ///
 /// let queue = log.queue("mailer", QueueOptions::new().lease(Duration::from_secs(60)))?;
-/// let worker = std::thread::spawn(move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let worker = std::thread::spawn(move || {
 ///     while let Some(delivery) = queue.take().wait() {
-///         let delivery = delivery?;
-///         match delivery.record().payload() {
-///             b"" => delivery.reject("empty")?,
+///         let delivery = match delivery {
+///             Ok(delivery) => delivery,
+///             Err(error) => {
+///                 eprintln!("passed over: {error}"); // damaged or truncated: the next call goes on after it
+///                 continue;
+///             }
+///         };
+///         let settled = match delivery.record().payload() {
+///             b"" => delivery.reject("empty"),
 ///             // ... send it; on failure `retry_after`. If this panics, it is handed out again.
-///             _ => delivery.done()?,
+///             _ => delivery.done(),
+///         };
+///         if let Err(error) = settled {
+///             eprintln!("not settled: {error}"); // it took longer than its lease: another worker has it by now
 ///         }
 ///         # break;
 ///     }
-///     Ok(())
 /// });
-/// worker.join().expect("no panic").expect("no error");
+/// worker.join().expect("no panic");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]

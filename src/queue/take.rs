@@ -16,7 +16,7 @@ use crate::error::ReadError;
 /// [`wait`](TakeBatch::wait) blocks; as a future it waits in a task of any runtime. Dropping it takes nothing. While it waits it
 /// may be the one that is woken for the next record, so drop what is not polled any more.
 ///
-/// Both give `None` once the log is closed or stopped, or by [`Queue::stop`](super::Queue::stop).
+/// Both give `None` once the log is closed, once all of its shards have stopped, or by [`Queue::stop`](super::Queue::stop).
 #[derive(Debug)]
 #[must_use = "nothing is taken until it is waited for"]
 pub struct TakeBatch {
@@ -82,12 +82,14 @@ impl Drop for TakeBatch {
 /// # log.append(b"to: you").wait()?;
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// while let Some(delivery) = queue.take().await {
-///     let delivery = delivery?;
+///     let Ok(delivery) = delivery else { continue }; // damaged or truncated: the next call goes on after it
 ///     // ... send it ...
-///     delivery.done()?;
+///     if let Err(error) = delivery.done() {
+///         eprintln!("not settled: {error}"); // it took longer than its lease: another worker has it by now
+///     }
 ///     # break;
 /// }
-/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -106,13 +108,13 @@ impl Take {
         Take(TakeBatch::new(core, 1))
     }
 
-    /// Blocks until there is a record. `None` once the log is closed or stopped, or by
+    /// Blocks until there is a record. `None` once the log is closed, once all of its shards have stopped, or by
     /// [`Queue::stop`](super::Queue::stop).
     ///
     /// # Errors
     /// [`ReadError::Damaged`] and [`ReadError::Truncated`] say what could not be handed out and is passed over; the next call
-    /// goes on behind it. What was handed out before and cannot be read now has had an attempt, and is tried again.
-    /// [`ReadError::OwnThread`] in a thread that turns a shard.
+    /// goes on after it. What was handed out before and cannot be read now has had an attempt, and is tried again.
+    /// [`ReadError::OwnThread`] in a thread that runs a shard.
     #[must_use = "what is dropped without a word is handed out again"]
     pub fn wait(self) -> Option<Result<Delivery, ReadError>> {
         single(self.0.wait())

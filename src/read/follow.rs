@@ -66,7 +66,8 @@ pub(crate) trait Follower {
 ///
 /// As an iterator it blocks until the next record is durable, as a [`Stream`] it waits for it. It
 /// ends when the log is closed, when the shard has stopped, or when its [`FollowStop`] says so; what
-/// was durable by then is delivered first.
+/// was durable by then is delivered first. Each of these is a plain `None`: whether the shard has failed is told by
+/// [`ShardStats::failed`](crate::stats::ShardStats::failed).
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Follow {
