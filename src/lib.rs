@@ -4,9 +4,8 @@
 //! page cache (`O_DIRECT`) through io_uring or plain system calls, makes each block durable once for everyone who waits for
 //! it (group commit), and acknowledges every caller.
 //!
-//! A log is a directory. It is split into *shards*: independent sequences, normally one per core,
-//! each with its own files and its own thread. Records with the same key go to the same shard and
-//! keep their order.
+//! A log is a directory. It is split into *shards*: independent sequences, normally one per core, each with its own
+//! files and its own thread. Records with the same key go to the same shard and keep their order.
 //!
 //! This page is a tour. Each step is a whole program.
 //!
@@ -17,7 +16,8 @@
 //! 4. [Read](#read), [one key](#one-key), [follow](#follow), [consume](#consume), [hand out](#hand-out)
 //! 5. [Overload](#overload)
 //! 6. [Tallies](#tallies): running totals
-//! 7. [Free space](#free-space), [tune](#tune), [watch](#watch)
+//! 7. [Free space](#free-space), [tune](#tune), [watch](#watch), [what blocks](#what-blocks),
+//!    [after a failure](#after-a-failure)
 //!
 //! # Open
 //!
@@ -42,8 +42,7 @@
 //! # Append
 //!
 //! [`Log::append`] takes bytes, or a [`Write`], which can also have a key, a durability, a condition and more. The
-//! record is accepted in the call itself if there is room; the handle that comes back waits for the
-//! rest.
+//! record is accepted in the call itself if there is room; the handle that comes back waits for the rest.
 //!
 //! ```
 //! use sawmill::{Durability, Log, Write};
@@ -73,13 +72,13 @@
 //!
 //! | [`Durability`] | acknowledged when the record is | survives |
 //! |---|---|---|
-//! | `Buffered` | in memory; written in the background within 10 ms, and synced within 20 ms | nothing |
-//! | `Written` | written, but not synced | a crash of the process |
+//! | `Buffered` | in memory; written in the background within 10 ms, and synced within 20 ms | no crash; a clean close writes it |
+//! | `Written` | written, but not synced | a crash of the process, but not of the kernel or a power cut |
 //! | `Synced` (default) | on the device | a crash of the kernel, a power cut |
 //!
 //! A failed write or sync stops the shard for good: everyone who waits gets [`AppendError::ShardFailed`], and whether
-//! *their* records are kept is known only after the next open. Reads still work. Every other [`AppendError`] means that
-//! the record was not accepted, except where its documentation says otherwise.
+//! *their* records are kept is known only after the next open. Reads still work. A table in [`AppendError`] says after which
+//! errors that is unknown.
 //!
 //! ## From tasks
 //!
@@ -125,9 +124,8 @@
 //!
 //! ## Many in flight
 //!
-//! A thread that waits for each record in turn pays for a full commit each time. To saturate the device
-//! from one thread, keep a [window](Log::window) of appends in flight, or [`post`](Log::post) records and
-//! sync once.
+//! A thread that waits for each record in turn pays for a full commit each time. To saturate the device from one
+//! thread, keep a [window](Log::window) of appends in flight, or [`post`](Log::post) records and sync once.
 //!
 //! ```
 //! use sawmill::Log;
@@ -183,14 +181,16 @@
 //! ```
 //!
 //! A torn tail (an incomplete, never acknowledged end that a crash left) is truncated without an error. Any other
-//! corruption is damage: the open fails with [`OpenError::Damaged`], which names the shard, the place
-//! and the cause, and changes nothing. [`Options::on_damage`] lets you open such a log all the same.
+//! corruption in the part that an open reads (from the last checkpoint on) is damage: the open fails with
+//! [`OpenError::Damaged`], which names the shard, the place and the cause, and changes nothing. [`Options::on_damage`] lets
+//! you open such a log all the same. Older segments are checked when they are read: run `sawmill verify` from time to time.
 //!
 //! # Read
 //!
-//! A record stands at an [`Lsn`], a log sequence number: a byte position in its shard. Readers stop at the durable LSN,
-//! so what they have seen is still there after a power cut. They check every checksum, and never contend with appends
-//! for a lock.
+//! A record stands at an [`Lsn`], a log sequence number: a byte position in its shard. Ranges, followers, merged readers,
+//! readers of a key, consumers and queues stop at the durable LSN: what they have given is still there after a power cut.
+//! [`Log::get`] and [`Log::get_many`] give any record that was accepted, whatever its durability, and [`Log::last`] knows of
+//! any. All check every checksum, and none contends with appends for a lock.
 //!
 //! ```
 //! use sawmill::{Log, Options, Position, ShardId, Write};
@@ -222,9 +222,8 @@
 //!     assert_eq!(log.merged(time..)?.count(), 1);
 //!     assert_eq!(log.seek(time)?, [b.lsn()]); // one for each shard
 //!
-//!     // Beside the owner, also from another process: takes no lock, writes nothing.
-//!     let reader = Log::open_read_only(dir.path())?;
-//!     assert_eq!(reader.shards(), 1);
+//!     // Also from another process, while this one has it open: takes no lock, writes nothing.
+//!     assert_eq!(Log::open_read_only(dir.path())?.shards(), 1);
 //!     Ok(())
 //! }
 //! ```
@@ -259,7 +258,7 @@
 //! # Follow
 //!
 //! [`Shard::follow`] reads from an LSN on and then waits for new records, as a blocking iterator or
-//! a `futures_core::Stream`. It ends when the log is closed, after it has delivered all that was
+//! a `futures_core::Stream`. It ends when the log is closed or the shard has failed, after it has delivered all that was
 //! durable.
 //!
 //! ```
@@ -282,7 +281,7 @@
 //! # Consume
 //!
 //! A [consumer](Log::consumer) follows all shards under a name, and remembers durably how far it has
-//! got. Each record comes at least once: after a crash, what was not committed comes again.
+//! got. It gets every record of the log, at least once: after a crash, what was not committed comes again.
 //!
 //! ```
 //! use sawmill::Log;
@@ -305,10 +304,12 @@
 //! # Hand out
 //!
 //! A [queue](Log::queue) leases each record to one of many workers, until that one says that it is done, when to try again,
-//! or why not. What a worker drops, or holds beyond its lease or a crash, is handed out again.
+//! or why not. What a worker drops, or holds beyond its lease or a crash, is handed out again. Every record of the log
+//! comes, whatever its key: use a log for each kind of job. A worker's loop goes on after an error: the
+//! [example of `Queue`](Queue) shows one.
 //!
 //! ```
-//! use sawmill::{Log, queue::QueueOptions};
+//! use sawmill::{Log, QueueOptions};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let dir = tempfile::tempdir()?;
@@ -357,7 +358,7 @@
 //!     let dir = tempfile::tempdir()?;
 //!     let log = Log::open(dir.path())?;
 //!     let likes = log.tally("likes")?;
-//!     likes.add("post:1", 1); // counted now, durable within about 100 ms
+//!     likes.add("post:1", 1).accepted()?; // counted now, durable within about 100 ms
 //!     likes.add("post:1", 2).wait()?; // waits until it is durable
 //!     assert_eq!(likes.get("post:1"), Some(3));
 //!     Ok(())
@@ -367,7 +368,9 @@
 //! # Free space
 //!
 //! A log keeps everything until you truncate it, or set a retention by bytes or by age
-//! ([`Options::retain_bytes`], [`Options::retain_age`]). Space is freed by whole segment files.
+//! ([`Options::retain_bytes`], [`Options::retain_age`]). Space is freed by whole segment files. **Retention and truncation
+//! delete records that consumers and queues have not read yet**, unless their names are in [`Options::retain_for`]; they then
+//! get [`ReadError::Truncated`].
 //!
 //! ```
 //! use sawmill::{Options, ReadError, ShardId};
@@ -379,7 +382,6 @@
 //!     let new = log.append("new").wait()?;
 //!     log.shard(ShardId(0)).truncate_before(new.lsn())?; // durable on return
 //!     assert!(matches!(log.get(old), Err(ReadError::Truncated { .. })));
-//!     assert_eq!(log.get(new)?.payload(), b"new");
 //!     Ok(())
 //! }
 //! ```
@@ -392,27 +394,11 @@
 //! | option | default | change it |
 //! |---|---|---|
 //! | [`shards`](Options::shards) | one per core | fewer at low load: every shard pads blocks of its own |
-//! | [`memory_bytes`](Options::memory_bytes) | at most 64 MiB per shard | to bound memory, or to absorb longer bursts |
+//! | [`memory_bytes`](Options::memory_bytes) | at most 64 MiB, per shard | to bound memory, or to absorb longer bursts |
 //! | [`segment_bytes`](Options::segment_bytes) | 256 MiB | to free space in smaller steps |
 //! | [`block_bytes`](Options::block_bytes) | 256 KiB | to the value that `sawmill tune` recommends for bulk loads |
 //! | [`require_durable`](Options::require_durable) | off | to refuse tmpfs and the like, where a sync means nothing |
 //! | [`directories`](Options::directories) | the log's own | to spread the shards over several devices |
-//!
-//! ```
-//! use sawmill::Options;
-//!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let dir = tempfile::tempdir()?;
-//!     let log = Options::new()
-//!         .shards(2)
-//!         .memory_bytes(8 << 20)
-//!         .segment_bytes(64 << 20)
-//!         .retain_bytes(8 << 30)
-//!         .open(dir.path())?;
-//!     assert_eq!(log.shards(), 2);
-//!     Ok(())
-//! }
-//! ```
 //!
 //! # Watch
 //!
@@ -425,7 +411,6 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let dir = tempfile::tempdir()?;
 //!     let log = Log::open(dir.path())?;
-//!     log.append("payload").wait()?;
 //!     for shard in log.stats().shards {
 //!         println!("{}: {} records, p99 {:?}", shard.shard, shard.records, shard.commit_latency.quantile(0.99));
 //!     }
@@ -433,15 +418,29 @@
 //! }
 //! ```
 //!
+//! # What blocks
+//!
+//! These never wait for the disk: [`Log::append`] when it is awaited, [`Log::try_append`], a [`Commit`] or [`Log::sync`] that
+//! is awaited, the updates and totals of a [`Tally`], [`Consumer::commit`], what a worker says of a
+//! [`Delivery`](queue::Delivery). One exception: an append with [`Write::if_last`] or [`Write::id`], which reads the log in the
+//! call if it is the first one after an open or its key was not written lately. [`Log::post`] blocks for room.
+//!
+//! Whatever else opens, reads, follows, truncates, flushes or closes uses files in the calling thread: readers' `Stream`s and
+//! futures ([`Shard::follow`], [`Consumer`], [`Queue::take`]), too, which read in `poll`, and the drop of a [`Consumer`] or of
+//! the last [`Log`]. In an async server, use `spawn_blocking` or a thread for these. [`Log::open_async`],
+//! [`Log::close_async`] and [`Shard::truncate_before_async`] have a thread of their own.
+//!
+//! # After a failure
+//!
+//! A shard that failed stops for good; [`ShardStats::failed`](stats::ShardStats::failed) says why. Others go on, except those on
+//! a device of which a flush failed. What was durable can be read; appends to the shard fail, also those without a key that are
+//! sent to it. To recover, close the log, which works all the same, and open it again; or restart the process.
+//!
 //! # Cargo features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `tracing` (default) | log lines through `tracing` |
-//! | `cli` | the `sawmill` command |
-//! | `ceiling` | `sawmill::ceiling`: bare writes to compare figures with |
-//! | `simulation` | `sawmill::simulation`: a simulated disk for your own crash tests |
-//! | `tokio-uring` | shards inside the application's own tokio-uring runtimes |
+//! `tracing` (default): log lines through `tracing`. `cli`: the `sawmill` command. `ceiling`: `sawmill::ceiling`, bare writes
+//! to compare figures with. `simulation`: `sawmill::simulation`, a simulated disk for your own crash tests. `tokio-uring`:
+//! shards inside the application's own tokio-uring runtimes.
 //!
 //! The repository's `docs/` have the architecture, the promises and their tests, the format on disk, and what was measured.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -489,12 +488,13 @@ struct Readme;
 pub use append::{Append, Commit};
 pub use consumer::Consumer;
 pub use error::{
-    AppendError, CloseError, ConsumerError, OpenError, QueueError, ReadError, TruncateError, error_chain,
+    AppendError, Cause, CloseError, ConsumerError, OpenError, QueueError, ReadError, TruncateError,
+    error_chain,
 };
-pub use log::{Log, Shard};
+pub use log::{Log, LogReader, Shard};
 pub use options::{Backend, OnDamage, Options};
 pub use position::{LogId, Lsn, Position, ShardId};
-pub use queue::Queue;
+pub use queue::{Queue, QueueOptions};
 pub use read::Record;
 pub use tally::{Tally, TallyError, UpdateError};
-pub use write::{Durability, Priority, Write};
+pub use write::{BatchBuilder, Durability, Priority, Write};

@@ -460,6 +460,6 @@ fn a_tail_of_a_log_that_is_put_back_ends_and_says_why() {
     rsync(&copy, &dir);
     append("new");
     let (code, out, error) = text(&tail.wait_with_output().unwrap());
-    assert!(code == 1 && error.contains("was put back"), "{code}, {error}");
+    assert!(code == 1 && error.contains("was restored"), "{code}, {error}");
     assert!(!out.contains("new"), "{out}");
 }

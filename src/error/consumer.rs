@@ -34,12 +34,12 @@ pub enum ConsumerError {
         /// Its name.
         name: String,
     },
-    /// What it has committed lies above the end of the shard's log: the shard was restored from an older copy, and the
+    /// What it has committed lies above the end of the shard's log: the shard was restored from an older backup, and the
     /// consumer's progress was not. It would skip what is appended next. Say where to resume with
     /// [`Log::consumer_from`](crate::Log::consumer_from).
     #[error(
-        "consumer `{name}` has committed {position} of shard {shard}, whose log ends at LSN {end}: the shard was put \
-             back from an older copy; say by `consumer_from` where to go on"
+        "consumer `{name}` has committed {position} of shard {shard}, whose log ends at LSN {end}: the shard was \
+             restored from an older backup; say by `consumer_from` where to go on"
     )]
     AboveEnd {
         /// Its name.
@@ -52,11 +52,11 @@ pub enum ConsumerError {
         end: Lsn,
     },
     /// What it has committed belongs to a history that this shard no longer has: the shard was restored from an older
-    /// copy and has been appended to since. Which of its records the consumer knows cannot be told. Say where to resume
+    /// backup and has been appended to since. Which of its records the consumer knows cannot be told. Say where to resume
     /// with [`Log::consumer_from`](crate::Log::consumer_from).
     #[error(
-        "consumer `{name}` has committed {position} of shard {shard} as it was before it was put back from an older \
-             copy; its log ends at LSN {end} now; say by `consumer_from` where to go on"
+        "consumer `{name}` has committed {position} of shard {shard} as it was before it was restored from an \
+             older backup; its log ends at LSN {end} now; say by `consumer_from` where to go on"
     )]
     OtherHistory {
         /// Its name.

@@ -60,8 +60,8 @@ pub(crate) enum Unavailable {
     #[error("the log belongs to the process that this one was forked from")]
     Forked,
     #[error(
-        "this thread turns or keeps a shard (a waker runs there, too) and cannot block for one; await instead, or use \
-             another thread"
+        "this thread runs the log's own work (a shard's event loop, or a waker called by it) and would deadlock if it \
+             blocked; await instead, or call from another thread"
     )]
     OwnThread,
     #[error("shard {0} does not exist")]
@@ -161,8 +161,8 @@ pub enum ReadError {
     /// No record was ever acknowledged at this position.
     #[error("{0} is not the position of a record")]
     NotAPosition(Position),
-    /// Read beside the owner: it may have been acknowledged, but the log's files do not show yet that it is durable.
-    /// They will once more is appended, or within about a second while the owner lives.
+    /// Read while another process has the log open: it may have been acknowledged, but the log's files do not show yet
+    /// that it is durable. They will once more is appended, or within about a second while that process lives.
     #[error("LSN {lsn} of shard {shard} is not known to be durable yet; what lies below {durable} is")]
     NotDurableYet {
         /// The shard.
@@ -173,10 +173,10 @@ pub enum ReadError {
         durable: Lsn,
     },
     /// The place to resume from lies above the end of the shard's log: it comes from another log, or from this one
-    /// before the shard was restored from an older copy. What is appended next would be skipped.
+    /// before the shard was restored from an older backup. What is appended next would be skipped.
     #[error(
-        "shard {shard} cannot be followed from LSN {lsn}: its log ends at {end}; it is another log, or was put back \
-             from an older copy"
+        "shard {shard} cannot be followed from LSN {lsn}: its log ends at {end}; it is another log, or was restored \
+             from an older backup"
     )]
     AboveEnd {
         /// The shard.
@@ -186,12 +186,12 @@ pub enum ReadError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// Read beside the owner: the shard was put back from an older copy since this reader began, and other records stand,
-    /// or will, where it has read or was to read. It gives nothing any more; what it gave that lies below `kept` is still
+    /// Read without owning the log: the shard was restored from an older backup since this reader began, and other records
+    /// stand, or will, where it has read or was to read. It gives nothing any more; what it gave that lies below `kept` is still
     /// there, and a new reader may go on from there.
     #[error(
-        "shard {shard} was put back from an older copy while it was read: what was read up to LSN {lsn} is there as far as \
-             LSN {kept}, and not behind it; read on from there, or begin again"
+        "shard {shard} was restored from an older backup while it was read: what was read up to LSN {lsn} is there as far \
+             as LSN {kept}, and not after it; read on from there, or begin again"
     )]
     OtherHistory {
         /// The shard.
@@ -201,7 +201,7 @@ pub enum ReadError {
         /// Below it the log is what it was.
         kept: Lsn,
     },
-    /// Read beside the owner: the folder that was opened is not at its path any more, or holds another log by now. What
+    /// Read without owning the log: the folder that was opened is not at its path any more, or holds another log by now. What
     /// is there, if anything, is read by whoever opens it.
     #[error(
         "{path:?} is not the folder that was opened any more: it was moved, removed or replaced, or holds another log by \
@@ -341,7 +341,7 @@ pub enum CloseError {
     #[error("{}", Unavailable::Forked)]
     Forked,
     /// Called on a thread of the log itself (by a waker, or by [`Options::on_stuck`](crate::Options::on_stuck)),
-    /// or on one that turns a shard (`Options::drive`), which cannot wait for its own end. Nothing was done.
+    /// or on one that runs a shard (`Options::drive`), which cannot wait for its own end. Nothing was done.
     #[error("a thread of the log cannot wait for its own end; close it elsewhere")]
     OwnThread,
     /// A shard had stopped, or stopped at the last writes.

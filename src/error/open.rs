@@ -73,8 +73,9 @@ pub enum OpenError {
         /// The log's own directory.
         log: PathBuf,
     },
-    /// There is no log, and none may be created ([`Options::create`](crate::Options::create)). Nothing was changed.
-    #[error("{} holds no log (is its file system mounted?), and none was to be made", path.display())]
+    /// There is no log, and none may be created: by [`Options::create`](crate::Options::create), or to be read alone
+    /// ([`Log::open_read_only`](crate::Log::open_read_only)). Nothing was changed.
+    #[error("there is no log in {} (is its file system mounted?), and none was made", path.display())]
     NoLog {
         /// Where it was looked for.
         path: PathBuf,

@@ -41,11 +41,11 @@ pub enum QueueError {
         /// Its name.
         name: String,
     },
-    /// What it has handed out lies above the end of the shard's log: the shard was put back from an older copy, and the
+    /// What it has handed out lies above the end of the shard's log: the shard was restored from an older backup, and the
     /// queue's state was not. Opened like that it would pass over what is appended next.
     #[error(
-        "queue `{name}` has handed out {position} of shard {shard}, whose log ends at LSN {end}: the shard was put back \
-             from an older copy; `remove_queue` begins anew"
+        "queue `{name}` has handed out {position} of shard {shard}, whose log ends at LSN {end}: the shard was restored \
+             from an older backup; `remove_queue` begins anew"
     )]
     AboveEnd {
         /// Its name.
@@ -57,11 +57,11 @@ pub enum QueueError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// What it has handed out was a record of this shard as it went on once, and not as it is: the shard was put back from
-    /// an older copy and has gone on since.
+    /// What it has handed out was a record of this shard as it went on once, and not as it is: the shard was restored from
+    /// an older backup and has gone on since.
     #[error(
-        "queue `{name}` has handed out {position} of shard {shard} as it was before it was put back from an older copy; \
-             its log ends at LSN {end} now; `remove_queue` begins anew"
+        "queue `{name}` has handed out {position} of shard {shard} as it was before it was restored from an older \
+             backup; its log ends at LSN {end} now; `remove_queue` begins anew"
     )]
     OtherHistory {
         /// Its name.

@@ -18,13 +18,13 @@ use crate::sys::Process;
 /// While somebody waits, the shard's files are looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The records of a shard from an LSN on, and what comes after them, read beside the shard's owner. By
+/// The records of a shard from an LSN on, and what comes after them, read without owning the log. By
 /// [`ShardReader::follow`](super::ShardReader::follow).
 ///
-/// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The owner
+/// As an iterator it blocks until the next record is known to be durable, as a [`Stream`] it waits for it. The process that has the log open
 /// does not know of it, so it looks at the shard's files 20 times a second while it waits; what that may tell late is
 /// said at [`LogReader`](super::LogReader). It ends by its [`FollowReaderStop`], and once it has told that the shard was
-/// put back ([`ReadError::OtherHistory`]) or is not there any more ([`ReadError::Replaced`]); a log that was closed may be
+/// restored ([`ReadError::OtherHistory`]) or is not there any more ([`ReadError::Replaced`]); a log that was closed may be
 /// opened again. The stream needs a thread of its shard's while tasks wait; where none can be made it gives
 /// [`ReadError::Io`].
 #[derive(Debug)]

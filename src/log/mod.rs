@@ -63,7 +63,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in `path` with the default [`Options`], or creates one.
+    /// Opens the log in `path` with the default [`Options`], or creates one. May block for up to 30 seconds, and always
+    /// writes: see [`Options::open`].
     ///
     /// # Errors
     /// See [`Options::open`].
@@ -71,27 +72,14 @@ impl Log {
         Options::new().open(path)
     }
 
-    /// Opens the log in `path` to read it beside its owner, whether the owner is running or dead. Takes no lock, writes
-    /// nothing and recovers nothing. Serves what the files themselves show to be durable, which may lag behind the
-    /// owner by the blocks written last.
+    /// Opens the log in `path` to read it, also while another process has it open. Takes no lock, writes nothing and
+    /// recovers nothing. Serves what the files themselves show to be durable, which may lag behind the process that appends
+    /// by the blocks written last.
     ///
     /// # Errors
-    /// See [`OpenError`]; where there is no log, [`OpenError::Io`].
+    /// See [`OpenError`]; in a directory without a log, [`OpenError::NoLog`].
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<LogReader, OpenError> {
         LogReader::open(path.as_ref())
-    }
-
-    /// Finds out what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment
-    /// files alone. Nothing is changed before [`Salvage::write`]; after it, the log can be opened as usual.
-    ///
-    /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
-    /// only the manifest knew that they were.
-    ///
-    /// # Errors
-    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
-    /// changed after the log was made, so any backup has it.
-    pub fn salvage(path: impl AsRef<Path>) -> Result<Salvage, OpenError> {
-        open::salvage(path.as_ref(), &Options::new())
     }
 
     fn engine(&self, shard: ShardId) -> Option<&Arc<Engine>> {
@@ -139,11 +127,16 @@ impl Log {
         self.inner.config.durability
     }
 
-    /// Appends a record to the shard of its key, or to the nearest with room if it has none.
+    /// Appends a record to the shard of its key. One without a key goes to any shard: to few of them at low load, to those
+    /// with room under load.
     ///
     /// If there is room and nobody waits for it, the record is accepted in this call, whether the
-    /// handle is polled or not. So two appends from one thread to one shard are in the order of the
-    /// calls. Otherwise the handle waits in line.
+    /// handle is polled or not. So two appends from one thread to one shard, as with one key, are in the order of the
+    /// calls. Otherwise the handle waits in line. **Records without a key have no order**, even from one thread: give them a
+    /// key, or append to a [`shard`](Log::shard).
+    ///
+    /// The largest record is set by [`Options::record_bytes`], 16 MiB unless memory allows less; the longest key has 65,535
+    /// bytes.
     ///
     /// Costs a copy and a checksum of the record. Nothing is allocated for a record that fits into a
     /// block.
@@ -188,7 +181,8 @@ impl Log {
         SyncHandle::begin(self.inner.engine_refs.iter().map(StripedRefs::take))
     }
 
-    /// A handle to one shard. If there is no such shard, the operations on the handle fail.
+    /// A handle to one shard. If there is no such shard, operations on the handle fail, but what cannot fail looks like that
+    /// of an empty shard: [`Shard::durable_lsn`] is 0. There are [`shards`](Log::shards), numbered from 0.
     #[must_use]
     pub fn shard(&self, shard: ShardId) -> Shard {
         Shard::new(self.clone(), shard)
@@ -438,6 +432,19 @@ impl Log {
     pub fn close_async(&self) -> Close {
         Close::begin(self.inner.clone())
     }
+
+    /// Finds out what can be rebuilt of the shards in `path` whose manifest is lost in both copies, from their segment
+    /// files alone. Nothing is changed before [`Salvage::write`]; after it, the log can be opened as usual.
+    ///
+    /// Everything that was acknowledged comes back. So do records that were truncated, where a file still holds them:
+    /// only the manifest knew that they were.
+    ///
+    /// # Errors
+    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
+    /// changed after the log was made, so any backup has it.
+    pub fn salvage(path: impl AsRef<Path>) -> Result<Salvage, OpenError> {
+        open::salvage(path.as_ref(), &Options::new())
+    }
 }
 
 impl Options {
@@ -447,7 +454,11 @@ impl Options {
     /// exist, since the file system that belongs there may not be mounted. For an existing log no directory is created.
     ///
     /// This process owns the directory until the log is closed. Recovery reads at most the segments
-    /// behind the last checkpoint; everything it keeps is durable before this returns.
+    /// after the last checkpoint; everything it keeps is durable before this returns.
+    ///
+    /// Blocks for up to 30 seconds where the process that had the log has ended, but its last writes may still land; one that
+    /// lives is an error at once. It always writes: a small file that measures the device, and that the log was opened. To
+    /// look at a log without that: [`Log::open_read_only`].
     ///
     /// # Errors
     /// See [`OpenError`]. On any error, what was there is left as it was. If creating a log fails halfway, the next

@@ -33,7 +33,7 @@ impl Log {
     ///
     /// # Errors
     /// [`QueueError::Options`] if an option is out of its range. [`QueueError::AboveEnd`] and the like if what it has handed
-    /// out is not in this log as it is now, since one of the two was put back from a copy. See [`QueueError`].
+    /// out is not in this log as it is now, since one of the two was restored from a backup. See [`QueueError`].
     pub fn queue(&self, name: &str, options: QueueOptions) -> Result<Queue, QueueError> {
         let opened = queue::open(name, &options, &self.inner.queues, &self.queues_place()?);
         self.inner.engines[0].tell_of_flushes();

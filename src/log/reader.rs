@@ -33,9 +33,9 @@ use crate::tally::{self, Fold, TallyError};
 /// second, when the owner writes its idle marker. A record that the owner has acknowledged and this cannot tell yet is
 /// [`ReadError::NotDurableYet`].
 ///
-/// Whoever reads on notices if the log was put back from an older copy meanwhile ([`ReadError::OtherHistory`]), and
-/// whoever looks at a folder that was moved or replaced is told so ([`ReadError::Replaced`]). While its files are being put
-/// back, what is there is no log, and may be told as damage.
+/// Whoever reads on notices if the log was restored from an older backup meanwhile ([`ReadError::OtherHistory`]), and
+/// whoever looks at a folder that was moved or replaced is told so ([`ReadError::Replaced`]). While its files are being
+/// restored, what is there is no log, and may be told as damage.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -199,7 +199,7 @@ impl LogReader {
     ///
     /// # Errors
     /// [`QueueError::Unknown`] if there is none of this name; [`QueueError::AboveEnd`] and the like where opening it is
-    /// refused, since it or its shard was put back from another moment. See [`QueueError`].
+    /// refused, since it or its shard was restored from a different point in time. See [`QueueError`].
     pub fn queue(&self, name: &str) -> Result<QueueSummary, QueueError> {
         check_place(self.directory.as_ref()).map_err(QueueError::Read)?;
         let look = || {
@@ -291,7 +291,7 @@ impl LogReader {
 
     /// Reads everything, checks every checksum, and judges the end of each shard as an open would.
     ///
-    /// Changes nothing, and may run beside the owner: what it truncates meanwhile is no damage.
+    /// Changes nothing, and may run while another process has the log open: what that one truncates meanwhile is no damage.
     ///
     /// # Errors
     /// Where the log's files cannot be read at all; damage is what the result is for.
@@ -394,5 +394,20 @@ impl ShardReader {
     /// As [`read`](ShardReader::read).
     pub fn read_back(&self, range: impl RangeBounds<Lsn>) -> Result<RangeBack, ReadError> {
         RangeBack::new(self.shard()?.source(), &range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Log, OpenError};
+
+    #[test]
+    fn a_directory_without_a_log_is_told_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Log::open_read_only(dir.path()).unwrap_err();
+        assert!(matches!(&error, OpenError::NoLog { path } if path == dir.path()), "{error}");
+        std::fs::create_dir(dir.path().join("shard-0000")).unwrap();
+        let error = Log::open_read_only(dir.path()).unwrap_err();
+        assert!(matches!(error, OpenError::ManifestMissing { .. }), "it had one: {error}");
     }
 }

@@ -114,7 +114,7 @@ impl Shard {
     ///
     /// # Errors
     /// As [`read`](Shard::read), and [`ReadError::AboveEnd`] if `lsn` lies above all that was ever accepted. It then
-    /// comes from another log, or from this one before it was restored from an older copy, and a follower would miss
+    /// comes from another log, or from this one before it was restored from an older backup, and a follower would miss
     /// what is appended next.
     pub fn follow(&self, lsn: Lsn) -> Result<Follow, ReadError> {
         Follow::new(self.engine().map_err(ReadError::NoSuchShard)?.clone(), lsn)

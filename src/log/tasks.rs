@@ -92,7 +92,7 @@ impl Drop for Open {
 
 impl Shard {
     /// As [`truncate_before`](Shard::truncate_before), for tasks: the truncation starts now, on a thread of its own, and the
-    /// handle resolves to its outcome. Also for tasks of a runtime that turns the shard, in which the other one would be
+    /// handle resolves to its outcome. Also for tasks of a runtime that runs the shard, in which the other one would be
     /// [`TruncateError::OwnThread`] where it must wait.
     ///
     /// Those of one shard take effect one at a time, in any order: what the highest of them drops is dropped.

@@ -30,7 +30,7 @@ use crate::write::Write;
 /// let mut window = log.window(1024);
 /// for number in 0..5_000u32 {
 ///     // Waits for the oldest one if 1,024 are in flight.
-///     if let Some(position) = window.push(number.to_le_bytes())? {
+///     if let Some(position) = window.push(&number.to_le_bytes())? {
 ///         // ... durable: say so to whoever asked ...
 /// #       let _ = position;
 ///     }

@@ -43,16 +43,18 @@ pub enum OnDamage {
     Refuse,
     /// Open it for reading only. Nothing is changed or given up. Every append, truncation and consumer fails
     /// with [`AppendError::ShardFailed`](crate::AppendError::ShardFailed) or its counterpart. Readers get
-    /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on behind it. To read
-    /// beside an owner, or without taking the lock, use [`Log::open_read_only`](crate::Log::open_read_only).
+    /// [`ReadError::Damaged`](crate::ReadError::Damaged) for the damaged stretch and go on after it. To read
+    /// while another process has the log open, or without taking the lock, use [`Log::open_read_only`](crate::Log::open_read_only).
     ReadOnly,
-    /// Leave the damaged stretch where it is and append behind everything that was ever durable. Readers
+    /// Leave the damaged stretch where it is and append after everything that was ever durable. Readers
     /// get [`ReadError::Damaged`](crate::ReadError::Damaged) for it, and a notice says so.
     Continue,
 }
 
-/// How to open a log. Every option has a default. An existing log keeps the layout (`shards`,
-/// `segment_bytes`, `block_bytes`, `directories`) that it was made with.
+/// How to open a log. Every option has a default.
+///
+/// The layout (`shards`, `segment_bytes`, `block_bytes`, `directories`) is fixed when the log is created. Opening with another
+/// value is [`OpenError::Incompatible`](crate::OpenError::Incompatible); leave these options out for an existing log.
 ///
 /// ```
 /// use sawmill::{Durability, Options};
@@ -99,15 +101,15 @@ impl Options {
         Options::default()
     }
 
-    /// The number of shards, 1 to 1024; by default one per available core.
+    /// The number of shards, 1 to 1024; by default one per available core. Fixed when the log is created.
     #[must_use]
     pub fn shards(mut self, shards: u16) -> Options {
         self.shards = Some(shards);
         self
     }
 
-    /// The largest segment file, in bytes; 256 MiB by default, 1 MiB at least. Space is freed by whole
-    /// segments. The first segments are smaller, 4 MiB or less. They double as the log grows, and sooner if they fill
+    /// The largest segment file, in bytes: a multiple of 4 KiB, at least 1 MiB and two blocks, at most 1 TiB; 256 MiB by
+    /// default. Fixed when the log is created. Space is freed by whole segments. The first segments are smaller, 4 MiB or less. They double as the log grows, and sooner if they fill
     /// faster than new ones can be made.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Options {
@@ -116,15 +118,15 @@ impl Options {
     }
 
     /// The largest block, in bytes: the most that one write carries. A multiple of 4 KiB, from 4 KiB to
-    /// 16 MiB; 256 KiB by default.
+    /// 16 MiB; 256 KiB by default. Fixed when the log is created.
     #[must_use]
     pub fn block_bytes(mut self, bytes: u32) -> Options {
         self.block_bytes = Some(bytes);
         self
     }
 
-    /// Memory per shard for records that are not written yet, in bytes. It bounds the queue and is
-    /// allocated at open. At least 1 MiB and four blocks; by default 64 MiB, or less so that all shards
+    /// **Per shard.** Memory for records that are not written yet, in bytes. It bounds the queue and is
+    /// allocated at open. At least 1 MiB and four blocks, at most 1 TiB; by default 64 MiB, or less so that all shards
     /// together take at most a sixteenth of the machine's memory, or of the least limit of the control groups that the
     /// process is in. More than that limit is an error.
     ///
@@ -139,7 +141,9 @@ impl Options {
     }
 
     /// The largest record (key and payload) or batch, in bytes; 16 MiB by default, or less if
-    /// `memory_bytes` or `segment_bytes` are too small for that.
+    /// `memory_bytes` or `segment_bytes` are too small for that: about half the memory of a shard, and a quarter of a
+    /// segment. A larger record is [`AppendError::TooLarge`](crate::AppendError::TooLarge), as is a key of more than 65,535
+    /// bytes. Set it to have the open fail on a machine that is too small for it.
     #[must_use]
     pub fn record_bytes(mut self, bytes: u64) -> Options {
         self.record_bytes = Some(bytes);
@@ -295,7 +299,7 @@ impl Options {
         self
     }
 
-    /// Memory per shard for the key index, in bytes; 8 MiB by default, 256 KiB at least. Half of it knows the keys of what
+    /// **Per shard.** Memory for the key index, in bytes; 8 MiB by default, 256 KiB at least, 1 TiB at most. Half of it knows the keys of what
     /// was appended last, from the first time that somebody asks for one ([`Log::last`](crate::Log::last),
     /// [`Write::if_last`](crate::Write::if_last)); a quarter gathers what is indexed next, and a quarter keeps what lookups
     /// have read. With blocks above some megabytes it is somewhat more.
@@ -330,12 +334,14 @@ impl Options {
         self
     }
 
-    /// Lets each shard drop its oldest segments once this many bytes of the log lie behind them. By
+    /// **Per shard.** Lets each shard drop its oldest segments once this many bytes of the log came after them. By
     /// default everything is kept until it is truncated.
     ///
-    /// At least this much is kept, and at most a segment or two more. Applied in the background,
-    /// about once a second and whenever a segment is made. Readers that fall behind get
-    /// [`ReadError::Truncated`](crate::ReadError::Truncated).
+    /// At least this much of the log is kept, and up to a segment more. On disk that is up to five segments more: the one in
+    /// use and the next one have their full size from the start, and spares of up to two segments are kept for reuse.
+    /// Applied in the background, about once a second and whenever a segment is made. Consumers, queues and other readers
+    /// that fall behind lose what they have not read, with [`ReadError::Truncated`](crate::ReadError::Truncated), unless
+    /// their name is in [`retain_for`](Options::retain_for).
     #[must_use]
     pub fn retain_bytes(mut self, bytes: u64) -> Options {
         self.retain_bytes = Some(bytes);
@@ -360,17 +366,17 @@ impl Options {
     /// do, is kept, a queue's dead letters included. By default the log waits for none.
     ///
     /// A name holds the log from its first record, also before anybody opens it. What was read and committed, or done, is
-    /// let go once that is durable, up to right behind the last record of which that is so.
+    /// let go once that is durable, up to the end of the last record of which that is so.
     /// [`Shard::truncate_before`](crate::Shard::truncate_before) is refused with
     /// [`TruncateError::Needed`](crate::TruncateError::Needed); retention keeps more, without a word, so that a reader that is
-    /// dead can fill the disk; a notice tells of one that would be refused, since it is of another moment than its shard,
-    /// and again when it goes on. [`Log::remove_consumer`](crate::Log::remove_consumer) and
+    /// dead can fill the disk; a notice tells of one that would be refused, since it is from a different point in time than
+    /// its shard, and again when it goes on. [`Log::remove_consumer`](crate::Log::remove_consumer) and
     /// [`Log::remove_queue`](crate::Log::remove_queue) are the way on then: what is removed holds nothing until it is
     /// opened again, or the log is.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
-    /// use sawmill::{Options, ShardId, TruncateError, queue::QueueOptions};
+    /// use sawmill::{Options, QueueOptions, ShardId, TruncateError};
     /// let log = Options::new().shards(1).retain_for(["mailer"]).open(dir.path())?;
     /// let queue = log.queue("mailer", QueueOptions::new())?;
     /// let (first, _next) = (log.append("to: you").wait()?, log.append("to: me").wait()?);
@@ -392,7 +398,8 @@ impl Options {
         self
     }
 
-    /// Spreads the shards over these directories, usually one per device: shard `n` goes to directory `n % len`.
+    /// Spreads the shards over these directories, usually one per device: shard `n` goes to directory `n % len`. At least one,
+    /// and at most one per shard; absolute paths in UTF-8. Fixed when the log is created.
     ///
     /// Each shard's folder there belongs to this log alone and is locked for itself. A log is never created where
     /// shards of another one lie ([`OpenError::NotOfThisLog`](crate::OpenError::NotOfThisLog)).

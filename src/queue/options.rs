@@ -54,27 +54,29 @@ impl QueueOptions {
         QueueOptions::default()
     }
 
-    /// So long a record is one worker's; if it says nothing until then, the record is handed out again. At least a
-    /// millisecond. [`extend`](super::Delivery::extend) is for what takes longer.
+    /// How long a worker may hold a record, at least a millisecond; 30 seconds by default. If the worker has said nothing of
+    /// it by then, the record is handed out again. [`extend`](super::Delivery::extend) is for what takes longer.
     pub fn lease(mut self, lease: Duration) -> QueueOptions {
         self.lease = lease;
         self
     }
 
-    /// So often a record is handed out; if it is not done then, it is a dead letter. At least 1.
+    /// How often a record is handed out, at least once; 5 times by default. If it is not done after the last time, it is a
+    /// dead letter.
     pub fn attempts(mut self, attempts: u32) -> QueueOptions {
         self.attempts = attempts;
         self
     }
 
-    /// Records that are handed out in a second, by all workers together, those that are handed out again included. After a
-    /// pause a tenth of a second's worth comes at once.
+    /// How many records are handed out in a second, to all workers together, those that are handed out again included; not
+    /// bounded by default. After a pause a tenth of a second's worth comes at once.
     pub fn rate(mut self, per_second: f64) -> QueueOptions {
         self.rate = Some(per_second);
         self
     }
 
-    /// Records that are in workers' hands at once, 1 to 65,536. With so many out, who asks for more waits.
+    /// How many records workers may hold at once, 1 to 65,536; 10,000 by default. With so many out, whoever asks for more
+    /// waits.
     pub fn in_hand(mut self, records: usize) -> QueueOptions {
         self.in_hand = records;
         self

@@ -59,8 +59,8 @@ impl Record {
         self.position.shard()
     }
 
-    /// When it was written, in nanoseconds since the Unix epoch: assigned by the log, strictly
-    /// increasing in a shard. After the wall clock was set back they run ahead of it until it has caught up:
+    /// When it was written, in nanoseconds since the Unix epoch: about when its block was closed for writing, not when it
+    /// was appended. Assigned by the log, strictly increasing in a shard. After the wall clock was set back they run ahead of it until it has caught up:
     /// [`Stats::clock_drift`](crate::stats::Stats::clock_drift) tells how far.
     #[must_use]
     pub fn timestamp(&self) -> u64 {

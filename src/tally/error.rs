@@ -95,11 +95,11 @@ pub enum TallyError {
         /// Where the shard begins.
         horizon: Lsn,
     },
-    /// Its totals were durable above the end of the shard's log: the shard was put back from an older copy, and the
-    /// tally's files were not. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    /// Its totals were durable above the end of the shard's log: the shard was restored from an older backup, and the
+    /// tally's files were not. Restore both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
     #[error(
-        "the tally `{name}` needs shard {shard} up to LSN {needed}, whose log ends at {end}: the shard was put back \
-             from an older copy; put back both, or remove the tally"
+        "the tally `{name}` needs shard {shard} up to LSN {needed}, whose log ends at {end}: the shard was restored \
+             from an older backup; restore both, or remove the tally"
     )]
     AboveEnd {
         /// Its name.
@@ -111,11 +111,11 @@ pub enum TallyError {
         /// Where the shard's log ends.
         end: Lsn,
     },
-    /// Its totals were durable in this shard as it went on once, and not as it is: the shard was put back from an older
-    /// copy and has gone on since. Put back both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
+    /// Its totals were durable in this shard as it went on once, and not as it is: the shard was restored from an older
+    /// backup and has gone on since. Restore both, or begin anew by [`Log::remove_tally`](crate::Log::remove_tally).
     #[error(
-        "the tally `{name}` needs what shard {shard} had at LSN {needed} before it was put back from an older copy; \
-             put back both, or remove the tally"
+        "the tally `{name}` needs what shard {shard} had at LSN {needed} before it was restored from an older backup; \
+             restore both, or remove the tally"
     )]
     OtherHistory {
         /// Its name.

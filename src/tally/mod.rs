@@ -73,14 +73,14 @@ impl TallyOptions {
         TallyOptions::default()
     }
 
-    /// An update is flushed at most so long after it came. Shorter is sooner durable, longer is fewer bytes.
+    /// How long an update may wait until it is flushed; 100 ms by default. Shorter is sooner durable, longer is fewer bytes.
     pub fn interval(mut self, interval: Duration) -> TallyOptions {
         self.interval = interval;
         self
     }
 
-    /// Memory for what is not flushed yet: a key and some 50 bytes for each key on each core that updates it.
-    /// At half of it a flush comes early; at all of it an update of a key that is not there yet is refused.
+    /// Memory for what is not flushed yet, at least 64 KiB; 8 MiB by default. It takes a key and some 50 bytes for each key
+    /// on each core that updates it. At half of it a flush comes early; at all of it an update of a key that is not there yet is refused.
     /// At most half of the largest record ([`Options::record_bytes`](crate::Options::record_bytes)) is used, so
     /// that a flush is one batch.
     pub fn bytes(mut self, bytes: usize) -> TallyOptions {
@@ -88,7 +88,7 @@ impl TallyOptions {
         self
     }
 
-    /// Keys that the tally may have. Each takes its own bytes and some 50 more in memory for as long as the
+    /// Keys that the tally may have, 1 to 2^31; 1,048,576 by default. Each takes its own bytes and some 50 more in memory for as long as the
     /// log is open.
     pub fn keys(mut self, keys: usize) -> TallyOptions {
         self.keys = keys;
@@ -160,8 +160,8 @@ impl Limits {
 /// # let dir = tempfile::tempdir()?;
 /// # let log = sawmill::Log::open(dir.path())?;
 /// let likes = log.tally("likes")?;
-/// likes.add(b"post:1", 1);           // counted; durable within about 100 ms
-/// likes.add(b"post:1", 2).wait()?;   // the same, waited for
+/// likes.add(b"post:1", 1).accepted()?; // counted; durable within about 100 ms
+/// likes.add(b"post:1", 2).wait()?;     // the same, waited for
 /// assert_eq!(likes.get(b"post:1"), Some(3));
 /// assert_eq!(likes.durable(b"post:1"), Some(3));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

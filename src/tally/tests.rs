@@ -384,8 +384,8 @@ fn history_is_at_the_grain_of_the_flush() {
     let log = options.open(PATH).unwrap();
     let tally = log.tally("likes").unwrap();
     for amount in 1..=4 {
-        tally.add(b"key", amount);
-        tally.add(b"key", 10 * amount);
+        tally.add(b"key", amount).accepted().unwrap();
+        tally.add(b"key", 10 * amount).accepted().unwrap();
         tally.add(b"other", 1).wait().unwrap();
     }
     tally.add(b"other", 1).wait().unwrap();

@@ -13,9 +13,10 @@ use crate::shard::Registration;
 
 /// An update of a tally: resolves when the flush that carries it is durable.
 ///
-/// The update was counted, or refused, in the call that made this. Dropping the handle takes nothing back and
-/// costs nothing; updates of one flush share one commit.
+/// The update was counted, or refused, in the call that made this: ask [`accepted`](Update::accepted) where you do not wait.
+/// Dropping the handle takes nothing back and costs nothing; updates of one flush share one commit.
 #[derive(Debug)]
+#[must_use = "the update may have been refused"]
 pub struct Update<'t, F: Fold = Sum> {
     core: Held<'t, F>,
     outcome: Result<u64, UpdateError>,
@@ -45,7 +46,6 @@ impl<'t, F: Fold> Update<'t, F> {
     }
 
     /// A handle that borrows nothing, for a task of its own.
-    #[must_use]
     pub fn into_owned(mut self) -> Update<'static, F> {
         let core = Held::Owned(self.core.get().clone());
         let outcome = self.outcome.clone();

@@ -4,12 +4,13 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Durability {
-    /// Accepted into memory. Survives nothing; written and synced in the background within 10 ms
-    /// and 20 ms.
+    /// Accepted into memory. Lost if the process crashes; a clean close writes it. Written in the background within 10 ms,
+    /// and synced within 20.
     Buffered,
-    /// Written to the device. Survives the process, not a power cut; synced in the background.
+    /// Written to the device. Survives a crash of the process, but not of the kernel or a power cut. Synced in the
+    /// background.
     Written,
-    /// Durable: survives a power cut, as far as the device honours a completed flush.
+    /// Durable: survives a crash of the kernel and a power cut, as far as the device honours a completed flush.
     #[default]
     Synced,
 }

@@ -51,7 +51,10 @@ impl<'a> Write<'a> {
         self.terms.is_none() && self.origin.deadline.is_none()
     }
 
-    /// A record with this payload and no key. The payload may be empty.
+    /// A record with this payload and no key. The payload may be empty. How large it may be:
+    /// [`Options::record_bytes`](crate::Options::record_bytes).
+    ///
+    /// Records without a key have no order, even if one thread appends them: each may go to another shard.
     pub fn new(payload: impl IntoBytes<'a>) -> Write<'a> {
         Write {
             payload: Payload::Whole(payload.into_bytes()),
@@ -114,7 +117,8 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// How long the record may wait to be accepted, from the call that appends it. Where it is not, that is told:
+    /// Gives up if the record is not accepted within this time, from the call that appends it. Does not bound the time until
+    /// it is durable. Where it gives up, that is told:
     /// [`AppendError::Overloaded`](crate::AppendError::Overloaded) with [`Cause::Deadline`](crate::error::Cause::Deadline),
     /// and nothing was accepted. At once, where the shard has so much to write that the record would not be durable in time;
     /// later, where it waits in line in vain.
@@ -236,7 +240,7 @@ pub(crate) fn joined(parts: &[IoSlice<'_>]) -> Vec<u8> {
 
 /// Bytes, borrowed or owned.
 pub trait IntoBytes<'a> {
-    /// The bytes, without a copy.
+    /// The bytes: without a copy, except for an array by value, which is copied to the heap. Borrow it (`&array`) instead.
     fn into_bytes(self) -> Cow<'a, [u8]>;
 }
 
