@@ -432,9 +432,9 @@
 //!
 //! # After a failure
 //!
-//! A shard that failed stops for good; [`ShardStats::failed`](stats::ShardStats::failed) says why. Others go on, except those on
-//! a device of which a flush failed. What was durable can be read; appends to the shard fail, also those without a key that are
-//! sent to it. To recover, close the log, which works all the same, and open it again; or restart the process.
+//! A shard that failed stops for good: [`ShardStats::failed`](stats::ShardStats::failed) is set, and a notice says why. Others
+//! go on, except those on a device of which a flush failed. What was durable can be read; appends to the shard fail, also those
+//! without a key that are sent to it. To recover, close the log, which works all the same, and open it again; or restart the process.
 //!
 //! # Cargo features
 //!

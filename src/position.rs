@@ -162,7 +162,7 @@ impl fmt::Debug for Position {
 }
 
 impl fmt::Display for Position {
-    /// `shard@lsn`, with the epoch behind a dot.
+    /// `shard@lsn`, with the epoch after a dot.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}.{}", self.shard(), self.lsn(), self.epoch())
     }

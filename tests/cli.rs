@@ -217,8 +217,8 @@ fn damage_is_found_and_repaired_only_on_demand() {
     assert_eq!(code, 3, "{out}");
     assert!(out.contains("testifies"), "{out}");
     let year = 1970 + std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 31_556_952;
-    let times = out.lines().find(|line| line.contains("behind a record of")).expect("the times around it");
-    assert!(times.contains(&format!("behind a record of {year}-")), "{out}");
+    let times = out.lines().find(|line| line.contains("after a record of")).expect("the times around it");
+    assert!(times.contains(&format!("after a record of {year}-")), "{out}");
     let (code, out, error) = text(&sawmill(&["repair", path]));
     assert_eq!(code, 3, "{out}{error}");
     assert!(out.contains("nothing was changed"), "{out}");
@@ -229,7 +229,7 @@ fn damage_is_found_and_repaired_only_on_demand() {
     assert_eq!(code, 3, "the damaged place stays what it is: {out}");
     let damaged = out.lines().find(|line| line.contains("is damaged at LSN")).expect("what reading found");
     assert!(damaged.contains(", up to ") && damaged.contains("(0000000001.seg, offset "), "{out}");
-    let times = out.lines().find(|line| line.contains("behind a record of")).expect("the times around it");
+    let times = out.lines().find(|line| line.contains("after a record of")).expect("the times around it");
     assert!(times.contains(&format!("before one of {year}-")), "{out}");
     let log = Options::new().open(&dir).unwrap();
     assert_eq!(log.merged(..).unwrap().flatten().count(), 42, "all but the damaged one");
@@ -399,7 +399,7 @@ fn a_tally_is_shown() {
     let log = Options::new().shards(2).segment_bytes(1 << 20).open(dir.path()).unwrap();
     let likes = log.tally("likes").unwrap();
     for post in 0..30i64 {
-        likes.add(format!("post:{post}"), post * post);
+        likes.add(format!("post:{post}"), post * post).accepted().unwrap();
     }
     likes.flush().unwrap();
     // Beside the living owner, as soon as the log itself says that the flush is durable.

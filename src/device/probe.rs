@@ -107,7 +107,7 @@ pub struct Capabilities {
 pub struct WriteProbe {
     /// Median time of a synchronous write (`RWF_DSYNC`).
     pub write_through: Duration,
-    /// Median time of a write with an fdatasync behind it.
+    /// Median time of a write that is followed by an fdatasync.
     pub write_and_sync: Duration,
     /// How many of 100 writes over written extents the kernel could not start at once: io_uring hands such
     /// writes to worker threads, which costs several times the CPU.

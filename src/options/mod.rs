@@ -141,8 +141,8 @@ impl Options {
     }
 
     /// The largest record (key and payload) or batch, in bytes; 16 MiB by default, or less if
-    /// `memory_bytes` or `segment_bytes` are too small for that: about half the memory of a shard, and a quarter of a
-    /// segment. A larger record is [`AppendError::TooLarge`](crate::AppendError::TooLarge), as is a key of more than 65,535
+    /// `memory_bytes` or `segment_bytes` are too small for that: a record takes at most about half of a shard's memory, and a
+    /// quarter of a segment. A larger record is [`AppendError::TooLarge`](crate::AppendError::TooLarge), as is a key of more than 65,535
     /// bytes. Set it to have the open fail on a machine that is too small for it.
     #[must_use]
     pub fn record_bytes(mut self, bytes: u64) -> Options {
@@ -151,6 +151,7 @@ impl Options {
     }
 
     /// The durability of an append that does not set its own; [`Durability::Synced`] by default.
+    /// [`Log::post`](crate::Log::post) does not go by it.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;

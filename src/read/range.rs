@@ -12,7 +12,7 @@ use crate::position::Lsn;
 /// The records of a shard within a range, in order. By [`Shard::read`](crate::Shard::read).
 ///
 /// It ends at the range's end or at what was durable when it was made, whichever comes first. A
-/// damaged stretch does not end it: it yields the error and goes on behind it.
+/// damaged stretch does not end it: it yields the error and goes on after it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Range {

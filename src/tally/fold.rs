@@ -29,7 +29,7 @@
 /// # let dir = tempfile::tempdir()?;
 /// # let log = sawmill::Log::open(dir.path())?;
 /// let seen = log.tally_of::<Colours>("colours")?;
-/// seen.update(b"shelf", 3);
+/// seen.update(b"shelf", 3).accepted()?;
 /// seen.update(b"shelf", 5).wait()?;
 /// assert_eq!(seen.get(b"shelf"), Some(0b0010_1000));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

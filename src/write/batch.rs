@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Durability, Keys, List, Origin, Priority, Terms};
 use crate::position::Position;
 
-/// Payloads of a batch, behind each other in memory that is kept for the next batch; where wanted, each with a
+/// Payloads of a batch, one after the other in memory that is kept for the next batch; where wanted, each with a
 /// [key of its own](BatchBuilder::push_keyed).
 ///
 /// ```

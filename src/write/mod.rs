@@ -159,7 +159,7 @@ impl<'a> Write<'a> {
     /// [`Log::last`](crate::Log::last), in this call, also of a task: without an index
     /// ([`Options::index_keys`](crate::Options::index_keys)) that may take long.
     ///
-    /// What came between is read from behind what one knew:
+    /// What came between is read from after the record that one knew:
     /// `log.read_key(key, (known.map_or(Unbounded, Excluded), Unbounded))`, with [`Bound`](std::ops::Bound)'s variants.
     ///
     /// ```

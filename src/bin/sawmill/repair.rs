@@ -15,7 +15,7 @@ use crate::{DAMAGED, Error};
 /// Make a log that is refused as damaged open again.
 ///
 /// No record is deleted: the damaged stretch stays where it is, readers are told of it, and the log goes
-/// on behind everything that was ever durable. The manifests, which are all that is changed, are copied
+/// on after everything that was ever durable. The manifests, which are all that is changed, are copied
 /// aside first. Where a shard's manifest is damaged or missing in both copies, it is rebuilt from the shard's
 /// segments; then records that were truncated may be back.
 #[derive(Debug, Args)]

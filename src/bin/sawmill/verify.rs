@@ -28,10 +28,10 @@ pub fn print(verified: &Verified) {
         println!("{}", error_chain(finding));
         match times.map(|time| time.map(date)) {
             [None, None] => {}
-            [Some(before), None] => println!("    behind a record of {before}, the last that can be read"),
-            [None, Some(behind)] => println!("    before a record of {behind}, the first that can be read"),
-            [Some(before), Some(behind)] => {
-                println!("    behind a record of {before}, before one of {behind}");
+            [Some(before), None] => println!("    after a record of {before}, the last that can be read"),
+            [None, Some(after)] => println!("    before a record of {after}, the first that can be read"),
+            [Some(before), Some(after)] => {
+                println!("    after a record of {before}, before one of {after}");
             }
         }
     }
