@@ -5,7 +5,6 @@
 //! written last; an idle log catches up by its idle marker.
 
 use std::fmt;
-use std::io;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,7 +117,7 @@ pub struct Verified {
     pub bytes: u64,
     /// Everything that is not as it was written.
     pub findings: Vec<Finding>,
-    /// For each of the findings, the time of the last record before it in its shard and of the first one behind it, in
+    /// For each of the findings, the time of the last record before it in its shard and of the first one after it, in
     /// nanoseconds since the Unix epoch; `None` where there is no such record.
     pub times: Vec<[Option<u64>; 2]>,
 }
@@ -146,10 +145,7 @@ impl LogReader {
         let body =
             ManifestFiles::peek(directory.as_ref(), "log", SlotKind::Log).map_err(|error| match error {
                 ManifestError::Missing if !is_of_a_log(directory.as_ref()) => {
-                    OpenError::at("reading the manifest", path)(io::Error::new(
-                        io::ErrorKind::NotFound,
-                        "there is no log",
-                    ))
+                    OpenError::NoLog { path: path.to_owned() }
                 }
                 error => OpenError::manifest(path)(error),
             })?;
