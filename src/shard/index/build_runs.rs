@@ -11,7 +11,9 @@ use super::walk::{Walk, Walked, with_id};
 use super::{IndexConfig, beginning, indexed, is_current};
 use crate::device::Directory;
 use crate::format::{INDEX_BYTES_MAX, KeyHash};
-use crate::index::{Builder, Built, FilePages, RunFile, can_merge, list_runs, merge, write_run};
+use crate::index::{
+    Builder, Built, FilePages, RunFile, Sink, Written, can_merge, list_runs, merge, write_run,
+};
 use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
@@ -65,9 +67,17 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn take_number(&mut self) -> u32 {
-        self.next_number = self.next_number.saturating_add(1);
-        self.next_number - 1
+    /// Writes a run that is none of these.
+    fn write_run(
+        &mut self,
+        known: &[RunFile],
+        write: impl FnOnce(&mut Builder, &mut dyn Sink) -> io::Result<Written>,
+    ) -> io::Result<RunFile> {
+        let (directory, builder) = (self.directory.as_ref(), &mut self.builder);
+        let run = write_run(directory, self.next_number, known, |sink| write(builder, sink))?;
+        // Where they are used up another one is looked for each time.
+        self.next_number = run.number.saturating_add(1);
+        Ok(run)
     }
 }
 
@@ -226,8 +236,7 @@ impl Engine {
     fn write_index_run(&self, work: &mut Work, end: Lsn) -> io::Result<()> {
         work.has_begun = false;
         let nonce = self.index_nonce()?;
-        let (number, builder) = (work.take_number(), &mut work.builder);
-        let run = write_run(work.directory.as_ref(), number, |sink| builder.write(sink, end, nonce))?;
+        let run = work.write_run(&self.indexing.runs(), |builder, sink| builder.write(sink, end, nonce))?;
         let gone = self.indexing.change(&self.view(), |runs| runs.push(run));
         gone.iter().for_each(|run| run.remove(work.directory.as_ref()));
         Ok(())
@@ -243,10 +252,10 @@ impl Engine {
         if inputs.len() < RUNS_MERGED || !can_merge(inputs.iter().map(|run| run.run.as_ref())) {
             return Ok(());
         }
-        let (nonce, number) = (self.index_nonce()?, work.take_number());
+        let nonce = self.index_nonce()?;
         let pages: Vec<_> = inputs.iter().map(|run| FilePages::new(&work.directory, run, None)).collect();
         let parts: Vec<_> = inputs.iter().map(|run| run.run.as_ref()).zip(&pages).collect();
-        let merged = write_run(work.directory.as_ref(), number, |sink| merge(&parts, sink, nonce));
+        let merged = work.write_run(&runs, |_, sink| merge(&parts, sink, nonce));
         let is_input = |run: &RunFile| inputs.iter().any(|input| input.number == run.number);
         let gone = match merged {
             Ok(merged) => self.indexing.change(&self.view(), |runs| {
