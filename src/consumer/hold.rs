@@ -62,7 +62,7 @@ impl Hold {
 /// What a consumer asks a shard for that has committed this: what lies behind it, or from where it is set back to. One that
 /// would be refused, since the shard is of another moment or another history, may be told to go on anywhere.
 pub(crate) fn floor(name: &str, engine: &Engine, committed: Option<Committed>) -> Lsn {
-    let behind = committed.map_or(Lsn::MIN, |committed| Lsn(committed.position.lsn().0 + 1));
+    let behind = committed.map_or(Lsn::MIN, |committed| Lsn(committed.position.lsn().0.saturating_add(1)));
     // Of what is truncated nothing is known, and nothing kept.
     if behind <= engine.view().horizon { behind } else { resume(name, engine, committed).unwrap_or(Lsn::MIN) }
 }

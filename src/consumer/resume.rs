@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::progress::committed_at;
 use crate::error::ConsumerError;
-use crate::format::Committed;
+use crate::format::{Committed, EpochTable};
 use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::read::RangeBack;
 use crate::segment::StoreView;
@@ -86,7 +86,7 @@ pub(crate) fn resume_in(
     let Some(Committed { position, seed }) = committed else { return Ok(view.horizon) };
     let own = view.seed_of(position.epoch());
     let is_other = seed != 0 && own != 0 && seed != own;
-    let lsn = place(view, end, position).filter(|_| !is_other);
+    let lsn = place(&view.epochs, end, position).filter(|_| !is_other);
     lsn.ok_or_else(|| {
         let name = name.to_owned();
         if position.lsn() < end {
@@ -97,18 +97,22 @@ pub(crate) fn resume_in(
     })
 }
 
-/// See [`resume`]; `None` if it is of an epoch that is still to come, or not written yet.
-fn place(view: &StoreView, end: Lsn, position: Position) -> Option<Lsn> {
-    let lsn = position.lsn();
-    let is_to_come = view.epochs.last().is_none_or(|row| row.epoch < position.epoch());
-    match view.epochs.owner(lsn) {
-        _ if is_to_come => None,
-        Some((row, _)) if row.epoch == position.epoch() => (lsn < end).then_some(Lsn(lsn.0 + 1)),
-        _ => {
-            let earlier = view.epochs.ranges().filter(|(row, _)| row.epoch <= position.epoch());
-            Some(earlier.last().map_or(Lsn::MIN, |(_, range)| range.end.min(lsn)))
-        }
+/// See [`resume`]; `None` if it is of an epoch that is still to come, or of a history of the shard that
+/// is not this one's.
+fn place(epochs: &EpochTable, end: Lsn, position: Position) -> Option<Lsn> {
+    let (lsn, epoch) = (position.lsn(), position.epoch());
+    if epochs.last().is_none_or(|row| row.epoch < epoch) || epochs.held_nothing(epoch) {
+        return None;
     }
+    let rows = epochs.rows().partition_point(|row| row.epoch <= epoch);
+    // Where there is none, what is left of the log is all of later epochs.
+    let Some((row, owned)) = epochs.ranges().take(rows).last() else { return Some(Lsn::MIN) };
+    if owned.end <= lsn {
+        return Some(owned.end); // It was cut off.
+    }
+    // What an epoch gives lies behind all that was before it. If an older one owns it, whatever gave it is not here.
+    let is_here = row.epoch == epoch && owned.contains(&lsn) && lsn < end;
+    is_here.then_some(Lsn(lsn.0 + 1))
 }
 
 /// Whether progress that was recorded for one log is that of another.
@@ -116,5 +120,51 @@ pub(super) fn check_log(name: &str, recorded: Option<LogId>, own: LogId) -> Resu
     match recorded.filter(|log| *log != own) {
         Some(log) => Err(ConsumerError::OtherLog { name: name.to_owned(), log, own }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sim::Random;
+    use crate::format::EpochRow;
+
+    /// Whatever the rows and the position are, as files may have them: nothing comes that is not behind it.
+    #[test]
+    fn what_comes_next_lies_behind_what_was_committed() {
+        let mut random = Random::new(1);
+        let (mut places, mut refused) = (0, 0);
+        for _ in 0..2_000 {
+            let (mut table, mut top, mut number) = (EpochTable::default(), 0, 0);
+            for _ in 0..1 + random.below(8) {
+                number += 1 + random.below(3) as u32;
+                top += random.below(4) * 10;
+                let cut = if random.below(3) == 0 { random.below(top + 1) } else { top };
+                let empty_from = random.below(u64::from(number)) as u32;
+                table.push(EpochRow { epoch: number, empty_from, nonce: 1, start: top, cut });
+                if random.below(8) == 0 {
+                    table.prune(Lsn(random.below(top + 1)));
+                }
+            }
+            let end = Lsn(top + random.below(20));
+            for _ in 0..50 {
+                let (lsn, epoch) = (Lsn(random.below(top + 25)), random.below(u64::from(number) + 2) as u32);
+                let position = Position::new(ShardId(0), epoch, lsn, lsn);
+                let Some(from) = place(&table, end, position) else {
+                    refused += 1;
+                    continue;
+                };
+                places += 1;
+                for (row, owned) in table.ranges() {
+                    let first = owned.start.max(from);
+                    assert!(
+                        first >= owned.end || (row.epoch, first) > (epoch, lsn),
+                        "{position} is followed by {first} of epoch {} in {table:?}",
+                        row.epoch
+                    );
+                }
+            }
+        }
+        assert!(places > 10_000 && refused > 10_000, "{places} places, {refused} refused");
     }
 }

@@ -51,7 +51,7 @@ fn layouts() -> Vec<Layout> {
             clean_end,
             timestamp,
         }),
-        layout!(EpochRow { epoch, reserved, nonce, start, cut }),
+        layout!(EpochRow { epoch, empty_from, nonce, start, cut }),
         layout!(SegmentRow { base, bytes, file, reserved }),
         layout!(ProgressHead { log }),
         layout!(ProgressRow { position, committed, seed }),

@@ -9,7 +9,9 @@ use crate::position::Lsn;
 #[repr(C)]
 pub(crate) struct EpochRow {
     pub epoch: u32,
-    pub reserved: u32,
+    /// From this one on the epochs before this one held nothing, so that there is no position of them; 0 if the last of
+    /// them did, or nobody knows.
+    pub empty_from: u32,
     pub nonce: u64,
     /// Where the epoch's first block stands, or would.
     pub start: u64,
@@ -110,6 +112,13 @@ impl EpochTable {
         unlike.min()
     }
 
+    /// Whether an epoch that has no row is known to have held nothing. One that was cut off has none either.
+    pub(crate) fn held_nothing(&self, epoch: u32) -> bool {
+        let next = self.rows.get(self.rows.partition_point(|row| row.epoch <= epoch));
+        let has_row = self.rows.binary_search_by_key(&epoch, |row| row.epoch).is_ok();
+        !has_row && next.is_some_and(|next| (1..=epoch).contains(&next.empty_from))
+    }
+
     pub(crate) fn last(&self) -> Option<&EpochRow> {
         self.rows.last()
     }
@@ -124,7 +133,7 @@ mod tests {
     use super::*;
 
     fn row(epoch: u32, start: u64, cut: u64) -> EpochRow {
-        EpochRow { epoch, reserved: 0, nonce: u64::from(epoch), start, cut }
+        EpochRow { epoch, empty_from: 0, nonce: u64::from(epoch), start, cut }
     }
 
     /// A cut below an epoch that stayed empty must survive it.

@@ -6,10 +6,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::index_pages::{BLOCKS_A_PAGE, places_a_page};
-use super::siphash::siphash_64;
+use super::siphash::{siphash_64, siphash_96};
 use super::{Defect, EpochSeed, FORMAT_VERSION, GRANULE, Identity, crc};
 use crate::position::Lsn;
-use crate::sys::crc32c_append;
 
 const MAGIC: [u8; 8] = *b"sawmillI";
 
@@ -58,7 +57,7 @@ impl KeyHash {
     pub(crate) const END: u64 = 1 << KEY_HASH_BITS;
 }
 
-/// All 64 bits of that hash, and 32 of another one. Of a million keys two agree in both with a chance of 2^-57, and nobody
+/// All 64 bits of that hash, and 32 more of the same function. Of a million keys two agree in both with a chance of 2^-57, and nobody
 /// who does not know the log id can look for such: what has the same is taken for the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WholeKeyHash {
@@ -68,8 +67,7 @@ pub(crate) struct WholeKeyHash {
 
 impl WholeKeyHash {
     pub(crate) fn of(log_id: &[u8; 16], key: &[u8]) -> WholeKeyHash {
-        let hash = siphash_64(log_id, key);
-        let check = crc32c_append(key.len() as u32 ^ hash as u32, key);
+        let (hash, check) = siphash_96(log_id, key);
         WholeKeyHash { hash, check }
     }
 }
@@ -275,6 +273,22 @@ impl IndexEpoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By a difference that no CRC sees: what is beside the hash is no function of that and the key's length.
+    #[test]
+    fn what_is_beside_the_hash_is_hashed_as_well() {
+        let crc = |start, bytes: &[u8]| crc32c::crc32c_append(start, bytes);
+        let polynomial = (1 | 0x82f6_3b78_u64 << 1).to_le_bytes();
+        for number in 0..100_u64 {
+            let key = number.to_be_bytes();
+            let other: [u8; 8] = std::array::from_fn(|index| key[index] ^ polynomial[index]);
+            assert_eq!(crc(0, &key), crc(0, &other));
+            let [one, two] = [key, other].map(|key| WholeKeyHash::of(&[7; 16], &key));
+            let told = crc(one.hash as u32 ^ two.hash as u32, &[0; 8]) ^ crc(0, &[0; 8]);
+            assert_ne!(one.check ^ two.check, told);
+            assert_eq!(KeyHash::of_whole(one), KeyHash::of(&[7; 16], &key));
+        }
+    }
 
     fn header() -> (IndexHeader, Vec<IndexEpoch>) {
         let plan = IndexPlan {

@@ -211,6 +211,7 @@ impl ShardManifest {
         let last = rows.last().ok_or(Defect::Length)?;
         let sane = rows.is_sorted_by(|a, b| a.epoch < b.epoch && a.start <= b.start)
             && rows.iter().all(|row| row.cut <= row.start && row.start % super::GRANULE == 0)
+            && rows.iter().all(|row| row.empty_from < row.epoch.max(1))
             && last.epoch < layout.next_epoch
             && segments.iter().all(|s| s.base.checked_add(s.bytes).is_some() && s.bytes > 0)
             && segments.iter().all(|s| (s.base | s.bytes) % super::GRANULE == 0)
@@ -265,7 +266,7 @@ mod tests {
     use super::*;
 
     fn row(epoch: u32, start: u64, cut: u64) -> EpochRow {
-        EpochRow { epoch, reserved: 0, nonce: u64::from(epoch), start, cut }
+        EpochRow { epoch, empty_from: 0, nonce: u64::from(epoch), start, cut }
     }
 
     fn shard() -> ShardManifest {

@@ -45,12 +45,18 @@ impl ProgressRow {
         }
     }
 
+    /// What is committed of the shard that the row is of.
+    ///
     /// # Errors
-    /// [`Defect::Length`] if it says neither that there is one nor that there is none.
-    pub(super) fn committed(&self) -> Result<Option<Committed>, Defect> {
+    /// [`Defect::Length`] if it says neither that there is something nor that there is nothing, or is of another shard:
+    /// by such a position nobody could go on.
+    pub(super) fn committed(&self, shard: usize) -> Result<Option<Committed>, Defect> {
+        let position = Position::from_bytes(self.position);
         match self.committed {
             0 => Ok(None),
-            1 => Ok(Some(Committed { position: Position::from_bytes(self.position), seed: self.seed })),
+            1 if usize::from(position.shard().0) == shard => {
+                Ok(Some(Committed { position, seed: self.seed }))
+            }
             _ => Err(Defect::Length),
         }
     }
@@ -78,9 +84,9 @@ pub(crate) fn decode_progress(body: &[u8]) -> Result<(Option<LogId>, Vec<Option<
             Some(LogId::from_bytes(head.log))
         }
     };
-    let rows = rows.chunks_exact(size_of::<ProgressRow>()).map(|row| {
+    let rows = rows.chunks_exact(size_of::<ProgressRow>()).enumerate().map(|(shard, row)| {
         let row: ProgressRow = bytemuck::pod_read_unaligned(row);
-        row.committed()
+        row.committed(shard)
     });
     Ok((log, rows.collect::<Result<_, Defect>>()?))
 }
@@ -92,18 +98,20 @@ mod tests {
 
     #[test]
     fn rows_come_back() {
-        let position = Position::new(ShardId(3), 1, Lsn(4096 + 88), Lsn(4096));
+        let position = Position::new(ShardId(1), 1, Lsn(4096 + 88), Lsn(4096));
         let (log, rows) =
             (LogId::from_bytes([9; 16]), vec![None, Some(Committed { position, seed: 7 }), None]);
         let body = encode_progress(log, &rows);
         assert_eq!(decode_progress(&body), Ok((Some(log), rows.clone())));
         assert_eq!(
             decode_progress(&body[16..]),
-            Ok((None, rows)),
+            Ok((None, rows.clone())),
             "as it was written before it said which log"
         );
         assert_eq!(decode_progress(&[]), Ok((None, vec![])));
         assert_eq!(decode_progress(&body[1..]), Err(Defect::Length));
+        // Of another shard than the row.
+        assert_eq!(decode_progress(&encode_progress(log, &rows[1..])), Err(Defect::Length));
         let mut neither = body;
         neither[16 + std::mem::offset_of!(ProgressRow, committed)] = 2;
         assert_eq!(decode_progress(&neither), Err(Defect::Length));

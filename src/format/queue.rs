@@ -159,7 +159,8 @@ impl<'a> Rest<'a> {
 pub(crate) fn decode_queue(body: &[u8]) -> Result<(LogId, QueueState), Defect> {
     let mut rest = Rest(body);
     let head: QueueHead = rest.row()?;
-    let read = rest.rows::<ProgressRow>(head.shards)?.map(|row| row.committed());
+    let rows = rest.rows::<ProgressRow>(head.shards)?.enumerate();
+    let read = rows.map(|(shard, row)| row.committed(shard));
     let read = read.collect::<Result<_, Defect>>()?;
     let open = rest.rows::<OpenRow>(head.open)?.map(|row| OpenRecord {
         position: Position::from_bytes(row.position),
@@ -207,8 +208,10 @@ mod tests {
     }
 
     fn some_state(random: &mut u64) -> QueueState {
-        let read = (0..below(random, 4)).map(|_| {
-            let position = some_position(random);
+        let read = (0..below(random, 4)).map(|shard| {
+            let some = some_position(random);
+            let (shard, block) = (ShardId(shard as u16), Lsn(some.lsn().0 - 88));
+            let position = Position::new(shard, some.epoch(), some.lsn(), block);
             (below(random, 2) == 0).then(|| Committed { position, seed: below(random, 1 << 30) as u32 })
         });
         let read = read.collect();

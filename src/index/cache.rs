@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use crate::format::INDEX_PAGE_BYTES;
 use crate::sync::lock;
 
-/// Which page: the number of the run's file, and its own.
-type Name = (u32, u32);
+/// Which page: the number that was drawn for its run, and its own. That of the run's file may be another's one day, and a
+/// page that is kept is not checked again.
+type Name = (u64, u32);
 
 /// Pages that were read, up to a number of them; those that were not asked for since they came go first.
 #[derive(Debug)]
@@ -76,11 +77,11 @@ impl PageCache {
         self.reads.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Forgets the pages of a file: its number may be another's.
-    pub(crate) fn forget(&self, file: u32) {
+    /// Forgets the pages of the run with this nonce, which is not asked any more.
+    pub(crate) fn forget(&self, nonce: u64) {
         let mut held = lock(&self.held);
-        held.pages.retain(|(of, _), _| *of != file);
-        held.order.retain(|(of, _)| *of != file);
+        held.pages.retain(|(of, _), _| *of != nonce);
+        held.order.retain(|(of, _)| *of != nonce);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs as files of a shard's folder.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -39,8 +40,8 @@ impl RunFile {
     }
 }
 
-/// The runs in a shard's folder that can be believed, by their first pages, and the highest number that any has. Files
-/// with a run's name that are none are removed.
+/// The runs in a shard's folder that can be believed, by their first pages, and the highest number that any of them has.
+/// Files with a run's name that are none are removed.
 pub(crate) fn list_runs(
     directory: &dyn Directory,
     log_id: &[u8; 16],
@@ -49,7 +50,6 @@ pub(crate) fn list_runs(
     let (mut runs, mut highest) = (Vec::new(), 0);
     let mut page = AlignedBuffer::zeroed(INDEX_PAGE_BYTES)?;
     for number in directory.list()?.iter().filter_map(|name| run_number(name)) {
-        highest = highest.max(number);
         let name = run_name(number);
         let file = match directory.open_again(&name) {
             Ok(file) => file,
@@ -58,7 +58,10 @@ pub(crate) fn list_runs(
         };
         let id = file.id()?;
         match read_run(file.as_ref(), &mut page, log_id, shard) {
-            Ok(run) => runs.push(RunFile { number, id, run: Arc::new(run) }),
+            Ok(run) => {
+                highest = highest.max(number);
+                runs.push(RunFile { number, id, run: Arc::new(run) });
+            }
             Err(Defect::Unreadable) => {}
             Err(_) => drop(directory.remove_file(&name, id)),
         }
@@ -67,7 +70,8 @@ pub(crate) fn list_runs(
 }
 
 /// The runs in a shard's folder, which is somebody else's, by their numbers, and how many names there are in it. Of those
-/// that are `known`, by their numbers as well, none is opened again: that a file was replaced shows once a page is read.
+/// that are `known`, by their numbers as well, none is opened again, unless another file has its name by now. One that has
+/// its inode, too, shows once a page is read.
 pub(crate) fn look_for_runs(
     directory: &dyn Directory,
     log_id: &[u8; 16],
@@ -77,11 +81,14 @@ pub(crate) fn look_for_runs(
     let names = directory.list()?;
     let mut page = AlignedBuffer::zeroed(INDEX_PAGE_BYTES)?;
     let mut run = |number| {
+        let name = run_name(number);
         if let Ok(index) = known.binary_search_by_key(&number, |run| run.number) {
-            return Some(known[index].clone());
+            if directory.id_of(&name).is_ok_and(|id| id == known[index].id) {
+                return Some(known[index].clone());
+            }
         }
         // What is gone by now, cannot be read or is not written yet may be there the next time.
-        let file = directory.open_again(&run_name(number)).ok()?;
+        let file = directory.open_again(&name).ok()?;
         let run = read_run(file.as_ref(), &mut page, log_id, shard).ok()?;
         Some(RunFile { number, id: file.id().ok()?, run: Arc::new(run) })
     };
@@ -151,7 +158,7 @@ impl FilePages {
 impl Pages for FilePages {
     fn page(&self, number: u32) -> Result<Arc<[u8]>, Defect> {
         let Some(cache) = &self.cache else { return self.read(number) };
-        let name = (self.run.number, number);
+        let name = (self.run.run.header.nonce, number);
         if let Some(page) = cache.get(name) {
             return Ok(page);
         }
@@ -216,18 +223,36 @@ impl Sink for FileSink<'_> {
     }
 }
 
-/// Writes a run into a new file of this number, its first page last. Nothing is synced: what a power cut leaves of it
-/// checks or does not.
+/// A new file with the name of a run: with this number, or with the lowest that is free where some file has that. None of
+/// the runs that are `known` has it, whether their files are there or not.
+fn create(directory: &dyn Directory, number: u32, known: &[RunFile]) -> io::Result<(u32, Arc<dyn File>)> {
+    let is_known = |number: u32| known.iter().any(|run| run.number == number);
+    if !is_known(number) {
+        match directory.create(&run_name(number)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.map(|file| (number, file)),
+        }
+    }
+    let names = directory.list()?;
+    let taken: BTreeSet<u32> = names.iter().filter_map(|name| run_number(name)).collect();
+    let number = (1..=u32::MAX).find(|number| !taken.contains(number) && !is_known(*number));
+    let number = number.ok_or_else(|| io::Error::other("there is no number for another run"))?;
+    directory.create(&run_name(number)).map(|file| (number, file))
+}
+
+/// Writes a run into a new file, of this number if that is free, its first page last. Nothing is synced: what a power cut
+/// leaves of it checks or does not.
 ///
 /// # Errors
 /// Where that fails; the file is gone again, if it can be removed.
 pub(crate) fn write_run(
     directory: &dyn Directory,
     number: u32,
+    known: &[RunFile],
     write: impl FnOnce(&mut dyn Sink) -> io::Result<Written>,
 ) -> io::Result<RunFile> {
+    let (number, file) = create(directory, number, known)?;
     let name = run_name(number);
-    let file = directory.create(&name)?;
     let id = file.id()?;
     let mut sink = FileSink::new(file.as_ref())?;
     let written = write(&mut sink).and_then(|written| {

@@ -11,7 +11,7 @@ use crate::format::Defect;
 use crate::index::{FilePages, PageCache, RunFile, look_for_runs};
 use crate::position::Lsn;
 use crate::segment::StoreView;
-use crate::shard::{Hint, KeyPlaces, KeyQuery, Runs, current_runs};
+use crate::shard::{Hint, KeyPlaces, KeyQuery, Runs, current_runs, is_current_run};
 use crate::sync::lock;
 
 /// Pages that are kept in memory, of each shard that was asked for a key.
@@ -38,10 +38,18 @@ struct Seen {
     current: Option<(Weak<StoreView>, Arc<Vec<RunFile>>)>,
 }
 
+/// Whether it is the same run by the same name.
+fn is_same(one: &RunFile, other: &RunFile) -> bool {
+    one.number == other.number && one.run.header.nonce == other.run.header.nonce
+}
+
 impl Seen {
     fn change(&mut self, files: Vec<RunFile>, cache: &PageCache) {
-        let is_there = |gone: &&RunFile| files.binary_search_by_key(&gone.number, |run| run.number).is_ok();
-        self.files.iter().filter(|run| !is_there(run)).for_each(|run| cache.forget(run.number));
+        let is_there = |gone: &&RunFile| {
+            let found = files.binary_search_by_key(&gone.number, |run| run.number);
+            found.is_ok_and(|index| is_same(&files[index], gone))
+        };
+        self.files.iter().filter(|run| !is_there(run)).for_each(|run| cache.forget(run.run.header.nonce));
         self.files = files;
         self.current = None;
     }
@@ -82,14 +90,16 @@ impl ForeignIndex {
 
     /// Looks which runs there are; true if they are others.
     fn look(&self, view: &StoreView) -> bool {
-        let known = lock(&self.seen).files.clone();
+        // What the log has no more is never asked for, so that it would not show that another run has its number by now.
+        let mut known = lock(&self.seen).files.clone();
+        known.retain(|run| is_current_run(run, view));
         let looked = look_for_runs(self.directory.as_ref(), &view.log_id, view.shard, &known);
         // What cannot be looked at now is as it was.
         let Ok((files, names)) = looked else { return false };
-        let number = |run: &RunFile| run.number;
         let mut seen = lock(&self.seen);
         seen.names = names;
-        let are_others = !files.iter().map(number).eq(seen.files.iter().map(number));
+        let is_as_before = |(new, old): (&RunFile, &RunFile)| is_same(new, old);
+        let are_others = files.len() != seen.files.len() || !files.iter().zip(&seen.files).all(is_as_before);
         if are_others {
             seen.change(files, &self.cache);
         }
@@ -106,7 +116,7 @@ impl Runs for ForeignIndex {
     fn forget(&self, run: &RunFile) {
         let mut seen = lock(&self.seen);
         let mut files = seen.files.clone();
-        files.retain(|kept| kept.number != run.number);
+        files.retain(|kept| !is_same(kept, run));
         seen.change(files, &self.cache);
     }
 }
@@ -250,6 +260,72 @@ mod tests {
             check(&beside(&machine), number + 1);
         }
         assert!(rounds > 5, "{rounds}");
+    }
+
+    /// A reader knows runs of what is truncated since, whose numbers others have by now.
+    #[test]
+    fn runs_that_have_the_numbers_of_earlier_ones_are_opened() {
+        let machine = SimMachine::new(1);
+        let log = open(&machine);
+        let reader = beside(&machine);
+        append(&log, 0..1_000);
+        index_all(&log);
+        check(&reader, 1);
+        // So that the last segment has nothing of a run, and too little for one.
+        let last_segment = || {
+            let (view, end) = (log.engine_of(SHARD).view(), log.shard(SHARD).durable_lsn());
+            view.segment_of(Lsn(end.0 - 1)).map(|index| view.segments[index].base())
+        };
+        let before = last_segment();
+        while last_segment() == before {
+            append(&log, 0..1);
+        }
+        log.shard(SHARD).truncate_before(log.shard(SHARD).durable_lsn()).unwrap();
+        index_all(&log);
+        assert_eq!(log.engine_of(SHARD).indexed().0, last_segment().unwrap().0);
+        log.close().unwrap();
+        let log = open(&machine);
+        append(&log, 0..2_000);
+        index_all(&log);
+        log.close().unwrap();
+        for number in 0..KEYS {
+            let before = machine.counters().read_bytes;
+            assert!(reader.read_key(&key(number), ..).unwrap().count() >= 50);
+            let bytes = machine.counters().read_bytes - before;
+            assert!(bytes < 2 << 20 || number == 0, "{bytes} bytes for key {number}");
+        }
+    }
+
+    /// Names with the highest number there is, of no run, of a foreign one and of one of its own, are in nobody's way.
+    #[test]
+    fn a_run_s_number_is_one_that_no_file_has() {
+        for is_own in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let open = || options().segment_bytes(1 << 20).open(dir.path()).unwrap();
+            let name = |number: u32| dir.path().join("shard-0000").join(format!("{number:010}.idx"));
+            let log = open();
+            append(&log, 0..300);
+            index_all(&log);
+            log.close().unwrap();
+            let highest = (1..100).rev().find(|number| name(*number).exists()).expect("there are runs");
+            if is_own {
+                std::fs::rename(name(highest), name(u32::MAX)).unwrap();
+            } else {
+                std::fs::write(name(u32::MAX), vec![7; 16 << 10]).unwrap();
+            }
+            let log = open();
+            index_all(&log);
+            for round in 1..4 {
+                append(&log, round * 300..(round + 1) * 300);
+                index_all(&log);
+                let (indexed, durable) = (log.engine_of(SHARD).indexed(), log.shard(SHARD).durable_lsn());
+                assert!(indexed.0 + (128 << 10) > durable.0, "round {round}: {indexed} of {durable}");
+            }
+            // One of its own goes as others do.
+            assert!(is_own || !name(u32::MAX).exists());
+            check(&Log::open_read_only(dir.path()).unwrap(), 3);
+            log.close().unwrap();
+        }
     }
 
     /// All but the files of the index, or these alone.

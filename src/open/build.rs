@@ -44,6 +44,7 @@ impl Builder<'_> {
     pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
         let Judged { id, mut store, cut, start, timestamp, stale_copy, damage } = judged;
         let path = store.directory().path().to_owned();
+        let is_whole = damage.is_none();
         if let Some(copy) = stale_copy {
             self.notices.warn(not_current(&path.join(copy)));
         }
@@ -81,8 +82,10 @@ impl Builder<'_> {
         } else {
             let mut nonce = [0; 8];
             self.device.random(&mut nonce).map_err(OpenError::at("drawing a nonce", &path))?;
+            let nonce = u64::from_le_bytes(nonce);
+            let after_nothing = is_whole && cut <= store.last_epoch_start();
             store
-                .begin_epoch(&NewEpoch { cut, start, nonce: u64::from_le_bytes(nonce), timestamp })
+                .begin_epoch(&NewEpoch { cut, start, nonce, timestamp, after_nothing })
                 .map_err(OpenError::at("writing the manifest", &path))?
         };
         let unsecured = if self.read_only { None } else { store.secure(start).err() };

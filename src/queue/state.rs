@@ -227,6 +227,7 @@ impl State {
     pub(super) fn deliver(&mut self, read: Committed, facts: Facts, moment: Moment) -> Grant {
         let position = read.position;
         let own = &mut self.read[usize::from(position.shard().0)];
+        // Whatever its files say, it is read on from behind that (`consumer/resume.rs`).
         assert!(own.is_none_or(|own| own.position < position), "records of a shard are read in order");
         *own = Some(read);
         let standing = Standing::Waiting { due: moment.now };

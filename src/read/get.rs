@@ -13,6 +13,9 @@ use crate::segment::{RandomReader, SegmentReader, StoreView};
 /// Records that are looked for at once: their granules fill a huge page at the most, where they are of usual size.
 const BATCH: usize = 256;
 
+/// Read at once of records whose sizes are not known, by [`get_first`].
+const BYTES_UNSEEN_MAX: usize = 16 << 20;
+
 /// Reads the record at `position`, whatever its durability.
 pub(crate) fn get(source: &Arc<dyn Source>, position: Position) -> Result<Record, ReadError> {
     let mut found = get_many(|_| Some(source.clone()), &[position]);
@@ -36,11 +39,41 @@ pub(crate) fn get_many(
     records
 }
 
+/// The same of one shard, for who can go on later: the first of them, up to the one with which so many bytes are reached.
+pub(crate) fn get_first(
+    source: &Arc<dyn Source>,
+    positions: &[Position],
+    bytes_max: usize,
+) -> Vec<Result<Record, ReadError>> {
+    let mut lent: Option<(Arc<dyn Source>, RandomReader)> = None;
+    let mut records = Vec::with_capacity(positions.len());
+    let mut bytes = 0;
+    // How large they are shows when they are read: a record that has a block for itself may be as large as that.
+    let at_once = (BYTES_UNSEEN_MAX / source.block_bytes() as usize).clamp(1, BATCH);
+    for some in positions.chunks(at_once) {
+        for record in get_some(&|_| Some(source.clone()), some, &mut lent) {
+            bytes += record.as_ref().map_or(0, |record| record.bytes.len());
+            records.push(record);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    if let Some((source, reader)) = lent {
+        source.give_back_random(reader);
+    }
+    records
+}
+
+/// Each is looked up as far as that takes one more read when it is asked for.
 fn get_some(
-    source_of: impl Fn(ShardId) -> Option<Arc<dyn Source>>,
+    source_of: &dyn Fn(ShardId) -> Option<Arc<dyn Source>>,
     positions: &[Position],
     lent: &mut Option<(Arc<dyn Source>, RandomReader)>,
-) -> Vec<Result<Record, ReadError>> {
+) -> impl Iterator<Item = Result<Record, ReadError>> + use<> {
     let lookups: Vec<Result<Lookup, ReadError>> = positions
         .iter()
         .map(|&position| {
@@ -48,9 +81,8 @@ fn get_some(
             Lookup::begin(source, position)
         })
         .collect();
-    let mut found = find_points(&lookups, lent);
-    let end = |(lookup, found): (Result<Lookup, _>, &mut Option<Record>)| lookup?.end(found.take());
-    lookups.into_iter().zip(&mut found).map(end).collect()
+    let found = find_points(&lookups, lent);
+    lookups.into_iter().zip(found).map(|(lookup, found)| lookup?.end(found))
 }
 
 /// The records that are where they should be, as far as that shows without a look at their blocks as a whole.

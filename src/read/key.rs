@@ -10,7 +10,7 @@ use super::cursor::{Cursor, Step};
 use super::key_range::KeyRangeBack;
 use super::{Record, Source};
 use crate::error::ReadError;
-use crate::format::WholeKeyHash;
+use crate::format::{Defect, WholeKeyHash};
 use crate::pool::Sequence;
 use crate::position::{Lsn, Position};
 use crate::shard::{IdPlace, KeyedId, RecentLast};
@@ -165,6 +165,9 @@ pub(crate) fn last_within(
 
 /// The last records with an id in a stretch, the newest one first, and no more than `most`. What is damaged is not there
 /// any more, and neither is its id.
+///
+/// # Errors
+/// Where something cannot be read, now or for good: it may have the id that is asked for, and may be read again later.
 pub(crate) fn ids_within(
     source: &Arc<dyn Source>,
     stretch: Range<Lsn>,
@@ -183,7 +186,7 @@ pub(crate) fn ids_within(
                 sequence: Sequence::default(),
             })),
             Err(ReadError::Truncated { .. }) => break,
-            Err(ReadError::Damaged { .. }) => {}
+            Err(ReadError::Damaged { cause, .. }) if cause != Defect::Unreadable => {}
             Err(error) => return Err(error),
         }
     }
@@ -216,7 +219,7 @@ mod tests {
 
     use crate::device::sim::{Faults, SimMachine};
     use crate::simulation::Simulated;
-    use crate::{Durability, Log, Options, Position, ReadError, Record, ShardId, Write};
+    use crate::{AppendError, Durability, Log, Options, Position, ReadError, Record, ShardId, Write};
 
     fn open(machine: &SimMachine, shards: u16) -> Log {
         let options = Options::new().shards(shards).block_bytes(4096).segment_bytes(64 << 10);
@@ -334,6 +337,26 @@ mod tests {
         assert!(back.next().is_none());
         assert!(matches!(log.last(b"a"), Err(ReadError::ShardFailed(_))));
         assert!(unknown > durable);
+    }
+
+    /// What cannot be read just now may have the id: to go on without it would be to forget it.
+    #[test]
+    fn an_id_that_cannot_be_read_now_is_not_forgotten() {
+        let machine = SimMachine::new(1);
+        let write = |id| Write::new([1; 500]).key(b"a").id(id);
+        let log = open(&machine, 1);
+        let all: Vec<Position> = (0..20).map(|id| log.append(write(id)).wait().unwrap()).collect();
+        log.close().unwrap();
+        let log = open(&machine, 1);
+        machine.set_faults(Faults { read_error: 1_000, ..Faults::default() });
+        for id in [7, 99] {
+            let refused = log.append(write(id)).wait();
+            assert!(matches!(refused, Err(AppendError::Unreadable { .. })), "{refused:?}");
+        }
+        machine.set_faults(Faults::default());
+        let again = log.try_append(write(7)).unwrap();
+        assert!(again.is_duplicate() && again.position() == all[7]);
+        assert!(!log.try_append(write(99)).unwrap().is_duplicate());
     }
 
     #[test]

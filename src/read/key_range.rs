@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::cursor::{Cursor, Step};
 use super::key::{Filtered, Wanted, places};
 use super::restored::History;
-use super::{RangeBack, Record, Source, get_many};
+use super::{RangeBack, Record, Source, get_first};
 use crate::error::ReadError;
 use crate::position::{Lsn, Position};
 use crate::shard::{Hint, KeyOrder, KeyQuery};
@@ -17,6 +17,9 @@ use crate::shard::{Hint, KeyOrder, KeyQuery};
 /// record reads one: it begins with that, and asks for so many times as many with each next time.
 const PLACES_MAX: usize = 64;
 const PLACES_GROWTH: usize = 8;
+
+/// About so many bytes of records wait to be given, or one record that is larger.
+const READY_BYTES: usize = 4 << 20;
 
 /// Records that were looked up by the index, and come next.
 #[derive(Debug)]
@@ -64,7 +67,6 @@ impl Found {
         source.check_process()?;
         self.seen = self.truncations.load(Ordering::SeqCst);
         let most = self.places;
-        self.places = (most * PLACES_GROWTH).min(PLACES_MAX);
         let asked = KeyQuery { key: wanted.name(), stretch, order, most };
         let (hints, mut left) = source.key_places(&asked);
         let stretch = asked.stretch;
@@ -89,7 +91,19 @@ impl Found {
             Err(ReadError::Truncated { .. } | ReadError::NotAPosition(_)) => false,
             Err(_) => true,
         };
-        self.ready.extend(get_many(|_| Some(source.clone()), &positions).into_iter().filter(is_there));
+        let records = get_first(source, &positions, READY_BYTES);
+        let bytes: usize = records.iter().flatten().map(|record| record.bytes.len()).sum();
+        let mean = bytes / records.len().max(1);
+        self.places = (most * PLACES_GROWTH).min(PLACES_MAX).min(READY_BYTES / mean.max(1)).max(1);
+        // What there was no room for is asked for again.
+        if let Some(next) = positions.get(records.len()) {
+            left = match order {
+                KeyOrder::Forward => next.lsn()..stretch.end,
+                KeyOrder::Backward => stretch.start..Lsn(next.lsn().0 + 1),
+            };
+            unknown = left.start..left.start;
+        }
+        self.ready.extend(records.into_iter().filter(is_there));
         Ok((unknown, left))
     }
 }
@@ -389,6 +403,43 @@ mod tests {
 
     fn key(number: u64) -> [u8; 1] {
         [(number % KEYS) as u8]
+    }
+
+    /// Large records wait to be given a few at a time, also behind small ones, by which nobody could tell.
+    #[test]
+    fn what_waits_to_be_given_is_bounded() {
+        let tuning = Tuning { index_run_bytes: 64 << 10, ..Tuning::default() };
+        for block_bytes in [64 << 10, 2 << 20] {
+            let machine = SimMachine::new(1);
+            let options = Options::new().shards(1).block_bytes(block_bytes).segment_bytes(64 << 20);
+            let options = options.memory_bytes(32 << 20).tuned(tuning.clone());
+            let log = options.device(&Simulated::of(&machine)).open("/log").unwrap();
+            let sizes = (0..90).map(|number| if number / 15 % 2 == 0 { 100 } else { 1 << 20 });
+            let all: Vec<Position> =
+                sizes.map(|bytes| log.append(Write::new(vec![7; bytes]).key(b"a")).wait().unwrap()).collect();
+            while log.engine_of(ShardId(0)).go_on_indexing() {}
+            let most = super::READY_BYTES + (1 << 20) + 4096;
+            let held = |found: &super::Found| -> usize {
+                found.ready.iter().map(|item| item.as_ref().unwrap().bytes.len()).sum()
+            };
+            let mut range = log.read_key(b"a", ..).unwrap();
+            let (mut found, mut at_once) = (Vec::new(), 0);
+            while let Some(item) = range.next() {
+                found.push(item.unwrap().position());
+                assert!(held(&range.found) <= most, "{} bytes", held(&range.found));
+                at_once = at_once.max(range.found.ready.len());
+            }
+            assert_eq!(found, all);
+            assert!(at_once > 3, "{at_once}");
+            let mut back = log.read_key_back(b"a", ..).unwrap();
+            let mut found = Vec::new();
+            while let Some(item) = back.next() {
+                found.insert(0, item.unwrap().position());
+                assert!(held(&back.found) <= most, "{} bytes", held(&back.found));
+            }
+            assert_eq!(found, all);
+            log.close().unwrap();
+        }
     }
 
     /// With an index and without, forward and back, the same records; but with it, no more is read than they take.

@@ -33,7 +33,7 @@ pub use record::Record;
 pub(crate) use batch::{batch_of, find_cut};
 pub(crate) use cursor::{Cursor, Step};
 pub(crate) use follow::{Follower, NextRecord};
-pub(crate) use get::{get, get_many};
+pub(crate) use get::{get, get_first, get_many};
 pub(crate) use key::{ids_within, last, last_within, place_behind};
 pub(crate) use merged::times;
 pub(crate) use restored::PutBack;

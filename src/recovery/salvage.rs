@@ -352,12 +352,12 @@ impl Salvaged {
         for ((epoch, nonce), start) in epochs_of(placed)? {
             let start = start.max(begin);
             let cut = chain.open_group_at(manifest, start).map_or(start, |group| group.0);
-            manifest.epochs.push(EpochRow { epoch, reserved: 0, nonce, start, cut });
+            manifest.epochs.push(EpochRow { epoch, empty_from: 0, nonce, start, cut });
         }
         if manifest.epochs.last().is_none() {
             let epoch = manifest.next_epoch;
             manifest.next_epoch = epoch.checked_add(1).ok_or(Unsalvageable::NoEpochs)?;
-            manifest.epochs.push(EpochRow { epoch, reserved: 0, nonce, start: 0, cut: 0 });
+            manifest.epochs.push(EpochRow { epoch, empty_from: 0, nonce, start: 0, cut: 0 });
         }
         let last = *manifest.epochs.last().expect("a row was added");
         let (from, scan) = chain.scan(manifest, last, u64::MAX);

@@ -22,4 +22,6 @@ pub(crate) struct NewEpoch {
     pub nonce: u64,
     /// No record below `cut` has a time above it.
     pub timestamp: u64,
+    /// Nothing was written in the epoch before it, and nothing was lost.
+    pub after_nothing: bool,
 }

@@ -59,7 +59,7 @@ impl ShardStore {
         nonce: u64,
     ) -> io::Result<()> {
         let mut epochs = EpochTable::default();
-        epochs.push(EpochRow { epoch: 1, reserved: 0, nonce, start: 0, cut: 0 });
+        epochs.push(EpochRow { epoch: 1, empty_from: 0, nonce, start: 0, cut: 0 });
         let manifest = ShardManifest {
             log_id,
             shard,
@@ -236,11 +236,21 @@ impl ShardStore {
         next
     }
 
+    /// Where the first block of the last epoch goes, whether there is one or not.
+    pub(crate) fn last_epoch_start(&self) -> Lsn {
+        self.manifest.epochs.last().map_or(Lsn::MIN, |last| Lsn(last.start))
+    }
+
     /// Begins a new epoch. The caller has synced everything below its cut that is to be kept.
     pub(crate) fn begin_epoch(&mut self, new: &NewEpoch) -> io::Result<Identity> {
-        let &NewEpoch { cut, start, nonce, timestamp } = new;
+        let &NewEpoch { cut, start, nonce, timestamp, after_nothing } = new;
         let mut next = self.manifest.clone();
-        let row = EpochRow { epoch: next.next_epoch, reserved: 0, nonce, start: start.0, cut: cut.0 };
+        // The row of an epoch that stayed empty goes. That it did must stay: of another history of the shard, from which
+        // this one was put back, there may be positions of an epoch of its number.
+        let last = next.epochs.last().filter(|_| after_nothing);
+        let empty_from =
+            last.map_or(0, |last| if last.empty_from == 0 { last.epoch } else { last.empty_from });
+        let row = EpochRow { epoch: next.next_epoch, empty_from, nonce, start: start.0, cut: cut.0 };
         next.next_epoch += 1;
         next.epochs.push(row);
         next.epochs.prune(next.horizon);

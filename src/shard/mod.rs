@@ -41,7 +41,7 @@ pub(crate) use failure::{BY_A_CALL, BY_ANOTHER};
 pub(crate) use failure::{link_shards, same};
 pub(crate) use index::{
     Hint, IdPlace, IndexConfig, KeyOrder, KeyPlaces, KeyQuery, KeyedId, RecentLast, Runs, UnknownIds,
-    current_runs,
+    current_runs, is_current_run,
 };
 #[cfg(feature = "tokio-uring")]
 pub(crate) use run::Drive;

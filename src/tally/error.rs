@@ -34,7 +34,8 @@ pub enum UpdateError {
         /// How large they may be.
         bytes_max: usize,
     },
-    /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open.
+    /// The flush that carries it failed, or one before it. Whether it is kept shows at the next open. A flush that found no
+    /// room in the log is tried again until there is some; only once the log is closed has it failed.
     #[error("the tally could not be flushed")]
     Failed(#[source] AppendError),
     /// The tally's own [`Fold`](crate::tally::Fold) panicked in a flush: nothing more is counted. Whether this is kept

@@ -5,14 +5,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::anchor::Anchor;
 use super::error::{TallyError, UpdateError};
 use super::fold::Fold;
-use super::ledger::{Gathered, Ledger, Refusal};
+use super::ledger::{Gathered, Ledger, Refusal, Taken};
+use super::records::Flush;
+use super::signal::Signal;
 use super::table::Table;
 use super::totals::{Changes, END};
 use super::wire::{self, Kind};
@@ -24,7 +26,11 @@ use crate::notice::Notices;
 use crate::position::Lsn;
 use crate::shard::{Engine, NO_LEAD, StripedRefs, Waiters};
 use crate::sync::lock;
+use crate::time::nanos;
 use crate::write::Durability;
+
+/// Where there was no room for a flush it is tried again so long after it.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A tally that is open. All its handles share one.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub(crate) struct Core<F: Fold> {
     pub(super) waiters: Waiters,
     /// Flushes up to this one are durable and in the totals.
     durable: AtomicU64,
-    /// No value is stamped below it.
+    /// What the last value was stamped with.
     stamp: AtomicU64,
     failure: OnceLock<UpdateError>,
     work: Mutex<Work<F>>,
@@ -61,6 +67,8 @@ struct Work<F: Fold> {
     /// The log is closed: its directory may be somebody else's by now.
     ended: bool,
     round: Round,
+    /// There was no room for it, or for the rest of it.
+    unwritten: Option<Flush<F>>,
     /// Tables that grew once need not grow again.
     spare: Vec<Table<F::Value>>,
 }
@@ -72,22 +80,6 @@ struct Round {
     next: u64,
     /// Where the flush with the first slice stands.
     start: Option<Lsn>,
-}
-
-/// What the thread waits for.
-#[derive(Debug, Default)]
-struct Signal {
-    state: Mutex<Asked>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Asked {
-    /// When the first update came that no flush has taken.
-    since: Option<Instant>,
-    now: bool,
-    checkpoint: bool,
-    ended: bool,
 }
 
 impl<F: Fold> Core<F> {
@@ -111,6 +103,7 @@ impl<F: Fold> Core<F> {
             anchor: Some(anchor),
             ended: false,
             round: Round { next: 0, start: None },
+            unwritten: None,
             spare: Vec::new(),
         };
         Core {
@@ -121,7 +114,7 @@ impl<F: Fold> Core<F> {
             device,
             waiters: Waiters::new(4),
             durable: AtomicU64::new(found.flush),
-            stamp: AtomicU64::new(found.stamp + 1),
+            stamp: AtomicU64::new(found.stamp),
             failure: OnceLock::new(),
             work: Mutex::new(work),
             signal: Signal::default(),
@@ -170,9 +163,11 @@ impl<F: Fold> Core<F> {
     }
 
     fn stamp(&self) -> u64 {
-        // Never back, whatever the wall clock does.
+        // Whatever the wall clock does: of two updates one after the other the later one has the later stamp.
         let now = self.device.wall();
-        self.stamp.fetch_max(now, Ordering::Relaxed).max(now)
+        let next = |last: u64| now.max(last.saturating_add(1));
+        let last = self.stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
     }
 
     #[cold]
@@ -222,11 +217,21 @@ impl<F: Fold> Core<F> {
             }
             return self.waiters.wait(flush, timeout, || self.outcome(flush), NO_LEAD);
         }
-        while self.outcome(flush).is_none() {
-            // An error is the outcome.
-            let _ = self.flush_once(false);
+        let deadline = timeout.map(|timeout| self.device.now() + nanos(timeout));
+        loop {
+            if let Some(outcome) = self.outcome(flush) {
+                return Some(outcome);
+            }
+            // An error is the outcome, but for want of room.
+            if self.flush_once(false).is_err() && !self.has_failed() {
+                if deadline.is_some_and(|deadline| deadline <= self.device.now()) {
+                    return None;
+                }
+                // A refused append has asked for a segment, which somebody must make.
+                self.engine.turn_until(|| false);
+                self.device.pause(AGAIN_AFTER);
+            }
         }
-        self.outcome(flush)
     }
 
     /// Makes all that was counted before durable, now.
@@ -247,16 +252,27 @@ impl<F: Fold> Core<F> {
     // Flushing.
 
     /// Flushes what was accumulated; false if there was nothing. `anyway` writes totals all the same.
+    ///
+    /// # Errors
+    /// Where the tally [has failed](Core::has_failed) for good, or there is no room: then the next time tries again.
     pub(super) fn flush_once(&self, anyway: bool) -> Result<bool, UpdateError> {
         // A fold is its user's code: if it panics, everybody is told, and nobody hangs.
         let run = catch_unwind(AssertUnwindSafe(|| self.flush_under_lock(anyway)));
         let flushed = run.unwrap_or_else(|_| Err(self.fail(UpdateError::FoldPanicked)));
-        // Waiters are woken under no lock.
+        self.tell_outcome();
+        flushed
+    }
+
+    /// Wakes those who wait for a flush, under no lock.
+    fn tell_outcome(&self) {
         let mut tasks = Vec::new();
         self.waiters.notify_all(&mut tasks);
         crate::sync::wake(tasks);
         self.engine.tell_of_flushes();
-        flushed
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
     }
 
     /// Nothing is counted or flushed any more.
@@ -275,59 +291,75 @@ impl<F: Fold> Core<F> {
         if work.ended {
             return Ok(false);
         }
-        let Some(taken) = self.ledger.take(anyway, &mut work.spare) else { return Ok(false) };
-        let changes = self.ledger.merge(&taken);
-        let written = self.write(&mut work, &changes, anyway);
-        if let Err(error) = written {
-            return Err(self.fail(UpdateError::Failed(error)));
+        // What there was no room for goes first. What was counted since is next, and nobody else asks for it.
+        let unwritten = work.unwritten.take();
+        let mut has_flushed = unwritten.is_some();
+        if let Some(flush) = unwritten {
+            self.write(&mut work, flush)?;
         }
-        self.ledger.apply(&taken, &changes);
-        self.engine.pin(&self.name, work.oldest, work.end);
-        self.durable.store(changes.flush, Ordering::SeqCst);
-        self.end_round(&mut work);
-        work.spare = Ledger::give_back(taken);
-        Ok(true)
+        if let Some(taken) = self.ledger.take(anyway, &mut work.spare) {
+            let flush = self.begin(&mut work, taken, anyway);
+            self.write(&mut work, flush)?;
+            has_flushed = true;
+        }
+        Ok(has_flushed)
     }
 
-    /// Appends the changes and some totals, durably: one batch, or more if a user's fold writes more than it
-    /// said.
-    fn write(&self, work: &mut Work<F>, changes: &Changes<F>, anyway: bool) -> Result<(), AppendError> {
-        let id = work.id;
-        let mut records = self.encode(id, changes);
+    /// What was taken as records, and some totals.
+    fn begin(&self, work: &mut Work<F>, taken: Arc<Taken<F>>, anyway: bool) -> Flush<F> {
+        let (id, changes) = (work.id, self.ledger.merge(&taken));
+        let mut records = self.encode(id, &changes);
         let bytes: usize = records.iter().map(Vec::len).sum();
         // Half as many bytes of totals as of changes; as many as go where it is them that are wanted.
         let most = self.limits.batch_bytes / 4;
         let mut budget = if anyway { most } else { (bytes / 2).clamp(1, most) };
-        let from = work.round.next;
+        let begins_round = work.round.next == 0;
         while work.round.next < END && budget > 0 {
             let most = budget.clamp(256, self.limits.record_bytes);
-            let (record, next) = self.ledger.totals().slice(changes, id, work.round.next, most);
+            let (record, next) = self.ledger.totals().slice(&changes, id, work.round.next, most);
             budget = budget.saturating_sub(record.len());
             work.round.next = next;
             records.push(record);
         }
+        Flush::new(taken, changes, records, begins_round)
+    }
+
+    /// Appends it, durably, and adds it to the totals.
+    ///
+    /// # Errors
+    /// Where there is no room the rest of it is kept for the next time, and the tally is none the worse. Any other is for
+    /// good.
+    fn write(&self, work: &mut Work<F>, mut flush: Flush<F>) -> Result<(), UpdateError> {
         // Until this is over nothing may be cut: a cut that does not know of this flush could take it away again,
         // durable as it is, before it is acknowledged.
         self.engine.pin(&self.name, work.oldest, Lsn::MAX);
-        let mut first = None;
-        let mut rest = &records[..];
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|record| {
-                bytes += record.len() + self.limits.overhead_bytes + work.key.len();
-                bytes <= self.limits.batch_bytes
-            });
-            let count = fits.count().max(1);
-            let batch = rest[..count].iter().map(Vec::as_slice).collect();
-            let batch = AppendBatch::begin(work.holds.take(), &work.key, batch, Durability::Synced);
-            let positions = batch.wait()?;
-            first = first.or(positions.first().map(|position| position.lsn()));
-            work.end = positions.last().map_or(work.end, |position| Lsn(position.lsn().0 + 1));
-            rest = &rest[count..];
+        while let Some(batch) = flush.next_batch(&self.limits, work.key.len()) {
+            match AppendBatch::begin(work.holds.take(), &work.key, batch, Durability::Synced).wait() {
+                Ok(positions) => work.end = flush.has_written(&positions).unwrap_or(work.end),
+                Err(error @ (AppendError::NoSpace { .. } | AppendError::NoSegment { .. })) => {
+                    // None of these was accepted, and what was before is known to the pin: it may be space in the log
+                    // that is made.
+                    self.engine.pin(&self.name, work.oldest, work.end);
+                    if !std::mem::replace(&mut flush.has_waited, true) {
+                        let (name, why) = (&self.name, error_chain(&error));
+                        self.notices
+                            .warn(format!("tally {name}: what is counted waits to be flushed: {why}"));
+                    }
+                    work.unwritten = Some(flush);
+                    return Err(UpdateError::Failed(error));
+                }
+                Err(error) => return Err(self.fail(UpdateError::Failed(error))),
+            }
         }
-        if from == 0 {
+        let Flush { taken, changes, first, begins_round, .. } = flush;
+        if begins_round {
             work.round.start = first;
         }
+        self.ledger.apply(&taken, &changes);
+        self.engine.pin(&self.name, work.oldest, work.end);
+        self.durable.store(changes.flush, Ordering::SeqCst);
+        self.end_round(work);
+        work.spare = Ledger::give_back(taken);
         Ok(())
     }
 
@@ -392,6 +424,12 @@ impl<F: Fold> Core<F> {
         run();
     }
 
+    /// How many records of a flush were written for whose rest there is no room.
+    #[cfg(test)]
+    pub(super) fn waits_for_room(&self) -> Option<usize> {
+        lock(&self.work).unwritten.as_ref().map(|flush| flush.written)
+    }
+
     pub(super) fn ask_checkpoint(&self) {
         self.signal.ask(true);
     }
@@ -407,6 +445,9 @@ impl<F: Fold> Core<F> {
                 let mut more = true;
                 while more && !core.signal.is_ended() {
                     let flushed = core.flush_once(checkpoint);
+                    if flushed.is_err() && !core.has_failed() {
+                        core.signal.again(AGAIN_AFTER, checkpoint);
+                    }
                     more = checkpoint && flushed.is_ok() && core.lags();
                 }
             }
@@ -425,66 +466,17 @@ impl<F: Fold> Core<F> {
             let _ = thread.join();
         }
         let flushed = self.flush_once(false);
-        let mut work = lock(&self.work);
-        work.ended = true;
-        work.anchor = None;
+        {
+            let mut work = lock(&self.work);
+            work.ended = true;
+            work.anchor = None;
+            work.unwritten = None;
+        }
+        if let Some(error) = flushed.as_ref().err().filter(|_| !self.has_failed()) {
+            // There is no room, and nobody tries again.
+            self.fail(error.clone());
+            self.tell_outcome();
+        }
         flushed.map(drop)
-    }
-}
-
-impl Signal {
-    fn accumulated(&self, is_much: bool) {
-        let mut asked = lock(&self.state);
-        let news = asked.since.is_none() || is_much && !asked.now;
-        asked.since.get_or_insert_with(Instant::now);
-        asked.now |= is_much;
-        drop(asked);
-        if news {
-            self.changed.notify_one();
-        }
-    }
-
-    fn ask(&self, checkpoint: bool) {
-        let mut asked = lock(&self.state);
-        asked.now = true;
-        asked.checkpoint |= checkpoint;
-        drop(asked);
-        self.changed.notify_one();
-    }
-
-    fn end(&self) {
-        lock(&self.state).ended = true;
-        self.changed.notify_all();
-    }
-
-    fn is_ended(&self) -> bool {
-        lock(&self.state).ended
-    }
-
-    /// Waits until something is to be flushed, and says whether totals are asked for; `None` at the end.
-    fn wait(&self, interval: Duration) -> Option<bool> {
-        let mut asked = lock(&self.state);
-        loop {
-            if asked.ended {
-                return None;
-            }
-            let left = match (asked.now, asked.since) {
-                (true, _) => Some(Duration::ZERO),
-                (false, Some(since)) => Some(interval.saturating_sub(since.elapsed())),
-                (false, None) => None,
-            };
-            match left {
-                Some(left) if left.is_zero() => {
-                    let checkpoint = asked.checkpoint;
-                    *asked = Asked::default();
-                    return Some(checkpoint);
-                }
-                Some(left) => {
-                    let woken = self.changed.wait_timeout(asked, left);
-                    asked = woken.unwrap_or_else(PoisonError::into_inner).0;
-                }
-                None => asked = self.changed.wait(asked).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
     }
 }

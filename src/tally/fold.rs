@@ -52,7 +52,8 @@ pub trait Fold: Send + Sync + std::fmt::Debug + 'static {
     type Total;
 
     /// A change as something that can be added up. `stamp` is the wall clock in nanoseconds since the Unix
-    /// epoch, never below one that was given before in this tally; 0 unless [`STAMPED`](Fold::STAMPED).
+    /// epoch, and above every one that was given before in this tally: while the clock stands behind these, by one each
+    /// time. 0 unless [`STAMPED`](Fold::STAMPED).
     fn lift(change: Self::Change, stamp: u64) -> Self::Value;
 
     /// Adds a value to another.
@@ -199,7 +200,7 @@ macro_rules! extreme {
 extreme!(Min, "min", min);
 extreme!(Max, "max", max);
 
-/// The last value, by the time of its update; of two at the same nanosecond the greater bytes.
+/// The last value: of two updates one after the other the later one, whatever the wall clock does meanwhile.
 #[derive(Debug)]
 pub struct Last;
 

@@ -1,6 +1,8 @@
 //! Histories on a simulated machine, against plain integers: exact totals through crashes at every step.
 
+mod clock;
 mod copies;
+mod no_room;
 
 use std::collections::BTreeMap;
 

@@ -190,6 +190,10 @@ impl<'a> Write<'a> {
     /// ([`Record::id`](crate::Record::id)), which takes 16 bytes. The first time after an open the ids that count are read
     /// from the log in this call; without an index ([`Options::index_keys`](crate::Options::index_keys)) that may take long.
     ///
+    /// Where one of those places cannot be read, it may have held this id, and the write is refused with
+    /// [`AppendError::Unreadable`](crate::AppendError::Unreadable), until it can be read again or is truncated. What is
+    /// damaged is not there any more, and neither is its id.
+    ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let log = sawmill::Log::open(dir.path())?;

@@ -309,3 +309,42 @@ fn consumers_and_queues_write_by_themselves_once_there_is_room() {
     let queue = log.queue("jobs", QueueOptions::new()).unwrap();
     assert_eq!(queue.take().wait().unwrap().unwrap().record().payload(), [2; 100]);
 }
+
+/// What a tally counts waits for room, on its own thread, and is flushed once there is some.
+#[test]
+fn a_tally_goes_on_by_itself_once_there_is_room() {
+    let Some(mount) = Mount::make("tmpfs", 40) else { return };
+    let dir = mount.path().join("log");
+    let options = Options::new().shards(1).segment_bytes(4 << 20).memory_bytes(1 << 20).block_bytes(64 << 10);
+    let log = options.open(&dir).unwrap();
+    let tally = log.tally("likes").unwrap();
+    tally.add("key", 1).wait().unwrap();
+    let filler = mount.use_up_room(3 << 20);
+    let (_, error) = fill(&log);
+    assert!(matches!(error, AppendError::NoSpace { .. }), "{error}");
+    let is_told = || told(&log, "tally likes: what is counted waits to be flushed") > 0;
+    let (mut counted, deadline) = (1, Instant::now() + Duration::from_secs(60));
+    // What is left of the last segment has room for some flushes.
+    let waiting = 'full: loop {
+        let update = tally.add("key", 1);
+        update.accepted().unwrap();
+        counted += 1;
+        loop {
+            assert!(Instant::now() < deadline, "{:?}", log.stats().notices);
+            match update.try_result() {
+                Some(outcome) => break outcome.unwrap(),
+                None if is_told() => break 'full update,
+                None => std::thread::yield_now(),
+            }
+        }
+    };
+    // Nobody asks for this one.
+    let later = tally.add("key", 1);
+    later.accepted().unwrap();
+    std::fs::remove_file(filler).unwrap();
+    waiting.wait().unwrap();
+    later.wait().unwrap();
+    assert_eq!(tally.durable("key"), Some(counted + 1));
+    log.close().unwrap();
+    assert_eq!(options.open(&dir).unwrap().tally("likes").unwrap().get("key"), Some(counted + 1));
+}

@@ -111,6 +111,63 @@ fn a_consumer_that_is_newer_than_its_shard_says_so() {
     }
 }
 
+fn epoch_of(position: Position) -> u32 {
+    u32::from_be_bytes(position.to_bytes()[2..6].try_into().unwrap())
+}
+
+/// In the other history the epoch of the position has no row: nothing was written in that open, and another one came. Where
+/// the position was, the epoch before has something now, or the one behind.
+#[test]
+fn what_is_of_an_epoch_that_stayed_empty_in_the_other_history_says_so() {
+    for (grown, empty_opens) in [(40, 1), (5, 1), (40, 3), (5, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("shard-0000");
+        append_between(&dir, 10);
+        let copied = tempfile::tempdir().unwrap();
+        copy(&shard, copied.path());
+        append_between(&dir, 10);
+        let log = open(&dir, 1);
+        let committed = append(&log, SHARD, 10)[9];
+        log.consumer("mailer").unwrap().commit(committed).unwrap();
+        let queue = log.queue("jobs", QueueOptions::new()).unwrap();
+        let taken = std::iter::from_fn(|| queue.take_timeout(Duration::ZERO));
+        assert_eq!(taken.map(|delivery| delivery.unwrap().done().unwrap()).count(), 30);
+        drop(queue);
+        log.tally("likes").unwrap().add("key", 1).wait().unwrap();
+        log.close().unwrap();
+        put_back(&copied, &shard);
+        let new = append_between(&dir, grown);
+        assert_eq!(epoch_of(new[0]) + 1, epoch_of(committed));
+        assert_eq!(new[grown - 1].lsn() > committed.lsn(), grown > 20);
+        (0..empty_opens).for_each(|_| drop(append_between(&dir, 0)));
+        let log = open(&dir, 1);
+        append(&log, SHARD, 100);
+        for _ in 0..2 {
+            let error = log.consumer("mailer").unwrap_err();
+            assert!(
+                matches!(error, ConsumerError::OtherHistory { position, .. } if position == committed),
+                "{error}"
+            );
+            let error = log.queue("jobs", QueueOptions::new()).unwrap_err();
+            assert!(matches!(error, QueueError::OtherHistory { .. }), "{error}");
+            let error = Log::open_read_only(dir.path()).unwrap().queue("jobs").unwrap_err();
+            assert!(matches!(error, QueueError::OtherHistory { .. }), "{error}");
+            let error = log.tally("likes").unwrap_err();
+            assert!(matches!(error, TallyError::OtherHistory { .. }), "{error}");
+        }
+        // Of the position itself there is nothing here, whatever stands in its place.
+        assert!(matches!(log.get(committed), Err(ReadError::Truncated { .. })));
+        log.close().unwrap();
+        // The log gives up nothing for such a name.
+        let options = Options::new().retain_for(["mailer", "jobs"]);
+        let log = options.open(dir.path()).unwrap();
+        let shard = log.shard(SHARD);
+        log.remove_tally("likes").unwrap();
+        let held = shard.truncate_before(shard.durable_lsn());
+        assert!(matches!(held, Err(TruncateError::Needed { .. })), "{held:?}");
+    }
+}
+
 /// Its positions are of another moment than the shard, of another log, or damaged: nothing is passed over in silence, and
 /// it begins anew once it was removed.
 #[test]

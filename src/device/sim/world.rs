@@ -401,7 +401,7 @@ impl World {
         self.counters.damages += 1;
     }
 
-    /// Takes a file of the key index away, or changes it.
+    /// Takes a file of the key index away, changes it, or gives it one more name.
     pub(super) fn spoil_index(&mut self, random: &mut super::Random) -> bool {
         let files = self.shard_files(|name| name.ends_with(".idx"));
         if files.is_empty() {
@@ -410,7 +410,19 @@ impl World {
         let (number, other) = (*random.pick(&files), *random.pick(&files));
         let mut bytes = Vec::new();
         self.file(other).edit(|other| bytes.clone_from(other));
-        match random.below(5) {
+        match random.below(6) {
+            5 => {
+                // The highest ones, behind which there is no other, and the lowest ones, which others had.
+                let run = if random.below(2) == 0 {
+                    u32::MAX - random.below(2) as u32
+                } else {
+                    random.below(4) as u32
+                };
+                let has_it = |folder: &&mut SimFolder| folder.names.values().any(|named| *named == number);
+                if let Some(folder) = self.folders.values_mut().find(has_it) {
+                    folder.names.entry(format!("{run:010}.idx")).or_insert(number);
+                }
+            }
             0 | 1 => {
                 for folder in self.folders.values_mut() {
                     folder.names.retain(|_, named| *named != number);

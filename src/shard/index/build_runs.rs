@@ -11,7 +11,7 @@ use super::walk::{Walk, Walked, with_id};
 use super::{beginning, indexed, is_current};
 use crate::device::Directory;
 use crate::format::{INDEX_BYTES_MAX, KeyHash};
-use crate::index::{Builder, Built, RunFile, list_runs, write_run};
+use crate::index::{Builder, Built, RunFile, Sink, Written, list_runs, write_run};
 use crate::position::Lsn;
 use crate::segment::StoreView;
 use crate::shard::Engine;
@@ -62,9 +62,17 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn take_number(&mut self) -> u32 {
-        self.next_number = self.next_number.saturating_add(1);
-        self.next_number - 1
+    /// Writes a run that is none of these.
+    pub(super) fn write_run(
+        &mut self,
+        known: &[RunFile],
+        write: impl FnOnce(&mut Builder, &mut dyn Sink) -> io::Result<Written>,
+    ) -> io::Result<RunFile> {
+        let (directory, builder) = (self.directory.as_ref(), &mut self.builder);
+        let run = write_run(directory, self.next_number, known, |sink| write(builder, sink))?;
+        // Where they are used up another one is looked for each time.
+        self.next_number = run.number.saturating_add(1);
+        Ok(run)
     }
 }
 
@@ -224,8 +232,7 @@ impl Engine {
     fn write_index_run(&self, work: &mut Work, end: Lsn) -> io::Result<()> {
         work.has_begun = false;
         let nonce = self.index_nonce()?;
-        let (number, builder) = (work.take_number(), &mut work.builder);
-        let run = write_run(work.directory.as_ref(), number, |sink| builder.write(sink, end, nonce))?;
+        let run = work.write_run(&self.indexing.runs(), |builder, sink| builder.write(sink, end, nonce))?;
         let gone = self.indexing.change(&self.view(), |runs| runs.push(run));
         gone.iter().for_each(|run| run.remove(work.directory.as_ref()));
         Ok(())

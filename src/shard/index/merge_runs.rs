@@ -3,7 +3,7 @@
 use std::io;
 
 use super::build_runs::Work;
-use crate::index::{FilePages, RunFile, can_merge, merge, write_run};
+use crate::index::{FilePages, RunFile, can_merge, merge};
 use crate::shard::Engine;
 
 /// So many runs of the first size become one.
@@ -20,10 +20,10 @@ impl Engine {
         if inputs.len() < RUNS_MERGED || !can_merge(inputs.iter().map(|run| run.run.as_ref())) {
             return Ok(());
         }
-        let (nonce, number) = (self.index_nonce()?, work.take_number());
+        let nonce = self.index_nonce()?;
         let pages: Vec<_> = inputs.iter().map(|run| FilePages::new(&work.directory, run, None)).collect();
         let parts: Vec<_> = inputs.iter().map(|run| run.run.as_ref()).zip(&pages).collect();
-        let merged = write_run(work.directory.as_ref(), number, |sink| merge(&parts, sink, nonce));
+        let merged = work.write_run(&runs, |_, sink| merge(&parts, sink, nonce));
         let is_input = |run: &RunFile| inputs.iter().any(|input| input.number == run.number);
         let gone = match merged {
             Ok(merged) => self.indexing.change(&self.view(), |runs| {

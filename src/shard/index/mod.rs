@@ -83,7 +83,7 @@ impl Indexing {
         self.indexed.store(indexed(&next, view).0, Ordering::SeqCst);
         let kept = |run: &&RunFile| next.iter().any(|kept| kept.number == run.number);
         let gone: Vec<RunFile> = runs.iter().filter(|run| !kept(run)).cloned().collect();
-        gone.iter().for_each(|run| self.cache.forget(run.number));
+        gone.iter().for_each(|run| self.cache.forget(run.run.header.nonce));
         *runs = Arc::new(next);
         gone
     }
@@ -106,6 +106,11 @@ pub(crate) fn current_runs(mut runs: Vec<RunFile>, view: &StoreView) -> Vec<RunF
     runs.retain(|run| is_current(run, view));
     put_in_order(&mut runs);
     runs
+}
+
+/// Whether a run is of the log as it is, and of something that it still has.
+pub(crate) fn is_current_run(run: &RunFile, view: &StoreView) -> bool {
+    is_current(run, view) && beginning(view).is_some_and(|beginning| run.run.range().end > beginning)
 }
 
 /// Where the first block of the log stands.

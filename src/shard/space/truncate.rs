@@ -77,7 +77,8 @@ impl Engine {
         let mut store = lock(&self.store);
         let timestamp = self.published.0.timestamp.load(Ordering::SeqCst);
         let out = self.calls.begin();
-        let identity = match store.begin_epoch(&NewEpoch { cut, start, nonce, timestamp }) {
+        let after_nothing = start <= store.last_epoch_start();
+        let identity = match store.begin_epoch(&NewEpoch { cut, start, nonce, timestamp, after_nothing }) {
             Ok(identity) => identity,
             Err(error) => {
                 // Whether the cut holds shows at the next open. What was appended behind it now might
