@@ -60,7 +60,7 @@ fn histories() {
 }
 
 /// Seeds that were red once, with what they found. Most are above those of a plain `cargo test`.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 11] = [
     (25_584, "a follower by key beside the owner was held against a truncation that failed"),
     (
         71_795,
@@ -82,6 +82,8 @@ const FOUND: [(u64, &str); 9] = [
         101_997,
         "a follower that had passed the rest of a block where the log was cut was told of another history",
     ),
+    (140_450, "an append on a condition did not see a last record of which the rest was not written"),
+    (209_067, "the same, in a later epoch"),
 ];
 
 #[test]
