@@ -60,7 +60,7 @@ fn histories() {
 }
 
 /// Seeds that were red once, with what they found. Most are above those of a plain `cargo test`.
-const FOUND: [(u64, &str); 13] = [
+const FOUND: [(u64, &str); 14] = [
     (25_584, "a follower by key beside the owner was held against a truncation that failed"),
     (
         71_795,
@@ -86,6 +86,10 @@ const FOUND: [(u64, &str); 13] = [
     (209_067, "the same, in a later epoch"),
     (147_017, "a rebuilt manifest began with a segment that had been passed over, and the chain was lost"),
     (174_166, "the same, where shards lie on disks of their own"),
+    (
+        210_496,
+        "a truncation that found no room was seen beside the owner, and taken back: readers were told of another history",
+    ),
 ];
 
 #[test]
