@@ -60,7 +60,7 @@ fn histories() {
 }
 
 /// Seeds that were red once, with what they found. Most are above those of a plain `cargo test`.
-const FOUND: [(u64, &str); 14] = [
+const FOUND: [(u64, &str); 18] = [
     (25_584, "a follower by key beside the owner was held against a truncation that failed"),
     (
         71_795,
@@ -89,6 +89,19 @@ const FOUND: [(u64, &str); 14] = [
     (
         210_496,
         "a truncation that found no room was seen beside the owner, and taken back: readers were told of another history",
+    ),
+    (
+        63_599,
+        "a time was sought beside the owner while one copy of a manifest could not be read that told of a failed truncation",
+    ),
+    (
+        69_163,
+        "a torn write that a later epoch's made whole came back with its manifest, in the life that lost that one",
+    ),
+    (240_437, "the same, where it had been made whole in an earlier life"),
+    (
+        328_343,
+        "a batch that was cut off came back in front of the hole where its rest and the next epoch had been truncated",
     ),
 ];
 
