@@ -1,5 +1,7 @@
 //! The epoch table: which epoch owns which LSNs, across every reopen and every cut.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::position::Lsn;
@@ -100,16 +102,21 @@ impl EpochTable {
     }
 
     /// From where on it has what `before` had not: an epoch that is none of those, by their numbers and nonces, or more of
-    /// one of them. `None` if nothing is new: an epoch's end only falls where the log goes on.
-    pub(crate) fn first_unlike(&self, before: &EpochTable) -> Option<Lsn> {
-        let unlike = self.ranges().filter_map(|(row, owned)| {
-            let known = before.ranges().find(|(old, _)| (old.epoch, old.nonce) == (row.epoch, row.nonce));
-            match known {
-                None => Some(owned.start),
-                Some((_, old)) => (owned.end > old.end).then_some(old.end),
-            }
-        });
-        unlike.min()
+    /// one of them. `None` if nothing of what was `known` is new, from the horizon on: an epoch's end only falls where the
+    /// log goes on, and of what had been truncated there were no rows any more.
+    pub(crate) fn first_unlike(&self, before: &EpochTable, known: Range<Lsn>) -> Option<Lsn> {
+        let unlike = || {
+            self.ranges().filter_map(|(row, owned)| {
+                let same = before.ranges().find(|(old, _)| (old.epoch, old.nonce) == (row.epoch, row.nonce));
+                match same {
+                    None => Some(owned),
+                    Some((_, old)) => (owned.end > old.end).then_some(old.end..owned.end),
+                }
+            })
+        };
+        let is_known = |range: Range<Lsn>| range.start < known.end && range.end > known.start;
+        let first = unlike().map(|range| range.start).min();
+        first.filter(|_| unlike().any(is_known))
     }
 
     /// Whether an epoch that has no row is known to have held nothing. One that was cut off has none either.
@@ -134,6 +141,29 @@ mod tests {
 
     fn row(epoch: u32, start: u64, cut: u64) -> EpochRow {
         EpochRow { epoch, empty_from: 0, nonce: u64::from(epoch), start, cut }
+    }
+
+    /// A manifest that had been written in one copy, and was taken back.
+    #[test]
+    fn rows_of_what_had_been_truncated_are_nothing_new() {
+        let table = |rows: &[EpochRow]| {
+            let mut table = EpochTable::default();
+            rows.iter().for_each(|row| table.push(*row));
+            table
+        };
+        let rows = [row(1, 0, 0), row(2, 100, 100), row(3, 200, 200)];
+        let (all, truncated) = (table(&rows), table(&rows[2..]));
+        assert_eq!(all.first_unlike(&truncated, Lsn(200)..Lsn(300)), None);
+        assert_eq!(truncated.first_unlike(&all, Lsn(0)..Lsn(300)), None);
+        // A copy of before that: it goes on where the epoch after it had begun.
+        assert_eq!(table(&rows[..2]).first_unlike(&all, Lsn(0)..Lsn(300)), Some(Lsn(200)));
+        assert_eq!(table(&rows[..2]).first_unlike(&truncated, Lsn(200)..Lsn(300)), Some(Lsn(0)));
+        // It has gone on in an epoch of its own, behind what was read and in front of that.
+        let other = table(&[rows[0], rows[1], rows[2], row(4, 400, 250)]);
+        assert_eq!(other.first_unlike(&truncated, Lsn(200)..Lsn(300)), None);
+        assert_eq!(other.first_unlike(&all, Lsn(0)..Lsn(300)), None);
+        let other = table(&[rows[0], rows[1], row(5, 250, 250)]);
+        assert_eq!(other.first_unlike(&all, Lsn(0)..Lsn(300)), Some(Lsn(200)));
     }
 
     /// A cut below an epoch that stayed empty must survive it.

@@ -333,11 +333,12 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use crate::device::sim::{Faults, SimMachine};
     use crate::format::SegmentRow;
     use crate::log::LogReader;
     use crate::simulation::Simulated;
     use crate::sync::lock;
-    use crate::{Options, ShardId};
+    use crate::{Log, Lsn, Options, ShardId};
 
     /// Each look at the files opens what it does not know, and nothing else.
     #[test]
@@ -406,5 +407,42 @@ mod tests {
         assert!(seen().0 < before.0);
         copies.iter().zip(&newer).for_each(|(copy, bytes)| std::fs::write(copy, bytes).unwrap());
         log.close().unwrap();
+    }
+
+    /// The copies differ where a truncation found no room. What it was to say is seen then, and taken back with the next
+    /// change: nothing was put back.
+    #[test]
+    fn a_truncation_that_is_taken_back_is_no_other_history() {
+        let mut taken_back = 0;
+        for seed in 0..20 {
+            let machine = SimMachine::new(seed);
+            let options =
+                Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(1 << 20);
+            let open = || options.clone().device(&Simulated::of(&machine)).open("/log").unwrap();
+            let fill = |log: &Log| -> Vec<Lsn> {
+                (0..40).map(|_| log.append([1; 3_900]).wait().unwrap().lsn()).collect()
+            };
+            let log = open();
+            fill(&log);
+            log.close().unwrap();
+            let log = open();
+            let own = fill(&log);
+            let reader = LogReader::open_on(machine.device().as_ref(), Path::new("/log")).unwrap();
+            let shard = reader.shard(ShardId(0));
+            let mut tail = shard.follow(Lsn::MIN).unwrap();
+            (0..60).for_each(|_| _ = tail.next().unwrap().unwrap());
+            machine.set_faults(Faults { shared: 500, ..Faults::default() });
+            let is_cut = log.shard(ShardId(0)).truncate_before(own[10]).is_ok();
+            machine.set_faults(Faults::default());
+            shard.durable_lsn().unwrap();
+            let was_seen = shard.seen_horizon() == own[10];
+            // The manifest is written again for the next segment.
+            fill(&log);
+            shard.durable_lsn().unwrap();
+            taken_back += u32::from(was_seen && !is_cut && shard.seen_horizon() == Lsn::MIN);
+            let next = tail.next().unwrap();
+            assert_eq!(next.unwrap().lsn(), own[20], "{seed}");
+        }
+        assert!(taken_back > 2, "{taken_back}");
     }
 }

@@ -336,6 +336,12 @@ impl ShardReader {
         self.shard().map_or(Lsn::MIN, |shard| shard.view().horizon)
     }
 
+    /// The same without another look.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn seen_horizon(&self) -> Lsn {
+        self.shard.as_ref().map_or(Lsn::MIN, |shard| shard.view().horizon)
+    }
+
     pub(super) fn shard(&self) -> Result<&Arc<ForeignShard>, ReadError> {
         let shard = self.shard.as_ref().ok_or(ReadError::NoSuchShard(self.id))?;
         shard.refresh()?;

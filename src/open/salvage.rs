@@ -179,3 +179,91 @@ fn rebuild(
         why => OpenError::CannotRebuild { path: path.to_owned(), reason: why.to_string() },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sim::{End, SimMachine};
+    use crate::options::Tuning;
+    use crate::simulation::Simulated;
+    use crate::{Durability, Log, Write};
+
+    /// With segments that are smaller than a block may be.
+    fn options(machine: &SimMachine) -> Options {
+        let sizes = Tuning { first_segments_bytes: 4096, first_segment_bytes_min: 4096, ..Tuning::default() };
+        let options = Options::new().shards(1).block_bytes(16 << 10).segment_bytes(64 << 10);
+        options.memory_bytes(256 << 10).tuned(sizes).device(&Simulated::of(machine))
+    }
+
+    fn open(machine: &SimMachine) -> Log {
+        options(machine).open("/log").unwrap()
+    }
+
+    fn written(log: &Log, bytes: usize) -> Lsn {
+        log.append(Write::new(vec![1; bytes]).durability(Durability::Written)).wait().unwrap().lsn()
+    }
+
+    /// The power is cut, and some of what was not durable never landed.
+    fn lose(machine: &SimMachine, log: Log, segment: &str, bytes: std::ops::RangeFrom<usize>) {
+        machine.stop();
+        drop(log);
+        machine.restart(End::Kill);
+        for file in 0..machine.files() {
+            machine.edit(file, |name, all| {
+                if name == segment {
+                    all[bytes.clone()].fill(0);
+                }
+            });
+        }
+    }
+
+    /// Two blocks of an epoch, of which nothing was acknowledged as durable and the first never landed, and the next epoch
+    /// with a block in their place that their segments have no room for.
+    fn passed_over(machine: &SimMachine, durability: Durability) -> Log {
+        let log = open(machine);
+        assert_eq!([written(&log, 10), written(&log, 10)], [Lsn(88), Lsn(4184)]);
+        lose(machine, log, "0000000001.seg", 0..);
+        let log = open(machine);
+        let large = Write::new([2; 10_000]).durability(durability);
+        assert_eq!(log.append(large).wait().unwrap().lsn(), Lsn(8280));
+        log
+    }
+
+    fn rebuilt(machine: &SimMachine, log: Log) -> (Lsn, Vec<Lsn>) {
+        log.close().unwrap();
+        machine.restart(End::Kill);
+        machine.lose_manifest(0, 0);
+        let salvage = salvage(Path::new("/log"), &options(machine)).unwrap();
+        let horizon = salvage.shards()[0].horizon;
+        salvage.write().unwrap();
+        let log = open(machine);
+        let records = log.shard(ShardId(0)).read(..).unwrap().map(|record| record.unwrap().lsn());
+        (horizon, records.collect())
+    }
+
+    #[test]
+    fn a_segment_that_was_passed_over_is_not_where_the_log_begins() {
+        let machine = SimMachine::new(1);
+        let log = passed_over(&machine, Durability::Synced);
+        let last = log.append(b"last").wait().unwrap().lsn();
+        assert_eq!(rebuilt(&machine, log), (Lsn(0), vec![Lsn(8280), last]));
+    }
+
+    /// The epoch that had passed over it was cut off, and the one after it has used it; then the log was truncated.
+    #[test]
+    fn a_segment_that_was_passed_over_and_used_after_all_is_where_it_begins() {
+        let machine = SimMachine::new(1);
+        let log = passed_over(&machine, Durability::Written);
+        lose(&machine, log, "0000000003.seg", 4096..);
+        let log = open(&machine);
+        // No block of these testifies to anything.
+        let places = [written(&log, 10), written(&log, 10)];
+        assert_eq!(places, [Lsn(88), Lsn(4184)]);
+        log.sync().wait().unwrap();
+        log.shard(ShardId(0)).truncate_before(places[1]).unwrap();
+        let folder = machine.device().directory_to_read(Path::new("/log/shard-0000")).unwrap();
+        // If nothing has removed it.
+        let _ = folder.remove("0000000001.seg");
+        assert_eq!(rebuilt(&machine, log), (Lsn(4096), vec![places[1]]));
+    }
+}

@@ -204,8 +204,8 @@ fn back_within(
         return Ok(None);
     }
     // Read from its block, which is written for that. Of what was accepted nothing is left out: none of it is half
-    // there.
-    if source.written().max(source.durable()) < end {
+    // there. What begins below the end may go on behind it, also where all below is written: what is durable is whole.
+    if source.durable() < end {
         source.flush(Lsn(end.min(source.accepted_end()).0.saturating_sub(1)), true)?;
     }
     let limit = source.written().max(source.durable());
@@ -217,9 +217,11 @@ mod tests {
     use std::ops::Bound::{Excluded, Unbounded};
     use std::time::Duration;
 
+    use super::RecentLast;
     use crate::device::sim::{Faults, SimMachine};
+    use crate::options::Tuning;
     use crate::simulation::Simulated;
-    use crate::{AppendError, Durability, Log, Options, Position, ReadError, Record, ShardId, Write};
+    use crate::{AppendError, Durability, Log, Lsn, Options, Position, ReadError, Record, ShardId, Write};
 
     fn open(machine: &SimMachine, shards: u16) -> Log {
         let options = Options::new().shards(shards).block_bytes(4096).segment_bytes(64 << 10);
@@ -378,5 +380,30 @@ mod tests {
         assert!(tail.next().is_none());
         let high = Position::new(ShardId(0), third.epoch(), crate::Lsn(1 << 30), crate::Lsn(1 << 30));
         assert!(matches!(log.follow_key(b"a", Some(high)), Err(ReadError::AboveEnd { .. })));
+    }
+
+    /// What is known in memory begins in the middle of a record, which is written up to there and no further.
+    #[test]
+    fn a_record_of_which_the_rest_is_not_written_is_found_before_an_append_is_decided() {
+        let tuning = Tuning { device_depth: 1, shard_depth_min: 1, ..Tuning::default() };
+        let options =
+            Options::new().shards(1).block_bytes(4096).segment_bytes(64 << 10).memory_bytes(16 * 4096);
+        let log = options.tuned(tuning).device(&Simulated::seed(1)).open("/log").unwrap();
+        let append = |key: &[u8], bytes| {
+            let write = Write::new(vec![1; bytes]).key(key).durability(Durability::Buffered);
+            log.append(write).wait().unwrap()
+        };
+        let (first, last) = (append(b"a", 500), append(b"a", 10_000));
+        let engine = log.engine_of(ShardId(0));
+        // Half of the memory is looked through, so far back that it begins in the long record.
+        (2..engine.memory_blocks() / 2).for_each(|_| _ = append(b"b", 3_900));
+        let known = engine.recent_last(b"nobody").unwrap();
+        let RecentLast::Below(start) = known else { panic!("{known:?}") };
+        engine.turn_until(|| engine.written() >= start);
+        assert_eq!((last.lsn(), start, engine.written()), (Lsn(4184), Lsn(8192), start));
+        let late = log.append(Write::new(b"late").key(b"a").if_last(Some(first))).wait();
+        let is_refused =
+            matches!(late, Err(AppendError::Conflict { last: found, .. }) if found == Some(last));
+        assert!(is_refused, "{late:?}, and the last one is {last}");
     }
 }

@@ -294,6 +294,18 @@ fn truncated_below(placed: &[Placed]) -> u64 {
     former.filter(is_free).map(|(_, end)| end).max().unwrap_or(0)
 }
 
+/// Where the chain goes on into the first of its files. That need not be the first that there is: one that was too small
+/// for a block is passed over, and may hold what is left of earlier epochs, which were cut off.
+fn beginning(placed: &[Placed]) -> u64 {
+    let (mut begin, mut newest) = (None, 0);
+    for file in placed {
+        let is_entered = file.life.first.epoch > newest;
+        begin = begin.into_iter().chain(is_entered.then(|| file.entry())).min();
+        newest = file.life.epochs.keys().fold(newest, |newest, (epoch, _)| newest.max(*epoch));
+    }
+    begin.unwrap_or(0)
+}
+
 /// What the chain is followed in.
 struct Chain<'a> {
     reader: &'a mut SegmentReader,
@@ -334,7 +346,7 @@ impl Salvaged {
         reader: &mut SegmentReader,
         block_bytes: u32,
     ) -> Result<(), Unsalvageable> {
-        let begin = placed.first().map_or(0, Placed::entry);
+        let begin = beginning(placed);
         let mut entries = vec![begin];
         for (before, file) in placed.iter().zip(placed.iter().skip(1)) {
             let (from, to) = (before.segment.end(), Lsn(file.entry()));

@@ -236,7 +236,7 @@ impl StoreSnapshot {
         }
         let manifest = ShardManifest::decode(&body).map_err(|defect| ManifestError::Damaged([defect; 2]))?;
         let before = &self.manifest;
-        let kept = manifest.epochs.first_unlike(&before.epochs).filter(|first| *first < served);
+        let kept = manifest.epochs.first_unlike(&before.epochs, before.horizon..served);
         // Where a copy was put in its place, its segments may be other files by the same names. Whoever opens it begins an
         // epoch, however new the copy was.
         let goes_on = manifest.epochs.last() == before.epochs.last()

@@ -243,6 +243,8 @@ impl Oracle {
         }
         let first = self.hidden();
         let (mut next, mut back, mut last, mut torn) = (first, 0, None, false);
+        // What was lost stands in the place of all that was accepted behind it.
+        let mut is_over = false;
         let unknown: Vec<_> = self.unknown.iter().map(|(payload, _)| payload).collect();
         for (index, record) in found.iter().enumerate() {
             let lsn = record.position.lsn();
@@ -254,6 +256,7 @@ impl Oracle {
             let is_behind = damage.iter().any(|damage| before <= damage.start && damage.end <= lsn);
             let payload = if let Some(own) = own.filter(|&own| own == next || own > next && is_behind) {
                 torn |= own > next;
+                assert!(!is_over || is_behind, "{record:?} stands behind what was lost");
                 assert!(!torn || next >= needed, "{record:?} stands behind what is missing");
                 next = own + 1;
                 &self.accepted[own].payload
@@ -264,10 +267,20 @@ impl Oracle {
                 back += 1;
                 payload
             } else if let Some(payload) = self.lost.get(&record.position).filter(|_| {
-                // Behind a hole that is told, or behind all that there is: a write that was torn and cut off may be
-                // made whole again by what a later epoch wrote over it and lost. Only the manifest knew of that one.
-                let is_excused = |damage: &Range<Lsn>| damage.start > acknowledged && damage.end <= lsn;
-                next == self.accepted.len() || damage.iter().any(is_excused)
+                // Behind a hole that is told. Or behind all that was acknowledged: a write that was torn and cut off may be
+                // made whole again by what a later epoch wrote over it and lost, in an earlier life or in this one. Only
+                // the manifest knew of that one. Or in what had been truncated, as the last thing in front of a hole that
+                // is told: there the epoch stood that had cut it off, in a file that is gone.
+                let is_last = |hole: &Range<Lsn>| {
+                    let mut up_to = found[index..].iter().take_while(|own| own.position.lsn() < hole.start);
+                    lsn < hole.start && up_to.all(|own| self.lost.contains_key(&own.position))
+                };
+                let is_told = damage.iter().any(|hole| {
+                    let is_behind = hole.start > acknowledged && hole.end <= lsn;
+                    is_behind || hole.end <= self.truncated() && is_last(hole)
+                });
+                is_over |= !is_told;
+                is_told || next >= needed
             }) {
                 payload
             } else {

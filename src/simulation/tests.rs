@@ -60,7 +60,7 @@ fn histories() {
 }
 
 /// Seeds that were red once, with what they found. Most are above those of a plain `cargo test`.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 18] = [
     (25_584, "a follower by key beside the owner was held against a truncation that failed"),
     (
         71_795,
@@ -81,6 +81,27 @@ const FOUND: [(u64, &str); 9] = [
     (
         101_997,
         "a follower that had passed the rest of a block where the log was cut was told of another history",
+    ),
+    (140_450, "an append on a condition did not see a last record of which the rest was not written"),
+    (209_067, "the same, in a later epoch"),
+    (147_017, "a rebuilt manifest began with a segment that had been passed over, and the chain was lost"),
+    (174_166, "the same, where shards lie on disks of their own"),
+    (
+        210_496,
+        "a truncation that found no room was seen beside the owner, and taken back: readers were told of another history",
+    ),
+    (
+        63_599,
+        "a time was sought beside the owner while one copy of a manifest could not be read that told of a failed truncation",
+    ),
+    (
+        69_163,
+        "a torn write that a later epoch's made whole came back with its manifest, in the life that lost that one",
+    ),
+    (240_437, "the same, where it had been made whole in an earlier life"),
+    (
+        328_343,
+        "a batch that was cut off came back in front of the hole where its rest and the next epoch had been truncated",
     ),
 ];
 
