@@ -441,7 +441,6 @@
 //! `tracing` (default): log lines through `tracing`. `cli`: the `sawmill` command. `ceiling`: `sawmill::ceiling`, bare writes
 //! to compare figures with. `simulation`: `sawmill::simulation`, a simulated disk for your own crash tests. `tokio-uring`:
 //! shards inside the application's own tokio-uring runtimes.
-//!
 //! The repository's `docs/` have the architecture, the promises and their tests, the format on disk, and what was measured.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -460,6 +459,7 @@ mod format;
 mod index;
 mod instance;
 pub mod log;
+mod moves;
 mod notice;
 mod open;
 pub mod options;
@@ -488,8 +488,8 @@ struct Readme;
 pub use append::{Append, Commit};
 pub use consumer::Consumer;
 pub use error::{
-    AppendError, Cause, CloseError, ConsumerError, OpenError, QueueError, ReadError, TruncateError,
-    error_chain,
+    AppendError, Cause, CloseError, ConsumerError, MoveError, OpenError, QueueError, ReadError,
+    TruncateError, error_chain,
 };
 pub use log::{Log, LogReader, Shard};
 pub use options::{Backend, OnDamage, Options};

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Commit, Job, Payloads, State};
+use super::{Commit, Job, Payloads, Route, State};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::EngineRef;
@@ -17,6 +17,7 @@ impl<'a> Job<'a> {
     pub(super) fn built(
         key: &'a [u8],
         built: &'a BatchBuilder,
+        route: Route,
         durability: Durability,
     ) -> Result<Job<'a>, AppendError> {
         if built.is_empty() {
@@ -34,6 +35,7 @@ impl<'a> Job<'a> {
             durability: built.durability.unwrap_or(durability),
             terms,
             origin: built.origin,
+            route,
         })
     }
 }
@@ -51,6 +53,7 @@ pub struct AppendBatch<'a> {
 impl<'a> AppendBatch<'a> {
     pub(crate) fn begin(
         engine: EngineRef,
+        route: Route,
         key: &'a [u8],
         payloads: Vec<&'a [u8]>,
         durability: Durability,
@@ -68,6 +71,7 @@ impl<'a> AppendBatch<'a> {
                 durability,
                 terms: None,
                 origin: Origin::default(),
+                route,
             },
         )
     }
@@ -75,11 +79,12 @@ impl<'a> AppendBatch<'a> {
     /// Of a batch that was built, whose records have `key` where they have none of their own.
     pub(crate) fn begin_built(
         engine: EngineRef,
+        route: Route,
         key: &'a [u8],
         built: &'a BatchBuilder,
         durability: Durability,
     ) -> AppendBatch<'a> {
-        match Job::built(key, built, durability) {
+        match Job::built(key, built, route, durability) {
             Ok(job) => AppendBatch::begin_job(engine, job),
             Err(error) => AppendBatch::failed(error),
         }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::terms;
+use super::{Route, route, terms};
 use crate::error::{AppendError, Cause};
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef, Placed, Refused, Registration, Target, about_encoded};
@@ -44,12 +44,13 @@ impl Commit {
 
     pub(crate) fn try_begin(
         engine: EngineRef,
+        route: Route,
         write: &Write<'_>,
         durability: Durability,
     ) -> Result<Commit, AppendError> {
         let bytes = about_encoded((write.payload.len() + write.key.len()) as u64, 1);
         let durability = write.durability.unwrap_or(durability);
-        let mode = AppendMode::without_lead(write.priority, durability);
+        let mode = AppendMode::without_lead(write.priority, durability).at(route.turn());
         let put = |engine: &EngineRef| match &write.terms {
             None => engine.put_payload(&write.key, &write.payload, mode),
             Some(terms) => {
@@ -77,8 +78,10 @@ impl Commit {
         match put(&engine) {
             Ok(placed) => {
                 engine.gate.accepted(&passed, priority, bytes);
-                Ok(Commit::new(engine, &placed))
+                Ok(route::commit(engine, &placed))
             }
+            // What is being moved has no room for now.
+            Err(Refused::Moved) => Err(engine.no_room(&passed, priority, origin, bytes)),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() && engine.wants_segment() {
                     engine.make_segment();

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Commit, Job};
+use super::{Commit, Job, Route};
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Batch, EngineRef, about_encoded};
@@ -28,6 +28,7 @@ pub struct CommitBatch {
 impl CommitBatch {
     pub(crate) fn try_begin<P: AsRef<[u8]>>(
         engine: EngineRef,
+        route: Route,
         key: &[u8],
         payloads: &[P],
         durability: Durability,
@@ -49,7 +50,7 @@ impl CommitBatch {
         };
         let batch = Batch { keys: Keys::One(key), id: None, payloads: List::Slices(slices) };
         let bytes = about_encoded(batch.bytes(), payloads.len() as u64);
-        let mode = AppendMode::without_lead(Priority::Normal, durability);
+        let mode = AppendMode::without_lead(Priority::Normal, durability).at(route.turn());
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| engine.put(&batch, mode, Some(&mut positions));
         let commit = Commit::try_put(engine, bytes, mode.priority, &Origin::default(), put)?;
@@ -58,10 +59,11 @@ impl CommitBatch {
 
     pub(crate) fn try_built(
         engine: EngineRef,
+        route: Route,
         built: &BatchBuilder,
         durability: Durability,
     ) -> Result<CommitBatch, AppendError> {
-        let job = Job::built(&[], built, durability)?;
+        let job = Job::built(&[], built, route, durability)?;
         let bytes = about_encoded(built.body_bytes(), built.len() as u64);
         let mut positions = Vec::new();
         let put = |engine: &EngineRef| {

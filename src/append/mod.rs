@@ -4,146 +4,29 @@
 mod batch;
 mod commit;
 mod commit_batch;
+mod job;
+mod queued;
+mod route;
 mod terms;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::admission::{Call, Place};
-use crate::error::{AppendError, Cause};
+use crate::admission::Call;
+use crate::error::AppendError;
 use crate::position::Position;
-use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused, about_encoded};
-use crate::time::Nanos;
-use crate::write::BatchBuilder;
-use crate::write::{Durability, Priority};
-use crate::write::{Keys, List, Origin, Payload, Terms, Write};
+use crate::shard::{AppendMode, Engine, EngineRef, Refused};
+use crate::write::{Durability, Write};
 pub use batch::{AdmittedBatch, AppendBatch};
 pub use commit::{Commit, SyncHandle};
 pub use commit_batch::CommitBatch;
-
-enum Payloads<'a> {
-    One(Payload<'a>),
-    Many(Vec<&'a [u8]>),
-    Built(&'a BatchBuilder),
-}
-
-/// What is to be appended, kept until it is accepted.
-struct Job<'a> {
-    /// Of a batch that was built: of those records that have none of their own, or, under terms, of all.
-    key: Cow<'a, [u8]>,
-    payloads: Payloads<'a>,
-    priority: Priority,
-    durability: Durability,
-    terms: Option<Box<Terms>>,
-    origin: Origin,
-}
-
-impl Job<'_> {
-    /// It was not accepted within its deadline.
-    #[cold]
-    fn too_late(&self, engine: &Engine) -> AppendError {
-        let (records, payloads) = match &self.payloads {
-            Payloads::One(payload) => (1, payload.len()),
-            Payloads::Many(payloads) => (payloads.len(), payloads.iter().map(|payload| payload.len()).sum()),
-            Payloads::Built(built) => (built.len(), built.bytes()),
-        };
-        let bytes = about_encoded((self.key.len() * records + payloads) as u64, records as u64);
-        engine.overloaded(Cause::Deadline, self.priority, &self.origin, bytes)
-    }
-
-    /// Not after `until`, where it must look up something first.
-    fn put(
-        &self,
-        engine: &EngineRef,
-        mode: AppendMode,
-        until: Nanos,
-        positions: Option<&mut Vec<Position>>,
-    ) -> Result<Placed, Refused> {
-        if let Some(terms) = &self.terms {
-            return self.put_under(engine, terms, mode, until, positions);
-        }
-        match &self.payloads {
-            Payloads::One(payload) => engine.put_payload(&self.key, payload, mode),
-            Payloads::Many(payloads) => {
-                let keys = Keys::One(&self.key);
-                let batch = Batch { keys, id: None, payloads: List::Slices(payloads) };
-                engine.put(&batch, mode, positions)
-            }
-            Payloads::Built(built) => {
-                let keys = built.keys(&self.key);
-                let batch = Batch { keys, id: None, payloads: built.list() };
-                engine.put(&batch, mode, positions)
-            }
-        }
-    }
-
-    /// The same under terms.
-    #[cold]
-    fn put_under(
-        &self,
-        engine: &EngineRef,
-        terms: &Terms,
-        mode: AppendMode,
-        until: Nanos,
-        positions: Option<&mut Vec<Position>>,
-    ) -> Result<Placed, Refused> {
-        let (whole, one);
-        let payloads = match &self.payloads {
-            Payloads::One(payload) => {
-                whole = payload.whole();
-                one = [&*whole];
-                List::Slices(&one)
-            }
-            Payloads::Many(payloads) => List::Slices(payloads),
-            Payloads::Built(built) => built.list(),
-        };
-        let batch = Batch { keys: Keys::One(&self.key), id: terms.id, payloads };
-        terms::put(engine, &batch, terms, mode, until, positions)
-    }
-
-    fn may_lead(&self) -> AppendMode {
-        AppendMode::may_lead(self.priority, self.durability)
-    }
-
-    fn without_lead(&self) -> AppendMode {
-        AppendMode::without_lead(self.priority, self.durability)
-    }
-}
-
-/// A job in line for room. Dropping it withdraws the append.
-struct Queued<'a> {
-    engine: EngineRef,
-    job: Job<'a>,
-    place: Place,
-    /// Its deadline.
-    until: Nanos,
-}
-
-impl Queued<'_> {
-    fn is_late(&self) -> bool {
-        self.until != Nanos::NEVER && self.engine.time() >= self.until
-    }
-
-    /// For how long this thread may sleep: until its deadline, or that of whoever calls.
-    fn may_sleep(&self, left: Option<Duration>) -> Option<Duration> {
-        let own = (self.until != Nanos::NEVER).then(|| Duration::from_nanos(self.until - self.engine.time()));
-        own.into_iter().chain(left).min()
-    }
-}
-
-impl Drop for Queued<'_> {
-    /// Gives the place up, and offers what room there is to the next.
-    fn drop(&mut self) {
-        if self.engine.in_opening_process() {
-            self.engine.admission.leave(&self.place);
-            crate::sync::wake(self.engine.offer());
-        }
-    }
-}
+use job::{Job, Payloads};
+use queued::{InLine, Line, Queued};
+use route::Whereto;
+pub(crate) use route::{Route, look_up_all};
 
 /// An append on its way. Only the parts know how to end, so that the fast path moves no more than a
 /// [`Commit`].
@@ -162,33 +45,47 @@ type Positions<'p> = Option<&'p mut Vec<Position>>;
 
 impl<'a> State<'a> {
     /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
-    fn begin(engine: EngineRef, job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
+    fn begin(mut engine: EngineRef, mut job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
         if !engine.in_opening_process() {
             return State::Failed(AppendError::Forked);
         }
-        if engine.admission.is_shut() {
-            return State::Failed(engine.shut_error().into());
-        }
-        if job.origin.deadline.is_some_and(|deadline| engine.is_slower_than(deadline)) {
-            return State::Failed(job.too_late(&engine));
-        }
-        let until = engine.gives_up_at(&job.origin);
-        if engine.admission.is_clear() {
-            if let Some(positions) = positions.as_deref_mut() {
-                positions.clear();
+        loop {
+            if engine.admission.is_shut() {
+                return State::Failed(engine.shut_error().into());
             }
-            match job.put(&engine, job.may_lead(), until, positions) {
-                Ok(placed) => return State::Accepted(Commit::new(engine, &placed)),
-                Err(Refused::Error(error)) => {
-                    engine.count_refusal(&error);
-                    return State::Failed(error);
+            if job.origin.deadline.is_some_and(|deadline| engine.is_slower_than(deadline)) {
+                return State::Failed(job.too_late(&engine));
+            }
+            let until = engine.gives_up_at(&job.origin);
+            if engine.admission.is_clear() {
+                if let Some(positions) = positions.as_deref_mut() {
+                    positions.clear();
                 }
-                Err(Refused::NoRoom) => {}
-                Err(Refused::TooLate) => return State::Failed(job.too_late(&engine)),
+                match job.put(&engine, job.may_lead(), until, positions.as_deref_mut()) {
+                    Ok(placed) => return State::Accepted(route::commit(engine, &placed)),
+                    Err(Refused::Error(error)) => {
+                        engine.count_refusal(&error);
+                        return State::Failed(error);
+                    }
+                    Err(Refused::NoRoom) => {}
+                    Err(Refused::TooLate) => return State::Failed(job.too_late(&engine)),
+                    Err(Refused::Moved) => match job.look_up_again(&engine) {
+                        Whereto::Here => continue,
+                        Whereto::There(other) => {
+                            engine = other;
+                            continue;
+                        }
+                        Whereto::Moving => {
+                            return State::Queued(Queued { engine, job, line: Line::Move, until });
+                        }
+                        Whereto::Nowhere(error) => return State::Failed(error),
+                    },
+                }
             }
+            let place = engine.enter_queue(job.priority, until);
+            let line = Line::Room(InLine { engine: engine.clone(), place });
+            return State::Queued(Queued { engine, job, line, until });
         }
-        let place = engine.enter_queue(job.priority, until);
-        State::Queued(Queued { engine, job, place, until })
     }
 
     /// One attempt to take room, in the call of whoever holds the handle. True once it is over.
@@ -207,17 +104,18 @@ impl<'a> State<'a> {
             *self = State::Failed(queued.job.too_late(engine));
             return true;
         }
-        if !engine.is_turn(&queued.place) {
+        if !queued.is_turn() {
             if !engine.is_threaded() {
                 // Nobody else lets time pass, after which those before this one are out of line.
-                engine.turn_until(|| engine.is_turn(&queued.place) || queued.is_late());
+                engine.turn_until(|| queued.is_turn() || queued.is_late());
             }
             return false;
         }
         if let Some(positions) = positions.as_deref_mut() {
             positions.clear();
         }
-        match queued.job.put(engine, queued.job.without_lead(), queued.until, positions) {
+        match queued.job.put(engine, queued.job.without_lead(), queued.until, positions.as_deref_mut()) {
+            Err(Refused::NoRoom) if matches!(queued.line, Line::Move) => self.begin_anew(positions),
             Err(Refused::NoRoom) => {
                 if !engine.is_threaded() {
                     make_room(engine, || queued.is_late());
@@ -230,7 +128,7 @@ impl<'a> State<'a> {
             }
             Ok(placed) => {
                 let engine = engine.clone();
-                *self = State::Accepted(Commit::new(engine, &placed));
+                *self = State::Accepted(route::commit(engine, &placed));
                 true
             }
             Err(Refused::Error(error)) => {
@@ -238,7 +136,34 @@ impl<'a> State<'a> {
                 *self = State::Failed(error);
                 true
             }
+            Err(Refused::Moved) => match queued.job.look_up_again(engine) {
+                Whereto::Moving => {
+                    queued.line = Line::Move;
+                    false
+                }
+                Whereto::Here => self.begin_anew(positions),
+                Whereto::There(other) => {
+                    queued.engine = other;
+                    self.begin_anew(positions)
+                }
+                Whereto::Nowhere(error) => {
+                    *self = State::Failed(error);
+                    true
+                }
+            },
         }
+    }
+
+    /// Its slot was moved: it is new where it goes now, and keeps its deadline. True once it is over.
+    fn begin_anew(&mut self, positions: Positions<'_>) -> bool {
+        let State::Queued(queued) = std::mem::replace(self, State::Gone) else { unreachable!("it waits") };
+        let Queued { engine, job, line, until } = queued;
+        drop(line);
+        *self = State::begin(engine, job, positions);
+        if let State::Queued(queued) = self {
+            queued.until = queued.until.min(until);
+        }
+        !matches!(self, State::Queued(_))
     }
 
     fn poll_admitted(&mut self, context: &mut Context<'_>, mut positions: Positions<'_>) -> Poll<()> {
@@ -247,27 +172,26 @@ impl<'a> State<'a> {
             if self.attempt(positions.as_deref_mut()) {
                 return Poll::Ready(());
             }
-            let State::Queued(Queued { engine, place, .. }) = self else { unreachable!("it is not over") };
-            engine.wait_in_queue(place, Call::Task(context.waker().clone()));
+            let State::Queued(queued) = self else { unreachable!("it is not over") };
+            queued.register(Call::Task(context.waker().clone()));
         }
-        let threaded = matches!(self, State::Queued(Queued { engine, .. }) if engine.is_threaded());
+        let turns = matches!(self, State::Queued(queued) if queued.must_turn());
         // Without threads nobody else turns the shard: go on until it has room.
-        if !threaded && self.wait_admitted(None, positions) { Poll::Ready(()) } else { Poll::Pending }
+        if turns && self.wait_admitted(None, positions) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Blocks until it is over; false if the time was over first.
     fn wait_admitted(&mut self, deadline: Option<Instant>, mut positions: Positions<'_>) -> bool {
         while !self.attempt(positions.as_deref_mut()) {
             let State::Queued(queued) = self else { unreachable!("it is not over") };
-            let engine = &queued.engine;
-            if !engine.is_threaded() {
+            if queued.must_turn() {
                 continue;
             }
-            if engine.would_wait_for_itself() {
+            if queued.engine.would_wait_for_itself() {
                 *self = State::Failed(AppendError::OwnThread);
                 return true;
             }
-            engine.wait_in_queue(&queued.place, Call::Thread(std::thread::current()));
+            queued.register(Call::Thread(std::thread::current()));
             if self.attempt(positions.as_deref_mut()) {
                 return true;
             }
@@ -379,21 +303,26 @@ impl<'a> Append<'a> {
     // Always: what is built here and taken apart by `admitted().wait()` then stays in registers. As a call its fields,
     // just written one by one, are read back 16 bytes at a time, which a store buffer does not forward.
     #[inline(always)]
-    pub(crate) fn begin(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
+    pub(crate) fn begin(
+        engine: EngineRef,
+        route: Route,
+        write: Write<'a>,
+        durability: Durability,
+    ) -> Append<'a> {
         let durability = write.durability.unwrap_or(durability);
         // Nothing is set up for a record that need not wait.
-        let mode = AppendMode::may_lead(write.priority, durability);
+        let mode = AppendMode::may_lead(write.priority, durability).at(route.turn());
         if write.is_plain() {
             if let Some(placed) = engine.accept(&write.key, &write.payload, mode) {
                 return Append(State::Accepted(Commit::new(engine, &placed)));
             }
         }
-        Append::begin_slowly(engine, write, durability)
+        Append::begin_slowly(engine, route, write, durability)
     }
 
     /// It may have to wait, or be told why it is refused.
     #[cold]
-    fn begin_slowly(engine: EngineRef, write: Write<'a>, durability: Durability) -> Append<'a> {
+    fn begin_slowly(engine: EngineRef, route: Route, write: Write<'a>, durability: Durability) -> Append<'a> {
         let (key, payloads) = (write.key, Payloads::One(write.payload));
         let job = Job {
             key,
@@ -402,6 +331,7 @@ impl<'a> Append<'a> {
             durability,
             terms: write.terms,
             origin: write.origin,
+            route,
         };
         Append(State::begin(engine, job, None))
     }

@@ -101,6 +101,7 @@ impl Blocks {
                     return;
                 }
                 Claim::Full(_) => {}
+                Claim::Stale => unreachable!("it was not asked under a condition"),
                 Claim::Closed => {
                     self.pool.release(self.pool.last().sequence);
                     let capacity = self.pool.block_bytes();

@@ -6,6 +6,7 @@
 
 mod append;
 mod consumer;
+mod moves;
 mod open;
 mod queue;
 
@@ -21,6 +22,7 @@ use crate::position::{Lsn, Position, ShardId};
 pub use crate::recovery::Damage;
 pub use append::AppendError;
 pub use consumer::ConsumerError;
+pub use moves::MoveError;
 pub use open::OpenError;
 pub use queue::QueueError;
 
@@ -104,7 +106,7 @@ macro_rules! has_two_causes {
 
 pub(crate) use has_two_causes;
 
-has_all_causes!(AppendError, ReadError, TruncateError);
+has_all_causes!(AppendError, MoveError, ReadError, TruncateError);
 has_two_causes!(ConsumerError::Read, QueueError::Read);
 
 /// Why a shard stopped: everybody who waits gets the same.

@@ -116,14 +116,14 @@ pub enum OpenError {
     /// A manifest is missing: neither copy is there. Nothing was changed.
     #[error(
         "the manifest in {} is missing, in both copies; nothing was changed: a shard's is rebuilt by `sawmill repair`, \
-             and the log's own (`log.manifest.*`) put back from any backup of the log",
+             and the log's own (`log.manifest.*`) put back from any backup of the log since slots were last moved",
         path.display()
     )]
     ManifestMissing {
         /// The folder of the manifest.
         path: PathBuf,
     },
-    /// The two copies of the log's own manifest, which never change, are of two logs: one was put there by mistake.
+    /// The two copies of the log's own manifest are of two logs: one was put there by mistake.
     /// Nothing was changed.
     #[error(
         "`log.manifest.0` and `log.manifest.1` in {} are of two logs; nothing was changed: move the one away that was \
@@ -133,6 +133,23 @@ pub enum OpenError {
     OfTwoLogs {
         /// The log's own directory.
         path: PathBuf,
+    },
+    /// The log's own manifest (`log.manifest.*`) is from before slots were moved, as a shard knows: it was restored from
+    /// an older backup. Records would not be found by their keys. Nothing was changed.
+    #[error(
+        "`log.manifest.*` in {} is older than the log: its map of slots is version {version}, and shard {shard} knows of \
+             version {known}; nothing was changed: restore its newest copy",
+        path.display()
+    )]
+    MapOlder {
+        /// The log's own directory.
+        path: PathBuf,
+        /// Of the map that was found.
+        version: u32,
+        /// The shard that knows of a later one.
+        shard: ShardId,
+        /// The version that it knows of.
+        known: u32,
     },
     /// A manifest that is lost in both copies cannot be rebuilt from the segment files. Nothing was changed.
     #[error("the manifest in {} cannot be rebuilt: {reason}; nothing was changed", path.display())]

@@ -11,8 +11,8 @@ use super::{Failure, SharedIo, error_chain};
 use crate::error::{Damage, Defect};
 use crate::log::Finding;
 use crate::{
-    AppendError, CloseError, ConsumerError, LogId, Lsn, OpenError, Position, QueueError, ReadError, ShardId,
-    TallyError, TruncateError, UpdateError,
+    AppendError, CloseError, ConsumerError, LogId, Lsn, MoveError, OpenError, Position, QueueError,
+    ReadError, ShardId, TallyError, TruncateError, UpdateError,
 };
 
 const SHARD: ShardId = ShardId(77);
@@ -105,6 +105,7 @@ fn opening_and_closing_tell_what_they_hold() {
             ManifestDamaged { path: path(), first: Defect::Short, second: Defect::Missing },
         ManifestMissing { .. } => ManifestMissing { path: path() },
         OfTwoLogs { .. } => OfTwoLogs { path: path() },
+        MapOlder { .. } => MapOlder { path: path(), version: 1, shard: SHARD, known: 2 },
         CannotRebuild { .. } => CannotRebuild { path: path(), reason: "two files".into() },
         TooNew { .. } => TooNew { path: path() },
         Forked => Forked,
@@ -188,6 +189,16 @@ fn readers_and_truncation_tell_what_they_hold() {
         NoSuchShard(_) => NoSuchShard(SHARD),
         Forked => Forked,
         Io { .. } => Io { shard: SHARD, operation: "writing the manifest", source: shared() },
+    );
+    each!(MoveError:
+        NoSuchSlot { .. } => NoSuchSlot { slot: 9, slots: 8 },
+        HistoryFull { .. } => HistoryFull { slot: 9, oldest: SHARD },
+        ShardFailed(_) => ShardFailed(failure()),
+        Closed => Closed,
+        OwnThread => OwnThread,
+        NoSuchShard(_) => NoSuchShard(SHARD),
+        Forked => Forked,
+        Io { .. } => Io { operation: "writing the log's manifest", source: shared() },
     );
     each!(Finding:
         Read(_) => Read(ReadError::Io { shard: SHARD, source: shared() }),

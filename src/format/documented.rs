@@ -10,6 +10,7 @@ use super::progress::{ProgressHead, ProgressRow};
 use super::queue::{DeadRow, OpenRow, QueueHead};
 use super::record::RecordHeader;
 use super::slot::SlotHeader;
+use super::slot_map::{MapLayout, StretchRow};
 use super::tally::{AnchorRow, TallyHeader};
 
 /// Offset, width and name of each field, in the order in which they lie, and the whole size.
@@ -36,6 +37,8 @@ fn layouts() -> Vec<Layout> {
     vec![
         layout!(SlotHeader { magic, version, kind, crc, sequence, body_bytes, reserved }),
         layout!(LogLayout { log_id, shards, directories, block_bytes, segment_bytes, slots, granule }),
+        layout!(MapLayout { version, stretches, nonce }),
+        layout!(StretchRow { slot, shard, goes_on, version, from_epoch, from, until, until_epoch, reserved }),
         layout!(ShardLayout {
             log_id,
             shard,
@@ -44,7 +47,7 @@ fn layouts() -> Vec<Layout> {
             next_file,
             epochs,
             segments,
-            reserved,
+            map_version,
             horizon,
             checkpoint,
             covered,

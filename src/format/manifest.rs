@@ -4,7 +4,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Defect, EpochRow, EpochTable, Identity};
+use super::slot_map::{MapLayout, StretchRow};
+use super::{Defect, EpochRow, EpochTable, Identity, SlotMap};
 use crate::position::Lsn;
 
 /// Splits Pods off the front of a body.
@@ -27,8 +28,19 @@ impl<'a> Reader<'a> {
         Ok(bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect())
     }
 
+    fn histories(&mut self, slots: Vec<u16>, shards: u16) -> Result<SlotMap, Defect> {
+        let layout: MapLayout = self.pod()?;
+        let rows: Vec<StretchRow> = self.pods(layout.stretches)?;
+        let of_a_shard = rows.iter().all(|row| row.shard < shards);
+        if of_a_shard { SlotMap::with_histories(slots, &layout, &rows) } else { Err(Defect::Length) }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn finish(self) -> Result<(), Defect> {
-        if self.0.is_empty() { Ok(()) } else { Err(Defect::Length) }
+        if self.is_at_end() { Ok(()) } else { Err(Defect::Length) }
     }
 }
 
@@ -52,8 +64,7 @@ pub(crate) struct LogManifest {
     pub shards: u16,
     pub block_bytes: u32,
     pub segment_bytes: u64,
-    /// Slot number to shard number.
-    pub slots: Vec<u16>,
+    pub map: SlotMap,
     /// Where the shards live, if not in the log's own directory: shard `n` in `n % len`.
     pub directories: Vec<String>,
 }
@@ -66,15 +77,16 @@ impl LogManifest {
             directories: self.directories.len() as u16,
             block_bytes: self.block_bytes,
             segment_bytes: self.segment_bytes,
-            slots: self.slots.len() as u32,
+            slots: self.map.shards.len() as u32,
             granule: super::GRANULE as u32,
         };
         let mut bytes = bytemuck::bytes_of(&layout).to_vec();
-        bytes.extend_from_slice(bytemuck::cast_slice(&self.slots));
+        bytes.extend_from_slice(bytemuck::cast_slice(&self.map.shards));
         for directory in &self.directories {
             bytes.extend_from_slice(&(directory.len() as u32).to_le_bytes());
             bytes.extend_from_slice(directory.as_bytes());
         }
+        bytes.extend_from_slice(&self.map.encode_histories());
         bytes
     }
 
@@ -98,7 +110,6 @@ impl LogManifest {
             let name = std::str::from_utf8(reader.bytes(bytes as usize)?).map_err(|_| Defect::Length)?;
             directories.push(name.to_owned());
         }
-        reader.finish()?;
         let sane = layout.shards > 0
             && u64::from(layout.granule) == super::GRANULE
             && !slots.is_empty()
@@ -110,12 +121,15 @@ impl LogManifest {
         if !sane {
             return Err(Defect::Length);
         }
+        let map =
+            if reader.is_at_end() { SlotMap::new(slots) } else { reader.histories(slots, layout.shards)? };
+        reader.finish()?;
         Ok(LogManifest {
             log_id: layout.log_id,
             shards: layout.shards,
             block_bytes: layout.block_bytes,
             segment_bytes: layout.segment_bytes,
-            slots,
+            map,
             directories,
         })
     }
@@ -148,7 +162,7 @@ pub(crate) struct ShardLayout {
     pub next_file: u32,
     pub epochs: u32,
     pub segments: u32,
-    pub reserved: u32,
+    pub map_version: u32,
     pub horizon: u64,
     pub checkpoint: u64,
     pub covered: u64,
@@ -164,6 +178,8 @@ pub(crate) struct ShardManifest {
     /// Numbers above every one ever used, so that none is used twice.
     pub next_epoch: u32,
     pub next_file: u32,
+    /// The last version of the log's map of slots that is known to name this shard; 0 if none is.
+    pub map_version: u32,
     /// Below it everything was truncated away.
     pub horizon: Lsn,
     /// P: the end of a block at or below the durable LSN; recovery starts there.
@@ -189,7 +205,7 @@ impl ShardManifest {
             next_file: self.next_file,
             epochs: self.epochs.rows().len() as u32,
             segments: self.segments.len() as u32,
-            reserved: 0,
+            map_version: self.map_version,
             horizon: self.horizon.0,
             checkpoint: self.checkpoint.0,
             covered: self.covered.0,
@@ -229,6 +245,7 @@ impl ShardManifest {
             shard: layout.shard,
             next_epoch: layout.next_epoch,
             next_file: layout.next_file,
+            map_version: layout.map_version,
             horizon: Lsn(layout.horizon),
             checkpoint: Lsn(layout.checkpoint),
             covered: Lsn(layout.covered),
@@ -278,6 +295,7 @@ mod tests {
             shard: 2,
             next_epoch: 5,
             next_file: 9,
+            map_version: 6,
             horizon: Lsn(17),
             checkpoint: Lsn(8192),
             covered: Lsn(8192),
@@ -294,7 +312,7 @@ mod tests {
             shards: 3,
             block_bytes: 8192,
             segment_bytes: 1 << 20,
-            slots: vec![0, 1, 2, 0],
+            map: SlotMap::new(vec![0, 1, 2, 0]),
             directories: vec!["a".into(), "ü".into()],
         }
     }
@@ -319,9 +337,9 @@ mod tests {
             change(&mut log);
             assert_eq!(LogManifest::decode(&log.encode()), Err(Defect::Length), "{what}");
         };
-        refused("no shard", |log| (log.shards, log.slots) = (0, vec![]));
-        refused("no slot", |log| log.slots.clear());
-        refused("a slot of no shard", |log| log.slots[2] = 3);
+        refused("no shard", |log| (log.shards, log.map) = (0, SlotMap::new(vec![])));
+        refused("no slot", |log| log.map.shards.clear());
+        refused("a slot of no shard", |log| log.map.shards[2] = 3);
         refused("no block", |log| log.block_bytes = 0);
         refused("half a block", |log| log.block_bytes = 2048);
         refused("a block and a half", |log| log.block_bytes = 8192 + 2048);

@@ -20,6 +20,7 @@ mod queue;
 mod record;
 mod siphash;
 mod slot;
+mod slot_map;
 mod tally;
 
 pub(crate) use ages::{AgeMark, AgesRow, decode_ages, encode_ages};
@@ -45,6 +46,7 @@ pub(crate) use record::{
     encoded_bytes, own_records, told_bytes,
 };
 pub(crate) use slot::{SLOT_HEADER_BYTES, SlotKind, decode_slot, encode_slot, slot_bytes};
+pub(crate) use slot_map::{HISTORY_MAX, ShardPlace, SlotMap, Stretch};
 pub(crate) use tally::{AnchorRow, TallyHeader};
 
 pub(crate) use crate::position::GRANULE;

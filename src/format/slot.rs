@@ -25,9 +25,9 @@ pub(crate) enum SlotKind {
 }
 
 impl SlotKind {
-    /// Written once, when the log is made: two copies that differ are of two logs.
-    pub(crate) fn is_for_good(self) -> bool {
-        self == SlotKind::Log
+    /// Whether these cannot be two copies of one thing: each manifest of a log begins with the log's id.
+    pub(crate) fn are_of_two(self, first: &[u8], second: &[u8]) -> bool {
+        self == SlotKind::Log && first.get(..16) != second.get(..16)
     }
 
     /// Written one copy at a time, so that the other one is older; else both say the same.

@@ -21,6 +21,7 @@ pub(crate) use threads::start_threads;
 
 use crate::consumer;
 use crate::device::{Calls, Device, Directory, Lock};
+use crate::moves::MapFile;
 use crate::notice::Notices;
 use crate::options::Config;
 use crate::queue;
@@ -33,7 +34,9 @@ pub(crate) struct Instance {
     pub path: PathBuf,
     pub engines: Vec<Arc<Engine>>,
     pub engine_refs: Vec<StripedRefs>,
-    pub router: Router,
+    pub router: Arc<Router>,
+    /// Where the map of slots is written.
+    pub map_file: MapFile,
     pub config: Config,
     pub backend: &'static str,
     pub device: Arc<dyn Device>,

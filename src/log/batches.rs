@@ -1,10 +1,10 @@
 //! Batches: appended as a whole, waiting for room or not, with one key or several.
 
 use super::{Log, Shard};
-use crate::append::{AppendBatch, CommitBatch};
+use crate::append::{AppendBatch, CommitBatch, Route, look_up_all};
 use crate::error::AppendError;
 use crate::shard::{EngineRef, StripedRefs};
-use crate::write::{BatchBuilder, Keys};
+use crate::write::BatchBuilder;
 
 impl Log {
     /// Appends several records with one key to one shard. After any crash all of them are there, or
@@ -24,7 +24,8 @@ impl Log {
     ) -> AppendBatch<'a> {
         let key = key.as_ref();
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
-        AppendBatch::begin(self.refs_for(key).take(), key, payloads, self.durability())
+        let (refs, route) = self.refs_for(key);
+        AppendBatch::begin(refs.take(), route, key, payloads, self.durability())
     }
 
     /// As [`append_batch`](Log::append_batch), with a batch built in advance, whose memory can be reused
@@ -38,7 +39,7 @@ impl Log {
     ) -> AppendBatch<'a> {
         let key = key.as_ref();
         match self.refs_for_built(key, batch) {
-            Ok(refs) => AppendBatch::begin_built(refs.take(), key, batch, self.durability()),
+            Ok((refs, route)) => AppendBatch::begin_built(refs.take(), route, key, batch, self.durability()),
             Err(error) => AppendBatch::failed(error),
         }
     }
@@ -89,7 +90,8 @@ impl Log {
         payloads: &[P],
     ) -> Result<CommitBatch, AppendError> {
         let key = key.as_ref();
-        CommitBatch::try_begin(self.refs_for(key).take(), key, payloads, self.durability())
+        let (refs, route) = self.refs_for(key);
+        CommitBatch::try_begin(refs.take(), route, key, payloads, self.durability())
     }
 
     /// As [`append_keyed`](Log::append_keyed) if there is room for all of it now; never waits for room. It takes the
@@ -111,23 +113,16 @@ impl Log {
     /// # Errors
     /// As [`try_append_batch`](Log::try_append_batch), and as [`append_keyed`](Log::append_keyed).
     pub fn try_append_built(&self, batch: &BatchBuilder) -> Result<CommitBatch, AppendError> {
-        CommitBatch::try_built(self.refs_for_built(&[], batch)?.take(), batch, self.durability())
+        let (refs, route) = self.refs_for_built(&[], batch)?;
+        CommitBatch::try_built(refs.take(), route, batch, self.durability())
     }
 
     /// The shard of a batch whose records have `key` where they have none of their own.
-    fn refs_for_built(&self, key: &[u8], batch: &BatchBuilder) -> Result<&StripedRefs, AppendError> {
-        let keys = match batch.keys(key) {
-            Keys::One(key) => return Ok(self.refs_for(key)),
-            keys => keys.iter(batch.len()),
-        };
-        let mut keys = keys.filter(|key| !key.is_empty());
-        let first = keys.next().unwrap_or(&[]);
-        let shard = self.route(first);
-        if keys.any(|key| self.route(key) != shard) {
-            let of_one_key = !batch.terms.are_none();
-            return Err(if of_one_key { AppendError::MixedKeys } else { AppendError::MixedShards });
+    fn refs_for_built(&self, key: &[u8], batch: &BatchBuilder) -> Result<(&StripedRefs, Route), AppendError> {
+        match look_up_all(&self.inner.router, key, batch)? {
+            Some((shard, turn)) => Ok((&self.inner.engine_refs[usize::from(shard.0)], Route::Keys(turn))),
+            None => Ok(self.refs_for(&[])),
         }
-        Ok(self.refs_for(first))
     }
 }
 
@@ -140,7 +135,11 @@ impl Shard {
     ) -> AppendBatch<'a> {
         let payloads = payloads.iter().map(AsRef::as_ref).collect();
         match self.hold() {
-            Ok(hold) => AppendBatch::begin(hold, key.as_ref(), payloads, self.log.durability()),
+            Ok(hold) => {
+                let key = key.as_ref();
+                let route = self.route_by_hand([key]);
+                AppendBatch::begin(hold, route, key, payloads, self.log.durability())
+            }
             Err(shard) => AppendBatch::failed(AppendError::NoSuchShard(shard)),
         }
     }
@@ -149,7 +148,7 @@ impl Shard {
     /// one key routes to it ([`AppendError::KeyRequired`]). Otherwise as [`Log::append_keyed`].
     pub fn append_keyed<'a>(&self, batch: &'a BatchBuilder) -> AppendBatch<'a> {
         match self.hold_for_built(batch) {
-            Ok(hold) => AppendBatch::begin_built(hold, b"", batch, self.log.durability()),
+            Ok((hold, route)) => AppendBatch::begin_built(hold, route, b"", batch, self.log.durability()),
             Err(error) => AppendBatch::failed(error),
         }
     }
@@ -165,7 +164,8 @@ impl Shard {
         payloads: &[P],
     ) -> Result<CommitBatch, AppendError> {
         let hold = self.hold().map_err(AppendError::NoSuchShard)?;
-        CommitBatch::try_begin(hold, key.as_ref(), payloads, self.log.durability())
+        let key = key.as_ref();
+        CommitBatch::try_begin(hold, self.route_by_hand([key]), key, payloads, self.log.durability())
     }
 
     /// As [`append_keyed`](Shard::append_keyed) if there is room for all of it now. Otherwise as
@@ -174,17 +174,17 @@ impl Shard {
     /// # Errors
     /// As [`Log::try_append_built`].
     pub fn try_append_built(&self, batch: &BatchBuilder) -> Result<CommitBatch, AppendError> {
-        CommitBatch::try_built(self.hold_for_built(batch)?, batch, self.log.durability())
+        let (hold, route) = self.hold_for_built(batch)?;
+        CommitBatch::try_built(hold, route, batch, self.log.durability())
     }
 
     /// The shard, if a batch under terms belongs to a stream here.
-    fn hold_for_built(&self, batch: &BatchBuilder) -> Result<EngineRef, AppendError> {
-        if !batch.terms.are_none() {
-            let key = batch.one_key(&[]).ok_or(AppendError::MixedKeys)?;
-            if self.log.route(key) != self.id {
-                return Err(AppendError::KeyRequired);
-            }
-        }
-        self.hold().map_err(AppendError::NoSuchShard)
+    fn hold_for_built(&self, batch: &BatchBuilder) -> Result<(EngineRef, Route), AppendError> {
+        let route = if batch.terms.are_none() {
+            self.route_by_hand(batch.keys(&[]).iter(batch.len()))
+        } else {
+            self.route_of_stream(batch.one_key(&[]).ok_or(AppendError::MixedKeys)?)?
+        };
+        Ok((self.hold().map_err(AppendError::NoSuchShard)?, route))
     }
 }

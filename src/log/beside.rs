@@ -10,7 +10,7 @@ use super::follow_reader::Ticker;
 use super::reader::{Finding, ShardSummary};
 use crate::device::{Directory, PathState};
 use crate::error::{OpenError, ReadError};
-use crate::format::LogManifest;
+use crate::format::{LogManifest, ShardPlace};
 use crate::position::{Lsn, ShardId};
 use crate::read::{PutBack, Source};
 use crate::recovery::{self, Facts, Scan, Verdict};
@@ -118,6 +118,15 @@ impl ForeignShard {
         lock(&self.state).scan.note_durable_record(end);
     }
 
+    /// All below this place is durable.
+    pub(super) fn note_durable(&self, end: ShardPlace) {
+        let mut state = lock(&self.state);
+        let is_present = state.snapshot.manifest.epochs.last().is_some_and(|row| row.epoch == end.epoch);
+        if is_present {
+            state.scan.note_covered(end.lsn);
+        }
+    }
+
     pub(super) fn source(self: &Arc<ForeignShard>) -> Arc<dyn Source> {
         self.clone()
     }
@@ -181,7 +190,7 @@ impl ForeignShard {
         Ok(())
     }
 
-    pub(super) fn summary(&self) -> Result<ShardSummary, ReadError> {
+    pub(super) fn summary(&self, slots: u32) -> Result<ShardSummary, ReadError> {
         self.refresh()?;
         let state = lock(&self.state);
         let manifest = &state.snapshot.manifest;
@@ -193,6 +202,7 @@ impl ForeignShard {
             checkpoint: manifest.checkpoint,
             closed: manifest.clean_end.is_some(),
             epoch: manifest.epochs.last().map_or(0, |row| row.epoch),
+            slots,
             segments: manifest.segments.len(),
             segment_bytes: manifest.segments.iter().map(|row| row.bytes).sum(),
             path: self.directory.path().to_owned(),

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 
 use super::beside::ForeignShard;
+use super::key_onward::KeyOnward;
 use crate::error::ReadError;
-use crate::position::Lsn;
+use crate::position::{Lsn, ShardId};
 use crate::read::{Follower, NextRecord, Record, Source, Step, Tail};
 use crate::sync::{lock, wake};
 use crate::sys::Process;
@@ -39,6 +40,8 @@ pub struct FollowReader {
     process: Process,
     /// What it followed is there no more, as it has told.
     is_over: bool,
+    /// Of one key: which stretch of its slot it reads.
+    onward: Option<KeyOnward>,
 }
 
 /// Ends a [`FollowReader`], from any thread.
@@ -73,24 +76,25 @@ impl FollowReader {
         FollowReader::begin(shard, from, None)
     }
 
-    /// The same, of one key.
-    pub(super) fn of_key(
-        shard: &Arc<ForeignShard>,
-        key: &[u8],
-        from: Lsn,
-    ) -> Result<FollowReader, ReadError> {
-        FollowReader::begin(shard, from, Some(key))
+    /// The same, of one key, from within the stretch of its slot that lies in this shard.
+    pub(super) fn of_key(onward: KeyOnward, shard: ShardId, from: Lsn) -> Result<FollowReader, ReadError> {
+        let shard = onward.shard(shard)?.clone();
+        FollowReader::begin(&shard, from, Some(onward))
     }
 
-    fn begin(shard: &Arc<ForeignShard>, from: Lsn, key: Option<&[u8]>) -> Result<FollowReader, ReadError> {
+    fn begin(
+        shard: &Arc<ForeignShard>,
+        from: Lsn,
+        onward: Option<KeyOnward>,
+    ) -> Result<FollowReader, ReadError> {
         let (id, end) = (shard.id(), shard.known_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard: id, lsn: from, end });
         }
         let stop = FollowReaderStop { stopped: Arc::default(), ticker: shard.ticker() };
-        let records = Tail::new(shard.source(), from, key)?;
-        let process = Process::current();
-        Ok(FollowReader { records, shard: shard.clone(), stop, unwatched: None, process, is_over: false })
+        let records = Tail::new(shard.source(), from, onward.as_ref().map(|onward| &*onward.key))?;
+        let (shard, process) = (shard.clone(), Process::current());
+        Ok(FollowReader { records, shard, stop, unwatched: None, process, is_over: false, onward })
     }
 
     /// A handle that ends this reader.
@@ -121,11 +125,31 @@ impl FollowReader {
 
     /// The next record that is known to be durable already.
     fn known(&mut self) -> NextRecord {
-        match self.records.next(self.shard.durable()) {
-            Step::Record(record) => Some(Ok(record)),
-            Step::Error(error) => Some(Err(error)),
-            Step::End => None,
+        loop {
+            // First this: what was put there by hand after the slot had moved on is not known to be durable yet.
+            let durable = self.shard.durable();
+            let limit = self.onward.as_ref().map(|onward| onward.limit(durable, &self.shard));
+            let (limit, is_over) = limit.unwrap_or((durable, false));
+            match self.records.next(limit) {
+                Step::Record(record) => return Some(Ok(record)),
+                Step::Error(error) => return Some(Err(error)),
+                Step::End if is_over => {
+                    if let Err(error) = self.go_on() {
+                        return Some(Err(error));
+                    }
+                }
+                Step::End => return None,
+            }
         }
+    }
+
+    /// Goes on in the next stretch of its key's slot.
+    fn go_on(&mut self) -> Result<(), ReadError> {
+        let Some(onward) = &mut self.onward else { return Ok(()) };
+        let (shard, from) = onward.next()?;
+        self.records = Tail::new(shard.source(), from, Some(&onward.key))?;
+        self.shard = shard;
+        Ok(())
     }
 
     fn look_again(&mut self) -> NextRecord {
@@ -133,7 +157,10 @@ impl FollowReader {
         if known.is_some() || !self.process.is_current() {
             return known;
         }
-        match self.shard.refresh() {
+        // The shard first: of a slot that was seen to have moved on, all that it had in the shard is in the files.
+        let refreshed = self.shard.refresh();
+        let map = self.onward.as_ref().map_or(Ok(()), |onward| onward.refresh());
+        match refreshed.and(map) {
             Ok(()) => self.known(),
             Err(error) => Some(Err(error)),
         }

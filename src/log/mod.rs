@@ -3,13 +3,16 @@
 mod batches;
 mod beside;
 mod beside_index;
+mod beside_map;
 mod by_time;
 mod follow_reader;
+mod key_onward;
 mod post;
 mod pressure;
 mod queues;
 mod reader;
 mod shard;
+mod slots;
 mod streams;
 mod tasks;
 mod window;
@@ -30,7 +33,7 @@ pub use streams::FollowKeyReader;
 pub use tasks::{Open, Truncate};
 pub use window::{Window, WindowIter};
 
-use crate::append::{Append, Commit, SyncHandle};
+use crate::append::{Append, Commit, Route, SyncHandle};
 use crate::consumer::{self, Consumer};
 use crate::error::{AppendError, CloseError, ConsumerError, OpenError, ReadError, Unavailable};
 use crate::instance::Instance;
@@ -88,27 +91,34 @@ impl Log {
 
     /// The shard for a record with this key, or with none.
     #[inline]
-    fn shard_for(&self, key: &[u8]) -> usize {
+    fn shard_for(&self, key: &[u8]) -> (usize, Route) {
         let engines = &self.inner.engines;
-        let shard = if key.is_empty() {
-            self.inner.router.nearest(|shard| {
+        if key.is_empty() {
+            let shard = self.inner.router.nearest(|shard| {
                 let engine = &engines[usize::from(shard.0)];
                 engine.blocks_in_use() * 8 / engine.memory_blocks()
-            })
-        } else {
-            self.inner.router.route(key)
-        };
-        usize::from(shard.0)
+            });
+            return (usize::from(shard.0), Route::NEAREST);
+        }
+        let (shard, turn) = self.inner.router.look_up(key);
+        (usize::from(shard.0), Route::Keys(turn))
     }
 
     #[inline]
-    fn refs_for(&self, key: &[u8]) -> &StripedRefs {
-        &self.inner.engine_refs[self.shard_for(key)]
+    fn refs_for(&self, key: &[u8]) -> (&StripedRefs, Route) {
+        let (shard, route) = self.shard_for(key);
+        (&self.inner.engine_refs[shard], route)
     }
 
     #[inline]
+    fn routed(&self, key: &[u8]) -> (&Engine, Route) {
+        let (shard, route) = self.shard_for(key);
+        (&self.inner.engines[shard], route)
+    }
+
+    #[cfg(test)]
     pub(crate) fn engine_for(&self, key: &[u8]) -> &Engine {
-        &self.inner.engines[self.shard_for(key)]
+        self.routed(key).0
     }
 
     /// The engine of a shard that there is.
@@ -153,7 +163,8 @@ impl Log {
     #[inline(always)]
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         let write = write.into();
-        Append::begin(self.refs_for(&write.key).take(), write, self.inner.config.durability)
+        let (refs, route) = self.refs_for(&write.key);
+        Append::begin(refs.take(), route, write, self.inner.config.durability)
     }
 
     /// Appends a record if there is room for it now, and records do not wait for too long; never waits for either.
@@ -163,7 +174,8 @@ impl Log {
     /// accepted.
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
-        Commit::try_begin(self.refs_for(&write.key).take(), &write, self.inner.config.durability)
+        let (refs, route) = self.refs_for(&write.key);
+        Commit::try_begin(refs.take(), route, &write, self.inner.config.durability)
     }
 
     /// Keeps up to `most` appends in flight and yields their positions in order, each once it is durable: the
@@ -440,8 +452,8 @@ impl Log {
     /// only the manifest knew that they were.
     ///
     /// # Errors
-    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it is never
-    /// changed after the log was made, so any backup has it.
+    /// As [`Options::open`], and [`OpenError::CannotRebuild`]. The log's own manifest cannot be rebuilt; it
+    /// changes only when slots are moved, so any backup since the last move has it.
     pub fn salvage(path: impl AsRef<Path>) -> Result<Salvage, OpenError> {
         open::salvage(path.as_ref(), &Options::new())
     }

@@ -1,6 +1,6 @@
 //! Records that nobody waits for.
 
-use crate::append::Append;
+use crate::append::{Append, Route};
 use crate::error::AppendError;
 use crate::log::{Log, Shard};
 use crate::position::Position;
@@ -33,7 +33,8 @@ impl Log {
     #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();
-        match at_once(self.engine_for(&write.key), &write) {
+        let (engine, route) = self.routed(&write.key);
+        match at_once(engine, route, &write) {
             Some(position) => Ok(position),
             None => waited(|write| self.append(write), write),
         }
@@ -48,7 +49,8 @@ impl Shard {
     #[inline]
     pub fn post<'a>(&self, write: impl Into<Write<'a>>) -> Result<Position, AppendError> {
         let write = write.into();
-        match self.engine().ok().and_then(|engine| at_once(engine, &write)) {
+        let route = self.route_by_hand([&*write.key]);
+        match self.engine().ok().and_then(|engine| at_once(engine, route, &write)) {
             Some(position) => Ok(position),
             None => waited(|write| self.append(write), write),
         }
@@ -61,11 +63,11 @@ fn durability(write: &Write<'_>) -> Durability {
 
 /// The quick way: no handle, hence nothing to count and nothing to move.
 #[inline(always)]
-fn at_once(engine: &Engine, write: &Write<'_>) -> Option<Position> {
+fn at_once(engine: &Engine, route: Route, write: &Write<'_>) -> Option<Position> {
     if !write.is_plain() {
         return None;
     }
-    let mode = AppendMode::without_lead(write.priority, durability(write));
+    let mode = AppendMode::without_lead(write.priority, durability(write)).at(route.turn());
     engine.accept(&write.key, &write.payload, mode).map(|placed| placed.position)
 }
 

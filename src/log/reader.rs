@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::beside::{ForeignShard, check_place, is_of};
+use super::beside_map::ForeignMap;
 use super::follow_reader::FollowReader;
 use crate::device::{Device, Directory, RealDevice};
 use crate::error::{OpenError, QueueError, ReadError};
@@ -20,7 +21,6 @@ use crate::position::{LogId, Lsn, Position, ShardId};
 use crate::queue::{self, QueueSummary};
 use crate::read::{self, Merged, Range, RangeBack, Record, Source};
 use crate::recovery::Damage;
-use crate::router::Router;
 use crate::segment::{ManifestError, ManifestFiles, StoreSnapshot, shard_path};
 use crate::tally::{self, Fold, TallyError};
 
@@ -52,7 +52,7 @@ pub struct LogReader {
     path: PathBuf,
     directory: Arc<dyn Directory>,
     pub(super) shards: Vec<Arc<ForeignShard>>,
-    router: Arc<Router>,
+    pub(super) map: Arc<ForeignMap>,
 }
 
 /// A shard of a log that is read and not owned. By [`LogReader::shard`].
@@ -80,6 +80,8 @@ pub struct ShardSummary {
     pub closed: bool,
     /// The number of the epoch that it is in.
     pub epoch: u32,
+    /// How many slots of the log it has.
+    pub slots: u32,
     /// Segment files that it lists.
     pub segments: usize,
     /// Bytes of these.
@@ -168,8 +170,8 @@ impl LogReader {
             Ok(Arc::new(ForeignShard::new(&log, id, directory, snapshot)))
         });
         let shards = shards.collect::<Result<_, OpenError>>()?;
-        let router = Arc::new(Router::new(log.slots.clone(), log.shards));
-        Ok(LogReader { path: path.to_owned(), directory, shards, router })
+        let map = Arc::new(ForeignMap::new(directory.clone(), log));
+        Ok(LogReader { path: path.to_owned(), directory, shards, map })
     }
 
     /// The keys of a tally in order, with their totals as far as they are known to be durable now. By the fold
@@ -233,10 +235,11 @@ impl LogReader {
         ShardReader { id: shard, shard: self.shards.get(usize::from(shard.0)).cloned() }
     }
 
-    /// The shard where records with this key go, as of when this was opened.
+    /// The shard where records with this key go, as far as is known: it may have moved since somebody read by key here.
     #[must_use]
     pub fn route(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> ShardId {
-        self.router.route(key.as_ref())
+        let map = self.map.known();
+        map.shard_of(map.slot(key.as_ref()))
     }
 
     /// Reads the record at a position, if it is known to be durable.
@@ -282,7 +285,9 @@ impl LogReader {
     /// # Errors
     /// Where the log's files cannot be read.
     pub fn summary(&self) -> Result<Vec<ShardSummary>, ReadError> {
-        self.shards.iter().map(|shard| shard.summary()).collect()
+        let map = self.map.refreshed()?;
+        let slots = |shard: u16| map.shards.iter().filter(|own| **own == shard).count() as u32;
+        (0..).zip(&self.shards).map(|(number, shard)| shard.summary(slots(number))).collect()
     }
 
     /// Reads everything, checks every checksum, and judges the end of each shard as an open would.

@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use super::{Log, source};
-use crate::append::{Append, Commit};
+use crate::append::{Append, Commit, Route};
 use crate::error::{AppendError, ReadError, TruncateError};
 use crate::position::{Lsn, ShardId};
 use crate::read::{self, Follow, Range, RangeBack};
@@ -43,17 +43,32 @@ impl Shard {
     pub fn append<'a>(&self, write: impl Into<Write<'a>>) -> Append<'a> {
         let write = write.into();
         match self.hold_for(&write) {
-            Ok(hold) => Append::begin(hold, write, self.log.inner.config.durability),
+            Ok((hold, route)) => Append::begin(hold, route, write, self.log.inner.config.durability),
             Err(error) => Append::failed(error),
         }
     }
 
     /// The shard, if a record under terms belongs to a stream here.
-    fn hold_for(&self, write: &Write<'_>) -> Result<EngineRef, AppendError> {
-        if write.terms.is_some() && self.log.route(&write.key) != self.id {
-            return Err(AppendError::KeyRequired);
+    fn hold_for(&self, write: &Write<'_>) -> Result<(EngineRef, Route), AppendError> {
+        let route = match write.terms {
+            Some(_) => self.route_of_stream(&write.key)?,
+            None => self.route_by_hand([&*write.key]),
+        };
+        Ok((self.hold().map_err(AppendError::NoSuchShard)?, route))
+    }
+
+    /// For records with these keys, which are put here whatever they are.
+    #[inline]
+    pub(super) fn route_by_hand<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) -> Route {
+        Route::Shard(self.log.inner.router.look_at(keys))
+    }
+
+    /// For what belongs to the stream of this key.
+    pub(super) fn route_of_stream(&self, key: &[u8]) -> Result<Route, AppendError> {
+        match self.log.inner.router.look_up(key) {
+            (shard, turn) if shard == self.id => Ok(Route::Shard(turn)),
+            _ => Err(AppendError::KeyRequired),
         }
-        self.hold().map_err(AppendError::NoSuchShard)
     }
 
     /// Appends a record to this shard if there is room for it now. Otherwise as [`Log::try_append`].
@@ -62,7 +77,8 @@ impl Shard {
     /// As [`Log::try_append`].
     pub fn try_append<'a>(&self, write: impl Into<Write<'a>>) -> Result<Commit, AppendError> {
         let write = write.into();
-        Commit::try_begin(self.hold_for(&write)?, &write, self.log.inner.config.durability)
+        let (hold, route) = self.hold_for(&write)?;
+        Commit::try_begin(hold, route, &write, self.log.inner.config.durability)
     }
 
     /// All records below this LSN are durable. 0 for a shard that does not exist.

@@ -2,7 +2,6 @@
 
 use std::ops::RangeBounds;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,15 +9,19 @@ use futures_core::Stream;
 
 use super::beside::ForeignShard;
 use super::follow_reader::{FollowReader, FollowReaderStop};
+use super::key_onward::KeyOnward;
 use super::{Log, LogReader, source};
 use crate::error::ReadError;
+use crate::format::Stretch;
 use crate::position::Position;
-use crate::read::{self, FollowKey, KeyRange, KeyRangeBack, Record, Source as _};
-use crate::shard::Engine;
+use crate::read::{FollowKey, KeyHistory, KeyRange, KeyRangeBack, Record};
 
 impl Log {
-    fn engine_of_key(&self, key: &[u8]) -> &Arc<Engine> {
-        self.engine_of(self.inner.router.route(key))
+    /// Where the records of a key lie.
+    fn history_of(&self, key: &[u8]) -> KeyHistory {
+        let router = &self.inner.router;
+        let map = router.map();
+        KeyHistory::new(&map.history(router.slot(key)), |stretch| self.engine(stretch.shard).map(source))
     }
 
     /// The records of a key, oldest first, that were accepted when this was called. Those that are not durable yet are
@@ -57,7 +60,7 @@ impl Log {
         range: impl RangeBounds<Position>,
     ) -> Result<KeyRange, ReadError> {
         let key = key.as_ref();
-        KeyRange::new(source(self.engine_of_key(key)), key, &range)
+        KeyRange::new(&self.history_of(key), key, &range)
     }
 
     /// As [`read_key`](Log::read_key), newest first. What is not durable yet is waited for in this call; if that fails, the
@@ -82,7 +85,7 @@ impl Log {
         range: impl RangeBounds<Position>,
     ) -> Result<KeyRangeBack, ReadError> {
         let key = key.as_ref();
-        KeyRangeBack::new(source(self.engine_of_key(key)), key, &range)
+        KeyRangeBack::new(&self.history_of(key), key, &range)
     }
 
     /// The records of a key from behind a position on, or from its first one, then those that come, each once it is
@@ -110,7 +113,7 @@ impl Log {
         position: Option<Position>,
     ) -> Result<FollowKey, ReadError> {
         let key = key.as_ref();
-        FollowKey::new(self.engine_of_key(key), key, position)
+        FollowKey::new(|shard| self.engine_of(shard).clone(), &self.history_of(key), key, position)
     }
 
     /// The position of the last record of a key that was accepted, durable or not. `None` if it has none, or none that is
@@ -135,15 +138,25 @@ impl Log {
     /// See [`ReadError`]: also where a later one may be in what is damaged.
     pub fn last(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> Result<Option<Position>, ReadError> {
         let key = key.as_ref();
-        read::last(&source(self.engine_of_key(key)), key)
+        self.history_of(key).last(key)
     }
 }
 
 impl LogReader {
-    fn shard_of_key(&self, key: &[u8]) -> Result<&Arc<ForeignShard>, ReadError> {
-        let shard = &self.shards[usize::from(self.route(key).0)];
-        shard.refresh()?;
-        Ok(shard)
+    /// Where the records of a key lie, as far as that is known now.
+    fn history_of(&self, key: &[u8]) -> Result<KeyHistory, ReadError> {
+        let map = self.map.refreshed()?;
+        let stretches = map.history(map.slot(key));
+        for stretch in stretches.iter() {
+            if let Some(shard) = self.shards.get(usize::from(stretch.shard.0)) {
+                shard.refresh()?;
+                // What a slot had in a shard was durable before its map was written, whatever the blocks tell of it.
+                stretch.until.into_iter().for_each(|until| shard.note_durable(until));
+            }
+        }
+        let source =
+            |stretch: &Stretch| self.shards.get(usize::from(stretch.shard.0)).map(ForeignShard::source);
+        Ok(KeyHistory::new(&stretches, source))
     }
 
     /// As [`Log::read_key`], of what is known to be durable now. What the log's owner has indexed is used where it lies
@@ -157,7 +170,7 @@ impl LogReader {
         range: impl RangeBounds<Position>,
     ) -> Result<KeyRange, ReadError> {
         let key = key.as_ref();
-        KeyRange::new(self.shard_of_key(key)?.source(), key, &range)
+        KeyRange::new(&self.history_of(key)?, key, &range)
     }
 
     /// As [`Log::read_key_back`], of what is known to be durable now.
@@ -170,7 +183,7 @@ impl LogReader {
         range: impl RangeBounds<Position>,
     ) -> Result<KeyRangeBack, ReadError> {
         let key = key.as_ref();
-        KeyRangeBack::new(self.shard_of_key(key)?.source(), key, &range)
+        KeyRangeBack::new(&self.history_of(key)?, key, &range)
     }
 
     /// As [`Log::follow_key`], of what becomes known to be durable; by what its owner has indexed, as
@@ -184,12 +197,10 @@ impl LogReader {
         position: Option<Position>,
     ) -> Result<FollowKeyReader, ReadError> {
         let key = key.as_ref();
-        let shard = self.shard_of_key(key)?;
-        let from = match position {
-            Some(position) => read::place_behind(shard.source().as_ref(), position)?,
-            None => shard.view().horizon,
-        };
-        Ok(FollowKeyReader(FollowReader::of_key(shard, key, from)?))
+        let history = self.history_of(key)?;
+        let (part, from) = history.resume(position)?;
+        let onward = KeyOnward::new(self, key, part.stretch.version);
+        Ok(FollowKeyReader(FollowReader::of_key(onward, part.source.id(), from)?))
     }
 
     /// The position of the last record of a key that is known to be durable now.
@@ -198,7 +209,7 @@ impl LogReader {
     /// As [`read_key`](LogReader::read_key).
     pub fn last(&self, key: &(impl AsRef<[u8]> + ?Sized)) -> Result<Option<Position>, ReadError> {
         let key = key.as_ref();
-        read::last(&self.shard_of_key(key)?.source(), key)
+        self.history_of(key)?.last(key)
     }
 }
 

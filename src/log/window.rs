@@ -73,8 +73,9 @@ impl Window {
             return false;
         }
         let durability = write.durability.unwrap_or_else(|| self.log.durability());
-        let mode = AppendMode::without_lead(write.priority, durability);
-        let placed = self.log.engine_for(&write.key).accept(&write.key, &write.payload, mode);
+        let (engine, route) = self.log.routed(&write.key);
+        let mode = AppendMode::without_lead(write.priority, durability).at(route.turn());
+        let placed = engine.accept(&write.key, &write.payload, mode);
         self.flying.extend(placed);
         placed.is_some()
     }

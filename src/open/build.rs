@@ -14,7 +14,9 @@ use crate::error::OpenError;
 use crate::notice::Notices;
 use crate::options::{Config, Layout, Tuning};
 use crate::pool::Pool;
-use crate::segment::NewEpoch;
+use crate::position::Lsn;
+use crate::router::Router;
+use crate::segment::{NewEpoch, ShardStore};
 use crate::shard::{Engine, EngineSetup};
 
 /// Makes engines of judged shards.
@@ -26,6 +28,7 @@ pub(super) struct Builder<'a> {
     pub lock: &'a Arc<dyn Lock>,
     pub clock: Arc<AtomicU64>,
     pub notices: &'a Arc<Notices>,
+    pub router: &'a Arc<Router>,
     /// The driver that the first shard got; the others get the same.
     pub kind: Option<QueueKind>,
     /// A shard is damaged, and nothing is to be written.
@@ -41,10 +44,15 @@ pub(super) fn not_current(copy: &Path) -> String {
 }
 
 impl Builder<'_> {
-    pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
-        let Judged { id, mut store, cut, start, timestamp, stale_copy, damage } = judged;
-        let path = store.directory().path().to_owned();
-        let is_whole = damage.is_none();
+    /// What was found of a shard, for its operator.
+    fn tell(
+        &self,
+        path: &Path,
+        store: &ShardStore,
+        stale_copy: Option<String>,
+        damage: Option<String>,
+        start: Lsn,
+    ) {
         if let Some(copy) = stale_copy {
             self.notices.warn(not_current(&path.join(copy)));
         }
@@ -58,6 +66,13 @@ impl Builder<'_> {
                 if self.read_only { "nothing is changed".into() } else { format!("it goes on at {start}") };
             self.notices.error(format!("{damage}; {then}"));
         }
+    }
+
+    pub(super) fn engine(&mut self, judged: Judged, folder: &Folder) -> Result<Engine, OpenError> {
+        let Judged { id, mut store, cut, start, timestamp, stale_copy, damage } = judged;
+        let path = store.directory().path().to_owned();
+        let is_whole = damage.is_none();
+        self.tell(&path, &store, stale_copy, damage, start);
         let config = self.config;
         let pool = Pool::new(config.block_bytes, config.blocks, config.blocks_before)
             .map_err(OpenError::at("taking memory", &path))?;
@@ -113,6 +128,7 @@ impl Builder<'_> {
             wake,
             lock,
             notices: self.notices.clone(),
+            router: self.router.clone(),
         }))
     }
 }

@@ -12,10 +12,9 @@ use super::build::not_current;
 use super::folders::{Folder, check_durable, lock_folders, make_homes, open_folders};
 use crate::device::{Device, Directory, Lock};
 use crate::error::OpenError;
-use crate::format::{Defect, LogManifest, ShardManifest, SlotKind};
+use crate::format::{Defect, LogManifest, ShardManifest, SlotKind, SlotMap};
 use crate::notice::Notices;
 use crate::options::Layout;
-use crate::router::even_slots;
 use crate::segment::{Copy, ManifestError, ManifestFiles, ShardStore, read_copy, shard_path, write_copy};
 
 const CREATING: &str = "sawmill.creating";
@@ -67,7 +66,7 @@ pub(super) fn check_there(directory: &dyn Directory) -> Result<(), OpenError> {
 
 /// What a log's own directory says.
 pub(super) enum Found {
-    Log(LogManifest),
+    Log(Box<(LogManifest, ManifestFiles)>),
     /// No log was ever finished here. One with this id may have been begun.
     Nothing(Option<LogId>),
 }
@@ -79,12 +78,12 @@ pub(super) fn find_log(
 ) -> Result<Found, OpenError> {
     let names = directory.list().map_err(OpenError::at("listing the directory", path))?;
     let creating = names.iter().any(|name| name == CREATING);
-    let body = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
-        Ok((_, body, stale_copy)) => {
+    let (files, body) = match ManifestFiles::open(directory, PREFIX, SlotKind::Log) {
+        Ok((files, body, stale_copy)) => {
             if let Some(copy) = stale_copy {
                 notices.warn(not_current(&path.join(copy)));
             }
-            body
+            (files, body)
         }
         Err(ManifestError::Missing) => {
             let begun = if creating { read_intent(path, directory)? } else { None };
@@ -108,7 +107,7 @@ pub(super) fn find_log(
     }
     let manifest = LogManifest::decode(&body)
         .map_err(|defect| OpenError::manifest(path)(ManifestError::Damaged([defect; 2])))?;
-    Ok(Found::Log(manifest))
+    Ok(Found::Log(Box::new((manifest, files))))
 }
 
 /// Which log is being made; `None` if that was not written in full, and so nothing else was.
@@ -205,7 +204,7 @@ pub(super) fn create(
     durable: bool,
     notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
-) -> Result<(LogManifest, Vec<Folder>), OpenError> {
+) -> Result<(LogManifest, ManifestFiles, Vec<Folder>), OpenError> {
     let path = directory.path();
     check_places(device, path, layout, begun.as_ref())?;
     let making = || OpenError::at("making the log (what was made is taken up by the next open)", path);
@@ -218,7 +217,7 @@ pub(super) fn create(
         shards: layout.shards,
         block_bytes: layout.block_bytes,
         segment_bytes: layout.segment_bytes,
-        slots: even_slots(layout.shards),
+        map: SlotMap::even(layout.shards),
         directories: layout.directories.clone(),
     };
     begin(directory, begun.is_some(), &manifest).map_err(making())?;
@@ -231,8 +230,8 @@ pub(super) fn create(
         let left = leftovers(path, folder.directory.as_ref(), Some(&log_id))?;
         make_shard(device, folder, &left, log_id, shard).map_err(making())?;
     }
-    finish(directory, &manifest).map_err(making())?;
-    Ok((manifest, folders))
+    let files = finish(directory, &manifest).map_err(making())?;
+    Ok((manifest, files, folders))
 }
 
 fn draw_id(device: &dyn Device) -> io::Result<LogId> {
@@ -272,10 +271,11 @@ fn make_shard(
     ShardStore::create(folder.directory.clone(), log_id, shard, u64::from_le_bytes(nonce))
 }
 
-fn finish(directory: &dyn Directory, manifest: &LogManifest) -> io::Result<()> {
+fn finish(directory: &dyn Directory, manifest: &LogManifest) -> io::Result<ManifestFiles> {
     let body = manifest.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
-    ManifestFiles::create(directory, PREFIX, SlotKind::Log, &body)?;
+    let files = ManifestFiles::create(directory, PREFIX, SlotKind::Log, &body)?;
     directory.sync()?;
     directory.remove(CREATING)?;
-    directory.sync()
+    directory.sync()?;
+    Ok(files)
 }

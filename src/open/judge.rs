@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::device::Directory;
 use crate::error::OpenError;
-use crate::format::LogManifest;
+use crate::format::{LogManifest, SlotMap};
 use crate::options::{Config, OnDamage};
 use crate::position::{Lsn, ShardId};
 use crate::recovery::{Facts, Verdict, beyond, judge, scan};
@@ -69,4 +69,23 @@ pub(super) fn judge_shard(
         }
         Verdict::Damaged { lsn, cause } => Err(OpenError::Damaged { shard: id, lsn, cause }),
     }
+}
+
+/// Holds the log's map of slots against its shards, any of which may have been put back from an older copy.
+///
+/// # Errors
+/// If a shard knows of slots that were moved to it, of which the map does not tell.
+pub(super) fn check_map(path: &Path, map: &SlotMap, shards: &mut [Judged]) -> Result<(), OpenError> {
+    for judged in shards {
+        let known = judged.store.manifest().map_version;
+        if known > map.version {
+            let (version, shard) = (map.version, judged.id);
+            return Err(OpenError::MapOlder { path: path.to_owned(), version, shard, known });
+        }
+        // Of one that was put back, so that what is appended there now lies behind all that the map tells of it.
+        let named = map.histories.values().flatten().filter(|stretch| stretch.shard == judged.id);
+        let epochs = named.flat_map(|stretch| [stretch.from.epoch, stretch.until.unwrap_or_default().epoch]);
+        judged.store.pass_epochs(epochs.max().unwrap_or(0));
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ pub(crate) use create::has_parts;
 use create::{Found, check_foreign, check_places, check_there, create, find_log};
 use folders::{Folder, check_durable, lock_folders, measure_all, open_folders};
 use home::{check_homes, claim_homes};
-use judge::judge_shard;
+use judge::{Judged, check_map, judge_shard};
 use parallel::in_parallel;
 use report::report;
 pub(crate) use salvage::salvage;
@@ -38,10 +38,12 @@ use crate::format::LogManifest;
 #[cfg(feature = "tokio-uring")]
 use crate::instance::hand_out;
 use crate::instance::{Instance, Locks, start_threads, take_lock};
+use crate::moves::MapFile;
 use crate::notice::Notices;
-use crate::options::{Layout, OnDamage, Options};
+use crate::options::{Config, Layout, OnDamage, Options};
 use crate::queue;
 use crate::router::Router;
+use crate::segment::ManifestFiles;
 use crate::shard::{Engine, StripedRefs, link_shards, same};
 use crate::tally;
 
@@ -90,6 +92,7 @@ fn open_directory(
 /// A log whose folders are open and locked.
 struct Opened {
     manifest: LogManifest,
+    files: ManifestFiles,
     layout: Layout,
     folders: Vec<Folder>,
     /// It was not there before.
@@ -108,12 +111,13 @@ fn find_or_create(
 ) -> Result<Opened, OpenError> {
     let durable = options.wants_durable();
     check_durable(durable, directory, &[])?;
-    let manifest = match find_log(path, directory, notices)? {
-        Found::Log(manifest) => manifest,
+    let (manifest, files) = match find_log(path, directory, notices)? {
+        Found::Log(found) => *found,
         Found::Nothing(_) if !options.makes() => return Err(OpenError::NoLog { path: path.to_owned() }),
         Found::Nothing(begun) => {
-            let (manifest, folders) = create(wanted, device, directory, begun, durable, notices, locks)?;
-            return Ok(Opened { manifest, layout: wanted.clone(), folders, made: true });
+            let (manifest, files, folders) =
+                create(wanted, device, directory, begun, durable, notices, locks)?;
+            return Ok(Opened { manifest, files, layout: wanted.clone(), folders, made: true });
         }
     };
     let layout = Layout {
@@ -129,7 +133,7 @@ fn find_or_create(
     if !options.is_relocated() {
         check_homes(directory, &folders)?;
     }
-    Ok(Opened { manifest, layout, folders, made: false })
+    Ok(Opened { manifest, files, layout, folders, made: false })
 }
 
 /// A folder that must be there: one made in its place would hide what is missing.
@@ -142,6 +146,21 @@ fn find_folder(device: &dyn Device, place: &Path) -> io::Result<Arc<dyn Director
     })
 }
 
+/// All shards are judged before anything is written.
+fn judge_all(
+    path: &Path,
+    manifest: &LogManifest,
+    folders: &[Folder],
+    config: &Config,
+    device: &dyn Device,
+) -> Result<Vec<Judged>, OpenError> {
+    let mut judged = in_parallel(config.shards, device.threaded(), |shard| {
+        judge_shard(path, &folders[usize::from(shard)].directory, manifest, shard, config)
+    })?;
+    check_map(path, &manifest.map, &mut judged)?;
+    Ok(judged)
+}
+
 fn open_locked(
     path: &Path,
     options: &Options,
@@ -151,13 +170,10 @@ fn open_locked(
     notices: &Arc<Notices>,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<Instance, OpenError> {
-    let Opened { manifest, layout, mut folders, made } =
+    let Opened { manifest, files, layout, mut folders, made } =
         find_or_create(path, options, wanted, device.as_ref(), directory.as_ref(), notices, locks)?;
     let config = options.config(&layout)?;
-    // All shards are judged before anything is written.
-    let judged = in_parallel(config.shards, device.threaded(), |shard| {
-        judge_shard(path, &folders[usize::from(shard)].directory, &manifest, shard, &config)
-    })?;
+    let judged = judge_all(path, &manifest, &folders, &config, device.as_ref())?;
     // Under the simulator every call takes no time; and a disk that is full is opened all the same.
     // Nor is anything written where a damaged log is to be read only.
     let read_only =
@@ -169,6 +185,7 @@ fn open_locked(
         measure_all(device.as_ref(), &mut folders);
     }
     let clock = Arc::new(AtomicU64::new(judged.iter().map(|shard| shard.timestamp).max().unwrap_or(0)));
+    let router = Arc::new(Router::new(manifest.map.clone(), manifest.shards));
     let mut builder = Builder {
         config: &config,
         layout: &layout,
@@ -177,6 +194,7 @@ fn open_locked(
         lock: &locks[0],
         clock,
         notices,
+        router: &router,
         kind: None,
         read_only,
         #[cfg(feature = "tokio-uring")]
@@ -200,7 +218,8 @@ fn open_locked(
         engine_refs: engines.iter().map(StripedRefs::new).collect(),
         calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
-        router: Router::new(manifest.slots.clone(), manifest.shards),
+        router,
+        map_file: MapFile::new(files, manifest),
         engines,
         config,
         backend,

@@ -125,9 +125,10 @@ fn find_lost(
     notices: &Notices,
     locks: &mut Vec<Arc<dyn Lock>>,
 ) -> Result<(Vec<Folder>, Vec<Rebuilt>), OpenError> {
-    let Found::Log(log) = find_log(path, directory, notices)? else {
+    let Found::Log(found) = find_log(path, directory, notices)? else {
         return Err(OpenError::NoLog { path: path.to_owned() });
     };
+    let log = found.0;
     let layout = Layout {
         shards: log.shards,
         block_bytes: log.block_bytes,

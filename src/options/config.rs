@@ -18,6 +18,10 @@ use crate::write::Durability;
 
 /// The most shards that a log can have.
 pub(crate) const SHARDS_MAX: u16 = 1024;
+const _: () = assert!(
+    SHARDS_MAX < crate::router::MOVING,
+    "a shard number leaves room for the mark of a slot that moves"
+);
 /// A block's offset has 24 bits in units of eight bytes; 16 MiB leaves room and is past all use.
 const BLOCK_BYTES_MAX: u32 = 16 << 20;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;

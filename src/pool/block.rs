@@ -1,5 +1,6 @@
 //! What is said of a block: where it stands, how soon it must go out, how far it has got.
 
+use super::reservation::Reserved;
 use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, round_to_granule};
 use crate::position::Lsn;
 use crate::time::Nanos;
@@ -115,4 +116,18 @@ impl Last {
         }
         Lsn(self.lsn.0 + round_to_granule(u64::from(self.length)))
     }
+}
+
+/// The answer to an attempt to reserve.
+#[derive(Debug)]
+pub(crate) enum Claim<'a> {
+    /// The range is the caller's, to fill at once.
+    Taken(Reserved<'a>),
+    /// It had no room, and the caller has just closed the open block, which is this one: whoever seals must be told,
+    /// and one must be opened.
+    Full(Sequence),
+    /// No block is open: one must be opened.
+    Closed,
+    /// The caller may not reserve any more.
+    Stale,
 }

@@ -14,10 +14,10 @@ mod slot;
 #[cfg(all(test, not(sawmill_loom)))]
 mod tests;
 
-pub(crate) use block::{BlockPlace, Complete, Group, Pending, Sequence, Urgency};
+pub(crate) use block::{BlockPlace, Claim, Complete, Group, Pending, Sequence, Urgency};
 pub(crate) use buffer::{AlignedBuffer, SealedBytes};
 pub(crate) use hold::{Held, Peeked};
-pub(crate) use reservation::{Claim, Pool, Reserved};
+pub(crate) use reservation::{Pool, Reserved};
 
 #[cfg(test)]
 pub(crate) fn place(lsn: u64) -> BlockPlace {

@@ -108,3 +108,31 @@ fn loom_who_holds_the_block_sees_all_and_reserves_behind_it() {
         }
     });
 }
+
+/// Does nothing that may not be reserved any more come after the close that followed?
+#[test]
+fn loom_what_is_forbidden_before_the_close_is_not_reserved_after_it() {
+    loom::model(|| {
+        let pool = Arc::new(Pool::new(4096, 2, 0).unwrap());
+        let turn = Arc::new(AtomicU32::new(0));
+        assert!(pool.open(&place(0)));
+        let producer = {
+            let (pool, turn) = (pool.clone(), turn.clone());
+            loom::thread::spawn(move || match pool.claim_if(64, || turn.load(Ordering::Acquire) == 0) {
+                Claim::Taken(reserved) => {
+                    let lsn = reserved.lsn();
+                    reserved.finish(1, Urgency::Background);
+                    Some(lsn)
+                }
+                Claim::Full(_) | Claim::Closed | Claim::Stale => None,
+            })
+        };
+        turn.store(1, Ordering::SeqCst);
+        pool.close_any();
+        let end = pool.last().end();
+        assert!(pool.open(&place(4096)));
+        if let Some(lsn) = producer.join().unwrap() {
+            assert!(lsn < end, "{lsn} was reserved after the end was noted, {end}");
+        }
+    });
+}

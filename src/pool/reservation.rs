@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use super::block::{BlockPlace, Complete, Group, Last, NO_GROUP, Pending, Sequence, Urgency};
+use super::block::{BlockPlace, Claim, Complete, Group, Last, NO_GROUP, Pending, Sequence, Urgency};
 use super::buffer::{Region, SealedBytes};
 use super::loan::Recalled;
 use super::slot::{Slot, Tail};
@@ -24,18 +24,6 @@ use crate::format::{BLOCK_HEADER_BYTES, EpochSeed, GRANULE, round_to_granule};
 use crate::position::Lsn;
 use crate::sync::{AtomicU64, CacheLine, Ordering, handshake};
 use crate::time::Nanos;
-
-/// The answer to an attempt to reserve.
-#[derive(Debug)]
-pub(crate) enum Claim<'a> {
-    /// The range is the caller's, to fill at once.
-    Taken(Reserved<'a>),
-    /// It had no room, and the caller has just closed the open block, which is this one: whoever seals must be told,
-    /// and one must be opened.
-    Full(Sequence),
-    /// No block is open: one must be opened.
-    Closed,
-}
 
 /// The blocks of one shard.
 #[derive(Debug)]
@@ -112,13 +100,23 @@ impl Pool {
     }
 
     /// Reserves `bytes` (a multiple of eight) in the open block, or closes it if they do not fit.
-    #[inline]
+    #[cfg(any(test, feature = "ceiling"))]
     pub(crate) fn claim(&self, bytes: u32) -> Claim<'_> {
+        self.claim_if(bytes, || true)
+    }
+
+    /// The same, but only if `may` holds once the block's state is known. So whoever sees to it that it does not, and then
+    /// closes the open block, knows that nothing is reserved against that any more.
+    #[inline(always)]
+    pub(crate) fn claim_if(&self, bytes: u32, may: impl Fn() -> bool) -> Claim<'_> {
         debug_assert!(bytes % 8 == 0);
         // Acquire: the slot's fields, written before the word was published, are read below.
         let mut seen = self.tail.0.load(Ordering::Acquire);
         loop {
             let tail = Tail(seen);
+            if !may() {
+                return Claim::Stale;
+            }
             if tail.closed() {
                 return Claim::Closed;
             }

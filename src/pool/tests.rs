@@ -12,7 +12,7 @@ const WRAPS: u64 = 1 << 39;
 fn take(pool: &Pool, bytes: u32) -> Option<Reserved<'_>> {
     match pool.claim(bytes) {
         Claim::Taken(reserved) => Some(reserved),
-        Claim::Full(_) | Claim::Closed => None,
+        Claim::Full(_) | Claim::Closed | Claim::Stale => None,
     }
 }
 

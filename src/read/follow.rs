@@ -5,10 +5,10 @@
 //! reader beside the owner `FollowReader::wait`, which polls.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
@@ -16,8 +16,10 @@ use super::Record;
 use super::cursor::Step;
 use super::tail::Tail;
 use crate::error::ReadError;
+use crate::format::Stretch;
 use crate::position::Lsn;
 use crate::shard::{Engine, Registration};
+use crate::sync::lock;
 
 /// What a reader yields next, as an iterator does.
 pub(crate) type NextRecord = Option<Result<Record, ReadError>>;
@@ -72,22 +74,36 @@ pub(crate) trait Follower {
 #[must_use = "iterators are lazy"]
 pub struct Follow {
     records: Tail,
+    engine: Arc<Engine>,
     stop: FollowStop,
     registration: Option<Registration>,
+    /// Of one key: which stretch of its slot it reads.
+    stretch: Option<KeyOnward>,
 }
 
 /// Ends a [`Follow`], from any thread.
 #[derive(Clone, Debug)]
 pub struct FollowStop {
-    engine: Arc<Engine>,
+    /// Where it waits.
+    engine: Arc<Mutex<Arc<Engine>>>,
     stopped: Arc<AtomicBool>,
+}
+
+/// What a follower of a key goes by: it reads one stretch of the key's slot, and then the next one.
+#[derive(Clone, Debug)]
+struct KeyOnward {
+    key: Box<[u8]>,
+    /// The version of the map that began the stretch which it reads now.
+    version: u32,
 }
 
 impl FollowStop {
     /// Ends it, also while it waits.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        self.engine.wake_followers();
+        // Where it goes meanwhile, it sees that it is stopped.
+        let engine = lock(&self.engine).clone();
+        engine.wake_followers();
     }
 }
 
@@ -96,18 +112,25 @@ impl Follow {
         Follow::begin(engine, from, None)
     }
 
-    /// The same, of one key.
-    pub(super) fn of_key(engine: Arc<Engine>, key: &[u8], from: Lsn) -> Result<Follow, ReadError> {
-        Follow::begin(engine, from, Some(key))
+    /// The same, of one key, from within the stretch of its slot that this version of the map began.
+    pub(super) fn of_key(
+        engine: Arc<Engine>,
+        key: &[u8],
+        version: u32,
+        from: Lsn,
+    ) -> Result<Follow, ReadError> {
+        let onward = KeyOnward { key: key.into(), version };
+        Follow::begin(engine, from, Some(onward))
     }
 
-    fn begin(engine: Arc<Engine>, from: Lsn, key: Option<&[u8]>) -> Result<Follow, ReadError> {
+    fn begin(engine: Arc<Engine>, from: Lsn, stretch: Option<KeyOnward>) -> Result<Follow, ReadError> {
         let (shard, end) = (engine.id, engine.accepted_end());
         if from > end {
             return Err(ReadError::AboveEnd { shard, lsn: from, end });
         }
-        let stop = FollowStop { engine: engine.clone(), stopped: Arc::default() };
-        Ok(Follow { records: Tail::new(engine, from, key)?, stop, registration: None })
+        let stop = FollowStop { engine: Arc::new(Mutex::new(engine.clone())), stopped: Arc::default() };
+        let records = Tail::new(engine.clone(), from, stretch.as_ref().map(|onward| &*onward.key))?;
+        Ok(Follow { records, engine, stop, registration: None, stretch })
     }
 
     /// A handle that ends this reader.
@@ -136,26 +159,96 @@ impl Follow {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<Record, ReadError>> {
-        let engine = self.stop.engine.clone();
-        if engine.would_wait_for_itself() {
+        if self.engine.would_wait_for_itself() {
             let ended = self.is_ended();
             return self.step().or_else(|| (!ended).then_some(Err(ReadError::OwnThread)));
         }
-        engine.follow(timeout, || self.look()).flatten()
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let engine = self.engine.clone();
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // It waits where it reads. Where it goes on elsewhere, it waits there.
+            let found = engine.follow(left, || match self.look() {
+                None if !Arc::ptr_eq(&engine, &self.engine) => Some(Err(Elsewhere)),
+                found => found.map(Ok),
+            });
+            match found {
+                Some(Err(Elsewhere)) => {}
+                found => return found.and_then(Result::ok).flatten(),
+            }
+        }
+    }
+
+    /// What is durable of what it reads now; and whether nothing more comes there.
+    fn limit(&self) -> (Lsn, bool) {
+        // First this: what was put there by hand after the slot had moved on is not durable yet.
+        let durable = self.records.source().durable();
+        let Some(KeyOnward { key, version }) = &self.stretch else { return (durable, false) };
+        let router = &self.engine.router;
+        let map = router.map();
+        let history = map.history(router.slot(key));
+        match history.iter().find(|stretch| stretch.version == *version) {
+            Some(Stretch { until: None, .. }) => (durable, false),
+            Some(Stretch { until: Some(until), .. }) => {
+                (until.within(&self.engine.view().epochs).min(durable), true)
+            }
+            // It was truncated away: of what it has not seen of it, it is told.
+            None => (self.engine.view().horizon.min(durable), true),
+        }
+    }
+
+    /// Goes on in the next stretch of its key's slot.
+    fn go_on(&mut self) -> Result<(), ReadError> {
+        let Some(KeyOnward { key, version }) = self.stretch.clone() else { return Ok(()) };
+        let map = self.engine.router.map();
+        let history = map.history(self.engine.router.slot(&key));
+        let next = history.iter().find(|stretch| stretch.version > version).copied();
+        let next = next.expect("the last stretch of a slot goes on");
+        let engine = match self.engine.other(next.shard) {
+            Some(engine) => engine.arc(),
+            None if next.shard == self.engine.id => self.engine.clone(),
+            None => return Err(ReadError::Closed),
+        };
+        let view = engine.view();
+        let from = next.from.within(&view.epochs).max(view.horizon);
+        let records = Tail::new(engine.clone(), from, Some(&key))?;
+        self.forget_registration();
+        self.stretch = Some(KeyOnward { key, version: next.version });
+        self.records = records;
+        *lock(&self.stop.engine) = engine.clone();
+        self.engine = engine;
+        Ok(())
+    }
+
+    fn forget_registration(&mut self) {
+        let registration = self.registration.take().filter(|_| self.engine.in_opening_process());
+        if let Some(registration) = registration {
+            self.engine.forget_follower(registration);
+        }
     }
 }
 
+/// It goes on in another shard.
+struct Elsewhere;
+
 impl Follower for Follow {
     fn is_ended(&self) -> bool {
-        self.stop.stopped.load(Ordering::SeqCst) || self.stop.engine.is_ended()
+        self.stop.stopped.load(Ordering::SeqCst) || self.engine.is_ended()
     }
 
     fn step(&mut self) -> NextRecord {
-        let limit = self.records.source().durable();
-        match self.records.next(limit) {
-            Step::Record(record) => Some(Ok(record)),
-            Step::Error(error) => Some(Err(error)),
-            Step::End => None,
+        loop {
+            let (limit, is_over) = self.limit();
+            match self.records.next(limit) {
+                Step::Record(record) => return Some(Ok(record)),
+                Step::Error(error) => return Some(Err(error)),
+                Step::End if is_over => {
+                    if let Err(error) = self.go_on() {
+                        return Some(Err(error));
+                    }
+                }
+                Step::End => return None,
+            }
         }
     }
 
@@ -163,8 +256,23 @@ impl Follower for Follow {
         self.records.rest();
     }
 
+    fn look_or_register(&mut self, waker: &Waker) -> Option<NextRecord> {
+        loop {
+            if let Some(found) = self.look() {
+                return Some(found);
+            }
+            self.register(waker);
+            let engine = self.engine.clone();
+            let found = self.look();
+            // Where it has gone on elsewhere, nobody there knows of the waker yet.
+            if found.is_some() || Arc::ptr_eq(&engine, &self.engine) {
+                return found;
+            }
+        }
+    }
+
     fn register(&mut self, waker: &Waker) {
-        self.registration = Some(self.stop.engine.register_follower(waker, self.registration));
+        self.registration = Some(self.engine.register_follower(waker, self.registration));
     }
 }
 
@@ -186,10 +294,7 @@ impl Stream for Follow {
 
 impl Drop for Follow {
     fn drop(&mut self) {
-        let registration = self.registration.take().filter(|_| self.stop.engine.in_opening_process());
-        if let Some(registration) = registration {
-            self.stop.engine.forget_follower(registration);
-        }
+        self.forget_registration();
     }
 }
 

@@ -9,9 +9,9 @@ use futures_core::Stream;
 
 use super::Record;
 use super::follow::{Follow, FollowStop};
-use super::key::place_behind;
+use super::key_history::KeyHistory;
 use crate::error::ReadError;
-use crate::position::Position;
+use crate::position::{Position, ShardId};
 use crate::shard::Engine;
 
 /// The records of a key, and those that come, each once it is durable. By [`Log::follow_key`](crate::Log::follow_key).
@@ -23,16 +23,15 @@ pub struct FollowKey(Follow);
 
 impl FollowKey {
     pub(crate) fn new(
-        engine: &Arc<Engine>,
+        engine_of: impl Fn(ShardId) -> Arc<Engine>,
+        history: &KeyHistory,
         key: &[u8],
         behind: Option<Position>,
     ) -> Result<FollowKey, ReadError> {
-        engine.check_process()?;
-        let from = match behind {
-            Some(position) => place_behind(engine.as_ref(), position)?,
-            None => engine.view().horizon,
-        };
-        Ok(FollowKey(Follow::of_key(engine.clone(), key, from)?))
+        history.check_process()?;
+        let (part, from) = history.resume(behind)?;
+        let engine = engine_of(part.source.id());
+        Ok(FollowKey(Follow::of_key(engine, key, part.stretch.version, from)?))
     }
 
     /// A handle that ends this reader.

@@ -3,11 +3,11 @@
 //! A key's records lie in the shard that it routes to. Where they lie there the key index may know
 //! ([`Source::key_places`]); of what it does not know all records are looked at ([`Filtered`]).
 
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Step};
-use super::key_range::KeyRangeBack;
+use super::key_range::StretchRangeBack;
 use super::{Record, Source};
 use crate::error::ReadError;
 use crate::format::{Defect, WholeKeyHash};
@@ -118,36 +118,20 @@ pub(crate) fn place_behind(source: &dyn Source, position: Position) -> Result<Ls
     Ok(if place > position.lsn() { place } else { Lsn(place.0.saturating_add(1)) })
 }
 
-/// The first place of a range, and the first behind it.
-pub(super) fn places(
-    source: &dyn Source,
-    range: &impl RangeBounds<Position>,
-) -> Result<(Lsn, Option<Lsn>), ReadError> {
-    let start = match range.start_bound() {
-        Bound::Included(position) => place_of(source, *position)?,
-        Bound::Excluded(position) => place_behind(source, *position)?,
-        Bound::Unbounded => source.view().horizon,
-    };
-    let end = match range.end_bound() {
-        Bound::Included(position) => Some(place_behind(source, *position)?),
-        Bound::Excluded(position) => Some(place_of(source, *position)?),
-        Bound::Unbounded => None,
-    };
-    Ok((start, end))
-}
-
-/// The last record of a key that was accepted, durable or not.
-pub(crate) fn last(source: &Arc<dyn Source>, key: &[u8]) -> Result<Option<Position>, ReadError> {
-    source.check_process()?;
-    if key.is_empty() {
-        return Ok(None);
-    }
+/// The last record of a key in a stretch that was accepted, durable or not.
+pub(super) fn last_accepted(
+    source: &Arc<dyn Source>,
+    key: &[u8],
+    stretch: Range<Lsn>,
+) -> Result<Option<Position>, ReadError> {
     let below = match source.recent_last(key) {
-        Some(RecentLast::Here(position)) => return Ok(Some(position)),
+        Some(RecentLast::Here(position)) if position.lsn() < stretch.start => return Ok(None),
+        Some(RecentLast::Here(position)) if position.lsn() < stretch.end => return Ok(Some(position)),
+        // One that lies behind the stretch was put there by hand, and says nothing of those before it.
+        Some(RecentLast::Here(_)) | None => source.accepted_end(),
         Some(RecentLast::Below(lsn)) => lsn,
-        None => source.accepted_end(),
     };
-    last_within(source, key, Lsn::MIN..below)
+    last_within(source, key, stretch.start..below.min(stretch.end))
 }
 
 /// The last record of a key in a stretch.
@@ -198,7 +182,7 @@ fn back_within(
     source: &Arc<dyn Source>,
     wanted: Wanted,
     stretch: Range<Lsn>,
-) -> Result<Option<KeyRangeBack>, ReadError> {
+) -> Result<Option<StretchRangeBack>, ReadError> {
     let (start, end) = (source.view().horizon.max(stretch.start), stretch.end);
     if end <= start {
         return Ok(None);
@@ -209,7 +193,7 @@ fn back_within(
         source.flush(Lsn(end.min(source.accepted_end()).0.saturating_sub(1)), true)?;
     }
     let limit = source.written().max(source.durable());
-    Ok(Some(KeyRangeBack::below(source.clone(), wanted, start..end, limit, None)))
+    Ok(Some(StretchRangeBack::below(source.clone(), wanted, start..end, limit, None)))
 }
 
 #[cfg(test)]

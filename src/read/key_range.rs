@@ -1,16 +1,16 @@
 //! The records of one key in a range, forward and back: by the key index as far as it knows, else by looking at all.
 
 use std::collections::VecDeque;
-use std::ops::{Range, RangeBounds};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Step};
-use super::key::{Filtered, Wanted, places};
+use super::key::{Filtered, Wanted};
 use super::restored::History;
 use super::{RangeBack, Record, Source, get_first};
 use crate::error::ReadError;
-use crate::position::{Lsn, Position};
+use crate::position::Lsn;
 use crate::shard::{Hint, KeyOrder, KeyQuery};
 
 /// Places that are asked for at once, at the most: their records are read with many reads in flight. Whoever wants one
@@ -108,15 +108,11 @@ impl Found {
     }
 }
 
-/// The records of a key, the first one first. By [`Log::read_key`](crate::Log::read_key).
-///
-/// It gives what was accepted when it was made. Where that is not durable yet it waits for it: if that fails it yields
-/// the error, and ends. A damaged stretch does not end it: it yields the error and goes on behind it.
+/// The records of a key in a stretch of one shard, the first one first.
 #[derive(Debug)]
-#[must_use = "iterators are lazy"]
-pub struct KeyRange {
+pub(super) struct StretchRange {
     source: Arc<dyn Source>,
-    found: Found,
+    pub(super) found: Found,
     /// Looked through record by record, once what was found is given.
     records: Filtered,
     unknown: Range<Lsn>,
@@ -131,19 +127,17 @@ pub struct KeyRange {
     history: History,
 }
 
-impl KeyRange {
-    pub(crate) fn new(
+impl StretchRange {
+    pub(super) fn new(
         source: Arc<dyn Source>,
         key: &[u8],
-        range: &impl RangeBounds<Position>,
-    ) -> Result<KeyRange, ReadError> {
-        source.check_process()?;
+        places: Range<Lsn>,
+    ) -> Result<StretchRange, ReadError> {
         let history = History::of(source.as_ref());
-        let accepted = source.accepted_end();
-        let (start, end) = places(source.as_ref(), range)?;
-        let end = if key.is_empty() { Lsn::MIN } else { end.map_or(accepted, |end| end.min(accepted)) };
+        let start = places.start;
+        let end = if key.is_empty() { Lsn::MIN } else { places.end.min(source.accepted_end()) };
         let limit = source.durable();
-        Ok(KeyRange {
+        Ok(StretchRange {
             found: Found::nothing(source.as_ref()),
             records: Filtered::new(Cursor::at_rest(source.clone(), start)?, key),
             unknown: start..start,
@@ -225,7 +219,7 @@ impl KeyRange {
     }
 }
 
-impl Iterator for KeyRange {
+impl Iterator for StretchRange {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -243,13 +237,12 @@ impl Iterator for KeyRange {
     }
 }
 
-/// The records of a key, the last one first. By [`Log::read_key_back`](crate::Log::read_key_back).
+/// The records of a key in a stretch of one shard, the last one first.
 #[derive(Debug)]
-#[must_use = "iterators are lazy"]
-pub struct KeyRangeBack {
+pub(super) struct StretchRangeBack {
     source: Arc<dyn Source>,
     wanted: Wanted,
-    found: Found,
+    pub(super) found: Found,
     /// A stretch that is looked through record by record, once what was found is given.
     records: Option<RangeBack>,
     unknown: Range<Lsn>,
@@ -265,20 +258,18 @@ pub struct KeyRangeBack {
     history: History,
 }
 
-impl KeyRangeBack {
+impl StretchRangeBack {
     /// What was accepted is waited for now, since it comes first.
-    pub(crate) fn new(
+    pub(super) fn new(
         source: Arc<dyn Source>,
         key: &[u8],
-        range: &impl RangeBounds<Position>,
-    ) -> Result<KeyRangeBack, ReadError> {
-        source.check_process()?;
-        let accepted = source.accepted_end();
-        let (start, end) = places(source.as_ref(), range)?;
-        let end = if key.is_empty() { start } else { end.map_or(accepted, |end| end.min(accepted)) };
+        places: Range<Lsn>,
+    ) -> Result<StretchRangeBack, ReadError> {
+        let start = places.start;
+        let end = if key.is_empty() { start } else { places.end.min(source.accepted_end()) };
         let error = if end > start { source.make_durable(end).err() } else { None };
         let limit = source.durable();
-        Ok(KeyRangeBack::below(source, Wanted::key(key), start..end, limit, error))
+        Ok(StretchRangeBack::below(source, Wanted::key(key), start..end, limit, error))
     }
 
     pub(super) fn below(
@@ -287,9 +278,9 @@ impl KeyRangeBack {
         places: Range<Lsn>,
         limit: Lsn,
         error: Option<ReadError>,
-    ) -> KeyRangeBack {
+    ) -> StretchRangeBack {
         let end = places.end.min(limit);
-        KeyRangeBack {
+        StretchRangeBack {
             history: History::of(source.as_ref()),
             top: end,
             found: Found::nothing(source.as_ref()),
@@ -367,7 +358,7 @@ impl KeyRangeBack {
     }
 }
 
-impl Iterator for KeyRangeBack {
+impl Iterator for StretchRangeBack {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -426,8 +417,8 @@ mod tests {
             let (mut found, mut at_once) = (Vec::new(), 0);
             while let Some(item) = range.next() {
                 found.push(item.unwrap().position());
-                assert!(held(&range.found) <= most, "{} bytes", held(&range.found));
-                at_once = at_once.max(range.found.ready.len());
+                assert!(held(range.found()) <= most, "{} bytes", held(range.found()));
+                at_once = at_once.max(range.found().ready.len());
             }
             assert_eq!(found, all);
             assert!(at_once > 3, "{at_once}");
@@ -435,7 +426,7 @@ mod tests {
             let mut found = Vec::new();
             while let Some(item) = back.next() {
                 found.insert(0, item.unwrap().position());
-                assert!(held(&back.found) <= most, "{} bytes", held(&back.found));
+                assert!(held(back.found()) <= most, "{} bytes", held(back.found()));
             }
             assert_eq!(found, all);
             log.close().unwrap();

@@ -167,6 +167,7 @@ fn empty(log_id: [u8; 16], shard: u16, next_epoch: u32, timestamp: u64) -> Shard
         shard,
         next_epoch,
         next_file: 1,
+        map_version: 0,
         horizon: Lsn::MIN,
         checkpoint: Lsn::MIN,
         covered: Lsn::MIN,

@@ -219,7 +219,7 @@ impl ManifestFiles {
                 let told = |index: usize, found| if is_missing[index] { Defect::Missing } else { found };
                 return Err(ManifestError::Damaged([told(0, *first), told(1, *second)]));
             }
-            (Ok((_, first)), Ok((_, second))) if kind.is_for_good() && first != second => {
+            (Ok((_, first)), Ok((_, second))) if kind.are_of_two(first, second) => {
                 return Err(ManifestError::OfTwo);
             }
             (Ok((first, _)), Ok((second, _))) => first.abs_diff(*second) > 1,
@@ -278,7 +278,7 @@ impl ManifestFiles {
                 match decode_slot(kind, &slot) {
                     Ok((sequence, body)) => {
                         valid += 1;
-                        let is_other = |(_, other): &(u64, Vec<u8>)| kind.is_for_good() && other != body;
+                        let is_other = |(_, other): &(u64, Vec<u8>)| kind.are_of_two(other, body);
                         if found.as_ref().is_some_and(is_other) {
                             return Err(ManifestError::OfTwo);
                         }

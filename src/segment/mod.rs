@@ -7,6 +7,7 @@
 mod before_horizon;
 mod change;
 mod draft;
+mod epochs;
 mod files;
 mod known_blocks;
 mod manifest_error;

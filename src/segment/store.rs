@@ -11,9 +11,9 @@ use super::files::OpenFiles;
 use super::names::segment_name;
 use super::unlisted::{Spare, Stray, Unlisted};
 use super::view::{Segment, StoreView, open_segments, view_of};
-use super::{ManifestError, ManifestFiles, Marks, NewEpoch};
+use super::{ManifestError, ManifestFiles, Marks};
 use crate::device::{Directory, File, Lock, PathState};
-use crate::format::{EpochRow, EpochTable, GRANULE, Identity, SegmentRow, ShardManifest, SlotKind};
+use crate::format::{EpochRow, EpochTable, GRANULE, SegmentRow, ShardManifest, SlotKind};
 use crate::position::Lsn;
 
 pub(super) const PREFIX: &str = "shard";
@@ -26,8 +26,8 @@ const SPARE_SEGMENTS: u64 = 2;
 pub(crate) struct ShardStore {
     directory: Arc<dyn Directory>,
     slots: ManifestFiles,
-    manifest: ShardManifest,
-    segments: Vec<Arc<Segment>>,
+    pub(super) manifest: ShardManifest,
+    pub(super) segments: Vec<Arc<Segment>>,
     /// See [`StoreView`].
     bare_from: Lsn,
     files: Arc<OpenFiles>,
@@ -65,6 +65,7 @@ impl ShardStore {
             shard,
             next_epoch: 2,
             next_file: 1,
+            map_version: 0,
             horizon: Lsn::MIN,
             checkpoint: Lsn::MIN,
             covered: Lsn::MIN,
@@ -209,7 +210,7 @@ impl ShardStore {
     }
 
     /// Makes `next` the manifest, durably; on an error the old one stays in force here.
-    fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
+    pub(super) fn commit(&mut self, next: ShardManifest) -> io::Result<()> {
         self.check_usable()?;
         let body = next.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
         if let Err(error) = self.slots.write(&body) {
@@ -228,7 +229,7 @@ impl ShardStore {
     }
 
     /// The present manifest with the marks renewed; an old pair is never wrong, so they only rise.
-    fn renewed(&self, marks: &Marks) -> ShardManifest {
+    pub(super) fn renewed(&self, marks: &Marks) -> ShardManifest {
         let mut next = self.manifest.clone();
         next.checkpoint = next.checkpoint.max(marks.checkpoint);
         next.covered = next.covered.max(marks.covered).max(next.checkpoint);
@@ -239,36 +240,6 @@ impl ShardStore {
     /// Where the first block of the last epoch goes, whether there is one or not.
     pub(crate) fn last_epoch_start(&self) -> Lsn {
         self.manifest.epochs.last().map_or(Lsn::MIN, |last| Lsn(last.start))
-    }
-
-    /// Begins a new epoch. The caller has synced everything below its cut that is to be kept.
-    pub(crate) fn begin_epoch(&mut self, new: &NewEpoch) -> io::Result<Identity> {
-        let &NewEpoch { cut, start, nonce, timestamp, after_nothing } = new;
-        let mut next = self.manifest.clone();
-        // The row of an epoch that stayed empty goes. That it did must stay: of another history of the shard, from which
-        // this one was put back, there may be positions of an epoch of its number.
-        let last = next.epochs.last().filter(|_| after_nothing);
-        let empty_from =
-            last.map_or(0, |last| if last.empty_from == 0 { last.epoch } else { last.empty_from });
-        let row = EpochRow { epoch: next.next_epoch, empty_from, nonce, start: start.0, cut: cut.0 };
-        next.next_epoch += 1;
-        next.epochs.push(row);
-        next.epochs.prune(next.horizon);
-        next.checkpoint = start;
-        next.covered = start;
-        next.clean_end = None;
-        next.timestamp = next.timestamp.max(timestamp);
-        let identity = next.identity(&row);
-        self.commit(next)?;
-        Ok(identity)
-    }
-
-    /// The shard is opened past damage: what is missing is listed no more, and epochs go on above those
-    /// that were seen. Nothing is written yet; the epoch that begins next does so.
-    pub(crate) fn pass_damage(&mut self, next_epoch: u32) {
-        let here = &self.segments;
-        self.manifest.segments.retain(|row| here.iter().any(|segment| segment.row.file == row.file));
-        self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
     }
 
     /// The file of a new segment of at least `need` bytes, which is not listed yet.

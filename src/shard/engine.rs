@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use super::EngineRef;
 use super::append::opener::Opener;
 use super::index::{IndexConfig, Indexing, UnknownIds};
 use super::life::Life;
@@ -23,6 +24,7 @@ use crate::format::{BLOCK_HEADER_BYTES, Identity, RECORD_HEADER_BYTES};
 use crate::notice::Notices;
 use crate::pool::{Pool, Sequence};
 use crate::position::{Lsn, Position, ShardId};
+use crate::router::Router;
 use crate::segment::{Marks, Segment, ShardStore};
 use crate::stats::Counters;
 use crate::sync::{CacheLine, lock};
@@ -58,6 +60,8 @@ pub(crate) enum Refused {
     NoRoom,
     /// Its deadline passed while something was looked up.
     TooLate,
+    /// Slots were moved, or are being moved, since the shard was looked up.
+    Moved,
     Error(AppendError),
 }
 
@@ -154,6 +158,7 @@ pub(crate) struct EngineSetup {
     pub wake: Arc<dyn Wake>,
     pub lock: Arc<dyn Lock>,
     pub notices: Arc<Notices>,
+    pub router: Arc<Router>,
 }
 
 /// What an append may be, told to whoever is refused.
@@ -251,6 +256,8 @@ pub(crate) struct Engine {
     place: Place,
     pub(super) device: Arc<dyn Device>,
     pub(super) notices: Arc<Notices>,
+    /// The log's.
+    pub(crate) router: Arc<Router>,
     /// The other shards of the log.
     pub(super) others: OnceLock<Box<[Weak<Engine>]>>,
     /// For the committer of the next epoch, too.
@@ -319,6 +326,7 @@ impl Engine {
             device: setup.device,
             pool: setup.pool,
             notices: setup.notices,
+            router: setup.router,
             others: OnceLock::new(),
             committer: setup.committer,
             process: Process::current(),
@@ -406,6 +414,12 @@ impl Engine {
 
     pub(crate) fn opener(&self) -> MutexGuard<'_, Opener> {
         lock(&self.opener)
+    }
+
+    /// Another shard of the log, or this one's own number's.
+    pub(crate) fn other(&self, id: ShardId) -> Option<EngineRef> {
+        let others = self.others.get()?;
+        others.iter().filter_map(Weak::upgrade).find(|engine| engine.id == id).map(EngineRef::of)
     }
 
     /// The target of "everything that was accepted before": the last record, if there is any.

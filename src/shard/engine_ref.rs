@@ -17,6 +17,11 @@ const STRIPES: usize = 64;
 pub(crate) struct EngineRef(Arc<CacheLine<Arc<Engine>>>);
 
 impl EngineRef {
+    /// One of its own, which takes memory.
+    pub(crate) fn of(engine: Arc<Engine>) -> EngineRef {
+        EngineRef(Arc::new(CacheLine(engine)))
+    }
+
     /// As others hold it.
     pub(crate) fn arc(&self) -> Arc<Engine> {
         self.0.0.clone()

@@ -19,7 +19,7 @@ use super::table::Table;
 use super::totals::{Changes, END};
 use super::wire::{self, Kind};
 use super::{Limits, replay};
-use crate::append::AppendBatch;
+use crate::append::{AppendBatch, Route};
 use crate::device::Device;
 use crate::error::{AppendError, Unavailable, error_chain};
 use crate::notice::Notices;
@@ -334,7 +334,9 @@ impl<F: Fold> Core<F> {
         // durable as it is, before it is acknowledged.
         self.engine.pin(&self.name, work.oldest, Lsn::MAX);
         while let Some(batch) = flush.next_batch(&self.limits, work.key.len()) {
-            match AppendBatch::begin(work.holds.take(), &work.key, batch, Durability::Synced).wait() {
+            let hold = work.holds.take();
+            let route = Route::by_hand(&hold, &work.key);
+            match AppendBatch::begin(hold, route, &work.key, batch, Durability::Synced).wait() {
                 Ok(positions) => work.end = flush.has_written(&positions).unwrap_or(work.end),
                 Err(error @ (AppendError::NoSpace { .. } | AppendError::NoSegment { .. })) => {
                     // None of these was accepted, and what was before is known to the pin: it may be space in the log

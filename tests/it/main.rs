@@ -47,6 +47,7 @@ mod restored;
 mod restored_beside;
 mod restored_holds;
 mod retention;
+mod slots;
 mod slow_owner;
 mod stale_manifest;
 mod stuck_device;

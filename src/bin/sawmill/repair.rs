@@ -38,8 +38,9 @@ what was acknowledged comes back. What only the manifest knew is not known any m
 
 /// What to do where it is the log's own manifest that is lost.
 const LOG_MANIFEST: &str = "\
-that is the log's own manifest, which only says how the log was made: put back log.manifest.0 or log.manifest.1 from
-any backup of this log, however old, and repair it then; without one, ask for help before anything is changed";
+that is the log's own manifest, which says how the log was made and where its slots are: put back log.manifest.0 or
+log.manifest.1 from any backup of this log since slots were last moved, and repair it then; without one, ask for help
+before anything is changed";
 
 /// What is better done where a shard's manifest is older than its segments.
 const OLDER: &str = "\

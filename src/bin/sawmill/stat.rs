@@ -29,7 +29,7 @@ impl Stat {
                 .map(|shard| {
                     json!({ "shard": shard.shard.0, "horizon": shard.horizon.0, "durable": shard.durable_lsn.0,
                         "end": shard.end.0, "checkpoint": shard.checkpoint.0, "closed": shard.closed,
-                        "epoch": shard.epoch, "segments": shard.segments,
+                        "epoch": shard.epoch, "slots": shard.slots, "segments": shard.segments,
                         "segment_bytes": shard.segment_bytes, "path": shard.path.to_string_lossy() })
                 })
                 .collect();
@@ -41,17 +41,18 @@ impl Stat {
         }
         println!("log {}", log.id());
         println!(
-            "{:>5} {:>14} {:>14} {:>14} {:>6} {:>8} {:>10}  state",
-            "shard", "horizon", "durable", "end", "epoch", "segments", "MiB"
+            "{:>5} {:>14} {:>14} {:>14} {:>6} {:>6} {:>8} {:>10}  state",
+            "shard", "horizon", "durable", "end", "epoch", "slots", "segments", "MiB"
         );
         for shard in shards {
             println!(
-                "{:>5} {:>14} {:>14} {:>14} {:>6} {:>8} {:>10.1}  {}",
+                "{:>5} {:>14} {:>14} {:>14} {:>6} {:>6} {:>8} {:>10.1}  {}",
                 shard.shard,
                 shard.horizon,
                 shard.durable_lsn,
                 shard.end,
                 shard.epoch,
+                shard.slots,
                 shard.segments,
                 shard.segment_bytes as f64 / f64::from(1 << 20),
                 if shard.closed { "closed" } else { "open, or not closed cleanly" }

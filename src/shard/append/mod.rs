@@ -1,5 +1,7 @@
 //! The append path: reserve, copy and checksum in the caller's own thread, then wake the shard if it must be.
 
+mod group;
+mod hand_over;
 #[cfg(any(test, feature = "simulation"))]
 mod interrupted;
 pub(in crate::shard) mod opener;
@@ -10,7 +12,6 @@ mod terms;
 pub(crate) use overload::about_encoded;
 pub(crate) use terms::LastBelow;
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use crate::admission;
@@ -20,7 +21,8 @@ use crate::format::{
 };
 use crate::pool::{Claim, Reserved, Sequence, Urgency};
 use crate::position::{Lsn, Position};
-use crate::shard::append::opener::{NoRoom, Opener, Planned, part_flags};
+use crate::router::Turn;
+use crate::shard::append::opener::{NoRoom, part_flags};
 use crate::shard::engine::{Engine, Placed, Refused, Target};
 use crate::shard::wait::wake_state::Waking;
 use crate::sync::lock;
@@ -43,19 +45,27 @@ pub(crate) struct AppendMode {
     pub durability: Durability,
     /// The caller may be given the duty to write its own block.
     pub may_lead: bool,
+    /// When the shard was looked up: else it must be looked up again.
+    pub turn: Turn,
 }
 
 impl AppendMode {
     /// By a caller that does not lead.
     #[inline]
     pub(crate) fn without_lead(priority: Priority, durability: Durability) -> AppendMode {
-        AppendMode { priority, durability, may_lead: false }
+        AppendMode { priority, durability, may_lead: false, turn: Turn::ANY }
     }
 
     /// By a caller that may lead, if there is something to wait for.
     #[inline]
     pub(crate) fn may_lead(priority: Priority, durability: Durability) -> AppendMode {
-        AppendMode { priority, durability, may_lead: durability > Durability::Buffered }
+        AppendMode { priority, durability, may_lead: durability > Durability::Buffered, turn: Turn::ANY }
+    }
+
+    /// In the shard that was looked up in this turn.
+    #[inline]
+    pub(crate) fn at(self, turn: Turn) -> AppendMode {
+        AppendMode { turn, ..self }
     }
 
     /// How soon the block must go out.
@@ -128,7 +138,7 @@ impl Engine {
         let Some(need) = self.check_size(batch)? else {
             return self.put_group(batch, mode, positions);
         };
-        let reserved = self.reserve(need, mode.priority)?;
+        let reserved = self.reserve(need, mode)?;
         Ok(self.fill(reserved, batch, mode, positions))
     }
 
@@ -242,7 +252,7 @@ impl Engine {
         mode: AppendMode,
     ) -> Result<Placed, Refused> {
         let urgency = mode.urgency();
-        let mut reserved = self.reserve(encoded_bytes(body as u32), mode.priority)?;
+        let mut reserved = self.reserve(encoded_bytes(body as u32), mode)?;
         reserved.fetch_behind();
         let (lsn, sequence, seed) = (reserved.lsn(), reserved.sequence(), reserved.seed());
         let position = Position::new(self.id, reserved.epoch(), lsn, reserved.block_lsn());
@@ -255,17 +265,18 @@ impl Engine {
 
     /// Takes a range of the open block, or of the next one.
     #[inline(always)]
-    fn reserve(&self, need: u32, priority: Priority) -> Result<Reserved<'_>, Refused> {
-        if self.pool.in_use() > self.gate.blocks_max(priority) {
+    fn reserve(&self, need: u32, mode: AppendMode) -> Result<Reserved<'_>, Refused> {
+        if self.pool.in_use() > self.gate.blocks_max(mode.priority) {
             return Err(Refused::NoRoom);
         }
         loop {
-            match self.pool.claim(need) {
+            match self.pool.claim_if(need, || self.router.is_current(mode.turn)) {
                 Claim::Taken(reserved) => return Ok(reserved),
                 Claim::Full(sequence) => self.closed_full(sequence),
                 Claim::Closed => {}
+                Claim::Stale => return Err(Refused::Moved),
             }
-            self.open_block(need, self.blocks_max(priority))?;
+            self.open_block(need, self.blocks_max(mode.priority))?;
         }
     }
 
@@ -338,122 +349,6 @@ impl Engine {
         self.life.failure().map_or(Unavailable::Closed, |failure| Unavailable::ShardFailed(failure.clone()))
     }
 
-    /// Opens blocks for all of a group, or none.
-    fn open_group(&self, bodies: &[u32], priority: Priority) -> Result<OpenedGroup<'_>, Refused> {
-        let (planned, closed) = {
-            let mut opener = lock(&self.opener);
-            if self.life.is_shut() || self.life.has_failed() {
-                return Err(Refused::Error(self.shut_error().into()));
-            }
-            self.open_planned(&mut opener, bodies, priority)
-        };
-        self.group_opened(planned, closed)
-    }
-
-    /// The same under the lock. Also whether a block was closed for it that was open.
-    fn open_planned(
-        &self,
-        opener: &mut Opener,
-        bodies: &[u32],
-        priority: Priority,
-    ) -> (Result<OpenedGroup<'_>, NoRoom>, bool) {
-        if opener.held || self.pool.in_use() > self.gate.blocks_max(priority) {
-            return (Err(NoRoom::Memory), false);
-        }
-        // Others go on behind the group; what they have in the open block goes out before it.
-        let closed = !self.pool.is_closed();
-        let now = self.device.now();
-        let before = self.pool.close_any();
-        if closed {
-            self.pool.note_closed(before, now);
-        }
-        let planned = opener.plan(&self.pool, bodies, self.blocks_max(priority), now).map(|planned| {
-            let mut reserved = VecDeque::with_capacity(planned.len());
-            for block in &planned {
-                let opened = self.pool.open_closed(&block.place, block.length, block.group);
-                let opened = opened.expect("the plan found enough blocks, under the lock");
-                self.pool.note_closed(opened.sequence(), now);
-                reserved.push_back(opened);
-                opener.leave_behind(block.place.lsn);
-            }
-            self.look_ahead(opener);
-            (planned, reserved)
-        });
-        (planned, closed)
-    }
-
-    /// Once the lock is given back.
-    fn group_opened<'p>(
-        &self,
-        planned: Result<OpenedGroup<'p>, NoRoom>,
-        closed: bool,
-    ) -> Result<OpenedGroup<'p>, Refused> {
-        planned.map_err(|reason| {
-            if closed {
-                // It is in the way until the thread has seen it, and may have been opened for nothing.
-                self.appended(Urgency::Background, true, false);
-            }
-            self.refused(reason)
-        })
-    }
-
-    /// Accepts a batch that does not fit into one block: it gets blocks of its own, all or none.
-    fn put_group(
-        &self,
-        batch: &Batch<'_>,
-        mode: AppendMode,
-        positions: Option<&mut Vec<Position>>,
-    ) -> Result<Placed, Refused> {
-        let bodies: Vec<u32> = batch.bodies().map(|body| body as u32).collect();
-        let opened = self.open_group(&bodies, mode.priority)?;
-        Ok(self.fill_group(opened, &bodies, batch, mode, positions))
-    }
-
-    /// Writes a batch into the blocks that were opened for it.
-    fn fill_group(
-        &self,
-        (planned, mut reserved): OpenedGroup<'_>,
-        bodies: &[u32],
-        batch: &Batch<'_>,
-        mode: AppendMode,
-        mut positions: Option<&mut Vec<Position>>,
-    ) -> Placed {
-        let mut placed = None;
-        positions.iter_mut().for_each(|positions| positions.reserve_exact(bodies.len()));
-        for block in &planned {
-            let mut range = reserved.pop_front().expect("one for each planned block");
-            let (seed, epoch, start) = (range.seed(), range.epoch(), range.lsn());
-            let mut offset = 0;
-            for piece in &block.pieces {
-                let (key, payload) = (batch.keys.get(piece.record), batch.payloads.get(piece.record));
-                let id = batch.id_of(piece.record);
-                let id = bytes_of(id.as_ref());
-                let at = Lsn(start.0 + offset as u64);
-                let body = [
-                    part(key, 0, piece.from, piece.to),
-                    part(id, key.len(), piece.from, piece.to),
-                    part(payload, key.len() + id.len(), piece.from, piece.to),
-                ];
-                let bytes = encoded_bytes(piece.to - piece.from) as usize;
-                let place = &mut range.bytes_mut()[offset..offset + bytes];
-                let (whole, part) = (bodies[piece.record], piece.to - piece.from);
-                let header = batch.header(piece.record, whole, part, piece.flags);
-                encode_record(place, seed, at, header, body);
-                offset += bytes;
-                let position = Position::new(self.id, epoch, at, block.place.lsn);
-                if let Some(positions) = positions.as_mut().filter(|_| piece.from == 0) {
-                    positions.push(position);
-                }
-                let first = placed.map_or(position, |placed: Placed| placed.position);
-                let target = mode.target(at, range.sequence());
-                placed = Some(Placed { position: first, target, must_lead: false, is_duplicate: false });
-            }
-            range.finish(block.pieces.len() as u32, mode.urgency());
-        }
-        self.appended(mode.urgency(), true, false);
-        placed.expect("a group has a piece")
-    }
-
     /// Wakes the thread if it must be; true if the caller was given the duty.
     #[inline]
     fn appended(&self, urgency: Urgency, ready: bool, may_lead: bool) -> bool {
@@ -482,15 +377,6 @@ impl Engine {
     }
 }
 
-/// The blocks of a batch that does not fit into one, opened, with what each is to hold.
-type OpenedGroup<'p> = (Vec<Planned>, VecDeque<Reserved<'p>>);
-
 fn bytes_of(id: Option<&[u8; RECORD_ID_BYTES]>) -> &[u8] {
     id.map_or(&[], |id| id)
-}
-
-/// The part of `bytes`, which start at `at` in the body, that lies in `from..to`.
-fn part(bytes: &[u8], at: usize, from: u32, to: u32) -> &[u8] {
-    let clip = |edge: u32| (edge as usize).saturating_sub(at).min(bytes.len());
-    &bytes[clip(from)..clip(to)]
 }

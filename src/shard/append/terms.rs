@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use super::group::OpenedGroup;
 use super::opener::{NoRoom, Opener};
-use super::{AppendMode, Batch, OpenedGroup};
+use super::{AppendMode, Batch};
 use crate::error::{AppendError, ReadError};
 use crate::format::WholeKeyHash;
 use crate::pool::{Held, Reserved, Sequence};
@@ -29,6 +30,8 @@ pub(crate) struct LastBelow {
 enum Decided<'p> {
     Duplicate(IdPlace),
     Conflict(Option<Position>),
+    /// The key's slot is not here any more, or is being moved.
+    Moved,
     Unknown(Unknown),
     NoRoom(NoRoom),
     /// There are more blocks in use than this priority may have.
@@ -39,12 +42,13 @@ enum Decided<'p> {
 
 impl Engine {
     /// Accepts a batch if its terms hold and there is room now. The batch is not empty, and of one key, which is not empty
-    /// either.
+    /// either, whose records begin here at `first`.
     pub(crate) fn put_under(
         &self,
         batch: &Batch<'_>,
         terms: &Terms,
         known: Option<&LastBelow>,
+        first: Lsn,
         mode: AppendMode,
         positions: Option<&mut Vec<Position>>,
     ) -> Result<Placed, Undecided> {
@@ -58,7 +62,11 @@ impl Engine {
         let mut last = Sequence::default();
         let decided = self.with_recent(|recent, opener, held| {
             last = held.last();
-            if let Some(decided) = self.refuse(recent, hash, terms, known) {
+            // Under the lock under which whoever moves slots notes where the shard ends.
+            if !self.router.is_current(mode.turn) {
+                return Decided::Moved;
+            }
+            if let Some(decided) = self.refuse(recent, hash, terms, known, first) {
                 return decided;
             }
             match need {
@@ -87,6 +95,7 @@ impl Engine {
             Decided::Unknown(unknown) => Err(Undecided::Unknown(unknown)),
             Decided::NoRoom(reason) => Err(self.refused(reason).into()),
             Decided::Full => Err(Refused::NoRoom.into()),
+            Decided::Moved => Err(Refused::Moved.into()),
         }
     }
 
@@ -108,29 +117,46 @@ impl Engine {
         hash: WholeKeyHash,
         terms: &Terms,
         known: Option<&LastBelow>,
+        first: Lsn,
     ) -> Option<Decided<'static>> {
         let horizon = self.view().horizon;
         if let Some(id) = terms.id {
             if let Some(unknown) = recent.unknown_ids() {
                 return Some(Decided::Unknown(Unknown::Ids(unknown)));
             }
-            let place =
-                recent.ids.get(&KeyedId::new(hash, id)).filter(|place| place.position.lsn() >= horizon);
-            if let Some(place) = place {
-                return Some(Decided::Duplicate(*place));
+            let place = recent.ids.get(&KeyedId::new(hash, id)).copied();
+            if let Some(place) = place.filter(|place| place.position.lsn() >= horizon) {
+                return Some(Decided::Duplicate(place));
             }
         }
         let expected = terms.if_last?;
         let start = recent.keys.stretch().start;
-        let recently = recent.keys.back(hash).next();
+        // What lies before that was put there by hand, when the key's slot was elsewhere. And where one is truncated, an
+        // older one may still be where the slot was then.
+        let first = first.max(horizon);
+        let recently = recent.keys.back(hash).next().filter(|place| place.lsn >= first);
         let last = match (recently, known) {
             (Some(place), _) => place.position(self.id),
             // It is all below that, and what was found there is still so.
             (None, Some(known)) if known.epoch == recent.epoch && known.below >= start => known.last,
             (None, _) => return Some(Decided::Unknown(Unknown::Last { below: start, epoch: recent.epoch })),
         };
-        let last = last.filter(|last| last.lsn() >= horizon);
+        let last = last.filter(|last| last.shard() != self.id || last.lsn() >= horizon);
         (last != expected).then_some(Decided::Conflict(last))
+    }
+
+    /// Where a record with this key and id is, if it is one of those whose ids are kept.
+    pub(crate) fn find_id(&self, key: &[u8], id: u128) -> Result<Option<IdPlace>, Undecided> {
+        let view = self.view();
+        let keyed = KeyedId::new(WholeKeyHash::of(&view.log_id, key), id);
+        let found = self.with_recent(|recent, _, _| match recent.unknown_ids() {
+            Some(unknown) => Err(unknown),
+            None => Ok(recent.ids.get(&keyed).copied()),
+        });
+        match found.map_err(|reason| self.not_now(reason))? {
+            Err(unknown) => Err(Undecided::Unknown(Unknown::Ids(unknown))),
+            Ok(place) => Ok(place.filter(|place| place.position.lsn() >= view.horizon)),
+        }
     }
 
     /// Takes a range of the block that is held, or of the next one.
@@ -158,7 +184,7 @@ impl Engine {
     }
 
     /// What a retry gets: the first one's place. If that is not as durable as the retry asks for, it is made so.
-    fn placed_before(&self, place: &IdPlace, durability: Durability) -> Placed {
+    pub(crate) fn placed_before(&self, place: &IdPlace, durability: Durability) -> Placed {
         let lsn = place.position.lsn();
         // Of a block that was opened by another process, or was found in the log: with the last one, if not before.
         let is_known = place.sequence != Sequence::default();

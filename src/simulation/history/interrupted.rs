@@ -49,7 +49,9 @@ impl History {
                 let commit = Commit::new(log.hold(shard), &placed);
                 others.insert(0, (commit, durability, payload, number));
             }
-            Err(Refused::NoRoom | Refused::TooLate | Refused::Error(_)) => self.tally.count("refusals"),
+            Err(Refused::NoRoom | Refused::TooLate | Refused::Moved | Refused::Error(_)) => {
+                self.tally.count("refusals")
+            }
         }
         self.tally.add("void blocks", voids);
         for (commit, durability, payload, number) in others {
