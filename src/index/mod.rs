@@ -25,7 +25,7 @@ pub(crate) use builder::{Builder, Built};
 pub(crate) use cache::PageCache;
 pub(crate) use files::{FilePages, RunFile, list_runs, look_for_runs, write_run};
 pub(crate) use merge::{can_merge, merge};
-pub(crate) use recent_keys::{RecentEntry, RecentKeys};
+pub(crate) use recent_keys::{Filled, RecentEntry, RecentKeys};
 pub(crate) use run::{Place, Places, Run};
 pub(crate) use writer::Written;
 

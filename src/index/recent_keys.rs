@@ -116,6 +116,15 @@ impl Half {
     }
 }
 
+/// How full it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub entries: usize,
+    pub blocks: usize,
+    /// So many entries at the most, until half of the memory is forgotten.
+    pub most: usize,
+}
+
 /// The keys of a stretch of the log.
 #[derive(Debug)]
 pub(crate) struct RecentKeys {
@@ -152,11 +161,11 @@ impl RecentKeys {
         self.stretch.clone()
     }
 
-    /// Whether so much of it stands at or above `from` that some of that is forgotten soon.
-    pub(crate) fn is_full_from(&self, from: Lsn) -> bool {
+    /// How much of it stands at or above `from`.
+    pub(crate) fn filled_from(&self, from: Lsn) -> Filled {
         let entries = self.earlier.from(from).len() + self.later.from(from).len();
         let blocks = self.blocks.len() - self.blocks.partition_point(|block| block.lsn < from);
-        entries > self.later.most() / 4 * 3 || blocks > self.later.most() / 8
+        Filled { entries, blocks, most: self.later.most() }
     }
 
     /// What is added from here on stands in the block at `lsn`, behind all others.

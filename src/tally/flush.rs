@@ -1,7 +1,7 @@
 //! Flushing: what was accumulated becomes one batch in the log, durable, and then part of the totals.
 //!
 //! One flush at a time. A thread of the tally's own flushes when the interval is over, when much is accumulated
-//! or when it is asked; where the log has no threads (a simulated machine) whoever waits does.
+//! or when it is asked (`flush_when.rs`); where the log has no threads (a simulated machine) whoever waits does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::anchor::Anchor;
 use super::error::{TallyError, UpdateError};
+use super::flush_when::Signal;
 use super::fold::Fold;
 use super::ledger::{Gathered, Ledger, Refusal, Taken};
 use super::records::Flush;
-use super::signal::Signal;
 use super::table::Table;
 use super::totals::{Changes, END};
 use super::wire::{self, Kind};

@@ -12,13 +12,13 @@
 mod anchor;
 mod error;
 mod flush;
+mod flush_when;
 mod fold;
 mod history;
 mod ledger;
 mod open;
 mod records;
 mod replay;
-mod signal;
 mod table;
 mod totals;
 mod update;

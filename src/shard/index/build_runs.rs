@@ -1,4 +1,4 @@
-//! When a run of the key index is written, and of what.
+//! When a run of the key index is written, and of what. How full memory is when one is due: `memory.rs`.
 //!
 //! Runs are built beside everything else, a piece at a time, from blocks that are durable and whole. Nobody waits for
 //! them, and whatever fails is tried again later.

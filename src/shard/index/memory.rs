@@ -1,4 +1,6 @@
-//! What the key index of a shard may use, and how its memory is split.
+//! What the key index of a shard may use, how its memory is split, and when it is so full that a run is due.
+
+use crate::index::Filled;
 
 /// How keys are indexed.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +12,12 @@ pub(crate) struct IndexConfig {
     pub ids_max: usize,
     /// All the memory; the three shares below add up to it.
     pub memory_bytes: usize,
+}
+
+/// Whether so much of what was appended last is in no run that some of it would soon be forgotten: three quarters of the
+/// entries, or so many blocks that they take as much.
+pub(super) fn is_run_due(filled: &Filled) -> bool {
+    filled.entries > filled.most / 4 * 3 || filled.blocks > filled.most / 8
 }
 
 impl IndexConfig {

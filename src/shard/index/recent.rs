@@ -8,6 +8,7 @@ use std::io;
 use std::sync::MutexGuard;
 
 use super::build_runs::Gathered;
+use super::memory::is_run_due;
 use super::recent_ids::{IdPlace, KeyedId, RecentIds};
 use super::walk::{Begun, Name, Walk, Walked, with_id};
 use crate::format::{
@@ -356,7 +357,7 @@ impl Engine {
     pub(super) fn recent_lacks(&self, from: Lsn) -> (bool, bool) {
         let recent = lock(&self.indexing.recent);
         let keys = recent.as_ref().map(|recent| &recent.keys);
-        keys.map_or((false, false), |keys| (keys.stretch().start > from, keys.is_full_from(from)))
+        keys.map_or((false, false), |keys| (keys.stretch().start > from, is_run_due(&keys.filled_from(from))))
     }
 
     /// Adds to a run what was appended last, as far as that is below `limit`; `None` where that is not known, and must be

@@ -2,7 +2,7 @@
 //! still its own.
 
 mod folder_check;
-mod make;
+mod make_ahead;
 mod pace;
 mod retention;
 mod retention_clock;

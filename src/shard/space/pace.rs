@@ -5,7 +5,7 @@
 //! a piece at a time, with rests as long as the room in use will last, it is hardly felt. Whoever fills up segments
 //! quickly gets no rests.
 //!
-//! When the next segment is begun, and so how far ahead the zeros are: `Engine::look_ahead` (`make.rs`).
+//! When the next segment is begun, and so how far ahead the zeros are: `Engine::look_ahead` (`make_ahead.rs`).
 
 use std::io;
 use std::sync::Arc;

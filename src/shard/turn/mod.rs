@@ -215,9 +215,7 @@ impl Engine {
         if let Some(end) = resolved {
             core.drain.add(end);
         }
-        if marks.durable.0 > durable_before {
-            self.waiting.followers.notify(0, &mut core.followers);
-        }
+        self.durable_moved(durable_before, marks.durable, &mut core.followers);
         core.room_made |= self.pool.release(completed);
         if let Some(rate) = core.drain.measure(now) {
             let told = &self.published.0.drain_rate;

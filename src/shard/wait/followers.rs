@@ -1,10 +1,12 @@
 //! How a follower waits for new records: as a thread that blocks, or as a task that leaves its waker. Whoever turns the
-//! shard wakes both when the durable LSN has moved (`turn/mod.rs`). What they do then: `read/follow.rs`.
+//! shard wakes both when the durable LSN has moved. The sleep itself: `waiters.rs`. What they do then: `read/follow.rs`.
 
 use std::task::Waker;
 use std::time::Duration;
 
 use super::Registration;
+use super::waiters::Wakes;
+use crate::position::Lsn;
 use crate::shard::{Engine, NO_LEAD};
 
 impl Engine {
@@ -24,6 +26,13 @@ impl Engine {
             found.is_some()
         });
         found
+    }
+
+    /// Whoever turns the shard has published a durable LSN: those who follow it are to be woken if it has moved.
+    pub(in crate::shard) fn durable_moved(&self, before: u64, now: Lsn, wakes: &mut Wakes) {
+        if now.0 > before {
+            self.waiting.followers.notify(0, wakes);
+        }
     }
 
     pub(crate) fn register_follower(&self, waker: &Waker, previous: Option<Registration>) -> Registration {

@@ -1,4 +1,5 @@
-//! Who waits for a block: one futex word and one list of tasks per slot of the pool.
+//! Who waits: one futex word and one list of tasks per slot. Of those who wait for a block it is the pool's slot;
+//! followers have one slot (`followers.rs`), tallies a few.
 //!
 //! A waiter registers, then looks at the watermarks; whoever moves a watermark publishes it, then
 //! looks for registrations. Both sides are sequentially consistent, so one sees the other. A slot

@@ -1,4 +1,5 @@
-//! What the thread of a tally waits for.
+//! When a tally is flushed: what its thread waits for. How much is "much": `ledger.rs`; when totals of an idle tally are
+//! written again: `flush.rs`.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
