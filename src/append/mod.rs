@@ -76,7 +76,7 @@ impl<'a> State<'a> {
                             continue;
                         }
                         Whereto::Moving => {
-                            return State::Queued(Queued { engine, job, line: Line::Move, until });
+                            return State::Queued(Queued::new(engine, job, Line::Move, until));
                         }
                         Whereto::Nowhere(error) => return State::Failed(error),
                     },
@@ -84,7 +84,7 @@ impl<'a> State<'a> {
             }
             let place = engine.enter_queue(job.priority, until);
             let line = Line::Room(InLine { engine: engine.clone(), place });
-            return State::Queued(Queued { engine, job, line, until });
+            return State::Queued(Queued::new(engine, job, line, until));
         }
     }
 
@@ -138,7 +138,7 @@ impl<'a> State<'a> {
             }
             Err(Refused::Moved) => match queued.job.look_up_again(engine) {
                 Whereto::Moving => {
-                    queued.line = Line::Move;
+                    queued.wait_for_move();
                     false
                 }
                 Whereto::Here => self.begin_anew(positions),
@@ -157,7 +157,7 @@ impl<'a> State<'a> {
     /// Its slot was moved: it is new where it goes now, and keeps its deadline. True once it is over.
     fn begin_anew(&mut self, positions: Positions<'_>) -> bool {
         let State::Queued(queued) = std::mem::replace(self, State::Gone) else { unreachable!("it waits") };
-        let Queued { engine, job, line, until } = queued;
+        let Queued { engine, job, line, until, .. } = queued;
         drop(line);
         *self = State::begin(engine, job, positions);
         if let State::Queued(queued) = self {
@@ -167,13 +167,21 @@ impl<'a> State<'a> {
     }
 
     fn poll_admitted(&mut self, context: &mut Context<'_>, mut positions: Positions<'_>) -> Poll<()> {
-        // Twice: what becomes free after the call is left is offered through it.
-        for _ in 0..2 {
-            if self.attempt(positions.as_deref_mut()) {
-                return Poll::Ready(());
+        // Twice: what becomes free after the call is left is offered through it. And once more where it waits elsewhere by
+        // then, since nobody knows of it there.
+        loop {
+            let mut was_registered = false;
+            for _ in 0..2 {
+                if self.attempt(positions.as_deref_mut()) {
+                    return Poll::Ready(());
+                }
+                let State::Queued(queued) = self else { unreachable!("it is not over") };
+                was_registered = queued.is_registered;
+                queued.register(Call::Task(context.waker().clone()));
             }
-            let State::Queued(queued) = self else { unreachable!("it is not over") };
-            queued.register(Call::Task(context.waker().clone()));
+            if was_registered {
+                break;
+            }
         }
         let turns = matches!(self, State::Queued(queued) if queued.must_turn());
         // Without threads nobody else turns the shard: go on until it has room.
@@ -200,6 +208,9 @@ impl<'a> State<'a> {
                 return false;
             }
             let State::Queued(queued) = self else { unreachable!("it is not over") };
+            if !queued.is_registered {
+                continue; // It waits elsewhere by now, where nobody knows of it.
+            }
             match queued.may_sleep(left) {
                 Some(left) => std::thread::park_timeout(left),
                 None => std::thread::park(),

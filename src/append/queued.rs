@@ -14,6 +14,8 @@ pub(super) struct Queued<'a> {
     pub line: Line,
     /// Its deadline.
     pub until: Nanos,
+    /// It has said how it is called, where it waits now.
+    pub is_registered: bool,
 }
 
 /// Where a job waits.
@@ -40,7 +42,18 @@ impl Drop for InLine {
     }
 }
 
-impl Queued<'_> {
+impl<'a> Queued<'a> {
+    pub fn new(engine: EngineRef, job: Job<'a>, line: Line, until: Nanos) -> Queued<'a> {
+        Queued { engine, job, line, until, is_registered: false }
+    }
+
+    /// Its slot is being moved: it waits for that, and nobody knows yet how it is called.
+    pub fn wait_for_move(&mut self) {
+        if !matches!(self.line, Line::Move) {
+            (self.line, self.is_registered) = (Line::Move, false);
+        }
+    }
+
     pub fn is_late(&self) -> bool {
         self.until != Nanos::NEVER && self.engine.time() >= self.until
     }
@@ -54,7 +67,8 @@ impl Queued<'_> {
     }
 
     /// Leaves word of how it is called when it may try again.
-    pub fn register(&self, call: Call) {
+    pub fn register(&mut self, call: Call) {
+        self.is_registered = true;
         match (&self.line, call) {
             (Line::Room(InLine { engine, place }), call) => engine.wait_in_queue(place, call),
             (Line::Move, Call::Task(waker)) => self.engine.router.register(&waker),

@@ -129,6 +129,9 @@ pub(super) fn put(
         if let Some(placed) = find_before(engine, before, batch, id, mode, positions.as_deref_mut())? {
             return Ok(placed);
         }
+        if until != Nanos::NEVER && engine.time() >= until {
+            return Err(Refused::TooLate);
+        }
     }
     let first = present.from.within(&engine.view().epochs);
     let mut lookups = Lookups::new(engine);
@@ -140,7 +143,12 @@ pub(super) fn put(
         match engine.put_under(batch, terms, known.as_ref(), first, mode, positions.as_deref_mut()) {
             // What others append meanwhile is in memory. Where that has gone on, only what came since is looked up.
             Err(Undecided::Unknown(Unknown::Last { below, epoch })) => {
-                let looked_at = known.filter(|known| known.epoch == epoch && known.below <= below);
+                // One that was truncated since stands for nothing: an older one may be where the slot was before.
+                let horizon = engine.view().horizon;
+                let is_there = |last: Position| last.shard() != engine.id || last.lsn() >= horizon;
+                let looked_at = known.filter(|known| {
+                    known.epoch == epoch && known.below <= below && known.last.is_none_or(is_there)
+                });
                 let from = looked_at.map_or(first, |looked_at| looked_at.below);
                 let refused = |error| lookups.refused(error);
                 let mut last = read::last_within(&lookups.source, key, from..below).map_err(refused)?;

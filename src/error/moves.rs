@@ -45,8 +45,8 @@ pub enum MoveError {
     /// This process was forked from the one that opened the log, and must not use it.
     #[error("{}", Unavailable::Forked)]
     Forked,
-    /// The log's manifest could not be written. For want of room, nothing has changed. Else the shards that had the slots
-    /// have stopped, since where the slots are shows at the next open.
+    /// The log's manifest could not be written. If that was begun, the shards that take part have stopped, since where the
+    /// slots are shows at the next open; else nothing has changed.
     #[error("{operation} failed{}", advice(source))]
     Io {
         /// What was tried.
@@ -62,9 +62,9 @@ impl MoveError {
     }
 }
 
-/// What was waited for is that records become durable.
-impl From<ReadError> for MoveError {
-    fn from(error: ReadError) -> MoveError {
+impl MoveError {
+    /// What was waited for is that records become durable.
+    pub(crate) fn not_durable(error: ReadError) -> MoveError {
         match error {
             ReadError::ShardFailed(failure) => MoveError::ShardFailed(failure),
             ReadError::OwnThread => MoveError::OwnThread,

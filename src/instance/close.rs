@@ -12,6 +12,7 @@ use super::lock::Leaving;
 use crate::consumer::{self, Registry};
 use crate::device::Lock;
 use crate::error::{CloseError, error_chain};
+use crate::moves::MapFile;
 use crate::queue;
 use crate::shard::{Ended, Engine, WorkerHandle};
 use crate::sync::lock;
@@ -58,7 +59,7 @@ impl Instance {
         }
         let workers = std::mem::take(&mut *lock(&self.workers));
         let readers = (&self.consumers, &self.queues);
-        close_all(&self.engines, readers, &self.tallies, workers, &self.lock)
+        close_all(&self.engines, readers, &self.tallies, &self.map_file, workers, &self.lock)
     }
 }
 
@@ -67,6 +68,7 @@ fn close_all(
     engines: &[Arc<Engine>],
     (consumers, queues): (&Registry, &queue::Registry),
     tallies: &tally::Registry,
+    map_file: &MapFile,
     workers: Vec<WorkerHandle>,
     lock: &Arc<dyn Lock>,
 ) -> Result<(), CloseError> {
@@ -97,6 +99,8 @@ fn close_all(
     for watch in watch {
         watch.join();
     }
+    // A move that was under way is over: nothing of it is written once the log is somebody else's.
+    map_file.close();
     if clean {
         lock.release();
     } else {
@@ -115,9 +119,10 @@ impl Drop for Instance {
         let (engines, held) = (std::mem::take(&mut self.engines), self.lock.clone());
         let (consumers, queues, tallies) =
             (self.consumers.clone(), self.queues.clone(), self.tallies.clone());
-        let (notices, path) = (self.notices.clone(), self.path.clone());
+        let (notices, path, map_file) = (self.notices.clone(), self.path.clone(), self.map_file.clone());
         let close = move |workers| {
-            if let Err(error) = close_all(&engines, (&consumers, &queues), &tallies, workers, &held) {
+            let readers = (&consumers, &queues);
+            if let Err(error) = close_all(&engines, readers, &tallies, &map_file, workers, &held) {
                 notices.error(format!("closing {}: {}", path.display(), error_chain(&error)));
             }
         };

@@ -36,7 +36,7 @@ pub(crate) struct Instance {
     pub engine_refs: Vec<StripedRefs>,
     pub router: Arc<Router>,
     /// Where the map of slots is written.
-    pub map_file: MapFile,
+    pub map_file: Arc<MapFile>,
     pub config: Config,
     pub backend: &'static str,
     pub device: Arc<dyn Device>,

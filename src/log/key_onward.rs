@@ -37,11 +37,10 @@ impl KeyOnward {
     /// How far its stretch is known to be durable, and whether nothing more comes there.
     pub(super) fn limit(&self, durable: Lsn, shard: &ForeignShard) -> (Lsn, bool) {
         let map = self.map.known();
-        let history = map.history(map.slot(&self.key));
-        match history.iter().find(|stretch| stretch.version == self.version) {
+        match map.stretch(map.slot(&self.key), self.version) {
             Some(Stretch { until: None, .. }) => (durable, false),
             Some(Stretch { until: Some(until), .. }) => {
-                shard.note_durable(*until);
+                shard.note_durable(until);
                 let durable = shard.durable();
                 let end = until.within(&shard.view().epochs);
                 (end.min(durable), end <= durable)
@@ -56,7 +55,12 @@ impl KeyOnward {
         let map = self.map.known();
         let history = map.history(map.slot(&self.key));
         let next = history.iter().find(|stretch| stretch.version > self.version).copied();
-        let next = next.expect("the last stretch of a slot goes on");
+        let Some(next) = next else {
+            // The map by which it has gone on was taken back: it never came into force.
+            let shard = history[history.len() - 1].shard;
+            let kept = self.shard(shard)?.durable();
+            return Err(ReadError::OtherHistory { shard, lsn: kept, kept });
+        };
         let shard = self.shard(next.shard)?.clone();
         shard.refresh()?;
         let view = shard.view();

@@ -113,7 +113,7 @@ impl Log {
         position: Option<Position>,
     ) -> Result<FollowKey, ReadError> {
         let key = key.as_ref();
-        FollowKey::new(|shard| self.engine_of(shard).clone(), &self.history_of(key), key, position)
+        FollowKey::new(&self.inner.engines, &self.history_of(key), key, position)
     }
 
     /// The position of the last record of a key that was accepted, durable or not. `None` if it has none, or none that is

@@ -4,6 +4,7 @@
 //! What is closed and opened under those who append is the router's (`router/moving.rs`); where a shard ends, the
 //! shard's (`shard/append/hand_over.rs`); what becomes of the map is decided in `router/map.rs`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +27,16 @@ pub(crate) struct MapFile(Mutex<Kept>);
 struct Kept {
     files: ManifestFiles,
     manifest: LogManifest,
+    /// The log is closed, and the files may be another process's.
+    closed: bool,
+}
+
+/// What came of writing the map.
+enum Unwritten {
+    /// Nothing was touched.
+    Nothing(io::Error),
+    /// The disk may have it all the same.
+    Perhaps(io::Error),
 }
 
 /// What a move works on: an open log.
@@ -42,23 +53,28 @@ pub(crate) struct Place<'a> {
 
 impl MapFile {
     pub(crate) fn new(files: ManifestFiles, manifest: LogManifest) -> MapFile {
-        MapFile(Mutex::new(Kept { files, manifest }))
+        MapFile(Mutex::new(Kept { files, manifest, closed: false }))
+    }
+
+    /// Waits for a move under way; from now on nothing is written.
+    pub(crate) fn close(&self) {
+        lock(&self.0).closed = true;
     }
 }
 
 impl Kept {
     /// Writes the map, durably.
-    fn write(&mut self, map: SlotMap) -> io::Result<()> {
+    fn write(&mut self, map: SlotMap) -> Result<(), Unwritten> {
+        if self.closed {
+            return Err(Unwritten::Nothing(io::Error::other("the log is closed")));
+        }
         let next = LogManifest { map, ..self.manifest.clone() };
-        let body = next.checked().map_err(|defect| io::Error::new(io::ErrorKind::InvalidData, defect))?;
-        self.files.write(&body)?;
+        let invalid = |defect| Unwritten::Nothing(io::Error::new(io::ErrorKind::InvalidData, defect));
+        let body = next.checked().map_err(invalid)?;
+        self.files.prepare(&body).map_err(Unwritten::Nothing)?;
+        self.files.write(&body).map_err(Unwritten::Perhaps)?;
         self.manifest = next;
         Ok(())
-    }
-
-    /// Whether a write that failed may have put the new map on the disk all the same.
-    fn is_uncertain(&self) -> bool {
-        self.files.is_broken() || self.files.is_in_doubt()
     }
 }
 
@@ -100,6 +116,9 @@ pub(crate) fn move_slots(place: &Place<'_>, slots: &[u32], to: ShardId) -> Resul
         return Err(MoveError::OwnThread);
     }
     let mut kept = lock(&place.file.0);
+    if kept.closed {
+        return Err(MoveError::Closed);
+    }
     let present = place.router.map();
     let map = place.pruned(&present)?;
     let mut moving: Vec<u32> = slots.iter().copied().filter(|slot| map.shard_of(*slot) != to).collect();
@@ -123,7 +142,7 @@ pub(crate) fn move_slots(place: &Place<'_>, slots: &[u32], to: ShardId) -> Resul
         })
         .collect();
     let next = map.moved(place.nonce()?, &handovers);
-    place.write(&mut kept, &next, &map, &moving)?;
+    place.write(&mut kept, &next, &map, &handovers)?;
     let version = next.version;
     closed.open(next);
     for &slot in &moving {
@@ -174,28 +193,37 @@ impl<'a> Place<'a> {
         }
         for (engine, end) in self.engines.iter().zip(&ends) {
             if let Some(end) = end.filter(|_| engine.id != target.id) {
-                Source::make_durable(engine.as_ref(), end.lsn)?;
+                Source::make_durable(engine.as_ref(), end.lsn).map_err(MoveError::not_durable)?;
             }
         }
         Ok(ends)
     }
 
-    /// Writes the map. Where it is not known whether that has happened, the shards that the slots come from stop: what is
-    /// appended there now might not be the slots' any more at the next open.
-    fn write(&self, kept: &mut Kept, next: &SlotMap, map: &SlotMap, slots: &[u32]) -> Result<(), MoveError> {
+    /// Writes the map. Where it is not known whether that has happened, the shards that take part stop: what is appended to
+    /// one of them now might be the slots' at the next open, or might not.
+    fn write(
+        &self,
+        kept: &mut Kept,
+        next: &SlotMap,
+        map: &SlotMap,
+        handovers: &[Handover],
+    ) -> Result<(), MoveError> {
         let out = self.calls.begin();
         let written = kept.write(next.clone());
         drop(out);
-        let Err(error) = written else { return Ok(()) };
-        if kept.is_uncertain() {
-            let mut shards: Vec<ShardId> = slots.iter().map(|slot| map.shard_of(*slot)).collect();
-            shards.dedup();
-            for shard in shards {
-                let path = self.directory.path().to_owned();
-                let tasks = self.engine(shard)?.stop("writing the map of slots", path, same(&error));
-                crate::sync::wake(tasks);
+        let error = match written {
+            Ok(()) => return Ok(()),
+            Err(Unwritten::Nothing(error)) => error,
+            Err(Unwritten::Perhaps(error)) => {
+                let shards = handovers.iter().flat_map(|moved| [map.shard_of(moved.slot), moved.to]);
+                for shard in shards.collect::<BTreeSet<ShardId>>() {
+                    let path = self.directory.path().to_owned();
+                    let tasks = self.engine(shard)?.stop("writing the map of slots", path, same(&error));
+                    crate::sync::wake(tasks);
+                }
+                error
             }
-        }
+        };
         Err(MoveError::io("writing the log's manifest", error))
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn check_map(path: &Path, map: &SlotMap, shards: &mut [Judged]) -> Re
         // Of one that was put back, so that what is appended there now lies behind all that the map tells of it.
         let named = map.histories.values().flatten().filter(|stretch| stretch.shard == judged.id);
         let epochs = named.flat_map(|stretch| [stretch.from.epoch, stretch.until.unwrap_or_default().epoch]);
-        judged.store.pass_epochs(epochs.max().unwrap_or(0));
+        judged.store.pass_epochs(epochs.max().unwrap_or(0), map.version);
     }
     Ok(())
 }

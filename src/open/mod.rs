@@ -219,7 +219,7 @@ fn open_locked(
         calls: Arc::new(Calls::new(&device)),
         path: path.to_owned(),
         router,
-        map_file: MapFile::new(files, manifest),
+        map_file: Arc::new(MapFile::new(files, manifest)),
         engines,
         config,
         backend,

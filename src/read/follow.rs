@@ -17,7 +17,7 @@ use super::cursor::Step;
 use super::tail::Tail;
 use crate::error::ReadError;
 use crate::format::Stretch;
-use crate::position::Lsn;
+use crate::position::{Lsn, ShardId};
 use crate::shard::{Engine, Registration};
 use crate::sync::lock;
 
@@ -95,6 +95,8 @@ struct KeyOnward {
     key: Box<[u8]>,
     /// The version of the map that began the stretch which it reads now.
     version: u32,
+    /// All shards of the log: what is there is delivered also once nobody else has the log any more.
+    engines: Arc<[Arc<Engine>]>,
 }
 
 impl FollowStop {
@@ -114,13 +116,14 @@ impl Follow {
 
     /// The same, of one key, from within the stretch of its slot that this version of the map began.
     pub(super) fn of_key(
-        engine: Arc<Engine>,
+        engines: &[Arc<Engine>],
+        shard: ShardId,
         key: &[u8],
         version: u32,
         from: Lsn,
     ) -> Result<Follow, ReadError> {
-        let onward = KeyOnward { key: key.into(), version };
-        Follow::begin(engine, from, Some(onward))
+        let onward = KeyOnward { key: key.into(), version, engines: engines.into() };
+        Follow::begin(engines[usize::from(shard.0)].clone(), from, Some(onward))
     }
 
     fn begin(engine: Arc<Engine>, from: Lsn, stretch: Option<KeyOnward>) -> Result<Follow, ReadError> {
@@ -183,37 +186,37 @@ impl Follow {
     fn limit(&self) -> (Lsn, bool) {
         // First this: what was put there by hand after the slot had moved on is not durable yet.
         let durable = self.records.source().durable();
-        let Some(KeyOnward { key, version }) = &self.stretch else { return (durable, false) };
+        let Some(KeyOnward { key, version, .. }) = &self.stretch else { return (durable, false) };
         let router = &self.engine.router;
-        let map = router.map();
-        let history = map.history(router.slot(key));
-        match history.iter().find(|stretch| stretch.version == *version) {
+        match router.map().stretch(router.slot(key), *version) {
             Some(Stretch { until: None, .. }) => (durable, false),
+            // What was durable then may be less: it is over once all of it is.
             Some(Stretch { until: Some(until), .. }) => {
-                (until.within(&self.engine.view().epochs).min(durable), true)
+                let end = until.within(&self.engine.view().epochs);
+                (end.min(durable), end <= durable)
             }
             // It was truncated away: of what it has not seen of it, it is told.
-            None => (self.engine.view().horizon.min(durable), true),
+            None => {
+                let horizon = self.engine.view().horizon;
+                (horizon.min(durable), horizon <= durable)
+            }
         }
     }
 
     /// Goes on in the next stretch of its key's slot.
     fn go_on(&mut self) -> Result<(), ReadError> {
-        let Some(KeyOnward { key, version }) = self.stretch.clone() else { return Ok(()) };
+        let Some(KeyOnward { key, version, engines }) = self.stretch.clone() else { return Ok(()) };
         let map = self.engine.router.map();
         let history = map.history(self.engine.router.slot(&key));
         let next = history.iter().find(|stretch| stretch.version > version).copied();
         let next = next.expect("the last stretch of a slot goes on");
-        let engine = match self.engine.other(next.shard) {
-            Some(engine) => engine.arc(),
-            None if next.shard == self.engine.id => self.engine.clone(),
-            None => return Err(ReadError::Closed),
-        };
+        let engine =
+            engines.get(usize::from(next.shard.0)).ok_or(ReadError::NoSuchShard(next.shard))?.clone();
         let view = engine.view();
         let from = next.from.within(&view.epochs).max(view.horizon);
         let records = Tail::new(engine.clone(), from, Some(&key))?;
         self.forget_registration();
-        self.stretch = Some(KeyOnward { key, version: next.version });
+        self.stretch = Some(KeyOnward { key, version: next.version, engines });
         self.records = records;
         *lock(&self.stop.engine) = engine.clone();
         self.engine = engine;
@@ -254,6 +257,22 @@ impl Follower for Follow {
 
     fn rest(&mut self) {
         self.records.rest();
+    }
+
+    fn look(&mut self) -> Option<NextRecord> {
+        loop {
+            let engine = self.engine.clone();
+            // Asked before the step: what became durable before the end is delivered.
+            let ended = self.is_ended();
+            let step = self.step();
+            if step.is_none() {
+                self.rest();
+                if !Arc::ptr_eq(&engine, &self.engine) {
+                    continue; // It has gone on to another shard, which need not have ended.
+                }
+            }
+            return (step.is_some() || ended).then_some(step);
+        }
     }
 
     fn look_or_register(&mut self, waker: &Waker) -> Option<NextRecord> {

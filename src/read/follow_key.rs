@@ -11,7 +11,7 @@ use super::Record;
 use super::follow::{Follow, FollowStop};
 use super::key_history::KeyHistory;
 use crate::error::ReadError;
-use crate::position::{Position, ShardId};
+use crate::position::Position;
 use crate::shard::Engine;
 
 /// The records of a key, and those that come, each once it is durable. By [`Log::follow_key`](crate::Log::follow_key).
@@ -23,15 +23,14 @@ pub struct FollowKey(Follow);
 
 impl FollowKey {
     pub(crate) fn new(
-        engine_of: impl Fn(ShardId) -> Arc<Engine>,
+        engines: &[Arc<Engine>],
         history: &KeyHistory,
         key: &[u8],
         behind: Option<Position>,
     ) -> Result<FollowKey, ReadError> {
         history.check_process()?;
         let (part, from) = history.resume(behind)?;
-        let engine = engine_of(part.source.id());
-        Ok(FollowKey(Follow::of_key(engine, key, part.stretch.version, from)?))
+        Ok(FollowKey(Follow::of_key(engines, part.source.id(), key, part.stretch.version, from)?))
     }
 
     /// A handle that ends this reader.

@@ -42,13 +42,22 @@ impl SlotMap {
     pub(crate) fn history(&self, slot: u32) -> Cow<'_, [Stretch]> {
         match self.histories.get(&slot) {
             Some(history) => Cow::Borrowed(history),
-            None => Cow::Owned(vec![Stretch {
-                version: 0,
-                shard: self.shard_of(slot),
-                from: ShardPlace::default(),
-                until: None,
-            }]),
+            None => Cow::Owned(vec![self.only_stretch(slot)]),
         }
+    }
+
+    /// The stretch of a slot that this version of the map began; `None` if it is forgotten. Takes no memory: followers ask
+    /// with each record.
+    pub(crate) fn stretch(&self, slot: u32, version: u32) -> Option<Stretch> {
+        match self.histories.get(&slot) {
+            Some(history) => history.iter().find(|stretch| stretch.version == version).copied(),
+            None => Some(self.only_stretch(slot)).filter(|stretch| stretch.version == version),
+        }
+    }
+
+    /// Of a slot that was never moved.
+    fn only_stretch(&self, slot: u32) -> Stretch {
+        Stretch { version: 0, shard: self.shard_of(slot), from: ShardPlace::default(), until: None }
     }
 
     /// By hand a slot moves only while this holds: the last place of its history is kept for a shard that fails.

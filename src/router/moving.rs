@@ -75,7 +75,10 @@ impl Router {
 
     /// The same for a thread, which is unparked.
     pub(crate) fn register_thread(&self, thread: Thread) {
-        lock(&self.waiting.0).threads.push(thread);
+        let mut callers = lock(&self.waiting.0);
+        if callers.threads.iter().all(|left| left.id() != thread.id()) {
+            callers.threads.push(thread);
+        }
     }
 
     fn wake_all(&self) {

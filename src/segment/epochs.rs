@@ -37,8 +37,10 @@ impl ShardStore {
         self.manifest.next_epoch = self.manifest.next_epoch.max(next_epoch);
     }
 
-    /// Epochs go on above this one. Nothing is written yet; the epoch that begins next does so.
-    pub(crate) fn pass_epochs(&mut self, epoch: u32) {
+    /// Epochs go on above this one, and this version of the log's map of slots is known. Nothing is written yet; the epoch
+    /// that begins next does so.
+    pub(crate) fn pass_epochs(&mut self, epoch: u32, map_version: u32) {
+        self.manifest.map_version = self.manifest.map_version.max(map_version);
         self.manifest.next_epoch = self.manifest.next_epoch.max(epoch.saturating_add(1));
     }
 

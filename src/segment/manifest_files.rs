@@ -363,8 +363,8 @@ impl ManifestFiles {
         self.write_lower(body)
     }
 
-    /// An error leaves everything as it was.
-    fn prepare(&mut self, body: &[u8]) -> io::Result<()> {
+    /// Takes the room for a body, and sees whether one may be written. An error leaves everything as it was.
+    pub(crate) fn prepare(&mut self, body: &[u8]) -> io::Result<()> {
         match self.is_broken() {
             true => Err(io::Error::other("an earlier write of the manifest failed")),
             false => self.reserve(body.len()),

@@ -147,6 +147,124 @@ fn followers_go_along() {
     });
 }
 
+/// Nobody waits for each record: moves come while some are not durable yet.
+#[test]
+fn followers_of_what_is_posted_go_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), 2);
+    let last = 6_000u64;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut own = log.follow_key(&key(0), None).unwrap();
+            scope.spawn(move || {
+                for expected in 0..last {
+                    assert_eq!(number(own.next().unwrap().unwrap().payload()), expected);
+                }
+            });
+        }
+        for next in 0..last {
+            log.post(Write::new(&next.to_le_bytes()[..]).key(&key(0)[..])).unwrap();
+            if next % 1_000 == 999 {
+                let to = ShardId(1 - log.route(&key(0)).0);
+                log.move_slots(&[log.slot(&key(0))], to).unwrap();
+            }
+        }
+        log.sync().wait().unwrap();
+    });
+}
+
+/// What was there is delivered from wherever it is, and then it ends.
+#[test]
+fn a_follower_outlives_the_log_through_its_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), 2);
+    let mut tail = log.follow_key(&key(0), None).unwrap();
+    let mut appended = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..3 {
+            appended.push(log.append(Write::new(b"record").key(&key(0)[..])).wait().unwrap());
+        }
+        log.move_slots(&[log.slot(&key(0))], ShardId(1 - log.route(&key(0)).0)).unwrap();
+    }
+    drop(log);
+    let followed: Vec<Position> = tail.by_ref().map(|record| record.unwrap().position()).collect();
+    assert_eq!(followed, appended);
+    assert!(tail.next().is_none());
+}
+
+/// Callers stand in line for room, in shards whose memory is full, as slots are closed and opened elsewhere.
+#[test]
+fn callers_in_line_for_room_go_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().shards(2).block_bytes(64 << 10).memory_bytes(1 << 20);
+    let log = options.open(dir.path()).unwrap();
+    let (callers, each) = (12, 60);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..callers)
+            .map(|caller| {
+                let log = &log;
+                scope.spawn(move || {
+                    let payload = vec![caller as u8; 60_000];
+                    for _ in 0..each {
+                        let write = Write::new(&payload).key(key(caller % KEYS));
+                        log.append(write.durability(Durability::Buffered)).wait().unwrap();
+                    }
+                })
+            })
+            .collect();
+        let (log, over) = (&log, &over);
+        scope.spawn(move || {
+            let slots: Vec<u32> = (0..KEYS).map(|number| log.slot(&key(number))).collect();
+            let mut to = 0;
+            while !over.load(Ordering::Relaxed) {
+                match log.move_slots(&slots, ShardId(to)) {
+                    Ok(()) => to = 1 - to,
+                    Err(MoveError::HistoryFull { oldest, .. }) => {
+                        let shard = log.shard(oldest);
+                        shard.truncate_before(shard.durable_lsn()).unwrap();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        over.store(true, Ordering::Relaxed);
+    });
+    log.close().unwrap();
+}
+
+/// What is acknowledged before a close is found after it, whatever move it came into.
+#[test]
+fn a_close_comes_into_a_move() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..12u64 {
+        let log = open(dir.path(), 2);
+        let read = log.read_key(&key(0), ..).unwrap().map(|record| record.unwrap().position());
+        assert_eq!(read.collect::<Vec<_>>(), acknowledged, "round {round}");
+        let other = log.clone();
+        let mover = std::thread::spawn(move || {
+            let slots: Vec<u32> = (0..64).collect();
+            let mut to = 0;
+            loop {
+                let all = other.move_slots(&slots, ShardId(to));
+                let own = other.move_slots(&[other.slot(&key(0))], ShardId(to));
+                match all.and(own) {
+                    Ok(()) | Err(MoveError::HistoryFull { .. }) => to = 1 - to,
+                    Err(error) => return error,
+                }
+            }
+        });
+        for _ in 0..=round {
+            acknowledged.push(log.append(Write::new(b"record").key(&key(0)[..])).wait().unwrap());
+        }
+        log.close().unwrap();
+        let error = mover.join().unwrap();
+        assert!(matches!(error, MoveError::Closed), "{error}");
+    }
+}
+
 #[test]
 fn terms_hold_across_a_move() {
     let dir = tempfile::tempdir().unwrap();

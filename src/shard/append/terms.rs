@@ -141,7 +141,9 @@ impl Engine {
             (None, Some(known)) if known.epoch == recent.epoch && known.below >= start => known.last,
             (None, _) => return Some(Decided::Unknown(Unknown::Last { below: start, epoch: recent.epoch })),
         };
-        let last = last.filter(|last| last.shard() != self.id || last.lsn() >= horizon);
+        if last.is_some_and(|last| last.shard() == self.id && last.lsn() < horizon) {
+            return Some(Decided::Unknown(Unknown::Last { below: start, epoch: recent.epoch }));
+        }
         (last != expected).then_some(Decided::Conflict(last))
     }
 
