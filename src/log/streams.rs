@@ -21,7 +21,9 @@ impl Log {
     fn history_of(&self, key: &[u8]) -> KeyHistory {
         let router = &self.inner.router;
         let map = router.map();
-        KeyHistory::new(&map.history(router.slot(key)), |stretch| self.engine(stretch.shard).map(source))
+        let history = map.history(router.slot(key));
+        let history = KeyHistory::new(&history, |stretch| self.engine(stretch.shard).map(source));
+        if map.version == 0 { history } else { history.among(self.inner.engines.iter().map(source)) }
     }
 
     /// The records of a key, oldest first, that were accepted when this was called. Those that are not durable yet are
@@ -156,7 +158,11 @@ impl LogReader {
         }
         let source =
             |stretch: &Stretch| self.shards.get(usize::from(stretch.shard.0)).map(ForeignShard::source);
-        Ok(KeyHistory::new(&stretches, source))
+        let history = KeyHistory::new(&stretches, source);
+        if map.version == 0 {
+            return Ok(history);
+        }
+        Ok(history.among(self.shards.iter().map(ForeignShard::source)))
     }
 
     /// As [`Log::read_key`], of what is known to be durable now. What the log's owner has indexed is used where it lies

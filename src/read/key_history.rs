@@ -22,7 +22,11 @@ pub(crate) struct KeyStretch {
 
 /// Where the records of a key lie: the stretches of its slot, the oldest first. There is one at least.
 #[derive(Clone, Debug)]
-pub(crate) struct KeyHistory(Vec<KeyStretch>);
+pub(crate) struct KeyHistory {
+    parts: Vec<KeyStretch>,
+    /// All shards of the log, where slots were ever moved: the slot may have been in any of them.
+    shards: Vec<Arc<dyn Source>>,
+}
 
 impl KeyStretch {
     /// Which LSNs of its shard belong to it now.
@@ -41,11 +45,17 @@ impl KeyHistory {
         source: impl Fn(&Stretch) -> Option<Arc<dyn Source>>,
     ) -> KeyHistory {
         let of = |stretch: &Stretch| Some(KeyStretch { source: source(stretch)?, stretch: *stretch });
-        KeyHistory(stretches.iter().filter_map(of).collect())
+        KeyHistory { parts: stretches.iter().filter_map(of).collect(), shards: Vec::new() }
+    }
+
+    /// Positions in any of these shards may be of a stretch that was truncated away, and forgotten.
+    pub(crate) fn among(mut self, shards: impl Iterator<Item = Arc<dyn Source>>) -> KeyHistory {
+        self.shards.extend(shards);
+        self
     }
 
     pub(super) fn check_process(&self) -> Result<(), ReadError> {
-        self.0.iter().try_for_each(|part| part.source.check_process())
+        self.parts.iter().try_for_each(|part| part.source.check_process())
     }
 
     /// In which stretch a position lies, and where `place` has it there. What is truncated lies at the beginning.
@@ -54,17 +64,16 @@ impl KeyHistory {
         position: Position,
         place: fn(&dyn Source, Position) -> Result<Lsn, ReadError>,
     ) -> Result<(usize, Lsn), ReadError> {
-        if let Some(index) = self.0.iter().position(|part| part.stretch.has(position)) {
-            let part = &self.0[index];
+        if let Some(index) = self.parts.iter().position(|part| part.stretch.has(position)) {
+            let part = &self.parts[index];
             let places = part.places();
             return Ok((index, place(part.source.as_ref(), position)?.clamp(places.start, places.end)));
         }
         // Of a stretch that was truncated away, and forgotten.
-        let is_gone = |part: &KeyStretch| {
-            part.source.id() == position.shard() && position.lsn() < part.source.view().horizon
-        };
-        match self.0.iter().any(is_gone) {
-            true => Ok((0, self.0[0].places().start)),
+        let is_gone =
+            |shard: &Arc<dyn Source>| shard.id() == position.shard() && position.lsn() < shard.view().horizon;
+        match self.parts.iter().map(|part| &part.source).chain(&self.shards).any(is_gone) {
+            true => Ok((0, self.parts[0].places().start)),
             false => Err(ReadError::NotAPosition(position)),
         }
     }
@@ -85,7 +94,7 @@ impl KeyHistory {
             Bound::Excluded(position) => self.find(*position, place_of)?,
             Bound::Unbounded => (usize::MAX, Lsn::MAX),
         };
-        let parts = self.0.iter().enumerate().skip(first);
+        let parts = self.parts.iter().enumerate().skip(first);
         let parts = parts.take_while(|(index, _)| *index <= last);
         let clipped = parts.map(|(index, part)| {
             let places = part.places();
@@ -100,9 +109,9 @@ impl KeyHistory {
     pub(crate) fn resume(&self, behind: Option<Position>) -> Result<(&KeyStretch, Lsn), ReadError> {
         let (index, from) = match behind {
             Some(position) => self.find(position, place_behind)?,
-            None => (0, self.0[0].places().start),
+            None => (0, self.parts[0].places().start),
         };
-        Ok((&self.0[index], from))
+        Ok((&self.parts[index], from))
     }
 
     /// The last record of a key that was accepted, durable or not.
@@ -111,16 +120,16 @@ impl KeyHistory {
         if key.is_empty() {
             return Ok(None);
         }
-        self.last_below(self.0.len(), key)
+        self.last_below(self.parts.len(), key)
     }
 
     /// The same, in the stretches before the present one.
     pub(crate) fn last_before(&self, key: &[u8]) -> Result<Option<Position>, ReadError> {
-        self.last_below(self.0.len() - 1, key)
+        self.last_below(self.parts.len() - 1, key)
     }
 
     fn last_below(&self, count: usize, key: &[u8]) -> Result<Option<Position>, ReadError> {
-        for part in self.0[..count].iter().rev() {
+        for part in self.parts[..count].iter().rev() {
             if let Some(position) = last_accepted(&part.source, key, part.places())? {
                 return Ok(Some(position));
             }
