@@ -8,6 +8,8 @@ use crate::position::Position;
 use crate::shard::{AppendMode, Batch, Engine, EngineRef, Placed, Refused, about_encoded};
 use crate::time::Nanos;
 use crate::write::{BatchBuilder, Durability, Keys, List, Origin, Payload, Priority, Terms};
+
+/// What its records say.
 pub(super) enum Payloads<'a> {
     One(Payload<'a>),
     Many(Vec<&'a [u8]>),

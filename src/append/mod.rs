@@ -19,6 +19,7 @@ use crate::admission::Call;
 use crate::error::AppendError;
 use crate::position::Position;
 use crate::shard::{AppendMode, Engine, EngineRef, Refused};
+use crate::time::Nanos;
 use crate::write::{Durability, Write};
 pub use batch::{AdmittedBatch, AppendBatch};
 pub use commit::{Commit, SyncHandle};
@@ -45,7 +46,18 @@ type Positions<'p> = Option<&'p mut Vec<Position>>;
 
 impl<'a> State<'a> {
     /// Accepts the job in this call if there is room and nobody waits; else it takes a place.
-    fn begin(mut engine: EngineRef, mut job: Job<'a>, mut positions: Positions<'_>) -> State<'a> {
+    fn begin(engine: EngineRef, job: Job<'a>, positions: Positions<'_>) -> State<'a> {
+        let until = engine.gives_up_at(&job.origin);
+        State::begin_until(until, engine, job, positions)
+    }
+
+    /// The same, not after `until`.
+    fn begin_until(
+        until: Nanos,
+        mut engine: EngineRef,
+        mut job: Job<'a>,
+        mut positions: Positions<'_>,
+    ) -> State<'a> {
         if !engine.in_opening_process() {
             return State::Failed(AppendError::Forked);
         }
@@ -56,7 +68,6 @@ impl<'a> State<'a> {
             if job.origin.deadline.is_some_and(|deadline| engine.is_slower_than(deadline)) {
                 return State::Failed(job.too_late(&engine));
             }
-            let until = engine.gives_up_at(&job.origin);
             if engine.admission.is_clear() {
                 if let Some(positions) = positions.as_deref_mut() {
                     positions.clear();
@@ -159,10 +170,7 @@ impl<'a> State<'a> {
         let State::Queued(queued) = std::mem::replace(self, State::Gone) else { unreachable!("it waits") };
         let Queued { engine, job, line, until, .. } = queued;
         drop(line);
-        *self = State::begin(engine, job, positions);
-        if let State::Queued(queued) = self {
-            queued.until = queued.until.min(until);
-        }
+        *self = State::begin_until(until, engine, job, positions);
         !matches!(self, State::Queued(_))
     }
 
