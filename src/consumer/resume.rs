@@ -1,6 +1,6 @@
 //! Where a consumer goes on, and when it must not: what it has committed and what the shards hold can come from
-//! different moments, if either was put back from a copy. A place that was
-//! truncated away is reported as `Truncated` by the reader, `read/cursor.rs`.
+//! different moments, if either was put back from a copy. A place that was truncated away is reported as `Truncated` by the
+//! reader, `read/cursor.rs`.
 
 use std::sync::Arc;
 

@@ -33,6 +33,9 @@ impl Log {
     /// where it is, and is read by key as before, in its order: records of a key are never read in another order than they
     /// were appended in, whatever happens. Durable when this returns. A slot that is there already is not moved.
     ///
+    /// It waits for the disk: in a task, off the runtime's threads (`spawn_blocking`). Once begun it goes on to its end: there is
+    /// no taking it back, but by another move.
+    ///
     /// Meanwhile appends to these slots wait, as if there were no room, for about three commits; others go on. Moves wait
     /// for each other. Conditions and ids ([`Write::if_last`](crate::Write::if_last), [`Write::id`](crate::Write::id))
     /// hold across it.

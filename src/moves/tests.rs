@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::device::sim::Random;
 use crate::error::{AppendError, MoveError, ReadError, TruncateError};
 use crate::log::LogReader;
 use crate::read::FollowKey;
@@ -13,20 +14,8 @@ use crate::{Commit, Durability, Log, Options, Position, Record, ShardId, Write};
 const PATH: &str = "/moves";
 const KEYS: [&[u8]; 4] = [b"a", b"b", b"key", b"another"];
 
-/// A small generator of its own: the machine's is the machine's.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
+fn one_in(random: &mut Random, count: u64) -> bool {
+    random.below(count) == 0
 }
 
 /// A record of a key's stream.
@@ -93,14 +82,14 @@ struct History {
 
 impl History {
     fn new(seed: u64, counts: Counts) -> History {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(seed);
         let machine = Simulated::seed(seed);
         let options = Options::new()
             .shards(2 + random.below(2) as u16)
             .block_bytes(4096 << random.below(2))
             .segment_bytes(64 << 10)
             .memory_bytes(1 << 20)
-            .index_keys(random.one_in(2))
+            .index_keys(one_in(&mut random, 2))
             .dedup_ids(1 << 12);
         let streams = (0..KEYS.len()).map(|key| (key, Vec::new())).collect();
         History {
@@ -118,9 +107,9 @@ impl History {
     }
 
     fn faults(&mut self, stops: bool) {
-        let call_error = if self.random.one_in(4) { 5 } else { 0 };
+        let call_error = if one_in(&mut self.random, 4) { 5 } else { 0 };
         let stop_after = stops.then(|| self.random.below(400));
-        let write_through = self.random.one_in(2);
+        let write_through = one_in(&mut self.random, 2);
         let faults = Faults { call_error, stop_after, write_through, ..Faults::default() };
         self.machine.set_faults(&faults);
     }
@@ -181,10 +170,10 @@ impl History {
     fn append(&mut self, log: &Log) {
         let key = self.random.below(KEYS.len() as u64) as usize;
         let payload = vec![7; 1 + self.random.below(900) as usize];
-        let durability = if self.random.one_in(3) { Durability::Synced } else { Durability::Buffered };
+        let durability = if one_in(&mut self.random, 3) { Durability::Synced } else { Durability::Buffered };
         let write = Write::new(payload).key(KEYS[key]).durability(durability);
         let waits = match durability {
-            Durability::Synced if self.random.one_in(2) => Waits::Now,
+            Durability::Synced if one_in(&mut self.random, 2) => Waits::Now,
             Durability::Synced => Waits::Later,
             _ => Waits::Never,
         };
@@ -219,7 +208,7 @@ impl History {
 
     fn append_if_last(&mut self, log: &Log, key: usize, write: Write<'_>, waits: Waits) {
         let last = self.expected(log, key).last().copied();
-        let right = self.random.one_in(2);
+        let right = one_in(&mut self.random, 2);
         let told = if right { last } else { self.streams[&key].first().map(|record| record.position) };
         let holds = told == last;
         match log.append(write.if_last(told)).admitted().wait() {
@@ -247,7 +236,7 @@ impl History {
         let with_ids = self.streams[&key].iter().filter(|record| present.contains(&record.position));
         let with_ids: Vec<(u128, Position)> =
             with_ids.filter_map(|record| Some((record.id?, record.position))).collect();
-        if !with_ids.is_empty() && self.random.one_in(2) {
+        if !with_ids.is_empty() && one_in(&mut self.random, 2) {
             let (id, place) = with_ids[self.random.below(with_ids.len() as u64) as usize];
             match log.append(write.id(id)).admitted().wait() {
                 Ok(commit) => {
@@ -303,7 +292,7 @@ impl History {
             return;
         }
         let place = records[self.random.below(records.len() as u64) as usize];
-        if self.random.one_in(4) {
+        if one_in(&mut self.random, 4) {
             self.wait_for_all();
             // What is cut is gone from all streams; whether it was, if that fails, a look at the log tells.
             match log.shard(shard).truncate_after(place.lsn()) {
@@ -375,9 +364,10 @@ impl History {
     }
 
     fn follow(&mut self, log: &Log) {
-        if self.followers.len() < 3 && self.random.one_in(2) {
+        if self.followers.len() < 3 && one_in(&mut self.random, 2) {
             let key = self.random.below(KEYS.len() as u64) as usize;
-            let last = if self.random.one_in(2) { self.expected(log, key).last().copied() } else { None };
+            let last =
+                if one_in(&mut self.random, 2) { self.expected(log, key).last().copied() } else { None };
             if let Ok(tail) = log.follow_key(KEYS[key], last) {
                 self.followers.push(Follower { key, tail, last, shard: None });
             }
@@ -420,8 +410,8 @@ impl History {
 
     /// A life ends, and what the next one finds of each stream is a beginning of it, with all that was acknowledged.
     fn reopen(&mut self, log: Log) -> Log {
-        let end = if self.random.one_in(2) { End::Kill } else { End::PowerCut };
-        let closed = !self.machine.has_stopped() && self.random.one_in(3);
+        let end = if one_in(&mut self.random, 2) { End::Kill } else { End::PowerCut };
+        let closed = !self.machine.has_stopped() && one_in(&mut self.random, 3);
         self.followers.clear();
         self.pending.clear();
         self.beside = None;
@@ -472,13 +462,13 @@ impl History {
     fn play(mut self) -> Counts {
         let mut log = self.open();
         for _ in 0..2 + self.random.below(4) {
-            let stops = self.random.one_in(2);
+            let stops = one_in(&mut self.random, 2);
             self.faults(stops);
             for _ in 0..self.random.below(60) {
                 match self.random.below(20) {
                     0..=9 => self.append(&log),
                     10..=12 => self.move_slots(&log),
-                    13 if self.random.one_in(2) => self.sync(&log),
+                    13 if one_in(&mut self.random, 2) => self.sync(&log),
                     13 => self.wait_for_all(),
                     14 => self.truncate(&log),
                     15 => {
